@@ -1,0 +1,40 @@
+# Every target makes what it needs: `make test` on a fresh clone creates .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+VIDEO ?=
+OUTPUT ?= demo_output
+
+.PHONY: install demo test lint bench bench-long doctor clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml setup.py constraints.txt cocoapi_hq/pyproject.toml cocoapi_hq/setup.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt --upgrade pip setuptools
+	$(BIN)/python -m pip install -q -c constraints.txt -e ./cocoapi_hq -e ".[dev,cuda]"
+	touch $@
+
+demo: install
+	$(BIN)/python tools/make_demo.py --output $(OUTPUT) $(if $(VIDEO),--video "$(VIDEO)")
+
+test: install
+	$(BIN)/python -m pytest -q
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install
+	$(BIN)/python benchmarks/run_all.py
+
+bench-long: install
+	$(BIN)/python benchmarks/bench_long_video.py --frames 10000
+
+doctor: install
+	$(BIN)/vmt doctor
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info cocoapi_hq/*.egg-info

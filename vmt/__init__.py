@@ -1,0 +1,27 @@
+"""Video Mask Transfiner: high-quality video instance segmentation.
+
+``vmt.load_model(config, weights)`` builds a network, ``vmt.VideoPredictor(model).stream(frames)``
+runs it over a video of any length. Both load lazily, so that ``import vmt`` stays quick.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vmt.version import __version__
+
+if TYPE_CHECKING:
+    from vmt.engine.load import load_model
+    from vmt.inference.predictor import VideoPredictor
+
+__all__ = ["VideoPredictor", "__version__", "load_model"]
+
+_LAZY = {"load_model": "vmt.engine.load", "VideoPredictor": "vmt.inference.predictor"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        import importlib
+
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'vmt' has no attribute {name!r}")

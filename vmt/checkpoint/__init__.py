@@ -1,0 +1,1 @@
+"""Reading, checking, converting and writing weights."""

@@ -1,0 +1,1 @@
+"""The ``vmt`` console: one file per command, arguments and printing only."""

@@ -1,0 +1,1 @@
+"""Every key, its default, and how YAML files become a config."""

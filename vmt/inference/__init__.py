@@ -1,0 +1,1 @@
+"""Videos of any length through a model: frames in, finished tracklets out."""

@@ -1,0 +1,1 @@
+"""Pure functions on tensors; each has a plain PyTorch form."""

@@ -1,0 +1,1 @@
+"""Errors, logging, environment report: what every room may use and that uses none of them."""
