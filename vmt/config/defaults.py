@@ -1,0 +1,117 @@
+"""Every config key with its default, unit and source. Nothing else may define a default.
+
+Sources: [S] SeqFormer code, [R] released VMT code, [P] VMT paper, [V] SeqFormer's detectron2 port,
+[D] our decision (docs/decisions.md).
+"""
+
+from __future__ import annotations
+
+from fvcore.common.config import CfgNode as Node
+
+
+def default_config() -> Node:
+    """A fresh config that holds every key; YAML files and overrides may only change these."""
+    cfg = Node()
+
+    cfg.MODEL = Node()
+    # Name in the registry META_ARCHITECTURES.
+    cfg.MODEL.META_ARCHITECTURE = "VideoMaskTransfiner"
+    # "auto" takes a GPU when there is one; or any torch device name.
+    cfg.MODEL.DEVICE = "auto"
+    # Weight file: published layout (.pth) or ours (.safetensors). Empty: random weights.
+    cfg.MODEL.WEIGHTS = ""
+    # Prefixes of our parameter names that a weight file may lack ("newly initialised").
+    cfg.MODEL.NEW_PARAMETERS = []
+    # Which classes the head predicts; a name of vmt.data.datasets.categories.
+    cfg.MODEL.LABEL_SPACE = "ytvis_2019"
+    # ImageNet statistics of RGB in [0, 255] [S].
+    cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
+    cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
+
+    cfg.MODEL.BACKBONE = Node()
+    # resnet50, resnet101, swin_l_p4w12, or timm/<any timm name with feature maps>.
+    cfg.MODEL.BACKBONE.NAME = "resnet50"
+    # ImageNet weights through timm at construction (needs the network or a cache).
+    cfg.MODEL.BACKBONE.PRETRAINED = False
+    # Stages whose weights stay fixed, counted from the stem; 2 = conv1 and layer1 [S].
+    cfg.MODEL.BACKBONE.FREEZE_STAGES = 2
+    # Stochastic depth of Swin in training [S].
+    cfg.MODEL.BACKBONE.DROP_PATH = 0.3
+
+    cfg.MODEL.SEQFORMER = Node()  # all values [S]
+    cfg.MODEL.SEQFORMER.HIDDEN_DIM = 256
+    cfg.MODEL.SEQFORMER.NUM_HEADS = 8
+    cfg.MODEL.SEQFORMER.FFN_DIM = 1024
+    cfg.MODEL.SEQFORMER.DROPOUT = 0.1
+    cfg.MODEL.SEQFORMER.ENCODER_LAYERS = 6
+    cfg.MODEL.SEQFORMER.DECODER_LAYERS = 6
+    cfg.MODEL.SEQFORMER.NUM_LEVELS = 4
+    cfg.MODEL.SEQFORMER.NUM_POINTS = 4
+    cfg.MODEL.SEQFORMER.NUM_QUERIES = 300
+    # Channels of the dynamic mask head's hidden layers.
+    cfg.MODEL.SEQFORMER.MASK_CHANNELS = 8
+
+    cfg.MODEL.REFINER = Node()
+    # "none" (SeqFormer) or a name in the registry REFINERS.
+    cfg.MODEL.REFINER.NAME = "none"
+    # Width, heads, layers, feed-forward width of the refinement transformer [R].
+    cfg.MODEL.REFINER.EMBED_DIM = 64
+    cfg.MODEL.REFINER.NUM_HEADS = 4
+    cfg.MODEL.REFINER.NUM_LAYERS = 3
+    cfg.MODEL.REFINER.FFN_DIM = 2048
+    cfg.MODEL.REFINER.DROPOUT = 0.1
+    # Most points refined per frame; above it those nearest to a contour are kept [R: 12000].
+    cfg.MODEL.REFINER.MAX_POINTS = 12000
+    # "release" wraps boxes that start left of or above the frame as the released code does
+    # (spec 8, row 2); "clamp" cuts them at the frame.
+    cfg.MODEL.REFINER.BOX_MASK = "release"
+
+    cfg.MODEL.LOSS = Node()  # weights and focal parameters [S]
+    cfg.MODEL.LOSS.CLASS_WEIGHT = 2.0
+    cfg.MODEL.LOSS.BOX_WEIGHT = 5.0
+    cfg.MODEL.LOSS.GIOU_WEIGHT = 2.0
+    cfg.MODEL.LOSS.MASK_WEIGHT = 2.0
+    cfg.MODEL.LOSS.DICE_WEIGHT = 5.0
+    cfg.MODEL.LOSS.FOCAL_ALPHA = 0.25
+    cfg.MODEL.LOSS.FOCAL_GAMMA = 2.0
+    # Losses on the decoder layers before the last.
+    cfg.MODEL.LOSS.DEEP_SUPERVISION = True
+    # Refiner [D]: mask focal, tube dice, dice inside the incoherent region, stage-2 mask focal.
+    cfg.MODEL.LOSS.REFINE_MASK_WEIGHT = 2.0
+    cfg.MODEL.LOSS.REFINE_DICE_WEIGHT = 5.0
+    cfg.MODEL.LOSS.REFINE_BOUNDARY_WEIGHT = 5.0
+    cfg.MODEL.LOSS.REFINE_STAGE2_WEIGHT = 2.0
+
+    cfg.MODEL.MATCHER = Node()
+    cfg.MODEL.MATCHER.CLASS_COST = 2.0
+    cfg.MODEL.MATCHER.BOX_COST = 5.0
+    cfg.MODEL.MATCHER.GIOU_COST = 2.0
+    # "l2": distance of the flattened (T*4) box vectors [S]; "l1": mean absolute difference.
+    cfg.MODEL.MATCHER.BOX_NORM = "l2"
+    # Leave frames in which a tracklet is absent out of box costs and losses ([S]: False).
+    cfg.MODEL.MATCHER.MASK_ABSENT = False
+
+    cfg.INPUT = Node()
+    # Short side at test time and bound of the long side, in pixels; 0 = no bound [R].
+    cfg.INPUT.MIN_SIZE_TEST = 360
+    cfg.INPUT.MAX_SIZE_TEST = 0
+
+    cfg.TEST = Node()
+    # Frames per window; 0 = the whole video at once, as the release runs [R].
+    cfg.TEST.WINDOW = 0
+    # Step between windows; 0 = WINDOW - 1 [D].
+    cfg.TEST.STRIDE = 0
+    # (query, class) pairs kept per clip [R].
+    cfg.TEST.TOP_K = 10
+    # Frames per pass through backbone, encoder and refiner; bounds memory, changes no result.
+    cfg.TEST.FRAME_CHUNK = 4
+    # Network output is cut to the input size before it is stretched to the video's
+    # ([R]: False, spec 8 row 7).
+    cfg.TEST.CROP_TO_INPUT = True
+    # "fp32", or "bf16" / "fp16": autocast.
+    cfg.TEST.PRECISION = "fp32"
+    # Overlay and CSV show tracks from this score on; results.json keeps all.
+    cfg.TEST.CONFIDENCE = 0.3
+
+    cfg.OUTPUT_DIR = "output"
+    return cfg
