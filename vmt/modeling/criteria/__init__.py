@@ -1,1 +1,1 @@
-"""Matching and losses."""
+"""What training minimises: matching of queries and tracklets, losses, and their weights."""

@@ -1,0 +1,179 @@
+"""Which query answers for which annotated tracklet: one Hungarian match per clip and layer."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from vmt.modeling.criteria.finite import NonFiniteError
+from vmt.structures.boxes import cxcywh_to_xyxy, pairwise_giou
+from vmt.structures.clip import ClipTargets
+
+BoxNorm = Literal["l2", "l1"]
+
+
+class Match(NamedTuple):
+    """N pairs; N = min(Q, G).
+
+    Attributes:
+        query_index: (N,) int64, ascending.
+        target_index: (N,) int64, the tracklet that belongs to each query.
+    """
+
+    query_index: Tensor
+    target_index: Tensor
+
+
+class HungarianClipMatcher:
+    """Pairs of query and tracklet with the least total cost of class, boxes and overlap.
+
+    A query is matched to a whole tube, so a cost sums up all frames of the clip. Masks take no
+    part. Source: SeqFormer, arXiv:2112.08275, Eq. 6, with its code's costs.
+
+    Args:
+        class_cost: weight of the focal class cost.
+        box_cost: weight of the distance of the boxes.
+        giou_cost: weight of minus the mean generalised IoU.
+        box_norm: "l2", the published code: Euclidean distance of all T*4 numbers, which grows with
+            the clip's length. "l1": the absolute difference that the box loss measures, summed
+            over the four numbers and averaged over frames.
+        mask_absent: judge a tracklet by the frames in which it is visible only. False, the
+            published code: absent frames count with their box of about 1e-6.
+        focal_alpha: weight of the positives.
+        focal_gamma: focusing exponent.
+    """
+
+    def __init__(
+        self,
+        class_cost: float = 2.0,
+        box_cost: float = 5.0,
+        giou_cost: float = 2.0,
+        box_norm: BoxNorm = "l2",
+        mask_absent: bool = False,
+        focal_alpha: float = 0.25,
+        focal_gamma: float = 2.0,
+    ) -> None:
+        if box_norm not in ("l2", "l1"):
+            raise ValueError(f"box_norm must be 'l2' or 'l1', not {box_norm!r}.")
+        if not (class_cost or box_cost or giou_cost):
+            raise ValueError("class_cost, box_cost and giou_cost are all zero; give one a weight.")
+        self.class_cost = class_cost
+        self.box_cost = box_cost
+        self.giou_cost = giou_cost
+        self.box_norm = box_norm
+        self.mask_absent = mask_absent
+        self.focal_alpha = focal_alpha
+        self.focal_gamma = focal_gamma
+
+    def __call__(self, logits: Tensor, boxes: Tensor, targets: ClipTargets) -> Match:
+        """Match the queries of one clip.
+
+        Args:
+            logits: (Q, num_classes).
+            boxes: (T, Q, 4) cxcywh in [0, 1].
+            targets: G tracklets, on the same device.
+
+        Returns:
+            min(Q, G) pairs.
+
+        Raises:
+            NonFiniteError: a cost is NaN or infinite.
+            ValueError: the clip's frames or labels do not fit the predictions.
+        """
+        return self.match_layers(logits[None], boxes[None], targets)[0]
+
+    def match_layers(self, logits: Tensor, boxes: Tensor, targets: ClipTargets) -> list[Match]:
+        """Match every decoder layer of one clip, with one copy to the host.
+
+        Args:
+            logits: (layers, Q, num_classes).
+            boxes: (layers, T, Q, 4) cxcywh in [0, 1].
+            targets: G tracklets, on the same device.
+
+        Returns:
+            One match per layer.
+
+        Raises:
+            NonFiniteError: a cost is NaN or infinite.
+            ValueError: the clip's frames or labels do not fit the predictions.
+        """
+        if boxes.shape[-3] != targets.num_frames:
+            raise ValueError(
+                f"{targets.name}: predictions have {boxes.shape[-3]} frames, "
+                f"targets {targets.num_frames}."
+            )
+        costs = self.cost(logits, boxes, targets).cpu()
+        finite = torch.isfinite(costs).flatten(1).all(1)
+        if not bool(finite.all()):
+            layer = int((~finite).nonzero()[0])
+            raise NonFiniteError(
+                f"{targets.name}: matching costs of decoder layer {layer} hold NaN or infinity, "
+                "so its logits or boxes do; the step before this one has most likely diverged."
+            )
+        pairs = [linear_sum_assignment(cost) for cost in costs.numpy()]
+        device = logits.device
+        return [
+            Match(torch.from_numpy(rows).to(device), torch.from_numpy(columns).to(device))
+            for rows, columns in pairs
+        ]
+
+    @torch.no_grad()
+    def cost(self, logits: Tensor, boxes: Tensor, targets: ClipTargets) -> Tensor:
+        """Cost of every pair, fp32 at least.
+
+        Args:
+            logits: (..., Q, num_classes).
+            boxes: (..., T, Q, 4) cxcywh in [0, 1].
+            targets: G tracklets.
+
+        Returns:
+            (..., Q, G).
+        """
+        with torch.autocast(logits.device.type, enabled=False):
+            dtype = torch.promote_types(logits.dtype, torch.float32)
+            boxes = boxes.to(dtype)
+            wanted = targets.boxes_cxcywh.to(dtype)  # (G, T, 4)
+            if self.mask_absent:
+                frame_weight = targets.valid.to(dtype)  # (G, T)
+            else:
+                frame_weight = torch.ones_like(wanted[..., 0])
+            return (
+                self.class_cost * self._class_cost(logits.to(dtype), targets)
+                + self.box_cost * self._box_cost(boxes, wanted, frame_weight)
+                + self.giou_cost * self._giou_cost(boxes, wanted, frame_weight)
+            )
+
+    def _class_cost(self, logits: Tensor, targets: ClipTargets) -> Tensor:
+        """(..., Q, classes) to (..., Q, G): focal loss as positive minus as negative."""
+        num_classes = logits.shape[-1]
+        if targets.labels.device.type == "cpu" and (targets.labels >= num_classes).any():
+            raise ValueError(
+                f"{targets.name}: labels {targets.labels.tolist()} exceed a head of "
+                f"{num_classes} classes; MODEL.LABEL_SPACE and the data set disagree."
+            )
+        probs = logits[..., targets.labels].sigmoid()
+        alpha, gamma = self.focal_alpha, self.focal_gamma
+        positive = alpha * (1 - probs) ** gamma * -(probs + 1e-8).log()
+        negative = (1 - alpha) * probs**gamma * -(1 - probs + 1e-8).log()
+        return positive - negative
+
+    def _box_cost(self, boxes: Tensor, wanted: Tensor, frame_weight: Tensor) -> Tensor:
+        """(..., T, Q, 4) to (..., Q, G)."""
+        difference = boxes[..., :, :, None, :] - wanted.transpose(0, 1)[:, None]  # (.., T, Q, G, 4)
+        weight = frame_weight.t()[:, None]  # (T, 1, G)
+        if self.box_norm == "l2":
+            return (difference.square().sum(-1) * weight).sum(-3).sqrt()
+        return _frame_mean(difference.abs().sum(-1), weight)
+
+    def _giou_cost(self, boxes: Tensor, wanted: Tensor, frame_weight: Tensor) -> Tensor:
+        """(..., T, Q, 4) to (..., Q, G)."""
+        overlap = pairwise_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(wanted.transpose(0, 1)))
+        return -_frame_mean(overlap, frame_weight.t()[:, None])
+
+
+def _frame_mean(values: Tensor, weight: Tensor) -> Tensor:
+    """(..., T, Q, G) to (..., Q, G): mean over frames of weight 1; 0 where there is none."""
+    return (values * weight).sum(-3) / weight.sum(0).clamp(min=1)

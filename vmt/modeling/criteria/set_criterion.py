@@ -1,0 +1,388 @@
+"""Losses of a batch of clips: matching and all decoder layers, then the refiner on the matches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from vmt.modeling.criteria.incoherent_region import RegionRule, dilate, incoherent_region
+from vmt.modeling.criteria.losses import (
+    FOCAL_ALPHA,
+    FOCAL_GAMMA,
+    box_l1_loss,
+    class_loss,
+    dice_loss,
+    giou_loss,
+    mask_focal_loss,
+)
+from vmt.modeling.criteria.matcher import HungarianClipMatcher, Match
+from vmt.structures.clip import ClipTargets
+from vmt.structures.decoder_outputs import DecoderOutputs
+
+#: (decoder layer, clip of the batch, (N,) query indices) -> (N, T, h, w) mask logits
+MaskHead = Callable[[int, int, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class CriterionResult:
+    """What the criterion found.
+
+    Args:
+        losses: unweighted scalars by name.
+        last_matches: matches of the last decoder layer, one per clip; a refiner trains on these.
+        num_tracklets: what sums over tracklets were divided by.
+    """
+
+    losses: dict[str, Tensor]
+    last_matches: list[Match]
+    num_tracklets: float | Tensor
+
+
+class SetCriterion:
+    """SeqFormer's losses over all decoder layers.
+
+    Names: ``loss_ce``, ``loss_bbox``, ``loss_giou``, ``loss_mask``, ``loss_dice`` for the last
+    layer; with ``_0``, ``_1``, ... for the layers before it. Each layer is matched on its own.
+    Source: SeqFormer, arXiv:2112.08275, section 3.4.
+
+    Args:
+        matcher: pairs queries with tracklets.
+        class_weight: weight of the focal class loss.
+        box_weight: weight of the L1 box loss.
+        giou_weight: weight of the generalised IoU loss.
+        mask_weight: weight of the focal mask loss.
+        dice_weight: weight of the tube dice loss.
+        focal_alpha: weight of the positives in both focal losses.
+        focal_gamma: focusing exponent of both.
+        deep_supervision: also train the layers before the last.
+        mask_absent: leave frames in which a tracklet is absent out of the box losses. False, the
+            published code: they count with their box of about 1e-6. Mask losses always count
+            them, as frames without foreground.
+        mask_stride: input pixels per cell of the mask logits.
+    """
+
+    def __init__(
+        self,
+        matcher: HungarianClipMatcher,
+        class_weight: float = 2.0,
+        box_weight: float = 5.0,
+        giou_weight: float = 2.0,
+        mask_weight: float = 2.0,
+        dice_weight: float = 5.0,
+        focal_alpha: float = FOCAL_ALPHA,
+        focal_gamma: float = FOCAL_GAMMA,
+        deep_supervision: bool = True,
+        mask_absent: bool = False,
+        mask_stride: int = 4,
+    ) -> None:
+        self.matcher = matcher
+        self.weights = {
+            "loss_ce": class_weight,
+            "loss_bbox": box_weight,
+            "loss_giou": giou_weight,
+            "loss_mask": mask_weight,
+            "loss_dice": dice_weight,
+        }
+        self.focal_alpha = focal_alpha
+        self.focal_gamma = focal_gamma
+        self.deep_supervision = deep_supervision
+        self.mask_absent = mask_absent
+        self.mask_stride = mask_stride
+
+    def __call__(
+        self, outputs: DecoderOutputs, targets: Sequence[ClipTargets], mask_head: MaskHead
+    ) -> CriterionResult:
+        """Match and measure.
+
+        Args:
+            outputs: predictions of all layers for B clips.
+            targets: one per clip, on the same device.
+            mask_head: called for every supervised layer of every clip that has tracklets, never
+                with zero queries; returns mask logits (N, T, h, w) at ``mask_stride``, which may
+                be padded on the right and below.
+
+        Returns:
+            Losses, matches of the last layer and the divisor.
+
+        Raises:
+            NonFiniteError: a matching cost is NaN or infinite.
+            ValueError: the number of clips or the shapes of masks disagree.
+        """
+        if outputs.batch_size != len(targets):
+            raise ValueError(f"{outputs.batch_size} clips were predicted, {len(targets)} targeted.")
+        num_tracklets = mean_tracklets(targets, outputs.logits.device)
+        last = outputs.num_layers - 1
+        first = 0 if self.deep_supervision else last
+        sums: dict[str, Tensor] = {}
+        last_matches = []
+        for clip, target in enumerate(targets):
+            logits = outputs.logits[first:, clip]
+            boxes = outputs.boxes_cxcywh[first:, clip]
+            matches = self.matcher.match_layers(logits, boxes, target)
+            last_matches.append(matches[-1])
+            for layer, match in enumerate(matches, start=first):
+                query_losses = self._query_losses(
+                    logits[layer - first], boxes[layer - first], target, match, num_tracklets
+                )
+                if len(match.query_index):
+                    masks = mask_head(layer, clip, match.query_index)
+                    mask_losses = self._mask_losses(masks, target, match, num_tracklets)
+                else:  # tied to the graph, so that every process has the same losses to reduce
+                    mask_losses = dict.fromkeys(("loss_mask", "loss_dice"), boxes.sum() * 0.0)
+                losses = query_losses | mask_losses
+                for name, loss in losses.items():
+                    key = name if layer == last else f"{name}_{layer}"
+                    sums[key] = sums[key] + loss if key in sums else loss
+        return CriterionResult(sums, last_matches, num_tracklets)
+
+    def _query_losses(
+        self,
+        logits: Tensor,
+        boxes: Tensor,
+        target: ClipTargets,
+        match: Match,
+        num_tracklets: float | Tensor,
+    ) -> dict[str, Tensor]:
+        query, wanted = match
+        matched = boxes[:, query].transpose(0, 1)  # (N, T, 4)
+        boxes_gt = target.boxes_cxcywh[wanted]
+        valid = target.valid[wanted] if self.mask_absent else None
+        return {
+            "loss_ce": class_loss(
+                logits,
+                query,
+                target.labels[wanted],
+                num_tracklets,
+                self.focal_alpha,
+                self.focal_gamma,
+            ),
+            "loss_bbox": box_l1_loss(matched, boxes_gt, num_tracklets, valid),
+            "loss_giou": giou_loss(matched, boxes_gt, num_tracklets, valid),
+        }
+
+    def _mask_losses(
+        self, masks: Tensor, target: ClipTargets, match: Match, num_tracklets: float | Tensor
+    ) -> dict[str, Tensor]:
+        masks_gt = masks_at_stride(target.masks[match.target_index], self.mask_stride, masks)
+        return {
+            "loss_mask": mask_focal_loss(
+                masks, masks_gt, num_tracklets, self.focal_alpha, self.focal_gamma
+            ),
+            "loss_dice": dice_loss(masks, masks_gt, num_tracklets),
+        }
+
+    def total(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """Weighted sum of what ``__call__`` returned.
+
+        Raises:
+            KeyError: a name that this criterion does not give.
+        """
+        return weighted_sum(losses, self.weight)
+
+    def weight(self, name: str) -> float:
+        """Weight of a loss, whatever its layer suffix.
+
+        Raises:
+            KeyError: a name that this criterion does not give.
+        """
+        stem, _, layer = name.rpartition("_")
+        return self.weights[stem if layer.isdigit() else name]
+
+
+class RefinerCriterion:
+    """Losses of the ``dense_band`` refiner on the queries matched in the last decoder layer.
+
+    The released code keeps only names and weights of these; what they compute is our decision
+    (section 3.2 of arXiv:2207.14012 trains on incoherent regions, without a formula).
+
+    ``loss_mask_refine`` focal on the final mask, ``loss_mask_dice_refine`` tube dice on it,
+    ``loss_mask_bound_refine`` tube dice inside the incoherent region of the annotation, dilated,
+    ``loss_refine`` focal on the mask of the refiner's second stage.
+
+    Args:
+        mask_weight: weight of ``loss_mask_refine``.
+        dice_weight: weight of ``loss_mask_dice_refine``.
+        boundary_weight: weight of ``loss_mask_bound_refine``.
+        stage2_weight: weight of ``loss_refine``.
+        focal_alpha: weight of the positives in both focal losses.
+        focal_gamma: focusing exponent of both.
+        mask_stride: input pixels per cell of the final mask.
+        stage2_stride: input pixels per cell of the second stage's mask.
+        region_stride: pixels per cell of the grid whose incoherent region counts.
+        region_rule: see ``incoherent_region``.
+        dilation_px: growth of the region, in cells of the final mask [P: 3 px].
+    """
+
+    def __init__(
+        self,
+        mask_weight: float = 2.0,
+        dice_weight: float = 5.0,
+        boundary_weight: float = 5.0,
+        stage2_weight: float = 2.0,
+        focal_alpha: float = FOCAL_ALPHA,
+        focal_gamma: float = FOCAL_GAMMA,
+        mask_stride: int = 1,
+        stage2_stride: int = 2,
+        region_stride: int = 2,
+        region_rule: RegionRule = "residue",
+        dilation_px: int = 3,
+    ) -> None:
+        if region_stride % mask_stride:
+            raise ValueError(
+                f"region_stride {region_stride} is no multiple of mask_stride {mask_stride}."
+            )
+        self.weights = {
+            "loss_mask_refine": mask_weight,
+            "loss_mask_dice_refine": dice_weight,
+            "loss_mask_bound_refine": boundary_weight,
+            "loss_refine": stage2_weight,
+        }
+        self.focal_alpha = focal_alpha
+        self.focal_gamma = focal_gamma
+        self.mask_stride = mask_stride
+        self.stage2_stride = stage2_stride
+        self.region_stride = region_stride
+        self.region_rule: RegionRule = region_rule
+        self.dilation_px = dilation_px
+
+    def __call__(
+        self,
+        mask_logits: Sequence[Tensor],
+        stage2_logits: Sequence[Tensor],
+        targets: Sequence[ClipTargets],
+        matches: Sequence[Match],
+        num_tracklets: float | Tensor,
+    ) -> dict[str, Tensor]:
+        """Measure the refined masks of a batch.
+
+        Args:
+            mask_logits: per clip (N, T, h, w) final logits in the order of the match, about
+                (H, W), padded on the right and below.
+            stage2_logits: per clip (N, T, h2, w2), about (H/2, W/2).
+            targets: one per clip.
+            matches: ``CriterionResult.last_matches``.
+            num_tracklets: ``CriterionResult.num_tracklets``.
+
+        Returns:
+            Unweighted losses by name; a batch without tracklets gives zeros.
+
+        Raises:
+            ValueError: lengths or shapes disagree, or there is no clip.
+        """
+        if not targets:
+            raise ValueError("the refiner's losses need at least one clip.")
+        per_clip = [
+            self._clip_losses(*clip, num_tracklets)
+            for clip in zip(mask_logits, stage2_logits, targets, matches, strict=True)
+        ]
+        return {name: sum_of([losses[name] for losses in per_clip]) for name in self.weights}
+
+    def _clip_losses(
+        self,
+        masks: Tensor,
+        stage2: Tensor,
+        target: ClipTargets,
+        match: Match,
+        num_tracklets: float | Tensor,
+    ) -> dict[str, Tensor]:
+        if len(match.target_index) == 0:
+            return dict.fromkeys(self.weights, (masks.sum() + stage2.sum()) * 0.0)
+        wanted = target.masks[match.target_index]
+        masks_gt = masks_at_stride(wanted, self.mask_stride, masks)
+        stage2_gt = masks_at_stride(wanted, self.stage2_stride, stage2)
+        focal = (num_tracklets, self.focal_alpha, self.focal_gamma)
+        return {
+            "loss_mask_refine": mask_focal_loss(masks, masks_gt, *focal),
+            "loss_mask_dice_refine": dice_loss(masks, masks_gt, num_tracklets),
+            "loss_mask_bound_refine": dice_loss(
+                masks, masks_gt, num_tracklets, region=self._region(wanted, masks)
+            ),
+            "loss_refine": mask_focal_loss(stage2, stage2_gt, *focal),
+        }
+
+    def _region(self, masks: Tensor, like: Tensor) -> Tensor:
+        """(N, T, H, W) annotation to its dilated incoherent region in the shape of ``like``."""
+        region = incoherent_region(masks, self.region_stride, self.region_rule)
+        repeat = self.region_stride // self.mask_stride
+        region = region.repeat_interleave(repeat, -2).repeat_interleave(repeat, -1)
+        h, w = like.shape[-2:]
+        return dilate(_padded(region[..., :h, :w], (h, w)), self.dilation_px)
+
+    def total(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """Weighted sum of what ``__call__`` returned.
+
+        Raises:
+            KeyError: a name that this criterion does not give.
+        """
+        return weighted_sum(losses, self.weight)
+
+    def weight(self, name: str) -> float:
+        """Weight of a loss.
+
+        Raises:
+            KeyError: a name that this criterion does not give.
+        """
+        return self.weights[name]
+
+
+def mean_tracklets(targets: Sequence[ClipTargets], device: torch.device) -> float | Tensor:
+    """Target tracklets of the batch, averaged over processes, at least 1.
+
+    Args:
+        targets: this process's clips.
+        device: where the numbers of the processes are added up.
+
+    Returns:
+        A float in a single process, else a scalar tensor: nothing waits for the device.
+    """
+    count = float(sum(map(len, targets)))
+    if not (dist.is_available() and dist.is_initialized()):
+        return max(count, 1.0)
+    total = torch.tensor(count, device=device)
+    dist.all_reduce(total)
+    return (total / dist.get_world_size()).clamp(min=1)
+
+
+def masks_at_stride(masks: Tensor, stride: int, like: Tensor) -> Tensor:
+    """Sample annotated masks at the centres of a coarser grid; padding is background.
+
+    Args:
+        masks: (N, T, H, W) bool before padding.
+        stride: pixels per cell; rows and columns stride // 2, stride // 2 + stride, ... are taken.
+        like: (N, T, h, w), the predictions they are held against, padded on the right and below.
+
+    Returns:
+        (N, T, h, w) bool.
+
+    Raises:
+        ValueError: the predictions are smaller than the frames or differ in N or T.
+    """
+    sampled = masks[..., stride // 2 :: stride, stride // 2 :: stride]
+    h, w = like.shape[-2:]
+    if sampled.shape[:2] != like.shape[:2] or sampled.shape[-2] > h or sampled.shape[-1] > w:
+        raise ValueError(
+            f"mask logits {tuple(like.shape)} cannot hold masks {tuple(masks.shape)} "
+            f"at stride {stride}, which take {tuple(sampled.shape)}."
+        )
+    return _padded(sampled, (h, w))
+
+
+def _padded(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Background on the right and below, up to ``size``."""
+    missing = size[0] - masks.shape[-2], size[1] - masks.shape[-1]
+    return masks if missing == (0, 0) else F.pad(masks, (0, missing[1], 0, missing[0]))
+
+
+def weighted_sum(losses: Mapping[str, Tensor], weight: Callable[[str], float]) -> Tensor:
+    """Sum of ``weight(name) * loss`` over ``losses``, a scalar."""
+    return sum_of([weight(name) * loss for name, loss in losses.items()])
+
+
+def sum_of(values: Sequence[Tensor]) -> Tensor:
+    """Sum of scalars, at least one."""
+    return torch.stack(tuple(values)).sum()
