@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from fvcore.common.registry import Registry
 
 from vmt.utils.errors import ConfigError
+
+_Entry = TypeVar("_Entry")
 
 BACKBONES = Registry("BACKBONES")
 META_ARCHITECTURES = Registry("META_ARCHITECTURES")
@@ -28,3 +31,18 @@ def lookup(registry: Registry, name: str, key: str) -> Any:
         known = ", ".join(sorted(entry for entry, _ in registry))
         raise ConfigError(f"{key}: {name!r} does not exist; known are {known}.")
     return registry.get(name)
+
+
+def register(registry: Registry, name: str) -> Callable[[_Entry], _Entry]:
+    """Put a class or builder into a table under the name that configs use.
+
+    Args:
+        registry: one of this module.
+        name: must be new.
+    """
+
+    def add(entry: _Entry) -> _Entry:
+        registry._do_register(name, entry)  # fvcore's decorator knows only the object's own name
+        return entry
+
+    return add

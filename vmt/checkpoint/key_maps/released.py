@@ -1,0 +1,62 @@
+"""The table for the files that SeqFormer's and VMT's authors published (R50, R101, Swin-L)."""
+
+from __future__ import annotations
+
+from vmt.checkpoint.key_maps.rows import Alias, KeyMap, Rename, Split, Unused
+
+_BODY = "detr.backbone.0.body"
+_ENC = "detr.transformer.encoder.layers.{i}"
+_DEC = "detr.transformer.decoder.layers.{i}"
+
+#: Order matters: the first row that fits decides.
+RELEASED = KeyMap(
+    "published SeqFormer / VMT",
+    (
+        # backbone
+        Unused(_BODY + ".{x*}.relative_position_index", "follows from the window size"),
+        Rename(_BODY + ".patch_embed.{x*}", "backbone.patch_embed.{x*}"),
+        Rename(_BODY + ".layers.{s}.{x*}", "backbone.stages.{s}.{x*}"),
+        *(Rename(f"{_BODY}.norm{s}.{{p}}", f"backbone.out_norm.{s}.{{p}}") for s in range(4)),
+        Rename(_BODY + ".{x*}", "backbone.body.{x*}"),
+        Rename("detr.input_proj.{l}.0.{p}", "neck.{l}.conv.{p}"),
+        Rename("detr.input_proj.{l}.1.{p}", "neck.{l}.norm.{p}"),
+        # encoder
+        Rename("detr.transformer.level_embed", "encoder.level_embed"),
+        Unused(_ENC + ".self_attn.output_proj_box.{p}", "only the decoder has box queries"),
+        Rename(_ENC + ".self_attn.{x*}", "encoder.layers.{i}.attn.{x*}"),
+        Rename(_ENC + ".{x*}", "encoder.layers.{i}.{x*}"),
+        # decoder; norm1 follows cross, norm2 self attention, norm3 the feed-forward part
+        Alias("detr.transformer.decoder.bbox_embed.{x*}", "detr.bbox_embed.{x*}"),
+        Rename(_DEC + ".cross_attn.{x*}", "decoder.layers.{i}.cross_attn.{x*}"),
+        Rename(_DEC + ".self_attn_box.{x*}", "decoder.layers.{i}.box_attn.{x*}"),
+        Rename(_DEC + ".self_attn.{x*}", "decoder.layers.{i}.instance_attn.{x*}"),
+        Rename(_DEC + ".time_attention_weights.{p}", "decoder.layers.{i}.frame_score.{p}"),
+        Rename(_DEC + ".{m}_box.{p}", "decoder.layers.{i}.box_{m}.{p}"),
+        Rename(_DEC + ".{m}.{p}", "decoder.layers.{i}.instance_{m}.{p}"),
+        Rename("detr.transformer.reference_points.{p}", "decoder.reference.{p}"),
+        Split("detr.query_embed.weight", ("decoder.query_pos", "decoder.query_content"), axis=1),
+        # heads
+        Rename("detr.bbox_embed.{x*}", "heads.box.{x*}"),
+        Rename("detr.class_embed.{x*}", "heads.cls.{x*}"),
+        Rename("controller.{x*}", "coarse.controller.{x*}"),
+        Rename("mask_head.lay3.{p}", "coarse.fpn.s32.{p}"),
+        Rename("mask_head.lay4.{p}", "coarse.fpn.s16.{p}"),
+        Rename("mask_head.dcn.{p}", "coarse.fpn.s8.{p}"),
+        Rename("mask_head.lay1.{p}", "coarse.reduce.0.{p}"),
+        Rename("mask_head.lay2.{p}", "coarse.reduce.1.{p}"),
+        # refiner; its transformer is called "encoder" at top level
+        Rename("controller_inc.{x*}", "refiner.stage2_controller.{x*}"),
+        Rename("controller_refine.{x*}", "refiner.controller.{x*}"),
+        Rename("lay_hr1.{p}", "refiner.fuse_s4.{p}"),
+        Rename("lay1_h.{p}", "refiner.reduce_s4.{p}"),
+        Rename("lay2_h.{p}", "refiner.stage2_reduce.{p}"),
+        Rename("lay_hr1_c.{p}", "refiner.lift_s2.{p}"),
+        Rename("lay_compress.{p}", "refiner.compress.{p}"),
+        Rename("conv_norm_relus_fuse_img.{x*}", "refiner.rgb.{x*}"),
+        *(
+            Rename(f"conv_norm_relus_fuse_all_{k + 1}.{{x*}}", f"refiner.branches.{k}.{{x*}}")
+            for k in range(4)
+        ),
+        Rename("encoder.{x*}", "refiner.encoder.{x*}"),
+    ),
+)

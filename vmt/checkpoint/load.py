@@ -1,0 +1,119 @@
+"""Weights into a network: strictly, and with a report that people can read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from vmt.checkpoint.files import read_weights
+from vmt.checkpoint.key_maps.rows import UNUSED
+from vmt.utils.errors import CheckpointError
+
+
+@dataclass
+class LoadReport:
+    """What matched when weights met a network.
+
+    Args:
+        source: the file.
+        loaded: names that were filled.
+        missing: names that the network needs and the file lacks.
+        mismatched: (name, shape in the file, shape in the network).
+        unexpected: names in the file that the network does not have.
+        new: missing or mismatched names that the config declares as newly initialised.
+    """
+
+    source: str
+    loaded: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    new: list[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the network has everything that it needs."""
+        return not self.missing and not self.mismatched
+
+    def text(self) -> str:
+        """One line per family of names and kind of finding."""
+        lines = [f"{self.source}: {len(self.loaded)} entries loaded"]
+        kinds = (
+            ("missing", self.missing),
+            ("newly initialised", self.new),
+            ("in the file but not in the network", self.unexpected),
+        )
+        for kind, names in kinds:
+            for family, count in sorted(Counter(map(_family, names)).items()):
+                lines.append(f"  {kind}: {count} x {family}")
+        for name, theirs, ours in self.mismatched:
+            lines.append(f"  other shape: {name} {list(theirs)}, the network has {list(ours)}")
+        return "\n".join(lines)
+
+
+def _family(name: str) -> str:
+    """``encoder.layers.3.attn.value_proj.weight`` -> ``encoder.layers``."""
+    return ".".join(name.split(".")[:2])
+
+
+def load_weights(
+    model: nn.Module, path: str | Path, new_parameters: Sequence[str] = ()
+) -> LoadReport:
+    """Fill a network from a file of either layout.
+
+    Args:
+        model: changed in place, only if everything fits.
+        path: see ``vmt.checkpoint.files``.
+        new_parameters: prefixes of our names that the file may lack or hold in another shape.
+
+    Returns:
+        What matched.
+
+    Raises:
+        CheckpointError: unreadable, or the network needs something that the file does not have.
+    """
+    file = read_weights(path)
+    state = {k: v for k, v in file.ours().items() if not k.startswith(UNUSED)}
+    wanted = model.state_dict()
+    report = LoadReport(str(file.path))
+    allowed = tuple(new_parameters)
+    for name, value in wanted.items():
+        fits = name in state and state[name].shape == value.shape
+        if fits:
+            report.loaded.append(name)
+        elif allowed and name.startswith(allowed):
+            report.new.append(name)
+        elif name not in state:
+            report.missing.append(name)
+        else:
+            report.mismatched.append((name, tuple(state[name].shape), tuple(value.shape)))
+    report.unexpected = sorted(set(state) - set(wanted))
+    if not report.complete:
+        raise CheckpointError(f"{_summary(report)}\n{report.text()}")
+    model.load_state_dict({name: state[name] for name in report.loaded}, strict=False)
+    return report
+
+
+def _summary(report: LoadReport) -> str:
+    """One sentence with cause and fix; the table follows it."""
+    if report.mismatched:
+        name, theirs, ours = report.mismatched[0]
+        cause = f"{name} has shape {list(theirs)} in the file and {list(ours)} in the network"
+    else:
+        cause = f"{len(report.missing)} entries are missing, first {report.missing[0]}"
+    return (
+        f"{report.source}: does not fit the network: {cause}; `vmt inspect` says what the file is, "
+        "MODEL.NEW_PARAMETERS lists prefixes that may start from scratch."
+    )
+
+
+def parameter_count(model: nn.Module) -> tuple[int, int, int]:
+    """All parameters, trainable ones, and elements of the state dict."""
+    parameters = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    elements = sum(torch.as_tensor(value).numel() for value in model.state_dict().values())
+    return sum(n for n, _ in parameters), sum(n for n, g in parameters if g), elements

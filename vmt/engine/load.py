@@ -1,0 +1,84 @@
+"""A config and a weight file -> a network that is ready to run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from fvcore.common.config import CfgNode
+from torch import nn
+
+from vmt.checkpoint.load import load_weights
+from vmt.config.node import load_config
+from vmt.data.datasets.categories import label_space
+from vmt.modeling.meta_arch.build import build_model
+from vmt.utils.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` or a torch device name -> a device that works.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise ConfigError(
+            f"MODEL.DEVICE: {name!r} cannot be used ({reason}); `vmt doctor` shows what can."
+        ) from None
+    return device
+
+
+def model_from_config(cfg: CfgNode) -> nn.Module:
+    """Build, fill and place the network of a config, in evaluation mode.
+
+    Raises:
+        ConfigError: a key or name is wrong.
+        CheckpointError: MODEL.WEIGHTS cannot be used.
+    """
+    model = build_model(cfg, label_space(cfg.MODEL.LABEL_SPACE))
+    if cfg.MODEL.WEIGHTS:
+        report = load_weights(model, cfg.MODEL.WEIGHTS, cfg.MODEL.NEW_PARAMETERS)
+        logger.info(report.text())
+    else:
+        logger.warning(
+            "MODEL.WEIGHTS is empty: the network has random weights, its masks mean nothing."
+        )
+    return model.to(resolve_device(cfg.MODEL.DEVICE)).eval()
+
+
+def load_model(
+    config_file: str | Path | None = None,
+    weights: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    device: str | None = None,
+) -> nn.Module:
+    """Build a network from a YAML file.
+
+    Args:
+        config_file: None for the defaults (SeqFormer R50).
+        weights: published or own weight file; None for what the config names.
+        overrides: alternating ``KEY VALUE``.
+        device: a torch device name or "auto"; None for what the config names.
+
+    Returns:
+        The network in evaluation mode.
+
+    Example:
+        ``model = vmt.load_model("configs/hq_ytvis/vmt_release_R50.yaml", "vmt_r50.pth")``
+    """
+    extra: list[str] = []
+    if weights is not None:
+        extra += ["MODEL.WEIGHTS", str(weights)]
+    if device is not None:
+        extra += ["MODEL.DEVICE", device]
+    return model_from_config(load_config(config_file, [*overrides, *extra]))

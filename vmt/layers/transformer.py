@@ -1,0 +1,80 @@
+"""Attention and feed-forward blocks, post-norm, on PyTorch's fused attention."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self attention in which positions steer who looks where, not what is read.
+
+    Queries and keys come from ``x + position``, values from ``x``. Parameter names are those of
+    ``nn.MultiheadAttention``; the computation is ``scaled_dot_product_attention``.
+
+    Args:
+        dim: channels.
+        num_heads: divides ``dim``.
+        dropout: on the attention weights, in training.
+    """
+
+    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, x: Tensor, position: Tensor) -> Tensor:
+        """Attend among the tokens of each sequence.
+
+        Args:
+            x: (B, S, C).
+            position: (B, S, C), or broadcastable to it.
+
+        Returns:
+            (B, S, C).
+        """
+        dim = x.shape[-1]
+        query_key = F.linear(
+            x + position, self.in_proj_weight[: 2 * dim], self.in_proj_bias[: 2 * dim]
+        )
+        value = F.linear(x, self.in_proj_weight[2 * dim :], self.in_proj_bias[2 * dim :])
+        query, key = query_key.chunk(2, dim=-1)
+        heads = [
+            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (query, key, value)
+        ]  # (B, M, S, C/M) each
+        out = F.scaled_dot_product_attention(
+            heads[0], heads[1], heads[2], dropout_p=self.dropout if self.training else 0.0
+        )
+        return self.out_proj(out.transpose(1, 2).flatten(2))
+
+
+class EncoderLayer(nn.Module):
+    """Post-norm transformer layer: self attention, then feed-forward.
+
+    Args:
+        dim: channels.
+        num_heads: attention heads.
+        ffn_dim: channels inside the feed-forward part.
+        dropout: in training.
+    """
+
+    def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.self_attn = SelfAttention(dim, num_heads, dropout)
+        self.linear1 = nn.Linear(dim, ffn_dim)
+        self.linear2 = nn.Linear(ffn_dim, dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, position: Tensor) -> Tensor:
+        """(B, S, C) -> (B, S, C)."""
+        x = self.norm1(x + self.drop(self.self_attn(x, position)))
+        hidden = self.drop(F.relu(self.linear1(x)))
+        return self.norm2(x + self.drop(self.linear2(hidden)))

@@ -1,0 +1,52 @@
+"""Any timm network with feature maps at strides 4 to 32 as a backbone: ``timm/<name>``."""
+
+from __future__ import annotations
+
+import timm
+from timm.layers import freeze_batch_norm_2d
+from torch import Tensor
+
+from vmt.modeling.backbones.base import Backbone
+from vmt.utils.errors import ConfigError
+
+NEEDED_STRIDES = (4, 8, 16, 32)
+
+
+class TimmFeatures(Backbone):
+    """timm's ``features_only`` network.
+
+    Args:
+        name: timm's name, without ``timm/``.
+        pretrained: weights through timm.
+        freeze_batch_norm: batch statistics of few frames are poor, so they stay fixed.
+
+    Raises:
+        ConfigError: timm does not know the name, or it has no maps at strides 4, 8, 16 and 32.
+    """
+
+    def __init__(self, name: str, pretrained: bool = False, freeze_batch_norm: bool = True) -> None:
+        super().__init__()
+        key = f"MODEL.BACKBONE.NAME: timm/{name}"
+        if not timm.is_model(name):
+            near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
+            raise ConfigError(f"{key} is unknown to timm; near it: {', '.join(near) or 'nothing'}.")
+        try:
+            body = timm.create_model(name, pretrained=pretrained, features_only=True)
+        except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+            raise ConfigError(f"{key} gives no feature maps ({error}).") from error
+        self.body = freeze_batch_norm_2d(body) if freeze_batch_norm else body
+        info = zip(body.feature_info.reduction(), body.feature_info.channels(), strict=True)
+        self.channels = {int(stride): int(channels) for stride, channels in info}
+        lacking = [stride for stride in NEEDED_STRIDES if stride not in self.channels]
+        if lacking:
+            raise ConfigError(
+                f"{key} has maps at strides {list(self.channels)}; {lacking} are needed too."
+            )
+
+    def forward(self, frames: Tensor) -> dict[int, Tensor]:
+        """See ``Backbone``."""
+        maps = {}
+        for (stride, channels), x in zip(self.channels.items(), self.body(frames), strict=True):
+            channels_last = x.shape[1] != channels and x.shape[-1] == channels
+            maps[stride] = x.permute(0, 3, 1, 2).contiguous() if channels_last else x
+        return maps

@@ -1,0 +1,496 @@
+"""Video Mask Transfiner: SeqFormer, and a refiner on top of its masks. Wiring only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from fvcore.common.config import CfgNode
+from torch import Tensor, nn
+
+from vmt.modeling.backbones.base import Backbone
+from vmt.modeling.backbones.build import build_backbone
+from vmt.modeling.criteria.matcher import HungarianClipMatcher
+from vmt.modeling.criteria.set_criterion import CriterionResult, RefinerCriterion, SetCriterion
+from vmt.modeling.refinement.base import Refiner, RefinerInput, RefinerOutput
+from vmt.modeling.registry import META_ARCHITECTURES, REFINERS, lookup, register
+from vmt.modeling.seqformer.coarse_head import STRIDE as COARSE_STRIDE
+from vmt.modeling.seqformer.coarse_head import CoarseHead
+from vmt.modeling.seqformer.decoder import Decoder, LayerState
+from vmt.modeling.seqformer.encoder import Encoder, Levels
+from vmt.modeling.seqformer.heads import BoxHeads, ClassHeads
+from vmt.modeling.seqformer.neck import Neck
+from vmt.ops.frames import fold_frames, frame_chunks, unfold_frames
+from vmt.ops.resize import aligned_upsample2
+from vmt.structures.clip import ClipTargets
+from vmt.structures.decoder_outputs import DecoderOutputs
+from vmt.structures.labels import LabelSpace
+from vmt.structures.predictions import ClipTracklets
+
+#: Clips of a batch are padded to a common size that is a multiple of this, in pixels.
+SIZE_DIVISOR = 32
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class ClipFeatures:
+    """What the frames of B clips become before the decoder.
+
+    Args:
+        memory: (B*T, S, C).
+        levels: layout of its tokens.
+        fused: (B*T, C, h8, w8), see ``CoarseHead.fuse``.
+        mask_features: (B*T, mask_channels, h8, w8).
+        stride4: (B*T, C4, h4, w4), kept for the refiner only.
+        stride2: (B*T, C2, h2, w2), likewise, where the backbone has it.
+    """
+
+    memory: Tensor
+    levels: Levels
+    fused: Tensor
+    mask_features: Tensor
+    stride4: Tensor | None
+    stride2: Tensor | None
+
+
+@dataclass(frozen=True)
+class ClipForward:
+    """Everything that one clip went through at inference, for parity checks and pictures.
+
+    Args:
+        features: before the decoder.
+        query: (Q, C) of the last layer.
+        logits: (Q, num_classes).
+        boxes_cxcywh: (T, Q, 4).
+        selected: (N,) int64, ascending: queries among the best (query, class) pairs.
+        coarse_logits: (N, T, h8, w8).
+        refined: what the refiner says, or None without one.
+    """
+
+    features: ClipFeatures
+    query: Tensor
+    logits: Tensor
+    boxes_cxcywh: Tensor
+    selected: Tensor
+    coarse_logits: Tensor
+    refined: RefinerOutput | None
+
+
+@register(META_ARCHITECTURES, "VideoMaskTransfiner")
+class VideoMaskTransfiner(nn.Module):
+    """SeqFormer with an optional refiner, under detectron2's contract.
+
+    ``forward`` takes one dict per clip: in training ``image`` (T, 3, H, W) and ``targets``
+    (``ClipTargets``), and gives weighted losses; in evaluation ``image`` alone, and gives one dict
+    with ``tracklets`` (``ClipTracklets``) per clip.
+    Sources: SeqFormer, arXiv:2112.08275; Video Mask Transfiner, arXiv:2207.14012.
+
+    Args:
+        backbone: feature pyramid.
+        neck: backbone maps to levels.
+        encoder: levels to memory.
+        decoder: queries to tracklets.
+        class_heads: one per decoder layer.
+        box_heads: one per decoder layer.
+        coarse: stride-8 masks.
+        refiner: sharper masks, or None.
+        label_space: what the labels mean.
+        pixel_mean: of RGB in [0, 255].
+        pixel_std: of RGB in [0, 255].
+        criterion: losses of the base.
+        refiner_criterion: losses of the refiner.
+        top_k: (query, class) pairs that select queries at inference.
+        frame_chunk: frames per pass at inference; bounds memory.
+        precision: "fp32", "bf16" or "fp16" at inference.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        neck: Neck,
+        encoder: Encoder,
+        decoder: Decoder,
+        class_heads: ClassHeads,
+        box_heads: BoxHeads,
+        coarse: CoarseHead,
+        refiner: Refiner | None,
+        label_space: LabelSpace,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        criterion: SetCriterion,
+        refiner_criterion: RefinerCriterion,
+        top_k: int = 10,
+        frame_chunk: int = 4,
+        precision: str = "fp32",
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.encoder = encoder
+        self.decoder = decoder
+        self.heads = nn.ModuleDict({"cls": class_heads, "box": box_heads})
+        self.coarse = coarse
+        self.refiner = refiner
+        self.label_space = label_space
+        self.criterion = criterion
+        self.refiner_criterion = refiner_criterion
+        self.top_k = top_k
+        self.frame_chunk = frame_chunk
+        self.autocast_dtype = PRECISIONS[precision]
+        mean = torch.tensor(pixel_mean).view(3, 1, 1)
+        self.register_buffer("pixel_mean", mean, persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, label_space: LabelSpace) -> VideoMaskTransfiner:
+        """Build from ``MODEL`` and ``TEST``.
+
+        Raises:
+            ConfigError: an unknown backbone or refiner, or values that do not fit together.
+        """
+        node = cfg.MODEL.SEQFORMER
+        backbone = build_backbone(cfg)
+        attention = {
+            "dim": node.HIDDEN_DIM,
+            "num_levels": node.NUM_LEVELS,
+            "num_heads": node.NUM_HEADS,
+            "num_points": node.NUM_POINTS,
+            "ffn_dim": node.FFN_DIM,
+            "dropout": node.DROPOUT,
+        }
+        refiner = None
+        if cfg.MODEL.REFINER.NAME != "none":
+            entry = lookup(REFINERS, cfg.MODEL.REFINER.NAME, "MODEL.REFINER.NAME (or none)")
+            refiner = entry.from_config(cfg, backbone)
+        loss, matcher = cfg.MODEL.LOSS, cfg.MODEL.MATCHER
+        focal = {"focal_alpha": loss.FOCAL_ALPHA, "focal_gamma": loss.FOCAL_GAMMA}
+        return cls(
+            backbone=backbone,
+            neck=Neck(backbone, node.HIDDEN_DIM, node.NUM_LEVELS),
+            encoder=Encoder(node.ENCODER_LAYERS, **attention),
+            decoder=Decoder(
+                node.DECODER_LAYERS,
+                node.NUM_QUERIES,
+                **attention,
+                frame_chunk=cfg.TEST.FRAME_CHUNK,
+            ),
+            class_heads=ClassHeads(node.DECODER_LAYERS, node.HIDDEN_DIM, len(label_space)),
+            box_heads=BoxHeads(node.DECODER_LAYERS, node.HIDDEN_DIM),
+            coarse=CoarseHead(node.HIDDEN_DIM, node.MASK_CHANNELS),
+            refiner=refiner,
+            label_space=label_space,
+            pixel_mean=cfg.MODEL.PIXEL_MEAN,
+            pixel_std=cfg.MODEL.PIXEL_STD,
+            criterion=SetCriterion(
+                HungarianClipMatcher(
+                    matcher.CLASS_COST,
+                    matcher.BOX_COST,
+                    matcher.GIOU_COST,
+                    box_norm=matcher.BOX_NORM,
+                    mask_absent=matcher.MASK_ABSENT,
+                    **focal,
+                ),
+                loss.CLASS_WEIGHT,
+                loss.BOX_WEIGHT,
+                loss.GIOU_WEIGHT,
+                loss.MASK_WEIGHT,
+                loss.DICE_WEIGHT,
+                deep_supervision=loss.DEEP_SUPERVISION,
+                mask_absent=matcher.MASK_ABSENT,
+                **focal,
+            ),
+            refiner_criterion=RefinerCriterion(
+                loss.REFINE_MASK_WEIGHT,
+                loss.REFINE_DICE_WEIGHT,
+                loss.REFINE_BOUNDARY_WEIGHT,
+                loss.REFINE_STAGE2_WEIGHT,
+                **focal,
+            ),
+            top_k=cfg.TEST.TOP_K,
+            frame_chunk=cfg.TEST.FRAME_CHUNK,
+            precision=cfg.TEST.PRECISION,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.pixel_mean.device
+
+    def forward(
+        self, batched_inputs: Sequence[dict[str, Any]]
+    ) -> dict[str, Tensor] | list[dict[str, ClipTracklets]]:
+        """Losses in training, predictions in evaluation.
+
+        Args:
+            batched_inputs: per clip ``image``: (T, 3, H, W) RGB in [0, 255], equal T; in training
+                also ``targets``.
+
+        Returns:
+            Weighted losses by name, or per clip ``{"tracklets": ClipTracklets}``.
+        """
+        if self.training:
+            clips = [clip["image"] for clip in batched_inputs]
+            return self.losses(clips, [clip["targets"] for clip in batched_inputs])
+        return [{"tracklets": self.segment_clip(clip["image"])} for clip in batched_inputs]
+
+    # --- training -------------------------------------------------------------------------------
+
+    def losses(self, clips: Sequence[Tensor], targets: Sequence[ClipTargets]) -> dict[str, Tensor]:
+        """Weighted losses of a batch.
+
+        Args:
+            clips: B tensors (T, 3, H_b, W_b), RGB in [0, 255].
+            targets: one per clip.
+
+        Returns:
+            Scalars by name; their sum is what to minimise.
+        """
+        frames, padding = self._pad([self.normalise(clip) for clip in clips])
+        num_frames = len(clips[0])
+        features = self._encode(frames, padding)
+        states = self.decoder(features.memory, features.levels, num_frames, self._box_heads)
+        outputs = DecoderOutputs(
+            torch.stack([self._class_logits(i, s.query) for i, s in enumerate(states)]),
+            torch.stack([s.boxes for s in states]),
+        )
+        mask_features = unfold_frames(features.mask_features, num_frames)
+        targets = [target.to(self.device) for target in targets]
+
+        def mask_head(layer: int, clip: int, query_index: Tensor) -> Tensor:
+            state = states[layer]
+            centres_px = self._centres_px(state, clip, query_index, targets[clip].input_size)
+            masks = self.coarse(state.query[clip, query_index], centres_px, mask_features[clip])
+            return aligned_upsample2(masks)
+
+        result = self.criterion(outputs, targets, mask_head)
+        losses = {k: self.criterion.weight(k) * v for k, v in result.losses.items()}
+        if self.refiner is not None:
+            refined = self._refiner_losses(
+                unfold_frames(frames, num_frames), features, states[-1], targets, result
+            )
+            losses |= {k: self.refiner_criterion.weight(k) * v for k, v in refined.items()}
+        return losses
+
+    def _refiner_losses(
+        self,
+        frames: Tensor,
+        features: ClipFeatures,
+        state: LayerState,
+        targets: Sequence[ClipTargets],
+        result: CriterionResult,
+    ) -> dict[str, Tensor]:
+        num_frames = frames.shape[1]
+        masks, stages = [], []
+        for clip, target in enumerate(targets):
+            rows = slice(clip * num_frames, (clip + 1) * num_frames)
+            query_index = result.last_matches[clip].query_index
+            centres_px = self._centres_px(state, clip, query_index, target.input_size)
+            query = state.query[clip, query_index]
+            coarse = self.coarse(query, centres_px, features.mask_features[rows])
+            refined = self._refine(
+                frames[clip],
+                features,
+                rows,
+                coarse,
+                query,
+                centres_px,
+                state.boxes[clip][:, query_index].transpose(0, 1),
+                target.input_size,
+            )
+            assert refined is not None, "the refiner's losses are asked for with a refiner only"
+            masks.append(aligned_upsample2(refined.mask_logits))
+            stages.append(aligned_upsample2(refined.stage_logits))
+        return self.refiner_criterion(
+            masks, stages, targets, result.last_matches, result.num_tracklets
+        )
+
+    def _pad(self, clips: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """B clips (T, 3, H_b, W_b) -> (B*T, 3, H, W) and (B*T, H, W) bool, True on padding."""
+        height, width = (
+            -(-max(int(clip.shape[axis]) for clip in clips) // SIZE_DIVISOR) * SIZE_DIVISOR
+            for axis in (2, 3)
+        )
+        padded = [
+            F.pad(clip, (0, width - clip.shape[3], 0, height - clip.shape[2])) for clip in clips
+        ]
+        frames = fold_frames(torch.stack(padded))
+        if all(clip.shape[2:] == (height, width) for clip in clips):
+            return frames, None
+        padding = torch.ones(len(clips), len(clips[0]), height, width, dtype=torch.bool)
+        for mask, clip in zip(padding, clips, strict=True):
+            mask[:, : clip.shape[2], : clip.shape[3]] = False
+        return frames, fold_frames(padding).to(frames.device)
+
+    # --- inference ------------------------------------------------------------------------------
+
+    def segment_clip(self, frames: Tensor) -> ClipTracklets:
+        """Find, track and cut out the objects of a clip.
+
+        Args:
+            frames: (T, 3, H, W) RGB in [0, 255], uint8 or float, any device, any size.
+
+        Returns:
+            At most ``top_k`` tracklets.
+        """
+        out = self.run_clip(self.normalise(frames))
+        masks, stride = out.coarse_logits, COARSE_STRIDE
+        if out.refined is not None:
+            masks, stride = out.refined.mask_logits, out.refined.mask_stride
+        return ClipTracklets(
+            query_index=out.selected,
+            class_probs=out.logits[out.selected].float().sigmoid(),
+            embeddings=out.query[out.selected],
+            boxes_cxcywh=out.boxes_cxcywh[:, out.selected].transpose(0, 1),
+            mask_logits=masks,
+            mask_stride=stride,
+            input_size=(int(frames.shape[-2]), int(frames.shape[-1])),
+        )
+
+    @torch.inference_mode()
+    def run_clip(self, frames: Tensor) -> ClipForward:
+        """``segment_clip`` from normalised frames, with every stage kept.
+
+        Args:
+            frames: (T, 3, H, W), normalised.
+        """
+        with torch.autocast(
+            self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
+        ):
+            return self._run_clip(frames.to(self.device))
+
+    def _run_clip(self, frames: Tensor) -> ClipForward:
+        num_frames = len(frames)
+        features = self._encode_chunked(frames)
+        state = self.decoder(features.memory, features.levels, num_frames, self._box_heads)[-1]
+        query = state.query[0]
+        logits = self._class_logits(-1, query)
+        selected = self.select(logits)
+        size = (int(frames.shape[-2]), int(frames.shape[-1]))
+        centres_px = self._centres_px(state, 0, selected, size)
+        coarse = self.coarse(query[selected], centres_px, features.mask_features)
+        boxes = state.boxes[0]
+        everything = slice(0, num_frames)
+        refined = self._refine(
+            frames,
+            features,
+            everything,
+            coarse,
+            query[selected],
+            centres_px,
+            boxes[:, selected].transpose(0, 1),
+            size,
+        )
+        return ClipForward(features, query, logits, boxes, selected, coarse, refined)
+
+    def select(self, logits: Tensor) -> Tensor:
+        """Distinct queries among the ``top_k`` best (query, class) pairs.
+
+        Args:
+            logits: (Q, num_classes).
+
+        Returns:
+            (N,) int64, ascending.
+        """
+        scores = logits.float().sigmoid().flatten()
+        best = scores.topk(min(self.top_k, len(scores))).indices
+        return torch.div(best, logits.shape[1], rounding_mode="floor").unique()
+
+    # --- shared ---------------------------------------------------------------------------------
+
+    def normalise(self, frames: Tensor) -> Tensor:
+        """RGB in [0, 255] of any type and device -> float on the model's device."""
+        frames = frames.to(self.device, non_blocking=True)
+        return (frames.float() - self.pixel_mean) / self.pixel_std
+
+    def _encode(self, frames: Tensor, padding: Tensor | None = None) -> ClipFeatures:
+        maps = self.backbone(frames)
+        memory, levels = self.encoder(self.neck(maps), padding)
+        fused = self.coarse.fuse(memory, levels.shapes)
+        keep = self.refiner is not None
+        return ClipFeatures(
+            memory,
+            levels,
+            fused,
+            self.coarse.mask_features(fused),
+            maps[4] if keep else None,
+            maps.get(2) if keep else None,
+        )
+
+    def _encode_chunked(self, frames: Tensor) -> ClipFeatures:
+        parts = [self._encode(frames[rows]) for rows in frame_chunks(len(frames), self.frame_chunk)]
+        if len(parts) == 1:
+            return parts[0]
+
+        def join(name: str) -> Tensor:
+            return torch.cat([getattr(part, name) for part in parts])
+
+        first = parts[0]
+        levels = Levels(
+            first.levels.shapes,
+            torch.cat([part.levels.valid_ratios for part in parts]),
+            None,
+        )
+        return ClipFeatures(
+            join("memory"),
+            levels,
+            join("fused"),
+            join("mask_features"),
+            join("stride4") if first.stride4 is not None else None,
+            join("stride2") if first.stride2 is not None else None,
+        )
+
+    def _refine(
+        self,
+        frames: Tensor,
+        features: ClipFeatures,
+        rows: slice,
+        coarse: Tensor,
+        query: Tensor,
+        centres_px: Tensor,
+        boxes: Tensor,
+        frame_size: tuple[int, int],
+    ) -> RefinerOutput | None:
+        """Refine one clip: frames (T, 3, H, W), whose features are ``rows`` of the batch's."""
+        if self.refiner is None:
+            return None
+        assert features.stride4 is not None, "stride-4 maps are kept for the refiner"
+        stride2 = features.stride2[rows] if features.stride2 is not None else None
+        inputs = RefinerInput(
+            frames,
+            features.stride4[rows],
+            stride2,
+            features.fused[rows],
+            coarse,
+            query,
+            centres_px,
+            boxes,
+            frame_size,
+        )
+        refined: RefinerOutput = self.refiner(inputs)
+        return refined
+
+    @property
+    def _box_heads(self) -> BoxHeads:
+        heads = self.heads["box"]
+        assert isinstance(heads, BoxHeads), "built with box heads"
+        return heads
+
+    def _class_logits(self, layer: int, query: Tensor) -> Tensor:
+        heads = self.heads["cls"]
+        assert isinstance(heads, ClassHeads), "built with class heads"
+        logits: Tensor = heads[layer](query)
+        return logits
+
+    @staticmethod
+    def _centres_px(
+        state: LayerState, clip: int, query_index: Tensor, size: tuple[int, int]
+    ) -> Tensor:
+        """(N, T, 2) as (x, y) in pixels of the unpadded frame."""
+        centres = state.centres[clip][:, query_index].transpose(0, 1)
+        return centres * centres.new_tensor([size[1], size[0]])

@@ -1,0 +1,227 @@
+"""The decoder of SeqFormer: one instance query per tracklet, one box query per frame of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vmt.layers.ms_deform_attn import MSDeformAttn
+from vmt.layers.transformer import SelfAttention
+from vmt.modeling.seqformer.encoder import Levels
+from vmt.modeling.seqformer.heads import BoxHeads
+from vmt.ops.frames import fold_frames, frame_chunks, unfold_frames
+
+#: Boxes are moved in log-odds; this keeps those of 0 and 1 finite (Deformable DETR's code).
+LOGIT_EPSILON = 1e-5
+
+
+def inverse_sigmoid(x: Tensor) -> Tensor:
+    """Log-odds of probabilities, both sides of the quotient at least ``LOGIT_EPSILON``."""
+    x = x.clamp(0, 1)
+    return torch.log(x.clamp(min=LOGIT_EPSILON) / (1 - x).clamp(min=LOGIT_EPSILON))
+
+
+@dataclass(frozen=True)
+class LayerState:
+    """What one decoder layer leaves behind.
+
+    Args:
+        query: (B, Q, C) instance queries.
+        boxes: (B, T, Q, 4) cxcywh in [0, 1] of the unpadded frame, with gradient.
+        centres: (B, T, Q, 2) as (x, y): centres of the boxes that came *into* the layer, where the
+            mask heads place the instance.
+    """
+
+    query: Tensor
+    boxes: Tensor
+    centres: Tensor
+
+
+class CrossAttention(MSDeformAttn):
+    """Deformable attention with two output layers: one for the instance, one for the box query."""
+
+    def __init__(self, dim: int, num_levels: int, num_heads: int, num_points: int) -> None:
+        super().__init__(dim, num_levels, num_heads, num_points)
+        self.output_proj_box = nn.Linear(dim, dim)
+        nn.init.xavier_uniform_(self.output_proj_box.weight)
+        nn.init.zeros_(self.output_proj_box.bias)
+
+
+class DecoderLayer(nn.Module):
+    """One layer of SeqFormer's decoder (arXiv:2112.08275, section 3.2, Eq. 1 to 4).
+
+    Args:
+        dim: channels.
+        num_levels: L.
+        num_heads: M.
+        num_points: K.
+        ffn_dim: width of the feed-forward parts.
+        dropout: in training.
+        frame_chunk: frames sampled at once; bounds memory, changes nothing else.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_levels: int,
+        num_heads: int,
+        num_points: int,
+        ffn_dim: int,
+        dropout: float,
+        frame_chunk: int,
+    ) -> None:
+        super().__init__()
+        self.frame_chunk = frame_chunk
+        self.cross_attn = CrossAttention(dim, num_levels, num_heads, num_points)
+        self.instance_attn = SelfAttention(dim, num_heads, dropout)
+        self.box_attn = SelfAttention(dim, num_heads, dropout)
+        for role in ("instance", "box"):
+            for index in (1, 2, 3):  # 1 after cross, 2 after self attention, 3 after feed-forward
+                self.add_module(f"{role}_norm{index}", nn.LayerNorm(dim))
+            self.add_module(f"{role}_linear1", nn.Linear(dim, ffn_dim))
+            self.add_module(f"{role}_linear2", nn.Linear(ffn_dim, dim))
+        self.frame_score = nn.Linear(dim, 1)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        query: Tensor,
+        box_query: Tensor,
+        position: Tensor,
+        reference: Tensor,
+        memory: Tensor,
+        levels: Levels,
+    ) -> tuple[Tensor, Tensor]:
+        """Update both kinds of queries.
+
+        Args:
+            query: (B, Q, C).
+            box_query: (B, T, Q, C), or (B, 1, Q, C) before the first layer.
+            position: (B, Q, C).
+            reference: (B, T, Q, L, 2 or 4), of the padded frame.
+            memory: (B*T, S, C).
+            levels: layout of the tokens, for B*T frames.
+
+        Returns:
+            Instance queries (B, Q, C) and box queries (B, T, Q, C).
+        """
+        num_frames = reference.shape[1]
+        query = self.instance_norm2(query + self.drop(self.instance_attn(query, position)))
+
+        frames = box_query.shape[1]
+        boxes = fold_frames(box_query)
+        box_position = position.repeat_interleave(frames, dim=0)
+        boxes = self.box_norm2(boxes + self.drop(self.box_attn(boxes, box_position)))
+        boxes = unfold_frames(boxes, frames)
+
+        # Box queries alone steer the sampling; both kinds read what it brings.
+        steering = fold_frames((boxes + position[:, None]).expand(-1, num_frames, -1, -1))
+        sampled = self._sample(steering, fold_frames(reference), memory, levels)
+        sampled = unfold_frames(sampled, num_frames)  # (B, T, Q, C)
+        boxes = self.box_norm1(boxes + self.drop(self.cross_attn.output_proj_box(sampled)))
+        boxes = self._feed_forward("box", boxes)
+
+        share = F.softmax(self.frame_score(boxes), dim=1)  # (B, T, Q, 1)
+        gathered = (share * self.cross_attn.output_proj(sampled)).sum(1)
+        query = self.instance_norm1(query + self.drop(gathered))
+        return self._feed_forward("instance", query), boxes
+
+    def _sample(self, query: Tensor, reference: Tensor, memory: Tensor, levels: Levels) -> Tensor:
+        parts = []
+        for rows in frame_chunks(memory.shape[0], self.frame_chunk):
+            padding = levels.padding_mask[rows] if levels.padding_mask is not None else None
+            parts.append(
+                self.cross_attn.sample(
+                    query[rows], reference[rows], memory[rows], levels.shapes, padding
+                )
+            )
+        return torch.cat(parts)
+
+    def _feed_forward(self, role: str, x: Tensor) -> Tensor:
+        linear1 = self.get_submodule(f"{role}_linear1")
+        linear2 = self.get_submodule(f"{role}_linear2")
+        norm = self.get_submodule(f"{role}_norm3")
+        out: Tensor = norm(x + self.drop(linear2(self.drop(F.relu(linear1(x))))))
+        return out
+
+
+class Decoder(nn.Module):
+    """Learned queries -> tracklets of a clip.
+
+    Args:
+        num_layers: 6 as published.
+        num_queries: 300 as published.
+        dim: channels.
+        num_levels: L.
+        num_heads: M.
+        num_points: K.
+        ffn_dim: width of the feed-forward parts.
+        dropout: in training.
+        frame_chunk: frames sampled at once.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        num_queries: int,
+        dim: int,
+        num_levels: int,
+        num_heads: int,
+        num_points: int,
+        ffn_dim: int,
+        dropout: float,
+        frame_chunk: int,
+    ) -> None:
+        super().__init__()
+        self.query_pos = nn.Parameter(torch.empty(num_queries, dim))
+        self.query_content = nn.Parameter(torch.empty(num_queries, dim))
+        nn.init.normal_(self.query_pos)
+        nn.init.normal_(self.query_content)
+        self.reference = nn.Linear(dim, 2)
+        nn.init.xavier_uniform_(self.reference.weight)
+        nn.init.zeros_(self.reference.bias)
+        self.layers = nn.ModuleList(
+            DecoderLayer(dim, num_levels, num_heads, num_points, ffn_dim, dropout, frame_chunk)
+            for _ in range(num_layers)
+        )
+
+    def forward(
+        self, memory: Tensor, levels: Levels, num_frames: int, box_heads: BoxHeads
+    ) -> list[LayerState]:
+        """Decode clips.
+
+        Args:
+            memory: (B*T, S, C).
+            levels: layout of the tokens, for B*T frames.
+            num_frames: T.
+            box_heads: refine the reference after each layer.
+
+        Returns:
+            One state per layer, first to last.
+        """
+        batch = memory.shape[0] // num_frames
+        position = self.query_pos.expand(batch, -1, -1)
+        query = self.query_content.expand(batch, -1, -1)
+        box_query = query[:, None]
+        start = self.reference(self.query_pos).sigmoid()
+        reference = start[None, None].expand(batch, num_frames, -1, -1)  # (B, T, Q, 2), then 4
+        ratios = unfold_frames(levels.valid_ratios, num_frames)[:, :, None]  # (B, T, 1, L, 2)
+        states = []
+        for layer, box_head in zip(self.layers, box_heads, strict=True):
+            scale = ratios if reference.shape[-1] == 2 else torch.cat([ratios, ratios], -1)
+            scaled = reference[..., None, :] * scale  # (B, T, Q, L, 2 or 4)
+            query, box_query = layer(query, box_query, position, scaled, memory, levels)
+            # Boxes stay in fp32: a rounded logit moves a box by pixels.
+            delta = box_head(box_query).float()
+            origin = inverse_sigmoid(reference.float())
+            if reference.shape[-1] == 2:
+                delta = torch.cat([delta[..., :2] + origin, delta[..., 2:]], dim=-1)
+            else:
+                delta = delta + origin
+            boxes = delta.sigmoid()
+            states.append(LayerState(query, boxes, origin[..., :2].sigmoid()))
+            reference = boxes.detach()
+        return states

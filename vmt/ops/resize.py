@@ -1,0 +1,62 @@
+"""Upsampling in the conventions of the published networks."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def aligned_upsample2(x: Tensor) -> Tensor:
+    """Double the resolution so that input cell i keeps its value at output cell 2i+1.
+
+    The "aligned bilinear" of CondInst (arXiv:2003.05664) for factor 2, written as what it does:
+    out[0] = in[0], out[2i+1] = in[i], out[2i] = (in[i-1] + in[i]) / 2 along each axis.
+
+    Args:
+        x: (..., h, w).
+
+    Returns:
+        (..., 2h, 2w).
+    """
+    return _double_last(_double_last(x).transpose(-1, -2)).transpose(-1, -2)
+
+
+def _double_last(x: Tensor) -> Tensor:
+    before = torch.cat([x[..., :1], x[..., :-1]], dim=-1)
+    return torch.stack([(before + x) * 0.5, x], dim=-1).flatten(-2)
+
+
+def nearest(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Nearest-neighbour resize: cell i reads floor(i * in / out), PyTorch's default rule.
+
+    Args:
+        x: (B, C, h, w).
+        size: (h, w) of the result.
+
+    Returns:
+        (B, C, *size).
+    """
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    return F.interpolate(x, size=size, mode="nearest")
+
+
+def cell_centres_px(
+    size: tuple[int, int], stride: int, like: Tensor, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Input pixel that a cell of a strided map stands for: s * j + s // 2 (spec of CondInst).
+
+    Args:
+        size: (h, w) of the map.
+        stride: input pixels per cell.
+        like: gives the device.
+        dtype: of the result.
+
+    Returns:
+        (2, h, w): x, then y, in pixels.
+    """
+    h, w = size
+    y = torch.arange(h, device=like.device, dtype=dtype) * stride + stride // 2
+    x = torch.arange(w, device=like.device, dtype=dtype) * stride + stride // 2
+    return torch.stack([x[None, :].expand(h, w), y[:, None].expand(h, w)])
