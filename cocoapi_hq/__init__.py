@@ -2,12 +2,29 @@
 
 Tube mask AP and tube boundary AP (YouTube-VIS, HQ-YTVIS, OVIS), BDD100K MOTS and HOTA. The package
 stands alone: numpy, OpenCV, pycocotools' run-length codec and an optional C++ kernel.
+
+    import cocoapi_hq
+    scores = cocoapi_hq.evaluate("gt.json", "results.json", metrics=["tube_mask", "tube_boundary"])
+    print(scores.table())
+    scores.to_dict()["tube_boundary"]["AP"]  # a fraction; -1 where undefined
 """
 
 from __future__ import annotations
 
+# The function takes the name of its module on purpose: ``cocoapi_hq.evaluate(...)``.
+from cocoapi_hq.evaluate import METRICS, Results, TubeScores, evaluate
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.protocol import PROTOCOLS, TubeProtocol
 
 __version__ = "0.1.0"
 
-__all__ = ["ScoringError", "__version__"]
+__all__ = [
+    "METRICS",
+    "PROTOCOLS",
+    "Results",
+    "ScoringError",
+    "TubeProtocol",
+    "TubeScores",
+    "__version__",
+    "evaluate",
+]

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as _coco
 
+from cocoapi_hq import native
 from cocoapi_hq.exceptions import ScoringError
 
 #: Frames beyond this are refused: positions are kept in 32 bits.
@@ -125,20 +126,32 @@ def from_counts(counts: Sequence[int], h: int, w: int, where: str = "counts") ->
     Raises:
         ScoringError: a run is no integer or negative, or the runs do not fill the frame.
     """
-    if not all(type(n) is int or _is_int(n) for n in counts):
-        bad = next(n for n in counts if not _is_int(n))
-        raise ScoringError(f"{where}: run length {_short(bad)} is not an integer.")
-    if any(n < 0 or n > MAX_PIXELS for n in counts):
-        bad = next(n for n in counts if n < 0 or n > MAX_PIXELS)
-        raise ScoringError(f"{where}: run length {bad} lies outside [0, {MAX_PIXELS}].")
+    if not set(map(type, counts)) <= {int}:
+        bad = [n for n in counts if not _is_int(n)]
+        if bad:
+            raise ScoringError(f"{where}: run length {_short(bad[0])} is not an integer.")
+        counts = [int(n) for n in counts]
+    if len(counts) and (min(counts) < 0 or max(counts) > MAX_PIXELS):
+        wrong = min(counts) if min(counts) < 0 else max(counts)
+        raise ScoringError(f"{where}: run length {_short(wrong)} lies outside [0, {MAX_PIXELS}].")
     total = sum(counts)
     if total != h * w:
         raise ScoringError(
             f"{where}: the runs cover {total} pixels, but size [{h}, {w}] has {h * w}; "
             "the mask is cut off or its size is wrong."
         )
-    coded = _coco.frPyObjects({"size": [h, w], "counts": [int(n) for n in counts]}, h, w)
-    return {"size": [h, w], "counts": coded["counts"].decode("ascii")}
+    return {"size": [h, w], "counts": _to_text(counts, h, w)}
+
+
+def _to_text(counts: Sequence[int], h: int, w: int) -> str:
+    library = native.kernel()
+    if library is None:
+        coded = _coco.frPyObjects({"size": [h, w], "counts": list(counts)}, h, w)
+        return str(coded["counts"].decode("ascii"))
+    values = np.array(counts, dtype=np.int64)
+    out = np.empty(7 * len(values), dtype=np.uint8)
+    used = library.hq_counts_to_text(values.ctypes.data, len(values), out.ctypes.data)
+    return out[:used].tobytes().decode("ascii")
 
 
 def from_polygons(
@@ -208,7 +221,7 @@ def validate(mask: object, where: str = "mask", frame_size: tuple[int, int] | No
     h, w = check_size(mask["size"], where)
     counts = mask["counts"]
     if isinstance(counts, (list, tuple, np.ndarray)):
-        return from_counts(counts, h, w, where)
+        return from_counts(list(counts), h, w, where)
     if not isinstance(counts, (str, bytes)):
         raise ScoringError(f"{where}: counts are {_short(counts)}; give text or a list of runs.")
     check_runs(counts_to_runs(counts, where), h, w, where)

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, setup  # type: ignore[import-untyped, unused-ignore]
 
 HERE = Path(__file__).resolve().parent
 SOURCE = "csrc/kernel.cpp"

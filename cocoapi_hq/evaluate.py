@@ -1,0 +1,363 @@
+"""Score result files: one call for every metric of the package, one record for the answer."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cocoapi_hq import tube_ap
+from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.protocol import PROTOCOLS, TubeProtocol, get_protocol
+from cocoapi_hq.tube_ap import TUBE_METRICS, Cell, Curves, VideoScores
+from cocoapi_hq.tubes import load_video
+from cocoapi_hq.ytvis_json import (
+    Entries,
+    GroundTruth,
+    Source,
+    Video,
+    group_by_video,
+    open_ground_truth,
+    open_list,
+)
+
+logger = logging.getLogger(__name__)
+
+#: Every name that ``metrics`` accepts.
+METRICS = (*TUBE_METRICS, "bdd_mots", "hota", "frame_ap")
+_NAMED_PAIRS = 5
+
+
+@dataclass
+class TubeScores:
+    """One tube metric of one result file.
+
+    Attributes:
+        metric: ``tube_mask`` or ``tube_boundary``.
+        protocol: the rules.
+        stats: AP, AP50, ... as fractions, -1 where undefined.
+        per_category: category id -> the same numbers.
+        per_video: video id -> the same numbers, each as if that video were the whole set.
+        category_names: id -> name.
+        curves: precision and recall.
+        cells: matches of every video and category, for bootstrap and analysis.
+        video_ids: all videos of the ground truth, ascending, those without tubes included.
+    """
+
+    metric: str
+    protocol: TubeProtocol
+    stats: dict[str, float]
+    per_category: dict[int, dict[str, float]]
+    per_video: dict[int, dict[str, float]]
+    category_names: dict[int, str]
+    curves: Curves
+    cells: list[Cell]
+    video_ids: list[int]
+
+    def to_dict(self, per_category: bool = False, per_video: bool = False) -> dict[str, Any]:
+        """Plain numbers; the optional parts are keyed by category name and by video id."""
+        out: dict[str, Any] = dict(self.stats)
+        if per_category:
+            out["per_category"] = {
+                self.category_label(key): row for key, row in self.per_category.items()
+            }
+        if per_video:
+            out["per_video"] = {str(key): row for key, row in self.per_video.items()}
+        return out
+
+    def category_label(self, key: int) -> str:
+        """Name of a category; with its id when another category has the same name."""
+        name = self.category_names.get(key, "any")
+        twice = list(self.category_names.values()).count(name) > 1
+        return f"{name} ({key})" if twice else name
+
+
+@dataclass
+class Results:
+    """Everything one call computed.
+
+    Attributes:
+        name: the result file.
+        tubes: tube metrics by name.
+        others: metrics of :mod:`cocoapi_hq.mots` and its neighbours, plain numbers by name.
+        warnings: what was dropped or read in an unusual way, one sentence each.
+    """
+
+    name: str
+    tubes: dict[str, TubeScores] = field(default_factory=dict)
+    others: dict[str, dict[str, Any]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def to_dict(self, per_category: bool = False, per_video: bool = False) -> dict[str, Any]:
+        """Metric -> numbers: AP and AR as fractions (-1 undefined), MOTS in percent."""
+        out: dict[str, Any] = {
+            name: scores.to_dict(per_category, per_video) for name, scores in self.tubes.items()
+        }
+        return {**out, **self.others}
+
+    def table(self) -> str:
+        """A compact table of all metrics, as text."""
+        from cocoapi_hq.text import results_table
+
+        return results_table([self])
+
+
+@dataclass(frozen=True)
+class _Task:
+    video: Video
+    annotations: Entries
+    results: Entries
+
+
+@dataclass(frozen=True)
+class _Shared:
+    categories: dict[int, str]
+    protocol: TubeProtocol
+    metrics: tuple[str, ...]
+
+
+_shared: _Shared | None = None
+
+
+def _start_worker(shared: _Shared) -> None:
+    global _shared
+    _shared = shared
+
+
+def _score_in_worker(task: _Task) -> VideoScores:
+    assert _shared is not None, "the pool starts its workers with _start_worker"
+    return _score(task, _shared)
+
+
+def _score(task: _Task, shared: _Shared) -> VideoScores:
+    tubes = load_video(
+        task.video, task.annotations, task.results, shared.categories, shared.protocol
+    )
+    return tube_ap.score_video(tubes, shared.protocol, shared.metrics)
+
+
+def _tasks(truth: GroundTruth, results: Entries) -> list[_Task]:
+    gt_rows = group_by_video(truth.annotations, truth.videos, "annotation")
+    dt_rows = group_by_video(results, truth.videos, "result")
+    return [
+        _Task(
+            truth.videos[key],
+            truth.annotations.subset(gt_rows.get(key, ())),
+            results.subset(dt_rows.get(key, ())),
+        )
+        for key in sorted({*gt_rows, *dt_rows})
+    ]
+
+
+def _run(tasks: list[_Task], shared: _Shared, jobs: int) -> Iterator[VideoScores]:
+    """Score every video; with more than one job, in processes that get offsets, not data."""
+    jobs = min(jobs, len(tasks))
+    if jobs <= 1:
+        for task in tasks:
+            yield _score(task, shared)
+        return
+    # fork starts in milliseconds and needs no guard in the caller's script; elsewhere spawn.
+    method = "fork" if sys.platform.startswith("linux") else "spawn"
+    context = multiprocessing.get_context(method)
+    chunk = max(1, min(8, len(tasks) // (4 * jobs)))
+    with context.Pool(jobs, initializer=_start_worker, initargs=(shared,)) as pool:
+        yield from pool.imap(_score_in_worker, tasks, chunksize=chunk)
+
+
+def detect_protocol(truth: GroundTruth) -> str:
+    """Name of the protocol that fits the fields of the first annotation.
+
+    ``occlusion`` means OVIS; otherwise HQ-YTVIS, which is YouTube-VIS where there are no refined
+    masks.
+    """
+    if len(truth.annotations):
+        first = truth.annotations.subset([0]).load()[0]
+        if isinstance(first, dict) and "occlusion" in first:
+            return "ovis"
+    return "hq_ytvis"
+
+
+def _check_metrics(metrics: Sequence[str]) -> None:
+    unknown = [m for m in metrics if m not in METRICS]
+    if unknown or not metrics:
+        raise ScoringError(f"no metric {unknown}; choose from {', '.join(METRICS)}.")
+
+
+def evaluate(
+    gt: Source,
+    results: Source,
+    metrics: Sequence[str] = TUBE_METRICS,
+    *,
+    protocol: str | TubeProtocol | None = None,
+    boundary: str | None = None,
+    mask_field: str | None = None,
+    lengths: str | None = None,
+    dilation_ratio: float | None = None,
+    max_dets: Sequence[int] | None = None,
+    class_agnostic: bool | None = None,
+    per_video: bool = False,
+    jobs: int = 1,
+    **mots_options: Any,
+) -> Results:
+    """Score one set of results.
+
+    Args:
+        gt: annotation file (path or parsed): YouTube-VIS JSON for tube metrics, Scalabel JSON or a
+            bitmask folder for ``bdd_mots``, ``hota`` and ``frame_ap``.
+        results: result file of the same kind.
+        metrics: names from :data:`METRICS`.
+        protocol: name from ``cocoapi_hq.protocol.PROTOCOLS`` or a row of one's own; None looks at
+            the fields of the first annotation.
+        boundary: ``official`` (default) or ``paper``.
+        mask_field: ground-truth masks, see ``protocol.MASK_FIELDS``.
+        lengths: lists of wrong length, see ``protocol.LENGTH_RULES``.
+        dilation_ratio: boundary width over the frame diagonal, 0.02 by default.
+        max_dets: detections per video and class, ascending, (1, 10, 100) by default.
+        class_agnostic: score all categories as one.
+        per_video: also compute the numbers of every video by itself.
+        jobs: processes; the numbers do not depend on it.
+        **mots_options: passed on to the MOTS, HOTA and frame AP functions.
+
+    Returns:
+        The scores; AP and AR are fractions, MOTS numbers percent.
+
+    Raises:
+        ScoringError: bad input; the message names the place, the value and the fix.
+    """
+    _check_metrics(metrics)
+    if jobs < 1:
+        raise ScoringError(f"jobs is {jobs}; give at least 1.")
+    out = Results(_source_name(results, "results"))
+    tube_metrics = tuple(m for m in TUBE_METRICS if m in metrics)
+    if tube_metrics:
+        options = {
+            "boundary": boundary,
+            "mask_field": mask_field,
+            "lengths": lengths,
+            "dilation_ratio": dilation_ratio,
+            "max_dets": None if max_dets is None else tuple(max_dets),
+            "class_agnostic": class_agnostic,
+        }
+        _evaluate_tubes(out, gt, results, tube_metrics, protocol, options, per_video, jobs)
+    for metric in metrics:
+        if metric not in TUBE_METRICS:
+            out.others[metric] = _evaluate_frames(metric, gt, results, jobs, mots_options)
+    for sentence in out.warnings:
+        logger.warning("%s", sentence)
+    return out
+
+
+def _source_name(source: Source, default: str) -> str:
+    if isinstance(source, (list, tuple, dict)):
+        return default
+    return str(source)
+
+
+def _evaluate_tubes(
+    out: Results,
+    gt: Source,
+    results: Source,
+    metrics: tuple[str, ...],
+    protocol: str | TubeProtocol | None,
+    options: dict[str, Any],
+    per_video: bool,
+    jobs: int,
+) -> None:
+    truth = open_ground_truth(gt)
+    entries = open_list(results, "results")
+    if protocol is None:
+        protocol = detect_protocol(truth)
+    rules = get_protocol(protocol) if isinstance(protocol, str) else protocol
+    rules = rules.with_options(**options)
+    shared = _Shared(truth.categories, rules, metrics)
+    videos = list(_run(_tasks(truth, entries), shared, jobs))
+    _check_annotation_ids(truth, videos)
+    out.warnings += _warnings(truth, entries, videos, rules)
+    for metric in metrics:
+        cells = [cell for video in videos for cell in video.cells[metric]]
+        out.tubes[metric] = collect(metric, cells, truth, rules, per_video)
+
+
+def collect(
+    metric: str, cells: list[Cell], truth: GroundTruth, rules: TubeProtocol, per_video: bool
+) -> TubeScores:
+    """Accumulate and summarise the cells of one metric."""
+    curves = tube_ap.accumulate(cells, list(truth.categories), rules)
+    scores = TubeScores(
+        metric,
+        rules,
+        tube_ap.summary(curves, rules),
+        {key: tube_ap.summary(curves, rules, k) for k, key in enumerate(curves.categories)},
+        {},
+        dict(truth.categories),
+        curves,
+        cells,
+        sorted(truth.videos),
+    )
+    if per_video:
+        by_video: dict[int, list[Cell]] = {key: [] for key in scores.video_ids}
+        for cell in cells:
+            by_video[cell.video_id].append(cell)
+        for key, group in by_video.items():
+            own = sorted({cell.category for cell in group})
+            scores.per_video[key] = tube_ap.summary(tube_ap.accumulate(group, own, rules), rules)
+    return scores
+
+
+def _check_annotation_ids(truth: GroundTruth, videos: list[VideoScores]) -> None:
+    seen: dict[int, int] = {}
+    for video in videos:
+        for key in video.annotation_ids:
+            if key in seen:
+                raise ScoringError(
+                    f"{truth.name}: annotation id {key} appears in video_id={seen[key]} and in "
+                    f"video_id={video.video_id}; give every tube its own id."
+                )
+            seen[key] = video.video_id
+
+
+def _warnings(
+    truth: GroundTruth, entries: Entries, videos: list[VideoScores], rules: TubeProtocol
+) -> list[str]:
+    out = []
+    dropped_gt = sum(v.dropped_gt for v in videos)
+    dropped_dt = sum(v.dropped_dt for v in videos)
+    if dropped_gt:
+        out.append(f"{truth.name}: {dropped_gt} annotations of unknown categories are left out.")
+    if dropped_dt:
+        out.append(f"{entries.name}: {dropped_dt} results of unknown categories are left out.")
+    refined = sum(v.refined for v in videos)
+    if refined:
+        how = (
+            "for the boundary term, segmentations for the mask term"
+            if rules.mask_field == "mixed"
+            else "for both terms"
+        )
+        out.append(
+            f"{truth.name}: {refined} annotations carry segmentations_refined, used {how} "
+            "(mask_field='segmentations' reads the others)."
+        )
+    pairs = [(v.video_id, *pair) for v in videos for pair in v.vanished]
+    if pairs:
+        named = "; ".join(
+            f"video_id={video}, results[{result}], annotation id={annotation}: {frames} frames"
+            for video, result, annotation, frames in pairs[:_NAMED_PAIRS]
+        )
+        more = f"; and {len(pairs) - _NAMED_PAIRS} more pairs" if len(pairs) > _NAMED_PAIRS else ""
+        out.append(
+            f"{entries.name}: masks of another size than the ground truth; these frames count in "
+            f"neither intersection nor union, as in the originals: {named}{more}."
+        )
+    return out
+
+
+def _evaluate_frames(
+    metric: str, gt: Source, results: Source, jobs: int, options: dict[str, Any]
+) -> dict[str, Any]:
+    raise ScoringError(f"metric {metric!r} is not available in this installation.")
+
+
+__all__ = ["METRICS", "PROTOCOLS", "Results", "TubeScores", "evaluate"]

@@ -1,0 +1,392 @@
+"""One video as arrays: tubes of both sides checked, masks parsed, areas and occlusion known."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cocoapi_hq import rle
+from cocoapi_hq.boundary import boundary_distance
+from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.protocol import OCCLUSION_LEVELS, TubeProtocol
+from cocoapi_hq.runs import PRESENT, Int32, Int64, TubeSums, open_masks
+from cocoapi_hq.ytvis_json import Entries, Json, Video, is_int, need, short
+
+Float64 = npt.NDArray[np.float64]
+Bool = npt.NDArray[np.bool_]
+
+
+@dataclass
+class Side:
+    """The tubes of one side in one video.
+
+    Attributes:
+        keys: (N,) annotation ids, or positions in the result file.
+        categories: (N,) category ids.
+        first: (N,) index of the first mask of every tube in the store of the video.
+        frames: (N,) entries of every tube.
+        area: (N,) average area over the frames that show the object, pixels.
+        boundary_first: (N,) like ``first``, for the boundary term (differs for ``mixed`` masks).
+        scores: (N,) of results, zeros for ground truth.
+        crowd: (N,) True for crowd tubes, False for results.
+        occlusion: (N,) in [0, 1], 0 where the protocol does not ask.
+    """
+
+    keys: Int64
+    categories: Int64
+    first: Int64
+    frames: Int32
+    area: Float64
+    boundary_first: Int64
+    scores: Float64
+    crowd: Bool
+    occlusion: Float64
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass
+class VideoTubes:
+    """Both sides of one video.
+
+    Attributes:
+        video: the video.
+        gt: ground truth, ascending as in the file.
+        dt: results, as in the file.
+        masks: the store that ``first`` points into.
+        distances: (N masks,) boundary width of every mask in pixels, 0 for missing ones.
+        dropped_gt: annotations of unknown categories.
+        dropped_dt: results of unknown categories.
+        refined: annotations whose refined masks are in use.
+    """
+
+    video: Video
+    gt: Side
+    dt: Side
+    masks: TubeSums
+    distances: Int32
+    dropped_gt: int = 0
+    dropped_dt: int = 0
+    refined: int = 0
+
+
+@dataclass
+class _Builder:
+    """Collects the masks of a video before they are parsed in one go."""
+
+    texts: list[str] = field(default_factory=list)
+    heights: list[int] = field(default_factory=list)
+    widths: list[int] = field(default_factory=list)
+    labels: list[tuple[str, int]] = field(default_factory=list)  # place, first mask
+
+    def add(
+        self,
+        entries: list[Json],
+        where: str,
+        frame_size: tuple[int, int] | None,
+        pad_to: int | None,
+    ) -> int:
+        """Append a tube; returns the index of its first mask."""
+        first = len(self.texts)
+        self.labels.append((where, first))
+        texts, heights, widths = self.texts, self.heights, self.widths
+        for t, entry in enumerate(entries):
+            if entry is None or entry == []:
+                texts.append("")
+                heights.append(0)
+                widths.append(0)
+                continue
+            size = entry.get("size") if type(entry) is dict else None
+            text = entry.get("counts") if size else None
+            if (
+                type(text) is not str
+                or not text
+                or type(size) is not list
+                or len(size) != 2
+                or type(size[0]) is not int
+                or type(size[1]) is not int
+                or size[0] < 1
+                or size[1] < 1
+                or size[0] * size[1] > rle.MAX_PIXELS
+            ):
+                checked = rle.validate(entry, f"{where}[{t}]", frame_size)
+                size, text = checked["size"], checked["counts"]
+            texts.append(text)
+            heights.append(size[0])
+            widths.append(size[1])
+        for _ in range(0 if pad_to is None else pad_to - len(entries)):
+            texts.append("")
+            heights.append(0)
+            widths.append(0)
+        return first
+
+    def open(self) -> tuple[TubeSums, Int32, Int32]:
+        """Parse; ScoringError names the first corrupt mask."""
+        heights = np.array(self.heights, dtype=np.int32)
+        widths = np.array(self.widths, dtype=np.int32)
+        try:
+            masks = open_masks(self.texts, heights, widths)
+        except UnicodeEncodeError:
+            bad = next(i for i, text in enumerate(self.texts) if any(ord(c) > 255 for c in text))
+            self._blame(bad)
+            raise
+        corrupt = np.flatnonzero(masks.status > PRESENT)
+        if len(corrupt):
+            self._blame(int(corrupt[0]))
+        return masks, heights, widths
+
+    def _blame(self, index: int) -> None:
+        place, first = max((e for e in self.labels if e[1] <= index), key=lambda e: e[1])
+        size = [self.heights[index], self.widths[index]]
+        where = f"{place}[{index - first}]"
+        rle.validate({"size": size, "counts": self.texts[index]}, where)
+        raise AssertionError(f"{where}: the kernel refuses a mask that the codec accepts")
+
+
+def _number(value: object) -> bool:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(
+        value, (int, float, np.integer, np.floating)
+    ):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:
+        return False
+
+
+def _tube(
+    entry: dict[str, Json], key: str, where: str, video: Video, protocol: TubeProtocol
+) -> list[Json]:
+    tube = need(entry, key, where, lambda v: isinstance(v, list), "a list, one entry per frame")
+    if video.length is not None and len(tube) != video.length:
+        if protocol.lengths == "refuse":
+            raise ScoringError(
+                f"{where}.{key} has {len(tube)} entries, but video_id={video.id} has "
+                f"{video.length} frames; give one mask or null per frame (lengths='cut' compares "
+                "the common part as the YouTube-VIS code does, 'pad' adds missing frames)."
+            )
+        if protocol.lengths == "pad" and len(tube) > video.length:
+            raise ScoringError(
+                f"{where}.{key} has {len(tube)} entries, more than the {video.length} frames of "
+                f"video_id={video.id}."
+            )
+    return list(tube)
+
+
+def average_annotated_area(areas: list[Json], where: str) -> float:
+    """Mean of the entries that are neither null nor 0, as written in the file; 0 if none is.
+
+    Raises:
+        ScoringError: an entry is no finite number of at least 0.
+    """
+    for t, value in enumerate(areas):
+        if value is not None and (not _number(value) or value < 0):
+            raise ScoringError(f"{where}[{t}] is {short(value)}; give pixels or null.")
+    visible = [float(a) for a in areas if a]
+    return float(np.array(visible).mean()) if visible else 0.0
+
+
+def occlusion_score(entry: dict[str, Json], where: str) -> float:
+    """OVIS's score of one tube: mean of the more occluded half of its frames.
+
+    Args:
+        entry: annotation with ``occlusion``: one word or null per frame.
+        where: the place, for messages.
+
+    Returns:
+        Score in [0, 0.75].
+
+    Raises:
+        ScoringError: no ``occlusion``, an unknown word, or no frame with a word.
+    """
+    words = need(entry, "occlusion", where, lambda v: isinstance(v, list), "one word per frame")
+    levels: list[float] = []
+    for t, word in enumerate(words):
+        if word is None:
+            continue
+        if not isinstance(word, str) or word not in OCCLUSION_LEVELS:
+            raise ScoringError(
+                f"{where}.occlusion[{t}] is {short(word)}; give null or one of "
+                f"{', '.join(OCCLUSION_LEVELS)}."
+            )
+        levels.append(OCCLUSION_LEVELS[word])
+    if not levels:
+        raise ScoringError(f"{where}.occlusion names no frame; its occlusion is not defined.")
+    levels.sort(reverse=True)
+    top = levels[: math.ceil(len(levels) / 2)]
+    return sum(top) / len(top)
+
+
+def _mask_keys(entry: dict[str, Json], protocol: TubeProtocol, where: str) -> tuple[str, str]:
+    """Fields that the mask term and the boundary term read."""
+    refined = "segmentations_refined" if "segmentations_refined" in entry else "segmentations"
+    if protocol.mask_field == "auto":
+        return refined, refined
+    if protocol.mask_field == "mixed":
+        return "segmentations", refined
+    if protocol.mask_field not in entry:
+        raise ScoringError(f"{where} has no {protocol.mask_field!r}.")
+    return protocol.mask_field, protocol.mask_field
+
+
+def _object(entry: Json, where: str) -> dict[str, Json]:
+    if not isinstance(entry, dict):
+        raise ScoringError(f"{where} is {short(entry)}; give an object.")
+    return entry
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, (int, bool, np.integer)) and value in (0, 1)
+
+
+def load_video(
+    video: Video,
+    annotations: Entries,
+    results: Entries,
+    categories: dict[int, str],
+    protocol: TubeProtocol,
+) -> VideoTubes:
+    """Parse and check everything of one video.
+
+    Args:
+        video: the video.
+        annotations: its annotations.
+        results: its results, in the order of the file.
+        categories: known categories; entries of others are dropped and counted.
+        protocol: the rules.
+
+    Returns:
+        Both sides and their masks.
+
+    Raises:
+        ScoringError: anything in the entries breaks the format; the message names the place.
+    """
+    builder = _Builder()
+    size = (video.height, video.width) if video.height and video.width else None
+    pad_to = video.length if protocol.lengths == "pad" else None
+    gt_rows: list[tuple[Any, ...]] = []
+    dropped_gt = dropped_dt = refined = 0
+    seen: set[int] = set()
+    for position, raw in zip(annotations.positions.tolist(), annotations.load(), strict=True):
+        where = f"{annotations.name}: annotations[{position}]"
+        entry = _object(raw, where)
+        _same_video(entry, video, where)
+        key = int(need(entry, "id", where, is_int, "an integer"))
+        if key in seen:
+            raise ScoringError(f"{where}.id {key} appears twice; give every tube its own id.")
+        seen.add(key)
+        where = f"{where} (id={key})"
+        category = int(need(entry, "category_id", where, is_int, "an integer"))
+        if category not in categories:
+            dropped_gt += 1
+            continue
+        crowd = bool(need(entry, "iscrowd", where, _is_flag, "0 or 1"))
+        areas = need(entry, "areas", where, lambda v: isinstance(v, list), "pixels per frame")
+        mask_key, boundary_key = _mask_keys(entry, protocol, where)
+        refined += mask_key != "segmentations" or boundary_key != "segmentations"
+        tube = _tube(entry, mask_key, where, video, protocol)
+        if protocol.lengths == "refuse" and len(areas) != len(tube):
+            raise ScoringError(
+                f"{where}.areas has {len(areas)} entries, {mask_key} has {len(tube)}; give one "
+                "number or null per frame."
+            )
+        area = average_annotated_area(areas, f"{where}.areas")
+        first = boundary_first = builder.add(tube, f"{where}.{mask_key}", size, pad_to)
+        length = len(builder.texts) - first
+        if boundary_key != mask_key:
+            other = _tube(entry, boundary_key, where, video, protocol)
+            if len(other) != len(tube):
+                raise ScoringError(
+                    f"{where}.{boundary_key} has {len(other)} entries, {mask_key} {len(tube)}."
+                )
+            boundary_first = builder.add(other, f"{where}.{boundary_key}", size, pad_to)
+        occlusion = occlusion_score(entry, where) if protocol.needs_occlusion else 0.0
+        gt_rows.append((key, category, first, length, area, boundary_first, 0.0, crowd, occlusion))
+    dt_rows: list[tuple[Any, ...]] = []
+    for position, raw in zip(results.positions.tolist(), results.load(), strict=True):
+        where = f"{results.name}: results[{position}]"
+        entry = _object(raw, where)
+        _same_video(entry, video, where)
+        category = int(need(entry, "category_id", where, is_int, "an integer"))
+        if category not in categories:
+            dropped_dt += 1
+            continue
+        score = float(need(entry, "score", where, _number, "a finite number"))
+        tube = _tube(entry, "segmentations", where, video, protocol)
+        first = builder.add(tube, f"{where}.segmentations", None, pad_to)
+        length = len(builder.texts) - first
+        dt_rows.append((position, category, first, length, 0.0, first, score, False, 0.0))
+    masks, heights, widths = builder.open()
+    distances = _distances(heights, widths, protocol.dilation_ratio)
+    gt, dt = _side(gt_rows), _side(dt_rows)
+    dt.area = _average_mask_area(masks, dt)
+    _check_common_length(video, gt, dt, protocol, results.name)
+    return VideoTubes(video, gt, dt, masks, distances, dropped_gt, dropped_dt, refined)
+
+
+def _same_video(entry: dict[str, Json], video: Video, where: str) -> None:
+    if entry.get("video_id") != video.id:
+        raise ScoringError(f"{where}.video_id is {short(entry.get('video_id'))}, not {video.id}.")
+
+
+def _check_common_length(
+    video: Video, gt: Side, dt: Side, protocol: TubeProtocol, name: str
+) -> None:
+    """Without a length in the file, tubes must at least agree with one another."""
+    lengths = set(gt.frames.tolist()) | set(dt.frames.tolist())
+    if video.length is None and len(lengths) > 1 and protocol.lengths != "cut":
+        raise ScoringError(
+            f"{name}: tubes of video_id={video.id} have {sorted(lengths)} entries; give every "
+            "tube one mask or null per frame, or the video a 'length'."
+        )
+
+
+def _side(rows: list[tuple[Any, ...]]) -> Side:
+    columns = list(zip(*rows, strict=True)) if rows else [()] * 9
+    kinds = (
+        np.int64,
+        np.int64,
+        np.int64,
+        np.int32,
+        np.float64,
+        np.int64,
+        np.float64,
+        np.bool_,
+        np.float64,
+    )
+    arrays: list[Any] = [_column(c, kind) for c, kind in zip(columns, kinds, strict=True)]
+    return Side(*arrays)
+
+
+def _column(values: tuple[Any, ...], kind: type[np.generic]) -> npt.NDArray[Any]:
+    try:
+        return np.array(values, dtype=kind)
+    except OverflowError:
+        bad = max(values, key=abs)
+        raise ScoringError(f"id {short(bad)} is beyond 64 bits; number from 1.") from None
+
+
+def _average_mask_area(masks: TubeSums, side: Side) -> Float64:
+    """Mean area of the frames with pixels, (N,); 0 where there is none."""
+    total = np.concatenate([[0], np.cumsum(masks.areas)])
+    shown = np.concatenate([[0], np.cumsum(masks.areas > 0)])
+    end = side.first + side.frames
+    pixels, frames = total[end] - total[side.first], shown[end] - shown[side.first]
+    mean: Float64 = np.divide(pixels, frames, out=np.zeros(len(side)), where=frames > 0)
+    return mean
+
+
+def _distances(heights: Int32, widths: Int32, ratio: float) -> Int32:
+    """Boundary width of every mask from its own size."""
+    known: dict[tuple[int, int], int] = {(0, 0): 0}
+    out = np.zeros(len(heights), dtype=np.int32)
+    for i, size in enumerate(zip(heights.tolist(), widths.tolist(), strict=True)):
+        if size not in known:
+            known[size] = boundary_distance(*size, ratio)
+        out[i] = known[size]
+    return out
