@@ -1,13 +1,56 @@
 """Build script: what pyproject.toml cannot say (the optional kernel, the sibling package)."""
 
+import sys
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import BaseError, CCompilerError
 
 HERE = Path(__file__).resolve().parent
 SCORER = HERE / "cocoapi_hq"
+KERNEL_SOURCES = Path("vmt", "ops", "deform_attn", "csrc")
+
+# Neither torch nor numpy headers: the library has a C interface over raw pointers. It picks the
+# instruction set at run time, so nothing here may depend on the machine that builds it.
+KERNEL = Extension(
+    "vmt.ops.deform_attn._kernel",
+    sources=sorted(str(path) for path in KERNEL_SOURCES.glob("*.cpp")),
+    depends=sorted(str(path) for path in KERNEL_SOURCES.glob("*.h")),
+    define_macros=[("Py_LIMITED_API", "0x030A0000")],
+    py_limited_api=True,
+    extra_compile_args=[
+        "-O3",
+        "-std=c++17",
+        "-fvisibility=hidden",
+        "-ffp-contract=fast",
+        "-fno-math-errno",
+        "-fno-trapping-math",
+        "-pthread",
+    ],
+    extra_link_args=["-pthread"],
+    language="c++",
+    optional=True,
+)
+
+
+class BuildOptionalKernel(build_ext):
+    """Builds the CPU kernel; without a compiler warns once and lets the installation go on."""
+
+    def build_extension(self, ext: Extension) -> None:
+        try:
+            super().build_extension(ext)
+        except (BaseError, CCompilerError, OSError) as error:
+            sys.stderr.write(
+                f"WARNING: the CPU kernel of vmt.ops.ms_deform_attn was not built ({error}). "
+                "VMT works without it, on the slower PyTorch reference. For the kernel, install "
+                "a C++17 compiler (g++ 12 or newer, or clang) and install VMT again.\n"
+            )
+
 
 setup(
+    cmdclass={"build_ext": BuildOptionalKernel},
+    ext_modules=[KERNEL],
     install_requires=[
         "torch>=2.9",
         "torchvision>=0.24",
