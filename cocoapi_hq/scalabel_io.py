@@ -1,0 +1,968 @@
+"""Read and write BDD100K MOTS files: Scalabel JSON (run lengths, polygons) and bitmask PNG folders.
+
+Source of the formats: Scalabel 071d073 and the bdd100k toolkit 9ac17c6.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import math
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn, TypeAlias
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as coco_mask
+
+from cocoapi_hq import rle
+from cocoapi_hq.exceptions import ScoringError
+
+logger = logging.getLogger(__name__)
+
+Rle: TypeAlias = dict[str, Any]
+IntArray: TypeAlias = npt.NDArray[np.int64]
+FloatArray: TypeAlias = npt.NDArray[np.float64]
+BoolArray: TypeAlias = npt.NDArray[np.bool_]
+JsonSource: TypeAlias = str | os.PathLike[str] | Sequence[Any] | Mapping[str, Any]
+
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}\Z")  # below 2^63
+_DIGITS = re.compile(r"[0-9]{1,18}\Z")
+_MAX_COUNT_CHARS = 7  # 7 groups of 5 bits hold every run of a frame below 2^34 pixels
+_CHECK_CHUNK = 1 << 20  # characters of run lengths checked at once
+_CURVE_STEPS = 16
+_PNG_RGBA8 = (8, 6)  # bit depth and colour type in the PNG header
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class MotsConfig:
+    """Classes of a MOTS data set and what the other names in its files mean.
+
+    Attributes:
+        classes: leaf classes in the order of the tree; a bitmask stores the position plus 1.
+        super_classes: super-category -> its leaf classes. Numbers of a super-category come from
+            pooled counts.
+        aliases: name in the file -> name to use, applied before anything else.
+        distractors: name in the file -> class for which such a label is an ignored region.
+        image_size: (h, w) in pixels at which polygons are drawn, or None.
+    """
+
+    classes: tuple[str, ...]
+    super_classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    distractors: Mapping[str, str] = field(default_factory=dict)
+    image_size: tuple[int, int] | None = None
+
+    def resolve(self, name: str) -> tuple[int, bool] | None:
+        """Class position and "is an ignored label" of a name; None if the name is unknown."""
+        name = self.aliases.get(name, name)
+        leaf = self.distractors.get(name, name)
+        if leaf not in self.classes:
+            return None
+        return self.classes.index(leaf), name in self.distractors
+
+
+BDD100K_MOTS = MotsConfig(
+    classes=("pedestrian", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"),
+    super_classes={
+        "human": ("pedestrian", "rider"),
+        "vehicle": ("car", "truck", "bus", "train"),
+        "bike": ("motorcycle", "bicycle"),
+    },
+    aliases={
+        "bike": "bicycle",
+        "caravan": "car",
+        "motor": "motorcycle",
+        "person": "pedestrian",
+        "van": "car",
+    },
+    distractors={"other person": "pedestrian", "other vehicle": "car", "trailer": "truck"},
+    image_size=(720, 1280),
+)
+
+
+@dataclass
+class FrameMasks:
+    """The masks of one frame that take part in scoring, as parallel lists of length N.
+
+    Attributes:
+        video: name of the video; "" where the file has none.
+        name: name of the frame.
+        index: place in the video; the position in the file where the file has none.
+        rles: N compressed run-length masks.
+        labels: N class positions.
+        track_ids: N ids, unique per video and object; -1 where ids are not read.
+        ignored: N flags, True for crowd, ignored and distractor labels.
+        scores: N scores, nan where the label has none.
+        where: file and JSON path of the frame, for messages.
+    """
+
+    video: str
+    name: str
+    index: int
+    rles: list[Rle] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    track_ids: list[int] = field(default_factory=list)
+    ignored: list[bool] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    where: str = ""
+
+    def append(
+        self,
+        mask: Rle,
+        label: int,
+        *,
+        track_id: int = -1,
+        ignored: bool = False,
+        score: float = math.nan,
+    ) -> None:
+        """Add one mask."""
+        self.rles.append(mask)
+        self.labels.append(label)
+        self.track_ids.append(track_id)
+        self.ignored.append(ignored)
+        self.scores.append(score)
+
+    def select(self, keep: Iterable[int]) -> FrameMasks:
+        """The same frame with the masks at the given positions only."""
+        chosen = FrameMasks(self.video, self.name, self.index, where=self.where)
+        for i in keep:
+            chosen.append(
+                self.rles[i],
+                self.labels[i],
+                track_id=self.track_ids[i],
+                ignored=self.ignored[i],
+                score=self.scores[i],
+            )
+        return chosen
+
+
+@dataclass(frozen=True)
+class BitmaskFrame:
+    """One bitmask PNG, decoded.
+
+    Attributes:
+        instance_map: (H, W) int32, 0 on background, else 1 + position in the lists.
+        labels: N class positions, -1 for instances of class 0.
+        track_ids: N instance ids (B * 256 + A), ascending.
+        ignored: N flags, True where the crowd or the ignored bit is set.
+        areas: (N,) pixels.
+    """
+
+    instance_map: npt.NDArray[np.int32]
+    labels: IntArray
+    track_ids: IntArray
+    ignored: BoolArray
+    areas: IntArray
+
+
+def load_config(config: MotsConfig | JsonSource | None = None) -> MotsConfig:
+    """Class tree, aliases and distractor names.
+
+    Args:
+        config: None for BDD100K MOTS, a ``MotsConfig``, the path of a Scalabel configuration in
+            JSON, or its content: ``categories`` (a list of ``{"name", "subcategories"}``),
+            ``name_mapping``, ``ignored_mapping``, ``imageSize`` (``{"height", "width"}``). A given
+            configuration is complete: without ``name_mapping`` there are no aliases.
+
+    Raises:
+        ScoringError: the file cannot be read, or a key is missing or of the wrong type.
+    """
+    if config is None:
+        return BDD100K_MOTS
+    if isinstance(config, MotsConfig):
+        return config
+    where = "config"
+    content: Any = config
+    if isinstance(config, (str, os.PathLike)):
+        where = str(config)
+        content = _read_json(Path(config))
+    if isinstance(content, Mapping) and isinstance(content.get("config"), Mapping):
+        content = content["config"]
+        where += ": config"
+    if not isinstance(content, Mapping):
+        raise ScoringError(
+            f"{where}: the configuration is a {type(content).__name__}; "
+            'give an object {"categories": [...], ...}.'
+        )
+    classes: list[str] = []
+    supers: dict[str, tuple[str, ...]] = {}
+    _flatten_categories(content.get("categories"), f"{where}: categories", classes, supers)
+    repeated = sorted({name for name in classes if classes.count(name) > 1})
+    if repeated:
+        raise ScoringError(f"{where}: categories lists {repeated} twice; name each class once.")
+    distractors = _string_map(content.get("ignored_mapping"), f"{where}: ignored_mapping")
+    for name, leaf in distractors.items():
+        if leaf not in classes:
+            raise ScoringError(
+                f"{where}: ignored_mapping[{name!r}] is {leaf!r}, which is not one of the classes "
+                f"{classes}; name a class of the tree."
+            )
+    return MotsConfig(
+        classes=tuple(classes),
+        super_classes=supers,
+        aliases=_string_map(content.get("name_mapping"), f"{where}: name_mapping"),
+        distractors=distractors,
+        image_size=_image_size(content.get("imageSize"), f"{where}: imageSize"),
+    )
+
+
+def config_inside(source: JsonSource) -> Mapping[str, Any] | None:
+    """The ``config`` object that a Scalabel data-set file may carry, or None."""
+    content: Any = source
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            if not file.read(64).lstrip().startswith(b"{"):
+                return None  # a list of frames; spare the time to read it twice
+        content = _read_json(path)
+    if not isinstance(content, Mapping):
+        return None
+    config = content.get("config")
+    return config if isinstance(config, Mapping) and config.get("categories") else None
+
+
+def load_frames(
+    source: JsonSource,
+    config: MotsConfig,
+    *,
+    is_gt: bool,
+    need_tracks: bool = True,
+    need_scores: bool = False,
+) -> list[FrameMasks]:
+    """Read and check every frame of a Scalabel file, object, list or folder of files.
+
+    Labels without a mask are skipped before their class is looked at. Masks are checked, so that
+    what comes back is safe for compiled code: every run-length text fills exactly its size.
+
+    Args:
+        source: path of a JSON file, or of a folder whose ``*.json`` files are joined in the order
+            of their names; or the content: a list of frames or ``{"frames": [...]}``.
+        config: see ``load_config``.
+        is_gt: ground truth may hold polygons and ids of any text; results may not.
+        need_tracks: read ``videoName``, ``frameIndex`` and ``id``, which must then be there.
+        need_scores: every label with a mask must have a score.
+
+    Returns:
+        The frames in the order of the file.
+
+    Raises:
+        ScoringError: any defect, named by file, JSON path, value and fix.
+    """
+    reader = _Reader(config, is_gt=is_gt, need_tracks=need_tracks, need_scores=need_scores)
+    for where, chunk in _frame_lists(source, "ground truth" if is_gt else "results"):
+        reader.read(where, chunk)
+    return reader.finish()
+
+
+def group_by_video(frames: Sequence[FrameMasks]) -> dict[str, list[FrameMasks]]:
+    """Videos sorted by name, each with its frames in the order of their index.
+
+    Raises:
+        ScoringError: two frames of a video share an index.
+    """
+    videos: dict[str, list[FrameMasks]] = {}
+    for frame in frames:
+        videos.setdefault(frame.video, []).append(frame)
+    for name, members in videos.items():
+        members.sort(key=lambda frame: frame.index)
+        for before, after in itertools.pairwise(members):
+            if before.index == after.index:
+                raise ScoringError(
+                    f"{after.where}: frameIndex {after.index} appears twice in video {name!r} "
+                    f"(frames {before.name!r} and {after.name!r}); give every frame one entry."
+                )
+    return dict(sorted(videos.items()))
+
+
+def resolve_overlaps(frame: FrameMasks) -> FrameMasks:
+    """Give every contested pixel to the mask with the highest score; empty masks are dropped.
+
+    The usual way to make predictions valid for BDD100K: paint by ascending score (equal scores:
+    the later label ends up on top). A mask without a score is painted first.
+
+    Raises:
+        ScoringError: the masks of the frame differ in size.
+    """
+    sizes = {tuple(mask["size"]) for mask in frame.rles}
+    if len(sizes) > 1:
+        raise ScoringError(
+            f"{frame.where}: masks of the sizes {sorted(sizes)} in one frame (video "
+            f"{frame.video!r}, frame {frame.name!r}); overlaps need one size per frame."
+        )
+    order = sorted(
+        range(len(frame.rles)),
+        key=lambda i: -math.inf if math.isnan(frame.scores[i]) else frame.scores[i],
+    )
+    visible: dict[int, Rle] = {}
+    covered: npt.NDArray[np.uint8] | None = None
+    for i in reversed(order):
+        mask = coco_mask.decode(frame.rles[i])
+        if covered is None:
+            covered = np.zeros_like(mask)
+        mask &= ~covered & 1
+        covered |= mask
+        if mask.any():
+            visible[i] = coco_mask.encode(np.asfortranarray(mask))
+    kept = frame.select(sorted(visible))
+    kept.rles = [visible[i] for i in sorted(visible)]
+    return kept
+
+
+def frames_to_scalabel(frames: Iterable[FrameMasks], config: MotsConfig) -> list[dict[str, Any]]:
+    """Frames as the JSON content that ``load_frames`` and the BDD100K toolkit read."""
+    content: list[dict[str, Any]] = []
+    for frame in frames:
+        labels: list[dict[str, Any]] = []
+        for i, mask in enumerate(frame.rles):
+            counts = mask["counts"]
+            label: dict[str, Any] = {
+                "id": str(frame.track_ids[i]),
+                "category": config.classes[frame.labels[i]],
+                "rle": {
+                    "size": [int(side) for side in mask["size"]],
+                    "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts,
+                },
+            }
+            if frame.ignored[i]:
+                label["attributes"] = {"ignored": True}
+            if not math.isnan(frame.scores[i]):
+                label["score"] = frame.scores[i]
+            labels.append(label)
+        content.append(
+            {
+                "videoName": frame.video,
+                "name": frame.name,
+                "frameIndex": frame.index,
+                "labels": labels,
+            }
+        )
+    return content
+
+
+def write_results(
+    path: str | os.PathLike[str],
+    frames: Iterable[FrameMasks],
+    config: MotsConfig = BDD100K_MOTS,
+    *,
+    without_overlaps: bool = True,
+) -> None:
+    """Write a result file; it appears complete or not at all.
+
+    Args:
+        path: the JSON file to write.
+        frames: predictions, one entry per frame of every video, empty frames included.
+        config: names of the classes.
+        without_overlaps: let ``resolve_overlaps`` repair frames first; the BDD100K rules drop
+            every prediction of a frame in which two masks share a pixel.
+    """
+    target = Path(path)
+    ready = [resolve_overlaps(frame) if without_overlaps else frame for frame in frames]
+    content = frames_to_scalabel(ready, config)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(content, file, separators=(",", ":"))
+        Path(temporary).replace(target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def list_bitmasks(root: str | os.PathLike[str], role: str) -> dict[str, list[Path]]:
+    """Videos (sub-folders) of a bitmask folder, each with its PNG files sorted by name.
+
+    Raises:
+        ScoringError: the folder is missing, or holds no sub-folder with PNG files.
+    """
+    folder = Path(root)
+    if not folder.is_dir():
+        raise ScoringError(
+            f"{folder}: this folder of {role} bitmasks does not exist; "
+            "give a folder with one sub-folder of PNG files per video."
+        )
+    videos = {
+        child.name: sorted(child.glob("*.png"))
+        for child in sorted(folder.iterdir())
+        if child.is_dir()
+    }
+    videos = {name: files for name, files in videos.items() if files}
+    if not videos and role == "ground truth":
+        raise ScoringError(
+            f"{folder}: no sub-folder with PNG files; give one sub-folder per video."
+        )
+    return videos
+
+
+def read_bitmask(path: str | os.PathLike[str], config: MotsConfig) -> BitmaskFrame:
+    """Decode one bitmask PNG: R class, G flags, B * 256 + A instance.
+
+    G is truncated * 8 + occluded * 4 + crowd * 2 + ignored; instance 0 is background. There is no
+    limit on the number of instances.
+
+    Raises:
+        ScoringError: not a readable RGBA PNG of 8 bits, a class outside the tree, or an instance
+            whose pixels differ in class or flags.
+    """
+    png = Path(path)
+    _require_rgba_png(png)
+    pixels = cv2.imdecode(np.fromfile(png, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.ndim != 3 or pixels.shape[2] != 4:
+        raise ScoringError(f"{png}: the PNG data is damaged; write the bitmask again.")
+    blue, red = pixels[..., 0].astype(np.int32), pixels[..., 2].astype(np.int32)
+    flags, alpha = pixels[..., 1].astype(np.int32), pixels[..., 3].astype(np.int32)
+    ids = blue * 256 + alpha  # (H, W)
+    areas = np.bincount(ids.ravel(), minlength=1)
+    areas[0] = 0
+    track_ids = np.flatnonzero(areas)
+    position = np.zeros(len(areas), dtype=np.int32)
+    position[track_ids] = np.arange(1, len(track_ids) + 1, dtype=np.int32)
+    instance_map = position[ids]  # (H, W)
+    key = red * 256 + flags
+    key_of = np.zeros(len(areas), dtype=np.int32)
+    key_of[ids] = key
+    differs = (key_of[ids] != key) & (ids > 0)
+    if differs.any():
+        y, x = (int(v[0]) for v in np.nonzero(differs))
+        raise ScoringError(
+            f"{png}: pixels of instance {int(ids[y, x])} differ in class or flags (R, G), "
+            f"for example at x={x}, y={y}; give all pixels of an instance the same R and G."
+        )
+    classes = key_of[track_ids] // 256
+    if (classes > len(config.classes)).any():
+        bad = int(np.flatnonzero(classes > len(config.classes))[0])
+        raise ScoringError(
+            f"{png}: instance {int(track_ids[bad])} has class {int(classes[bad])} in R, but there "
+            f"are {len(config.classes)} classes; use 1 to {len(config.classes)} and 0 for none."
+        )
+    return BitmaskFrame(
+        instance_map=instance_map,
+        labels=classes.astype(np.int64) - 1,
+        track_ids=track_ids.astype(np.int64),
+        ignored=(key_of[track_ids] & 3) > 0,
+        areas=areas[track_ids].astype(np.int64),
+    )
+
+
+def bitmasks_to_frames(
+    root: str | os.PathLike[str], config: MotsConfig | JsonSource | None = None, *, is_gt: bool
+) -> list[FrameMasks]:
+    """A bitmask folder as run-length frames; crowd and ignored flags are kept.
+
+    Frames are numbered from 0 in the order of their names. Instances of class 0 are left out.
+
+    Raises:
+        ScoringError: see ``list_bitmasks`` and ``read_bitmask``.
+    """
+    classes = load_config(config)
+    frames = []
+    for video, files in list_bitmasks(root, "ground truth" if is_gt else "results").items():
+        for index, png in enumerate(files):
+            bitmask = read_bitmask(png, classes)
+            frame = FrameMasks(video, png.stem + ".jpg", index, where=str(png))
+            for i in np.flatnonzero(bitmask.labels >= 0).tolist():
+                mask = np.asfortranarray((bitmask.instance_map == i + 1).astype(np.uint8))
+                frame.append(
+                    coco_mask.encode(mask),
+                    int(bitmask.labels[i]),
+                    track_id=int(bitmask.track_ids[i]),
+                    ignored=bool(bitmask.ignored[i]),
+                )
+            frames.append(frame)
+    return frames
+
+
+def polygons_to_rle(polygons: Sequence[Any], image_size: tuple[int, int], where: str) -> Rle:
+    """Draw Scalabel polygons, Bezier parts included, and unite them.
+
+    A vertex of type ``L`` ends a straight line; three of type ``C`` are the two control points and
+    the end of a cubic curve that starts at the vertex before. The outline closes with a line.
+    Pixels follow COCO's rule. The original draws with a plotting library, so its outlines may
+    differ from these by a pixel.
+
+    Args:
+        polygons: ``{"vertices": [[x, y], ...], "types": "LLCCC..."}``, in pixels.
+        image_size: (h, w) in pixels.
+        where: file and JSON path, for messages.
+
+    Raises:
+        ScoringError: a polygon of the wrong shape.
+    """
+    rings = [
+        _outline(polygon, f"{where}.poly2d[{i}]").ravel().tolist()
+        for i, polygon in enumerate(polygons)
+    ]
+    drawn = rle.from_polygons(rings, *image_size, where=f"{where}.poly2d")
+    return {"size": drawn["size"], "counts": drawn["counts"].encode("ascii")}
+
+
+def find_corrupt_counts(
+    counts: Sequence[bytes], num_pixels: Sequence[int]
+) -> tuple[int, str] | None:
+    """Look for run-length texts that do not describe a mask of their size.
+
+    Such texts make compiled codecs read out of bounds or never return, so nothing else may touch
+    a text before this check.
+
+    Args:
+        counts: N compressed run-length texts in COCO coding.
+        num_pixels: N values h * w.
+
+    Returns:
+        Position and description of the first defect, or None.
+    """
+    lengths = np.array([len(text) for text in counts], dtype=np.int64)
+    begin = 0
+    while begin < len(counts):
+        end = begin + 1
+        size = int(lengths[begin])
+        while end < len(counts) and size + lengths[end] <= _CHECK_CHUNK:
+            size += int(lengths[end])
+            end += 1
+        found = _corrupt_chunk(
+            b"".join(counts[begin:end]),
+            lengths[begin:end],
+            np.array(num_pixels[begin:end], dtype=np.int64),
+        )
+        if found is not None:
+            return begin + found[0], found[1]
+        begin = end
+    return None
+
+
+def _corrupt_chunk(text: bytes, lengths: IntArray, num_pixels: IntArray) -> tuple[int, str] | None:
+    """``find_corrupt_counts`` for one chunk of joined texts."""
+    if (lengths == 0).any():
+        return int(np.flatnonzero(lengths == 0)[0]), "the text is empty"
+    codes = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48  # (chars,)
+    text_ends = np.cumsum(lengths)
+    text_starts = text_ends - lengths
+
+    def owner(char: int) -> int:
+        return int(np.searchsorted(text_ends, char, side="right"))
+
+    outside = np.flatnonzero((codes < 0) | (codes > 63))
+    if len(outside):
+        char = int(outside[0])
+        return owner(char), f"character {chr(text[char])!r} is not part of the coding"
+    more = (codes & 32) > 0
+    if more[text_ends - 1].any():
+        return int(np.flatnonzero(more[text_ends - 1])[0]), "the text ends inside a number"
+    run_ends = np.flatnonzero(~more)
+    run_starts = np.concatenate([[0], run_ends[:-1] + 1])
+    chars = run_ends - run_starts + 1
+    if (chars > _MAX_COUNT_CHARS).any():
+        return owner(int(run_starts[chars > _MAX_COUNT_CHARS][0])), "a number is too long"
+    shift = 5 * (np.arange(len(codes)) - np.repeat(run_starts, chars))
+    values = np.add.reduceat((codes & 31) << shift, run_starts)
+    values -= ((codes[run_ends] & 16) > 0) * (np.int64(1) << (5 * chars))  # sign
+    # From the fourth on, a number is the difference from the one two places before.
+    first_run = np.searchsorted(run_starts, text_starts)
+    num_runs = np.diff(np.append(first_run, len(values)))
+    place = np.arange(len(values)) - np.repeat(first_run, num_runs)
+    runs = np.empty_like(values)
+    for parity in (0, 1):
+        chosen = np.flatnonzero((place % 2 == parity) & (place > 0))
+        total = np.cumsum(values[chosen])
+        head = place[chosen] <= 2
+        base = np.where(head, total - values[chosen], 0)
+        reset = np.maximum.accumulate(np.where(head, np.arange(len(chosen)), -1))
+        runs[chosen] = total - base[reset] if len(chosen) else total
+    runs[first_run] = values[first_run]
+    negative = np.flatnonzero(runs < 0)
+    if len(negative):
+        run = int(negative[0])
+        text_of_run = int(np.searchsorted(first_run, run, side="right")) - 1
+        return text_of_run, f"run {int(place[run])} has the length {int(runs[run])}"
+    totals = np.add.reduceat(runs, first_run)
+    wrong = np.flatnonzero(totals != num_pixels)
+    if len(wrong):
+        bad = int(wrong[0])
+        return bad, f"the runs cover {int(totals[bad])} pixels instead of {int(num_pixels[bad])}"
+    return None
+
+
+class _Reader:
+    """Collects checked frames; run lengths and ids are checked together at the end."""
+
+    def __init__(
+        self, config: MotsConfig, *, is_gt: bool, need_tracks: bool, need_scores: bool
+    ) -> None:
+        self.config = config
+        self.is_gt = is_gt
+        self.need_tracks = need_tracks
+        self.need_scores = need_scores
+        self.frames: list[FrameMasks] = []
+        self.raw_ids: list[list[str | int]] = []  # parallel to frames
+        self.positions: list[list[int]] = []  # of the labels in the file, parallel to frames
+        self.resolved: dict[str, tuple[int, bool] | None] = {}
+
+    def read(self, where: str, chunk: Sequence[Any]) -> None:
+        """Add the frames of one file; ``where`` ends in what stands before ``[index]``."""
+        for i, entry in enumerate(chunk):
+            self._read_frame(f"{where}[{i}]", entry)
+
+    def finish(self) -> list[FrameMasks]:
+        """Check run lengths and turn ids into integers."""
+        self._check_counts()
+        if self.need_tracks:
+            if self.is_gt:
+                self._number_gt_ids()
+            else:
+                self._parse_result_ids()
+            self._check_repeated_ids()
+        return self.frames
+
+    def _read_frame(self, where: str, entry: Any) -> None:
+        if not isinstance(entry, Mapping):
+            _fail(where, entry, "give a frame object with videoName, name, frameIndex, labels")
+        name, video, index = entry.get("name"), entry.get("videoName"), entry.get("frameIndex")
+        if not self.need_tracks:
+            video = "" if video is None else video
+            index = len(self.frames) if index is None else index
+        if not isinstance(name, str):
+            _fail(f"{where}.name", name, "give the name of the frame as text")
+        if not isinstance(video, str):
+            _fail(f"{where}.videoName", video, "give the name of the video as text")
+        if not isinstance(index, int) or isinstance(index, bool):
+            _fail(f"{where}.frameIndex", index, "give the place in the video as an integer")
+        frame = FrameMasks(video, name, index, where=where)
+        self.frames.append(frame)
+        self.raw_ids.append([])
+        self.positions.append([])
+        labels = entry.get("labels")
+        if labels is None:
+            return
+        if not isinstance(labels, list):
+            _fail(f"{where}.labels", labels, "give a list of labels, or null")
+        for j, label in enumerate(labels):
+            if not isinstance(label, Mapping):
+                _fail(f"{where}.labels[{j}]", label, "give a label object")
+            self._read_label(frame, j, label)
+
+    def _read_label(self, frame: FrameMasks, j: int, label: Mapping[str, Any]) -> None:
+        mask = self._mask_of(frame.where, j, label)
+        if mask is None:
+            return
+        label_class, ignored = self._class_of(frame.where, j, label.get("category"))
+        attributes = label.get("attributes")
+        if attributes is not None:
+            ignored = _flagged(attributes, f"{frame.where}.labels[{j}].attributes") or ignored
+        if self.need_tracks:
+            identity = label.get("id")
+            if not isinstance(identity, (str, int)) or isinstance(identity, bool):
+                _fail(f"{frame.where}.labels[{j}].id", identity, "give the track id")
+            self.raw_ids[-1].append(identity)
+        self.positions[-1].append(j)
+        score = self._score_of(frame.where, j, label.get("score"))
+        frame.append(mask, label_class, ignored=ignored, score=score)
+
+    def _class_of(self, frame_where: str, j: int, name: Any) -> tuple[int, bool]:
+        if not isinstance(name, str):
+            _fail(f"{frame_where}.labels[{j}].category", name, "give the class name as text")
+        if name not in self.resolved:
+            self.resolved[name] = self.config.resolve(name)
+        found = self.resolved[name]
+        if found is None:
+            known = [*self.config.classes, *self.config.aliases, *self.config.distractors]
+            _fail(
+                f"{frame_where}.labels[{j}].category",
+                name,
+                f"use one of {known}, or add the name to name_mapping or ignored_mapping of the "
+                "configuration",
+            )
+        return found
+
+    def _score_of(self, frame_where: str, j: int, score: Any) -> float:
+        where = f"{frame_where}.labels[{j}].score"
+        if score is None:
+            if self.need_scores:
+                _fail(where, score, "give the label a score; AP ranks by it")
+            return math.nan
+        number = isinstance(score, (int, float)) and not isinstance(score, bool)
+        if not number or not abs(score) <= sys.float_info.max:
+            _fail(where, score, "give a finite number")
+        return float(score)
+
+    def _mask_of(self, frame_where: str, j: int, label: Mapping[str, Any]) -> Rle | None:
+        """The mask of a label with counts as bytes, not yet checked; None if it has no mask."""
+        mask = label.get("rle")
+        if mask is not None:
+            return _rle_shape(mask, f"{frame_where}.labels[{j}].rle")
+        polygons = label.get("poly2d")
+        if not polygons:
+            return None
+        where = f"{frame_where}.labels[{j}]"
+        if not self.is_gt:
+            _fail(
+                f"{where}.poly2d",
+                "polygons",
+                "results need run lengths; encode the mask and store it under rle",
+            )
+        if not isinstance(polygons, list):
+            _fail(f"{where}.poly2d", polygons, "give a list of polygons")
+        if self.config.image_size is None:
+            _fail(
+                f"{where}.poly2d",
+                "polygons",
+                "drawing them needs imageSize in the configuration; add it",
+            )
+        return polygons_to_rle(polygons, self.config.image_size, where)
+
+    def _check_counts(self) -> None:
+        masks = [mask for frame in self.frames for mask in frame.rles]
+        sizes = [mask["size"] for mask in masks]
+        found = find_corrupt_counts(
+            [mask["counts"] for mask in masks], [height * width for height, width in sizes]
+        )
+        if found is None:
+            return
+        bad, reason = found
+        for frame, positions in zip(self.frames, self.positions, strict=True):
+            if bad < len(positions):
+                text = frame.rles[bad]["counts"].decode("latin-1")
+                _fail(
+                    f"{frame.where}.labels[{positions[bad]}].rle.counts",
+                    text if len(text) <= 40 else text[:40] + "...",
+                    f"{reason} (size {frame.rles[bad]['size']}); encode the mask again with COCO's "
+                    "run-length coding",
+                )
+            bad -= len(positions)
+
+    def _number_gt_ids(self) -> None:
+        """Digits are numbers; one id of another kind, and the video's ids are counted from 1."""
+        videos: dict[str, set[str]] = {}
+        for frame, ids in zip(self.frames, self.raw_ids, strict=True):
+            videos.setdefault(frame.video, set()).update(str(identity) for identity in ids)
+        tables: dict[str, dict[str, int]] = {}
+        for video, names in videos.items():
+            if all(_DIGITS.match(name) for name in names):
+                tables[video] = {name: int(name) for name in names}
+            else:
+                tables[video] = {name: i for i, name in enumerate(sorted(names), start=1)}
+        for frame, ids in zip(self.frames, self.raw_ids, strict=True):
+            table = tables[frame.video]
+            frame.track_ids = [table[str(identity)] for identity in ids]
+
+    def _parse_result_ids(self) -> None:
+        for frame, ids, positions in zip(self.frames, self.raw_ids, self.positions, strict=True):
+            for k, identity in enumerate(ids):
+                if not _INTEGER.match(str(identity)):
+                    _fail(
+                        f"{frame.where}.labels[{positions[k]}].id",
+                        identity,
+                        "track ids of results are integers (up to 18 digits), also as text",
+                    )
+                frame.track_ids[k] = int(identity)
+
+    def _check_repeated_ids(self) -> None:
+        """Refuse a repeated GT id in a frame; a repeated predicted id only costs IDF1."""
+        repeated = 0
+        for frame, positions in zip(self.frames, self.positions, strict=True):
+            keys = [
+                (label, identity)
+                for label, identity, ignored in zip(
+                    frame.labels, frame.track_ids, frame.ignored, strict=True
+                )
+                if not ignored
+            ]
+            if len(set(keys)) == len(keys):
+                continue
+            if not self.is_gt:
+                repeated += 1
+                continue
+            seen: set[tuple[int, int]] = set()
+            for k, position in enumerate(positions):
+                key = (frame.labels[k], frame.track_ids[k])
+                if frame.ignored[k]:
+                    continue
+                if key in seen:
+                    _fail(
+                        f"{frame.where}.labels[{position}].id",
+                        key[1],
+                        f"class {self.config.classes[key[0]]!r} has this id twice in frame "
+                        f"{frame.name!r} of video {frame.video!r}; give every object its own id",
+                    )
+                seen.add(key)
+        if repeated:
+            logger.warning(
+                "results: %d frames have two masks of one class with the same id; "
+                "this lowers IDF1, give every object of a frame its own id",
+                repeated,
+            )
+
+
+def _frame_lists(source: JsonSource, role: str) -> Iterator[tuple[str, Sequence[Any]]]:
+    """Yield ("where", frames) per file; ``where`` is what stands before ``[index]``."""
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        files = [path]
+        if path.is_dir():
+            files = sorted(path.glob("*.json"))
+            if not files:
+                raise ScoringError(
+                    f"{path}: this folder holds no JSON file; give the {role} as a file, "
+                    "or as a folder of *.json files."
+                )
+        for file in files:
+            yield from _frames_of(_read_json(file), str(file))
+        return
+    yield from _frames_of(source, role)
+
+
+def _frames_of(content: Any, where: str) -> Iterator[tuple[str, Sequence[Any]]]:
+    prefix = f"{where}: "
+    if isinstance(content, Mapping):
+        content = content.get("frames")
+        prefix += "frames"
+    if not isinstance(content, list):
+        raise ScoringError(
+            f"{prefix} is {_show(content)}; give a list of frames, "
+            'or an object {"frames": [...]}.'
+        )
+    yield prefix, content
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            return json.load(file)
+    except OSError as error:
+        raise ScoringError(f"{path}: cannot be read ({error.strerror}); check the path.") from error
+    except (ValueError, RecursionError) as error:
+        raise ScoringError(f"{path}: is not JSON ({error}); write the file again.") from error
+
+
+def _flatten_categories(
+    nodes: Any, where: str, classes: list[str], supers: dict[str, tuple[str, ...]]
+) -> None:
+    """Append leaf names to ``classes`` and inner nodes with their leaves to ``supers``."""
+    if not isinstance(nodes, list) or not nodes:
+        _fail(where, nodes, 'give a list like [{"name": "car"}, ...]')
+    for i, node in enumerate(nodes):
+        name = node.get("name") if isinstance(node, Mapping) else None
+        if not isinstance(name, str):
+            _fail(f"{where}[{i}].name", name, "give the class name as text")
+        if node.get("subcategories"):
+            before = len(classes)
+            _flatten_categories(
+                node["subcategories"], f"{where}[{i}].subcategories", classes, supers
+            )
+            supers[name] = tuple(classes[before:])
+        else:
+            classes.append(name)
+
+
+def _string_map(value: Any, where: str) -> dict[str, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(
+        isinstance(key, str) and isinstance(name, str) for key, name in value.items()
+    ):
+        _fail(where, value, 'give an object of names, like {"person": "pedestrian"}')
+    return dict(value)
+
+
+def _image_size(value: Any, where: str) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    sides = (value.get("height"), value.get("width")) if isinstance(value, Mapping) else ()
+    return rle.check_size(sides, where)
+
+
+def _rle_shape(mask: Any, where: str) -> Rle:
+    """Check keys and types of a run-length object; counts come back as bytes."""
+    if not isinstance(mask, Mapping):
+        _fail(where, mask, 'give {"size": [h, w], "counts": text}')
+    size, counts = mask.get("size"), mask.get("counts")
+    height, width = rle.check_size(size, where)
+    if isinstance(counts, str):
+        try:
+            counts = counts.encode("ascii")
+        except UnicodeEncodeError:
+            _fail(f"{where}.counts", counts, "encode the mask again with COCO's run-length coding")
+    elif isinstance(counts, list):
+        counts = rle.from_counts(counts, height, width, f"{where}.counts")["counts"].encode("ascii")
+    elif not isinstance(counts, bytes):
+        _fail(f"{where}.counts", counts, "give the run lengths as text or as a list")
+    return {"size": [height, width], "counts": counts}
+
+
+def _flagged(attributes: Any, where: str) -> bool:
+    if not isinstance(attributes, Mapping):
+        _fail(where, attributes, 'give an object like {"crowd": true}, or leave it out')
+    flagged = False
+    for key in ("crowd", "ignored"):
+        value = attributes.get(key)
+        if value is not None and not isinstance(value, (bool, int)):
+            _fail(f"{where}.{key}", value, "give true or false")
+        flagged = flagged or bool(value)
+    return flagged
+
+
+def _outline(polygon: Any, where: str) -> FloatArray:
+    """Vertices of a closed outline (V, 2) as (x, y) in pixels, curves cut into short lines."""
+    vertices = polygon.get("vertices") if isinstance(polygon, Mapping) else None
+    types = polygon.get("types") if isinstance(polygon, Mapping) else None
+    if not isinstance(vertices, list) or not isinstance(types, str):
+        _fail(where, polygon, 'give {"vertices": [[x, y], ...], "types": "LLL..."}')
+    try:
+        points = np.array(vertices, dtype=np.float64)
+    except (TypeError, ValueError):
+        points = np.empty(0)
+    if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
+        _fail(f"{where}.vertices", vertices, "give finite [x, y] pairs")
+    if len(types) != len(points) or len(points) < 3 or set(types) - {"L", "C"}:
+        _fail(f"{where}.types", types, "give one letter L or C for each of at least 3 vertices")
+    path = [points[0]]
+    i = 1
+    while i < len(points):
+        if types[i] == "L":
+            path.append(points[i])
+            i += 1
+            continue
+        if types[i : i + 3] != "CCC":
+            _fail(f"{where}.types", types, "curve points (C) come in threes")
+        start, first, second, end = path[-1], *points[i : i + 3]
+        for step in range(1, _CURVE_STEPS + 1):
+            t = step / _CURVE_STEPS
+            s = 1 - t
+            path.append(s**3 * start + 3 * s * s * t * first + 3 * s * t * t * second + t**3 * end)
+        i += 3
+    return np.array(path)
+
+
+def _require_rgba_png(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            header = file.read(26)
+    except OSError as error:
+        raise ScoringError(f"{path}: cannot be read ({error.strerror}); check the path.") from error
+    if len(header) < 26 or not header.startswith(_PNG_SIGNATURE):
+        raise ScoringError(f"{path}: is not a PNG file; write bitmasks as 8-bit RGBA PNG.")
+    found = (header[24], header[25])
+    if found != _PNG_RGBA8:
+        raise ScoringError(
+            f"{path}: is a PNG with bit depth {found[0]} and colour type {found[1]}; "
+            "bitmasks are 8-bit RGBA (bit depth 8, colour type 6)."
+        )
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _fail(where: str, value: Any, fix: str) -> NoReturn:
+    raise ScoringError(f"{where} is {_show(value)}; {fix}.")
