@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import zlib
+
 import pytest
 
 from vmt.config.defaults import default_config
@@ -76,6 +78,20 @@ def test_every_space_is_tested_above_and_the_default_exists() -> None:
 )
 def test_landmarks(space: str, category_id: int, name: str) -> None:
     assert name_of(space, category_id) == name
+
+
+@pytest.mark.parametrize(
+    ("space", "checksum"),
+    [
+        ("ytvis_2019", 0x9FB45341),
+        ("ytvis_2021", 0xF7C9C7B6),
+        ("ovis", 0xDEB9CA6D),
+        ("coco", 0x4E697A05),
+    ],
+)
+def test_the_order_of_the_classes_is_frozen(space: str, checksum: int) -> None:
+    """Trained files depend on it: a list may grow a sibling, never change."""
+    assert zlib.crc32(" ".join(LABEL_SPACES[space].names).encode()) == checksum
 
 
 def test_ytvis_2021_is_in_alphabetical_order_and_coco_has_the_known_gaps() -> None:
