@@ -1,0 +1,77 @@
+"""List the published weight files, or download one of them.
+
+A download that breaks off goes on where it stopped, when the command is given again. No checksums
+are published: the first download records the SHA-256 of what it got in FILE.sha256, later ones
+must agree with it.
+
+Example:
+  vmt zoo --download vmt_r50 --output weights
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from vmt.checkpoint.zoo import ZOO, ZooFile, fetch, zoo_file
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``vmt zoo``."""
+    parser.add_argument("--download", metavar="NAME", help="fetch this file; see the list")
+    parser.add_argument(
+        "--output", metavar="DIR", type=Path, default=Path("weights"), help="default: weights"
+    )
+    parser.add_argument("--url", help="fetch from this mirror in place of the authors' link")
+    parser.add_argument("--json", action="store_true", help="the list for machines")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the list or fetch a file; see the module's docstring."""
+    if args.download:
+        return _download(zoo_file(args.download), args.output, args.url)
+    if args.json:
+        print(json.dumps([dataclasses.asdict(file) for file in ZOO.values()], indent=1))
+        return 0
+    for file in ZOO.values():
+        print("\n".join(_lines(file)), end="\n\n")
+    print("Fetch one:  vmt zoo --download NAME --output DIR")
+    print("Offline:    download it elsewhere, copy it here, and pass its path as --weights.")
+    print("Checksums:  none are published; the first download records its own in FILE.sha256.")
+    return 0
+
+
+def _lines(file: ZooFile) -> list[str]:
+    scores = ", ".join(f"{name} {value:.1f}" for name, value in file.expected.items())
+    link = file.page if file.url else f"{file.page} (see the project page; no direct link known)"
+    return [
+        f"{file.name}: {file.about}",
+        f"  expected  {scores} on {file.evaluated_on}",
+        f"  config    {file.config}",
+        f"  source    {link}",
+        f"  licence   of the weights: {file.licence}",
+    ]
+
+
+def _download(file: ZooFile, folder: Path, url: str | None) -> int:
+    with tqdm(desc=file.file_name, unit="B", unit_scale=True, delay=0.5, file=sys.stderr) as bar:
+
+        def progress(done: int, total: int | None) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        fetched = fetch(file, folder, url, progress)
+    checked = {
+        "published": "equals the published one",
+        "recorded": "equals the recorded one",
+        "nothing": "recorded beside it: none is published to compare with",
+    }[fetched.checked_against]
+    print(f"{fetched.path}: {'complete' if fetched.downloaded else 'was there already'}")
+    print(f"  SHA-256 {fetched.sha256}, {checked}")
+    print(f"  use: vmt demo --config-file {file.config} --weights {fetched.path} ...")
+    return 0
