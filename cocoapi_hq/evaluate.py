@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from cocoapi_hq import tube_ap
 from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.protocol import PROTOCOLS, TubeProtocol, get_protocol
+from cocoapi_hq.shards import Job, map_videos, tasks_of
 from cocoapi_hq.tube_ap import TUBE_METRICS, Cell, Curves, VideoScores
-from cocoapi_hq.tubes import load_video
-from cocoapi_hq.ytvis_json import (
-    Entries,
-    GroundTruth,
-    Source,
-    Video,
-    group_by_video,
-    open_ground_truth,
-    open_list,
-)
+from cocoapi_hq.ytvis_json import Entries, GroundTruth, Source, open_ground_truth, open_list
 
 logger = logging.getLogger(__name__)
 
@@ -103,68 +93,6 @@ class Results:
         from cocoapi_hq.text import results_table
 
         return results_table([self])
-
-
-@dataclass(frozen=True)
-class _Task:
-    video: Video
-    annotations: Entries
-    results: Entries
-
-
-@dataclass(frozen=True)
-class _Shared:
-    categories: dict[int, str]
-    protocol: TubeProtocol
-    metrics: tuple[str, ...]
-
-
-_shared: _Shared | None = None
-
-
-def _start_worker(shared: _Shared) -> None:
-    global _shared
-    _shared = shared
-
-
-def _score_in_worker(task: _Task) -> VideoScores:
-    assert _shared is not None, "the pool starts its workers with _start_worker"
-    return _score(task, _shared)
-
-
-def _score(task: _Task, shared: _Shared) -> VideoScores:
-    tubes = load_video(
-        task.video, task.annotations, task.results, shared.categories, shared.protocol
-    )
-    return tube_ap.score_video(tubes, shared.protocol, shared.metrics)
-
-
-def _tasks(truth: GroundTruth, results: Entries) -> list[_Task]:
-    gt_rows = group_by_video(truth.annotations, truth.videos, "annotation")
-    dt_rows = group_by_video(results, truth.videos, "result")
-    return [
-        _Task(
-            truth.videos[key],
-            truth.annotations.subset(gt_rows.get(key, ())),
-            results.subset(dt_rows.get(key, ())),
-        )
-        for key in sorted({*gt_rows, *dt_rows})
-    ]
-
-
-def _run(tasks: list[_Task], shared: _Shared, jobs: int) -> Iterator[VideoScores]:
-    """Score every video; with more than one job, in processes that get offsets, not data."""
-    jobs = min(jobs, len(tasks))
-    if jobs <= 1:
-        for task in tasks:
-            yield _score(task, shared)
-        return
-    # fork starts in milliseconds and needs no guard in the caller's script; elsewhere spawn.
-    method = "fork" if sys.platform.startswith("linux") else "spawn"
-    context = multiprocessing.get_context(method)
-    chunk = max(1, min(8, len(tasks) // (4 * jobs)))
-    with context.Pool(jobs, initializer=_start_worker, initargs=(shared,)) as pool:
-        yield from pool.imap(_score_in_worker, tasks, chunksize=chunk)
 
 
 def detect_protocol(truth: GroundTruth) -> str:
@@ -272,8 +200,8 @@ def _evaluate_tubes(
         protocol = detect_protocol(truth)
     rules = get_protocol(protocol) if isinstance(protocol, str) else protocol
     rules = rules.with_options(**options)
-    shared = _Shared(truth.categories, rules, metrics)
-    videos = list(_run(_tasks(truth, entries), shared, jobs))
+    job = Job(tube_ap.score_video, truth.categories, rules, {"metrics": metrics})
+    videos: list[VideoScores] = list(map_videos(job, tasks_of(truth, entries), jobs))
     _check_annotation_ids(truth, videos)
     out.warnings += _warnings(truth, entries, videos, rules)
     for metric in metrics:

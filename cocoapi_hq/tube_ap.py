@@ -273,7 +273,7 @@ def score_video(
                     gt.keys[g],
                     dt.scores[d],
                     matched,
-                    _ignored_detections(matched, ignored, dt_outside[:, d]),
+                    ignored_detections(matched, ignored, dt_outside[:, d]),
                     ignored,
                     iou,
                     dt.area[d],
@@ -284,7 +284,7 @@ def score_video(
     return out
 
 
-def _ignored_detections(matched: Int32, gt_ignored: Bool, dt_outside: Bool) -> Bool:
+def ignored_detections(matched: Int32, gt_ignored: Bool, dt_outside: Bool) -> Bool:
     """A match passes on the flag of its ground truth; without one, the own area decides."""
     unmatched = np.broadcast_to(dt_outside[:, None, :], matched.shape)
     if not gt_ignored.shape[1]:

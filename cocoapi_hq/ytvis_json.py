@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -295,7 +295,7 @@ class GroundTruth:
     annotations: Entries
 
 
-def is_int(value: object) -> bool:
+def is_int(value: object) -> TypeGuard[int]:
     """True for integers that are no booleans."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_))
 
