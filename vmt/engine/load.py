@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 from fvcore.common.config import CfgNode
-from torch import nn
 
 from vmt.checkpoint.load import load_weights
 from vmt.config.node import load_config
 from vmt.data.datasets.categories import label_space
 from vmt.modeling.meta_arch.build import build_model
+from vmt.modeling.meta_arch.vmt import VideoMaskTransfiner
 from vmt.utils.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def model_from_config(cfg: CfgNode) -> nn.Module:
+def model_from_config(cfg: CfgNode) -> VideoMaskTransfiner:
     """Build, fill and place the network of a config, in evaluation mode.
 
     Raises:
@@ -61,7 +61,7 @@ def load_model(
     weights: str | Path | None = None,
     overrides: Sequence[str] = (),
     device: str | None = None,
-) -> nn.Module:
+) -> VideoMaskTransfiner:
     """Build a network from a YAML file.
 
     Args:

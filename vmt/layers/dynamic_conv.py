@@ -49,4 +49,5 @@ def apply_dynamic_layers(features: Tensor, layers: Sequence[tuple[Tensor, Tensor
         x = bias[:, :, None] + weight @ x
         if index < len(layers) - 1:
             x = F.relu(x)
-    return x.unflatten(2, cells)
+    maps: Tensor = x.unflatten(2, cells)
+    return maps

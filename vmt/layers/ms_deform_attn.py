@@ -99,6 +99,6 @@ class MSDeformAttn(nn.Module):
         padding_mask: Tensor | None = None,
     ) -> Tensor:
         """``sample``, then the output layer: (B, Q, C)."""
-        return self.output_proj(
-            self.sample(query, reference_points, value, spatial_shapes, padding_mask)
-        )
+        sampled = self.sample(query, reference_points, value, spatial_shapes, padding_mask)
+        out: Tensor = self.output_proj(sampled)
+        return out

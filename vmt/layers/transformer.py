@@ -51,7 +51,8 @@ class SelfAttention(nn.Module):
         out = F.scaled_dot_product_attention(
             heads[0], heads[1], heads[2], dropout_p=self.dropout if self.training else 0.0
         )
-        return self.out_proj(out.transpose(1, 2).flatten(2))
+        mixed: Tensor = self.out_proj(out.transpose(1, 2).flatten(2))
+        return mixed
 
 
 class EncoderLayer(nn.Module):
@@ -76,5 +77,6 @@ class EncoderLayer(nn.Module):
     def forward(self, x: Tensor, position: Tensor) -> Tensor:
         """(B, S, C) -> (B, S, C)."""
         x = self.norm1(x + self.drop(self.self_attn(x, position)))
-        hidden = self.drop(F.relu(self.linear1(x)))
-        return self.norm2(x + self.drop(self.linear2(hidden)))
+        hidden = self.drop(F.relu_(self.linear1(x)))
+        out: Tensor = self.norm2(x + self.drop(self.linear2(hidden)))
+        return out

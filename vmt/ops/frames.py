@@ -14,7 +14,8 @@ def fold_frames(x: Tensor) -> Tensor:
 
 def unfold_frames(x: Tensor, num_frames: int) -> Tensor:
     """(B*T, ...) -> (B, T, ...); the frames of one clip lie side by side in axis 0."""
-    return x.unflatten(0, (-1, num_frames))
+    unfolded: Tensor = x.unflatten(0, (-1, num_frames))
+    return unfolded
 
 
 def frame_chunks(num_frames: int, chunk: int) -> Iterator[slice]:

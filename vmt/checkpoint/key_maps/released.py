@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
+from torch import Tensor
+
 from vmt.checkpoint.key_maps.rows import Alias, KeyMap, Rename, Split, Unused
 
 _BODY = "detr.backbone.0.body"
@@ -60,3 +65,35 @@ RELEASED = KeyMap(
         Rename("encoder.{x*}", "refiner.encoder.{x*}"),
     ),
 )
+
+
+def complete_released(state: dict[str, Tensor]) -> None:
+    """Add the entries that the published code asks for but never needs, where they are absent.
+
+    A network that we trained has neither the encoder's second output layer (zeros do: nothing
+    reads it) nor Swin's table of relative positions (it follows from the window size).
+
+    Args:
+        state: published names; changed in place.
+    """
+    for name, value in list(state.items()):
+        if name.startswith("detr.transformer.encoder.") and ".self_attn.output_proj." in name:
+            state.setdefault(
+                name.replace("output_proj", "output_proj_box"), torch.zeros_like(value)
+            )
+        elif name.endswith(".relative_position_bias_table"):
+            window = (math.isqrt(len(value)) + 1) // 2
+            index = name.replace("relative_position_bias_table", "relative_position_index")
+            state.setdefault(index, relative_position_index(window))
+
+
+def relative_position_index(window: int) -> Tensor:
+    """Row of Swin's bias table for every pair of cells of a window.
+
+    Returns:
+        (window^2, window^2) int64: (dy + window - 1) * (2 window - 1) + dx + window - 1.
+    """
+    cells = torch.cartesian_prod(torch.arange(window), torch.arange(window))
+    offset = cells[:, None] - cells[None, :] + window - 1
+    index: Tensor = offset[..., 0] * (2 * window - 1) + offset[..., 1]
+    return index

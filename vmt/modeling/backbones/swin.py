@@ -54,10 +54,11 @@ class SwinBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         x = x + self.drop_path(self._attend(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        mixed: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
+        return mixed
 
     def _attend(self, x: Tensor) -> Tensor:
-        h, w, dim = x.shape[1:]
+        h, w = x.shape[1:3]
         size = (self.window, self.window)
         # Padding comes first and takes part in the attention, unmasked: as published.
         x = F.pad(x, (0, 0, 0, -w % self.window, 0, -h % self.window))
@@ -71,7 +72,8 @@ class SwinBlock(nn.Module):
         x = window_reverse(windows, size, *padded)
         if self.shift:
             x = torch.roll(x, (self.shift, self.shift), dims=(1, 2))
-        return x[:, :h, :w].contiguous()
+        unpadded: Tensor = x[:, :h, :w].contiguous()
+        return unpadded
 
 
 def shift_mask(size: tuple[int, int], window: int, shift: int, like: Tensor) -> Tensor:
@@ -93,7 +95,8 @@ def shift_mask(size: tuple[int, int], window: int, shift: int, like: Tensor) -> 
             region[:, rows, cols] = 3 * i + j
     cells = window_partition(region, (window, window)).flatten(1)
     differ = cells[:, :, None] != cells[:, None, :]
-    return differ.to(like.dtype) * MASKED_LOGIT
+    mask: Tensor = differ.to(like.dtype) * MASKED_LOGIT
+    return mask
 
 
 class SwinStage(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import timm
+import torch.nn.functional as F
 from timm.layers import freeze_batch_norm_2d
 from torch import Tensor
 
@@ -45,8 +46,13 @@ class TimmFeatures(Backbone):
 
     def forward(self, frames: Tensor) -> dict[int, Tensor]:
         """See ``Backbone``."""
+        h, w = frames.shape[-2:]
+        # Many timm networks round sizes down; whole cells of the coarsest map leave nothing over.
+        coarsest = max(self.channels)
+        padded = F.pad(frames, (0, -w % coarsest, 0, -h % coarsest))
         maps = {}
-        for (stride, channels), x in zip(self.channels.items(), self.body(frames), strict=True):
+        for (stride, channels), x in zip(self.channels.items(), self.body(padded), strict=True):
             channels_last = x.shape[1] != channels and x.shape[-1] == channels
-            maps[stride] = x.permute(0, 3, 1, 2).contiguous() if channels_last else x
+            x = x.permute(0, 3, 1, 2) if channels_last else x
+            maps[stride] = x[..., : -(-h // stride), : -(-w // stride)].contiguous()
         return maps

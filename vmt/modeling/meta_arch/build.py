@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fvcore.common.config import CfgNode
-from torch import nn
 
 from vmt.modeling.meta_arch import vmt as _vmt
 from vmt.modeling.refinement import dense_band as _dense_band
@@ -15,7 +14,7 @@ from vmt.utils.errors import ConfigError
 METHODS = (_vmt, _dense_band)
 
 
-def build_model(cfg: CfgNode, label_space: LabelSpace) -> nn.Module:
+def build_model(cfg: CfgNode, label_space: LabelSpace) -> _vmt.VideoMaskTransfiner:
     """Build the network that a config describes, with fresh weights, on the CPU.
 
     Args:
@@ -34,5 +33,5 @@ def build_model(cfg: CfgNode, label_space: LabelSpace) -> nn.Module:
             f"TEST.PRECISION must be one of {', '.join(precisions)}, not {cfg.TEST.PRECISION!r}."
         )
     model = architecture.from_config(cfg, label_space)
-    assert isinstance(model, nn.Module), "a registered architecture must build a module"
+    assert isinstance(model, _vmt.VideoMaskTransfiner), "a registered architecture must build one"
     return model

@@ -399,7 +399,8 @@ class VideoMaskTransfiner(nn.Module):
         """
         scores = logits.float().sigmoid().flatten()
         best = scores.topk(min(self.top_k, len(scores))).indices
-        return torch.div(best, logits.shape[1], rounding_mode="floor").unique()
+        queries: Tensor = torch.div(best, logits.shape[1], rounding_mode="floor").unique()
+        return queries
 
     # --- shared ---------------------------------------------------------------------------------
 
@@ -409,7 +410,7 @@ class VideoMaskTransfiner(nn.Module):
         return (frames.float() - self.pixel_mean) / self.pixel_std
 
     def _encode(self, frames: Tensor, padding: Tensor | None = None) -> ClipFeatures:
-        maps = self.backbone(frames)
+        maps = self.backbone(frames.contiguous(memory_format=torch.channels_last))
         memory, levels = self.encoder(self.neck(maps), padding)
         fused = self.coarse.fuse(memory, levels.shapes)
         keep = self.refiner is not None
@@ -423,27 +424,28 @@ class VideoMaskTransfiner(nn.Module):
         )
 
     def _encode_chunked(self, frames: Tensor) -> ClipFeatures:
-        parts = [self._encode(frames[rows]) for rows in frame_chunks(len(frames), self.frame_chunk)]
-        if len(parts) == 1:
-            return parts[0]
-
-        def join(name: str) -> Tensor:
-            return torch.cat([getattr(part, name) for part in parts])
-
-        first = parts[0]
-        levels = Levels(
-            first.levels.shapes,
-            torch.cat([part.levels.valid_ratios for part in parts]),
-            None,
-        )
-        return ClipFeatures(
-            join("memory"),
-            levels,
-            join("fused"),
-            join("mask_features"),
-            join("stride4") if first.stride4 is not None else None,
-            join("stride2") if first.stride2 is not None else None,
-        )
+        """``_encode`` some frames at a time, each result put in place: one copy exists at most."""
+        num_frames = len(frames)
+        whole: dict[str, Tensor | None] = {}
+        levels: Levels | None = None
+        for rows in frame_chunks(num_frames, self.frame_chunk):
+            part = self._encode(frames[rows])
+            if part.memory.shape[0] == num_frames:
+                return part
+            levels = part.levels
+            for name in ("memory", "fused", "mask_features", "stride4", "stride2"):
+                value: Tensor | None = getattr(part, name)
+                if value is None:
+                    whole[name] = None
+                    continue
+                if rows.start == 0:
+                    whole[name] = value.new_empty((num_frames, *value.shape[1:]))
+                target = whole[name]
+                assert target is not None, "made with the first chunk"
+                target[rows] = value
+        assert levels is not None, "a clip has at least one frame"
+        ratios = levels.valid_ratios[:1].expand(num_frames, -1, -1)
+        return ClipFeatures(levels=Levels(levels.shapes, ratios, None), **whole)  # type: ignore[arg-type]
 
     def _refine(
         self,

@@ -143,7 +143,7 @@ class DenseBand(Refiner):
         )
 
     def forward(self, inputs: RefinerInput) -> RefinerOutput:
-        """See ``Refiner``; the result has stride 2. Only queries, frames and ``fused`` get gradients.
+        """See ``Refiner``; the result has stride 2. Gradients reach queries and ``fused`` only.
 
         The released code detaches backbone maps, boxes, centres and the masks of earlier stages.
         """
@@ -178,7 +178,8 @@ class DenseBand(Refiner):
             h4, w4 = stride4.shape[-2:]
             high = nearest(self.compress(stride4), (2 * h4, 2 * w4))
         size = (int(high.shape[-2]), int(high.shape[-1]))
-        high = high + self.rgb(nearest(inputs.frames[rows], size))
+        pixels = nearest(inputs.frames[rows], size).contiguous(memory_format=torch.channels_last)
+        high = high + self.rgb(pixels)
         base = nearest(F.relu(self.lift_s2(features)), size)
         # One binary map per frame: the published network does not tell instances apart here.
         union = (nearest(probs_s4, size) > 0.5).any(0)  # (t, h2, w2)
@@ -271,6 +272,8 @@ class DenseBand(Refiner):
         size = (int(y.shape[-2]), int(y.shape[-1]))
         offsets = centres_px[:, :, None, None] - cell_centres_px(size, 2, centres_px)
         own = torch.cat([probs, boxes[:, None].to(y.dtype), offsets.to(y.dtype)], dim=1)
+        own = own.contiguous(memory_format=torch.channels_last)
+        y = y[None].contiguous(memory_format=torch.channels_last)
         total: Tensor | None = None
         for branch in self.branches:
             assert isinstance(branch, nn.Sequential), "a branch is a chain of layers"
@@ -278,12 +281,23 @@ class DenseBand(Refiner):
             assert isinstance(first, nn.Conv2d), "a branch starts with its dilated convolution"
             weight_y, weight_own = first.weight.split([self.embed_dim, INSTANCE_CHANNELS], dim=1)
             gap = first.dilation
-            shared = F.conv2d(y[None], weight_y, first.bias, padding=gap, dilation=gap)
-            x = F.conv2d(own, weight_own, None, padding=gap, dilation=gap) + shared
-            x = branch[1:](x)
-            total = x if total is None else total + x
+            shared = F.conv2d(y, weight_y, first.bias, padding=gap, dilation=gap)
+            x = F.conv2d(own, weight_own, None, padding=gap, dilation=gap).add_(shared)
+            x = _pixelwise(F.relu_(x), branch[2:])
+            total = x if total is None else total.add_(x)
         assert total is not None, "there is at least one branch"
         return apply_dynamic_layers(total, layers)[:, 0]
+
+
+def _pixelwise(x: Tensor, layers: nn.Sequential) -> Tensor:
+    """1x1 convolutions and ReLUs as matrix products over (N, h, w, C): no reordering in between."""
+    x = x.permute(0, 2, 3, 1)
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            x = F.linear(x, layer.weight[:, :, 0, 0], layer.bias)
+        else:
+            x = F.relu_(x)
+    return x.permute(0, 3, 1, 2)
 
 
 def edge_band(union: Tensor) -> Tensor:

@@ -65,7 +65,8 @@ class CoarseHead(nn.Module):
         )
         x = F.relu(self.fpn["s32"](s32))
         x = F.relu(self.fpn["s16"](s16 + nearest(x, shapes[1])))
-        return s8 + nearest(x, shapes[0])
+        fused: Tensor = s8 + nearest(x, shapes[0])
+        return fused
 
     def mask_features(self, fused: Tensor) -> Tensor:
         """(B, C, h8, w8) -> (B, mask_channels, h8, w8), not negative."""

@@ -78,11 +78,17 @@ class DecoderLayer(nn.Module):
         self.cross_attn = CrossAttention(dim, num_levels, num_heads, num_points)
         self.instance_attn = SelfAttention(dim, num_heads, dropout)
         self.box_attn = SelfAttention(dim, num_heads, dropout)
-        for role in ("instance", "box"):
-            for index in (1, 2, 3):  # 1 after cross, 2 after self attention, 3 after feed-forward
-                self.add_module(f"{role}_norm{index}", nn.LayerNorm(dim))
-            self.add_module(f"{role}_linear1", nn.Linear(dim, ffn_dim))
-            self.add_module(f"{role}_linear2", nn.Linear(ffn_dim, dim))
+        # norm1 follows the cross attention, norm2 the self attention, norm3 the feed-forward part
+        self.instance_norm1 = nn.LayerNorm(dim)
+        self.instance_norm2 = nn.LayerNorm(dim)
+        self.instance_norm3 = nn.LayerNorm(dim)
+        self.instance_linear1 = nn.Linear(dim, ffn_dim)
+        self.instance_linear2 = nn.Linear(ffn_dim, dim)
+        self.box_norm1 = nn.LayerNorm(dim)
+        self.box_norm2 = nn.LayerNorm(dim)
+        self.box_norm3 = nn.LayerNorm(dim)
+        self.box_linear1 = nn.Linear(dim, ffn_dim)
+        self.box_linear2 = nn.Linear(ffn_dim, dim)
         self.frame_score = nn.Linear(dim, 1)
         self.drop = nn.Dropout(dropout)
 
@@ -122,12 +128,14 @@ class DecoderLayer(nn.Module):
         sampled = self._sample(steering, fold_frames(reference), memory, levels)
         sampled = unfold_frames(sampled, num_frames)  # (B, T, Q, C)
         boxes = self.box_norm1(boxes + self.drop(self.cross_attn.output_proj_box(sampled)))
-        boxes = self._feed_forward("box", boxes)
+        hidden = self.drop(F.relu_(self.box_linear1(boxes)))
+        boxes = self.box_norm3(boxes + self.drop(self.box_linear2(hidden)))
 
         share = F.softmax(self.frame_score(boxes), dim=1)  # (B, T, Q, 1)
         gathered = (share * self.cross_attn.output_proj(sampled)).sum(1)
         query = self.instance_norm1(query + self.drop(gathered))
-        return self._feed_forward("instance", query), boxes
+        hidden = self.drop(F.relu_(self.instance_linear1(query)))
+        return self.instance_norm3(query + self.drop(self.instance_linear2(hidden))), boxes
 
     def _sample(self, query: Tensor, reference: Tensor, memory: Tensor, levels: Levels) -> Tensor:
         parts = []
@@ -139,13 +147,6 @@ class DecoderLayer(nn.Module):
                 )
             )
         return torch.cat(parts)
-
-    def _feed_forward(self, role: str, x: Tensor) -> Tensor:
-        linear1 = self.get_submodule(f"{role}_linear1")
-        linear2 = self.get_submodule(f"{role}_linear2")
-        norm = self.get_submodule(f"{role}_norm3")
-        out: Tensor = norm(x + self.drop(linear2(self.drop(F.relu(linear1(x))))))
-        return out
 
 
 class Decoder(nn.Module):

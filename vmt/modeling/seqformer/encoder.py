@@ -72,10 +72,11 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, position: Tensor, reference: Tensor, levels: Levels) -> Tensor:
         """(B, S, C) -> (B, S, C); ``reference`` is (B, S, L, 2)."""
-        out = self.attn(x + position, reference, x, levels.shapes, levels.padding_mask)
-        x = self.norm1(x + self.drop(out))
-        hidden = self.drop(F.relu(self.linear1(x)))
-        return self.norm2(x + self.drop(self.linear2(hidden)))
+        sampled = self.attn(x + position, reference, x, levels.shapes, levels.padding_mask)
+        x = self.norm1(x + self.drop(sampled))
+        hidden = self.drop(F.relu_(self.linear1(x)))
+        out: Tensor = self.norm2(x + self.drop(self.linear2(hidden)))
+        return out
 
 
 class Encoder(nn.Module):

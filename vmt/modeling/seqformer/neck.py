@@ -32,7 +32,8 @@ class Projection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_dim, h, w) -> (B, dim, ...)."""
-        return self.norm(self.conv(x))
+        level: Tensor = self.norm(self.conv(x))
+        return level
 
 
 class Neck(nn.ModuleList):

@@ -1,0 +1,72 @@
+"""What a weight file is: which network, how big, which config fits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from vmt.checkpoint.files import WeightFile
+from vmt.checkpoint.key_maps.rows import UNUSED
+
+#: A name that only this backbone has -> its name in configs, and in the names of config files.
+BACKBONES = (
+    ("backbone.stages.2.blocks.17.norm1.weight", "swin_l_p4w12", "SwinL"),
+    ("backbone.body.layer3.22.conv1.weight", "resnet101", "R101"),
+    ("backbone.body.layer3.5.conv1.weight", "resnet50", "R50"),
+)
+
+
+@dataclass(frozen=True)
+class Description:
+    """Findings about a weight file.
+
+    Args:
+        layout: published or ours.
+        method: SeqFormer, or VMT with which refiner.
+        backbone: name in configs, or "unknown".
+        num_classes: outputs of the class head, 0 if there is none.
+        elements: numbers stored, repeated and unused ones included.
+        config: a config file that builds the network, or "".
+        families: first two parts of the names -> entries.
+    """
+
+    layout: str
+    method: str
+    backbone: str
+    num_classes: int
+    elements: int
+    config: str
+    families: dict[str, int]
+
+
+def describe(file: WeightFile) -> Description:
+    """Look at names and shapes only.
+
+    Raises:
+        CheckpointError: published names that belong to no network we know.
+    """
+    state = file.ours()
+    names = {name for name in state if not name.startswith(UNUSED)}
+    backbone, label = next(
+        ((name, label) for key, name, label in BACKBONES if key in names), ("unknown", "")
+    )
+    refined = any(name.startswith("refiner.") for name in names)
+    banded = any(name.startswith("refiner.branches.") for name in names)
+    if not any(name.startswith("decoder.") for name in names):
+        method, stem = "no video instance segmentation network", ""
+    elif not refined:
+        method, stem = "SeqFormer", "seqformer"
+    else:
+        method = f"Video Mask Transfiner, refiner {'dense_band' if banded else 'unknown'}"
+        stem = "vmt_release" if banded else ""
+    head = state.get("heads.cls.0.weight")
+    config = f"configs/hq_ytvis/{stem}_{label}.yaml" if stem and label else ""
+    return Description(
+        layout="published" if file.published else "ours",
+        method=method,
+        backbone=backbone,
+        num_classes=0 if head is None else int(head.shape[0]),
+        elements=sum(value.numel() for value in file.state.values()),
+        config=config,
+        families=dict(Counter(".".join(name.split(".")[:2]) for name in sorted(names))),
+    )
