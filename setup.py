@@ -42,9 +42,10 @@ class BuildOptionalKernel(build_ext):
             super().build_extension(ext)
         except (BaseError, CCompilerError, OSError) as error:
             sys.stderr.write(
-                f"WARNING: the CPU kernel of vmt.ops.ms_deform_attn was not built ({error}). "
-                "VMT works without it, on the slower PyTorch reference. For the kernel, install "
-                "a C++17 compiler (g++ 12 or newer, or clang) and install VMT again.\n"
+                "WARNING: the CPU kernel of vmt.ops.ms_deform_attn was not built. VMT works "
+                "without it, on the slower PyTorch reference. For the kernel, install a C++17 "
+                "compiler (g++ 12 or newer, or clang) and install VMT again. The compiler said: "
+                f"{error}\n"
             )
 
 
