@@ -68,7 +68,10 @@ class AttributeScores:
 def visible_frames(tubes: VideoTubes) -> Float64:
     """(G,) frames in which every ground-truth tube has pixels."""
     shown = np.concatenate([[0], np.cumsum(tubes.masks.areas > 0)])
-    return (shown[tubes.gt.first + tubes.gt.frames] - shown[tubes.gt.first]).astype(np.float64)
+    frames: Float64 = (shown[tubes.gt.first + tubes.gt.frames] - shown[tubes.gt.first]).astype(
+        np.float64
+    )
+    return frames
 
 
 def motion_iou(tubes: VideoTubes) -> Float64:

@@ -17,7 +17,7 @@ from cocoapi_hq.ytvis_json import Entries, GroundTruth, Source, open_ground_trut
 logger = logging.getLogger(__name__)
 
 #: Every name that ``metrics`` accepts.
-METRICS = (*TUBE_METRICS, "bdd_mots", "hota", "frame_ap")
+METRICS = (*TUBE_METRICS, "bdd_mots", "hota", "frame_ap", "tracklet_quality")
 _NAMED_PAIRS = 5
 
 
@@ -90,7 +90,7 @@ class Results:
 
     def table(self) -> str:
         """A compact table of all metrics, as text."""
-        from cocoapi_hq.text import results_table
+        from cocoapi_hq.text import results_table  # it needs this module
 
         return results_table([self])
 
@@ -128,7 +128,7 @@ def evaluate(
     class_agnostic: bool | None = None,
     per_video: bool = False,
     jobs: int = 1,
-    **mots_options: Any,
+    **track_options: Any,
 ) -> Results:
     """Score one set of results.
 
@@ -147,7 +147,8 @@ def evaluate(
         class_agnostic: score all categories as one.
         per_video: also compute the numbers of every video by itself.
         jobs: processes; the numbers do not depend on it.
-        **mots_options: passed on to the MOTS, HOTA and frame AP functions.
+        **track_options: ``config``, ``fill_missing_frames``, ``allow_overlap``, ``min_score``,
+            ``min_tube_iou``: options of the metrics that are not tube AP.
 
     Returns:
         The scores; AP and AR are fractions, MOTS numbers percent.
@@ -172,7 +173,9 @@ def evaluate(
         _evaluate_tubes(out, gt, results, tube_metrics, protocol, options, per_video, jobs)
     for metric in metrics:
         if metric not in TUBE_METRICS:
-            out.others[metric] = _evaluate_frames(metric, gt, results, jobs, mots_options)
+            from cocoapi_hq.track_metrics import evaluate_tracks  # needs scipy; tubes do not
+
+            out.others[metric] = evaluate_tracks(metric, gt, results, track_options)
     for sentence in out.warnings:
         logger.warning("%s", sentence)
     return out
@@ -280,12 +283,6 @@ def _warnings(
             f"neither intersection nor union, as in the originals: {named}{more}."
         )
     return out
-
-
-def _evaluate_frames(
-    metric: str, gt: Source, results: Source, jobs: int, options: dict[str, Any]
-) -> dict[str, Any]:
-    raise ScoringError(f"metric {metric!r} is not available in this installation.")
 
 
 __all__ = ["METRICS", "PROTOCOLS", "Results", "TubeScores", "evaluate"]

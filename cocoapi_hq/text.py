@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from cocoapi_hq.protocol import TubeProtocol
 
 if TYPE_CHECKING:
+    from cocoapi_hq.bootstrap import Comparison
     from cocoapi_hq.evaluate import Results, TubeScores
 
 #: Columns of the compact table per metric; the rest is in the JSON output.
@@ -17,10 +18,11 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "tube_boundary": ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10"),
     "bdd_mots": ("mMOTSA", "mMOTSP", "mIDF1", "IDSw", "FP", "FN", "MT", "PT", "ML"),
     "hota": ("HOTA", "DetA", "AssA", "LocA"),
+    "tracklet_quality": ("J", "F", "JF", "boundary_iou", "stability"),
     "frame_ap": ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100"),
 }
 #: Metrics whose numbers are fractions; tables show them times 100.
-FRACTIONS = ("tube_mask", "tube_boundary")
+FRACTIONS = ("tube_mask", "tube_boundary", "hota", "tracklet_quality")
 _AREA_NAMES = {"s": "small", "m": "medium", "l": "large"}
 
 
@@ -60,9 +62,11 @@ def format_number(metric: str, key: str, value: object) -> str:
         return "-" if value is None else str(value)
     if isinstance(value, int) and metric not in FRACTIONS:
         return str(value)
-    if metric in FRACTIONS or (metric == "frame_ap" and value < 0):
+    if not math.isfinite(value):
+        return "-" if math.isnan(value) else str(value)
+    if metric in FRACTIONS:
         return "-" if value < 0 else f"{100 * value:.1f}"
-    return f"{value:.1f}" if math.isfinite(value) else str(value)
+    return f"{value:.1f}"
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -114,3 +118,32 @@ def category_table(scores: TubeScores) -> str:
         for key, numbers in scores.per_category.items()
     ]
     return text_table([f"{scores.metric} by category", *columns], rows)
+
+
+def comparison_table(comparison: Comparison, names: Sequence[str]) -> str:
+    """Bootstrap intervals of several files, times 100.
+
+    Args:
+        comparison: answer of :func:`cocoapi_hq.bootstrap.compare`.
+        names: one per file.
+    """
+    rows = []
+    for i, name in enumerate(names):
+        value, gap = comparison.intervals[i], comparison.differences[i]
+        if value.value <= -1:
+            rows.append([name, "-", "-", "-", "-"])
+            continue
+        interval = f"[{100 * value.low:.1f}, {100 * value.high:.1f}]"
+        change = f"{100 * gap.value:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
+        wins = f"{100 * comparison.wins[i]:.0f}%"
+        rows.append(
+            [name, f"{100 * value.value:.1f}", interval, *(([change, wins]) if i else "--")]
+        )
+    header = [
+        f"{comparison.metric} {comparison.key}",
+        "value",
+        "95% interval",
+        "against the first",
+        "better in",
+    ]
+    return text_table(header, rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import cocoapi_hq
-from cocoapi_hq import boundary
+from cocoapi_hq import boundary, frame_ap, mots
 
 PROTOCOLS = {"ytvis": "ytvis_2019", "hq": "hq_ytvis", "ovis": "ovis"}
 
@@ -44,9 +44,27 @@ def boundary_unit(mask: dict[str, Any], dilation_ratio: float) -> dict[str, Any]
     return {"area": boundary.boundary_area(mask, dilation_ratio), "rle": region}
 
 
+def mots_row(result: mots.MotsResult) -> dict[str, Any]:
+    rows = result.rows()
+    names = {"MOTSA": "MOTA", "MOTSP": "MOTP", "IDF1": "IDF1"}
+    out: dict[str, Any] = {}
+    for key in next(iter(rows.values())):
+        out[names.get(key, key)] = {row: numbers[key] for row, numbers in rows.items()}
+    for key in names.values():
+        out["m" + key] = out[key]["AVERAGE"]
+    return out
+
+
 def adapter(task: str, **inputs: Any) -> dict[str, Any]:
     if task == "tube_ap":
         return tube_ap(**inputs)
     if task == "boundary":
         return boundary_unit(**inputs)
+    if task == "mots":
+        return mots_row(mots.evaluate_mots(**inputs))
+    if task == "mots_bitmask":
+        paths = inputs["gt_png"], inputs["results_png"]
+        return mots_row(mots.evaluate_mots_bitmask(*paths, inputs["config"]))
+    if task == "frame_ap":
+        return frame_ap.evaluate_frame_ap(**inputs).rows()
     raise NotImplementedError(task)

@@ -1,0 +1,221 @@
+r"""Score result files locally, as the official evaluators do.
+
+Tube mask AP and tube boundary AP read YouTube-VIS JSON (YouTube-VIS, HQ-YTVIS, OVIS); bdd_mots,
+hota and frame_ap read Scalabel JSON or bitmask folders; hota and tracklet_quality (J&F, temporal
+stability) also read YouTube-VIS JSON. Several result files are compared side by side, with 95%
+bootstrap intervals over videos; differences are paired and relative to the first file.
+
+Example:
+  vmt eval --gt val.json --results ours.json theirs.json --metric tube_mask tube_boundary \
+      --per-category --html report.html --images JPEGImages --jobs 4
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cocoapi_hq
+from cocoapi_hq import text
+from cocoapi_hq.bootstrap import Comparison, compare
+from cocoapi_hq.check import write_json, write_text
+from cocoapi_hq.protocol import BOUNDARY_RULES, LENGTH_RULES, MASK_FIELDS
+from cocoapi_hq.tube_ap import TUBE_METRICS
+from vmt.utils.errors import AnnotationError, OutputError
+
+#: What the original scripts call the metrics.
+IOU_TYPES = {"segm": "tube_mask", "boundary": "tube_boundary"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--gt", required=True, help="annotation file, or a folder for MOTS")
+    parser.add_argument("--results", required=True, nargs="+", help="result files of the same kind")
+    parser.add_argument(
+        "--metric", nargs="+", choices=cocoapi_hq.METRICS, help="default: tube_mask tube_boundary"
+    )
+    parser.add_argument(
+        "--iou-type", nargs="+", choices=list(IOU_TYPES), help="names of the original scripts"
+    )
+    parser.add_argument("--per-category", action="store_true", help="a row for every category")
+    parser.add_argument(
+        "--per-video", action="store_true", help="numbers of every video, in --json"
+    )
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write all numbers there")
+    parser.add_argument("--html", type=Path, metavar="REPORT", help="write a report to look at")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="frames, for the report")
+    parser.add_argument("--jobs", type=int, default=1, help="processes (default 1)")
+    parser.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples")
+    tubes = parser.add_argument_group("tube AP")
+    tubes.add_argument(
+        "--protocol",
+        choices=list(cocoapi_hq.PROTOCOLS),
+        help="default: ovis if annotations carry occlusion, else hq_ytvis",
+    )
+    tubes.add_argument(
+        "--boundary",
+        choices=BOUNDARY_RULES,
+        help="official: min of mask and boundary IoU (default); paper: Eq. 1 alone",
+    )
+    tubes.add_argument("--mask-field", choices=MASK_FIELDS, help="ground-truth masks to read")
+    tubes.add_argument("--lengths", choices=LENGTH_RULES, help="lists of wrong length")
+    tubes.add_argument("--max-dets", type=int, nargs="+", help="default: 1 10 100")
+    tubes.add_argument("--class-agnostic", action="store_true", help="all categories as one")
+    tracks = parser.add_argument_group("MOTS, HOTA, frame AP, tracklets")
+    tracks.add_argument("--config", help="Scalabel configuration with the classes")
+    tracks.add_argument("--fill-missing-frames", action="store_true", help="read them as empty")
+    tracks.add_argument("--allow-overlap", action="store_true", help="frame AP by COCO's rule")
+    tracks.add_argument(
+        "--min-score", type=float, help="leave out weaker results (hota, tracklets)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Score, print, write; returns the exit status."""
+    metrics = _metrics(args)
+    # Before any work: a path that cannot be written should not cost an evaluation.
+    for path in (args.json, args.html):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise OutputError(f"{path}: the folder {path.absolute().parent} does not exist.")
+    try:
+        answers = [_evaluate(args, path, metrics) for path in args.results]
+        _name_apart(answers)
+        comparisons = _compare(args, answers) if len(answers) > 1 else []
+    except cocoapi_hq.ScoringError as error:
+        raise AnnotationError(str(error)) from None
+    _print(args, answers, comparisons)
+    if args.json is not None:
+        _save(args.json, lambda: write_json(args.json, _document(args, answers, comparisons)))
+    if args.html is not None:
+        _write_report(args, answers, comparisons)
+    return 0
+
+
+def _metrics(args: argparse.Namespace) -> tuple[str, ...]:
+    named = [*(args.metric or ()), *(IOU_TYPES[name] for name in args.iou_type or ())]
+    return tuple(dict.fromkeys(named)) or TUBE_METRICS
+
+
+def _evaluate(args: argparse.Namespace, path: str, metrics: Sequence[str]) -> cocoapi_hq.Results:
+    options: dict[str, Any] = {
+        "config": args.config,
+        "fill_missing_frames": args.fill_missing_frames or None,
+        "allow_overlap": args.allow_overlap or None,
+        "min_score": args.min_score,
+    }
+    return cocoapi_hq.evaluate(
+        args.gt,
+        path,
+        metrics,
+        protocol=args.protocol,
+        boundary=args.boundary,
+        mask_field=args.mask_field,
+        lengths=args.lengths,
+        max_dets=args.max_dets,
+        class_agnostic=args.class_agnostic or None,
+        per_video=args.per_video,
+        jobs=args.jobs,
+        **{key: value for key, value in options.items() if value is not None},
+    )
+
+
+def _name_apart(answers: Sequence[cocoapi_hq.Results]) -> None:
+    """Shorten names to what differs: file names, else whole paths."""
+    short = [Path(answer.name).name for answer in answers]
+    if len(set(short)) == len(short):
+        for answer, name in zip(answers, short, strict=True):
+            answer.name = name
+
+
+def _compare(args: argparse.Namespace, answers: Sequence[cocoapi_hq.Results]) -> list[Comparison]:
+    return [
+        compare([answer.tubes[metric] for answer in answers], resamples=args.resamples)
+        for metric in answers[0].tubes
+    ]
+
+
+def _print(
+    args: argparse.Namespace,
+    answers: Sequence[cocoapi_hq.Results],
+    comparisons: Sequence[Comparison],
+) -> None:
+    for answer in answers:
+        for metric, scores in answer.tubes.items():
+            print(f"{metric} of {answer.name}")
+            print("\n".join(text.coco_lines(scores)), end="\n\n")
+            if args.per_category:
+                print(text.category_table(scores), end="\n\n")
+    print(text.results_table(answers))
+    if "frame_ap" in answers[0].others:
+        print("\nframe_ap:", "overlap allowed" if args.allow_overlap else "overlap not allowed")
+    for comparison in comparisons:
+        print("\n" + text.comparison_table(comparison, [answer.name for answer in answers]))
+
+
+def _plain(value: Any) -> Any:
+    """Numbers that JSON lacks as text: nan, inf, -inf."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _document(
+    args: argparse.Namespace,
+    answers: Sequence[cocoapi_hq.Results],
+    comparisons: Sequence[Comparison],
+) -> Any:
+    """One file: its numbers. Several: ``files`` by name and ``comparison`` by metric."""
+    numbers = [_plain(a.to_dict(args.per_category, args.per_video)) for a in answers]
+    if len(answers) == 1:
+        return numbers[0]
+    names = [answer.name for answer in answers]
+    compared = {
+        c.metric: {
+            name: {
+                "value": asdict(c.intervals[i]),
+                "difference_to_first": asdict(c.differences[i]),
+                "wins_against_first": c.wins[i],
+            }
+            for i, name in enumerate(names)
+        }
+        for c in comparisons
+    }
+    return {"files": dict(zip(names, numbers, strict=True)), "comparison": compared}
+
+
+def _save(path: os.PathLike[str], write: Any) -> None:
+    try:
+        write()
+    except cocoapi_hq.ScoringError as error:
+        raise OutputError(str(error)) from None
+    print(f"\nwritten: {path}")
+
+
+def _write_report(
+    args: argparse.Namespace,
+    answers: Sequence[cocoapi_hq.Results],
+    comparisons: Sequence[Comparison],
+) -> None:
+    from cocoapi_hq.report import build_report  # only a report draws
+
+    try:
+        page = build_report(
+            args.gt,
+            args.results,
+            answers,
+            comparisons=comparisons,
+            images=args.images,
+            jobs=args.jobs,
+        )
+    except cocoapi_hq.ScoringError as error:
+        raise AnnotationError(str(error)) from None
+    _save(args.html, lambda: write_text(args.html, page))
