@@ -1,0 +1,90 @@
+"""A network that needs no training: bright coloured blobs are its objects.
+
+It keeps to the interface of the real ones (``segment_clip`` -> ``ClipTracklets``), so that
+everything around a network can be tested quickly and looked at with sensible masks.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vmt.structures.labels import LabelSpace
+from vmt.structures.predictions import ClipTracklets
+
+#: RGB that the three classes are made of.
+COLOURS = {"red": (255.0, 0.0, 0.0), "green": (0.0, 255.0, 0.0), "blue": (0.0, 0.0, 255.0)}
+LABELS = LabelSpace("blobs", tuple(COLOURS), (10, 20, 30))
+
+
+class BlobModel(nn.Module):
+    """Finds at most one blob per colour: pixels nearer to the colour than ``radius``.
+
+    Args:
+        mask_stride: input pixels per cell of the masks it gives, 2 or 8.
+        noise_queries: queries without an object, of low score.
+        radius: distance in RGB below which a pixel belongs to the colour.
+        confidence: score of a colour that is there.
+    """
+
+    def __init__(
+        self,
+        mask_stride: int = 2,
+        noise_queries: int = 1,
+        radius: float = 160.0,
+        confidence: float = 0.9,
+    ) -> None:
+        super().__init__()
+        self.label_space = LABELS
+        self.mask_stride = mask_stride
+        self.noise_queries = noise_queries
+        self.radius = radius
+        self.confidence = confidence
+        self.clips: list[int] = []  # T of every call
+        self.register_buffer("colours", torch.tensor(list(COLOURS.values())))
+
+    @property
+    def device(self) -> torch.device:
+        return self.colours.device
+
+    def segment_clip(self, frames: Tensor) -> ClipTracklets:
+        T, _, H, W = frames.shape
+        self.clips.append(T)
+        stride = self.mask_stride
+        h, w = -(-H // stride), -(-W // stride)
+        padded = F.pad(frames.float(), (0, w * stride - W, 0, h * stride - H), mode="replicate")
+        cells = F.avg_pool2d(padded, stride)  # (T, 3, h, w)
+        distance = (cells[None] - self.colours[:, None, :, None, None]).norm(dim=2)
+        logits = (self.radius - distance) / 20.0  # (3, T, h, w)
+        present = (logits > 0).flatten(1).any(dim=1).cpu()
+        noise = torch.full((self.noise_queries, T, h, w), -5.0, device=frames.device)
+        probs = torch.full((3 + self.noise_queries, 3), 0.01)
+        probs[:3] += torch.eye(3) * self.confidence
+        chosen = torch.cat([present.nonzero()[:, 0], torch.arange(3, len(probs))])
+        return ClipTracklets(
+            query_index=chosen,
+            class_probs=probs[chosen].to(frames.device),
+            embeddings=torch.eye(len(probs), 8)[chosen].to(frames.device),
+            boxes_cxcywh=torch.full((len(chosen), T, 4), 0.5, device=frames.device),
+            mask_logits=torch.cat([logits[present.to(frames.device)], noise]),
+            mask_stride=stride,
+            input_size=(H, W),
+        )
+
+
+def blob_video(num_frames: int, size: tuple[int, int] = (96, 160), blobs: int = 2) -> list[Tensor]:
+    """Frames (H, W, 3) uint8 on a grey ramp with blobs that move by two pixels per frame."""
+    height, width = size
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    frames = []
+    for t in range(num_frames):
+        frame = ((x * 60 // max(width, 1)) + 90)[..., None].repeat(1, 1, 3).to(torch.uint8)
+        for k, colour in enumerate(list(COLOURS.values())[:blobs]):
+            centre_x = (2 * t + k * width // 2) % width
+            centre_y = height * (k + 1) // (blobs + 1)
+            radius = height // (3 + k)
+            inside = (x - centre_x) ** 2 + (y - centre_y) ** 2 < radius**2
+            frame[inside] = torch.tensor(colour).to(torch.uint8)
+        frames.append(frame)
+    return frames

@@ -1,0 +1,210 @@
+"""The stream over a video: order, laziness, whole-video rules, sizes, errors, flat memory."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.inference.fake_model import BlobModel, blob_video
+from vmt.config.defaults import default_config
+from vmt.inference.predictor import (
+    FrameResult,
+    PredictorOptions,
+    VideoPredictor,
+    resize_frame,
+)
+from vmt.structures.masks import decode_masks
+from vmt.structures.predictions import ClipTracklets
+from vmt.utils.errors import ConfigError, VideoError
+
+SIZE = (72, 120)
+
+
+def frames(count: int, blobs: int = 2) -> list[np.ndarray]:
+    return [f.numpy() for f in blob_video(count, SIZE, blobs)]
+
+
+def predictor(model: BlobModel, window: int = 5, **options: object) -> VideoPredictor:
+    return VideoPredictor(model, PredictorOptions(window=window, min_size=72, **options))
+
+
+def summaries(results: list[FrameResult]) -> dict[int, list[tuple[int, float]]]:
+    return {
+        s.track_id: [(c.label, round(c.score, 4)) for c in s.classes]
+        for r in results
+        for s in r.closed
+    }
+
+
+@pytest.mark.parametrize("stride", [2, 8])
+@pytest.mark.parametrize("window", [0, 2, 5, 13, 40])
+def test_masks_do_not_depend_on_the_window(window: int, stride: int) -> None:
+    video = frames(13)
+    results = list(predictor(BlobModel(stride), window).stream(video))
+    assert [r.index for r in results] == list(range(13))
+    for t, result in enumerate(results):
+        assert [track.track_id for track in result.tracks] == [1, 2]
+        red, green = decode_masks([track.rle for track in result.tracks], SIZE).numpy()
+        truth = (video[t][..., 0] == 255) & (video[t][..., 1] == 0)
+        assert (red & truth).sum() / (red | truth).sum() > (0.8 if stride == 2 else 0.5)
+        assert green.sum() == result.tracks[1].area
+        x1, y1, x2, y2 = result.tracks[0].box_xyxy_px
+        assert red[y1:y2, x1:x2].sum() == result.tracks[0].area == red.sum()
+    best = {i: classes[0] for i, classes in summaries(results).items()}
+    assert best == {1: (0, 0.91), 2: (1, 0.91)}
+
+
+def test_an_object_that_leaves_and_another_that_comes() -> None:
+    video = frames(8, blobs=1) + frames(8, blobs=0) + [f.numpy() for f in blob_video(8, SIZE, 1)]
+    results = list(predictor(BlobModel(), 3).stream(video))
+    seen = [tuple(t.track_id for t in r.tracks) for r in results]
+    # The windows between see nothing, so there is nothing to link the second object to.
+    assert (seen[0], seen[10]) == ((1,), ())
+    assert len(seen[20]) == 1
+    assert seen[20] != (1,)
+    closed_at = {s.track_id: r.index for r in results for s in r.closed}
+    assert closed_at[1] < 16
+    assert set(closed_at) == {1, seen[20][0]}
+
+
+def test_whole_video_rules() -> None:
+    """Empty tubes are dropped although their query is among the best pairs."""
+    results = list(predictor(BlobModel(), 0).stream(frames(6)))
+    assert summaries(results) == {
+        1: [(0, 0.91), (1, 0.01), (2, 0.01)],
+        2: [(1, 0.91), (0, 0.01), (2, 0.01)],
+    }
+    assert all(not r.closed for r in results[:-1])
+    few = list(predictor(BlobModel(), 0, top_k=2).stream(frames(6)))
+    assert summaries(few) == {1: [(0, 0.91)], 2: [(1, 0.91)]}
+
+
+def test_frames_are_pulled_lazily_and_in_pieces() -> None:
+    read: list[int] = []
+
+    def source() -> Iterator[np.ndarray]:
+        for t, frame in enumerate(frames(50)):
+            read.append(t)
+            yield frame
+
+    model = BlobModel()
+    stream = predictor(model, 5).stream(source())
+    assert read == []
+    next(stream)
+    assert len(read) == 9
+    assert model.clips == [5]
+
+
+@pytest.mark.parametrize("window", [0, 4])
+def test_originals_come_back_on_demand(window: int) -> None:
+    video = frames(9)
+    for source in (video, iter(video)):
+        results = list(predictor(BlobModel(), window).stream(source, keep_frames=True))
+        assert all(np.array_equal(r.frame, f) for r, f in zip(results, video, strict=True))
+    assert all(r.frame is None for r in predictor(BlobModel(), window).stream(video))
+
+
+def test_two_streams_at_once() -> None:
+    both = predictor(BlobModel(), 3)
+    one, two = both.stream(frames(7)), both.stream(frames(7))
+    for a, b in zip(one, two, strict=True):
+        assert a == b
+
+
+def test_a_source_that_breaks_off() -> None:
+    def source() -> Iterator[np.ndarray]:
+        yield from frames(7)
+        raise VideoError("cut short")
+
+    stream = predictor(BlobModel(), 5).stream(source())
+    results: list[FrameResult] = []
+    with pytest.raises(VideoError, match="cut short"):
+        results.extend(stream)
+    assert [r.index for r in results] == list(range(7))
+    assert set(summaries(results)) == {1, 2}
+    assert stream.finish() == []
+
+
+@pytest.mark.parametrize("window", [0, 5])
+def test_stopping_early_gives_the_scores_so_far(window: int) -> None:
+    stream = predictor(BlobModel(), window).stream(frames(20))
+    for _ in range(7):
+        next(stream)
+    assert [s.track_id for s in stream.finish()] == [1, 2]
+    assert list(stream) == []
+
+
+def test_sizes_must_not_change() -> None:
+    video = [*frames(3), np.zeros((72, 121, 3), np.uint8)]
+    with pytest.raises(VideoError, match="121x72 pixels follows frames of 120x72"):
+        list(predictor(BlobModel(), 2).stream(video))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3), (37, 91), (90, 3)])
+def test_any_size_runs(size: tuple[int, int]) -> None:
+    video = [np.full((*size, 3), (255, 0, 0), np.uint8)] * 4
+    results = list(VideoPredictor(BlobModel(8), PredictorOptions(3, min_size=24)).stream(video))
+    assert [r.tracks[0].area for r in results] == [size[0] * size[1]] * 4
+
+
+def test_no_frames_no_results() -> None:
+    assert list(predictor(BlobModel(), 5).stream([])) == []
+    assert list(predictor(BlobModel(), 0).stream([])) == []
+
+
+def test_out_of_memory_says_what_to_do() -> None:
+    class Hungry(BlobModel):
+        def segment_clip(self, frames: torch.Tensor) -> ClipTracklets:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(ConfigError, match=r"3 frames of 120x72 pixels .* smaller TEST.WINDOW"):
+        list(predictor(Hungry(), 3).stream(frames(3)))
+
+
+def test_resize_is_the_releases() -> None:
+    rng = np.random.default_rng(0)
+    for height, width in ((480, 854), (854, 480), (100, 100), (31, 77)):
+        frame = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        short, long = min(height, width), max(height, width)
+        target = int(360 * long / short)
+        size = (target, 360) if width >= height else (360, target)
+        expected = np.asarray(Image.fromarray(frame).resize(size, Image.BILINEAR))
+        np.testing.assert_array_equal(resize_frame(frame, 360), expected)
+
+
+def test_the_long_side_can_be_bounded() -> None:
+    assert resize_frame(np.zeros((100, 1000, 3), np.uint8), 360, 1000).shape == (100, 1000, 3)
+    assert resize_frame(np.zeros((1, 5000, 3), np.uint8), 360, 1000).shape == (1, 1000, 3)
+    with pytest.raises(VideoError, match=r"INPUT\.MAX_SIZE_TEST"):
+        resize_frame(np.zeros((1, 100, 3), np.uint8), 360)
+
+
+def test_options_come_from_the_config() -> None:
+    cfg = default_config()
+    cfg.TEST.WINDOW, cfg.TEST.STRIDE, cfg.INPUT.MIN_SIZE_TEST = 6, 2, 480
+    options = PredictorOptions.from_config(cfg)
+    assert (options.window, options.step, options.min_size) == (6, 2, 480)
+    cfg.TEST.WINDOW, cfg.TEST.STRIDE = 1, 0
+    assert PredictorOptions.from_config(cfg).similarity_weight > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window": 4, "stride": 5}, "frames between windows would be skipped"),
+        ({"window": 4, "stride": 4}, "share no frame"),
+        ({"window": 1}, "share no frame"),
+        ({"window": -1}, "must not be negative"),
+        ({"top_k": 0}, "at least"),
+    ],
+)
+def test_options_that_contradict_each_other(options: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PredictorOptions(**options)
+
+
+def test_default_step() -> None:
+    steps = [PredictorOptions(window=w, similarity_weight=1.0).step for w in (0, 1, 2, 10)]
+    assert steps == [0, 1, 1, 9]

@@ -1,0 +1,362 @@
+"""The network over a video of any length: frames in, finished frames with their masks out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vmt.inference.linking import FrameLogits, TrackSummary, WindowLinker, whole_video_frames
+from vmt.inference.postprocess import masks_at_video_size
+from vmt.inference.windows import Window, iter_windows
+from vmt.structures.labels import LabelSpace
+from vmt.structures.masks import Rle, encode_crop
+from vmt.structures.predictions import ClipTracklets
+from vmt.utils.errors import ConfigError, VideoError
+
+Frame = npt.NDArray[np.uint8]
+
+#: Longest side that a resized frame may have, in pixels: beyond it memory is the video's fault.
+MAX_LONG_SIDE = 8192
+
+
+class ClipModel(Protocol):
+    """What a network must offer to run over videos.
+
+    Attributes:
+        label_space: names of its classes.
+    """
+
+    label_space: LabelSpace
+
+    @property
+    def device(self) -> torch.device:
+        """Where frames are wanted."""
+        ...
+
+    def segment_clip(self, frames: Tensor) -> ClipTracklets:
+        """Tracklets of a clip (T, 3, H, W) uint8 or float RGB in [0, 255], at network size."""
+        ...
+
+
+@dataclass(frozen=True)
+class PredictorOptions:
+    """How a video is cut, resized and put together again.
+
+    Args:
+        window: frames per window; 0: the whole video at once, by the rules of the release.
+        stride: step between windows, at most ``window``; 0: ``window - 1``.
+        top_k: (query, class) pairs kept of a whole video; windows are limited by the network.
+        min_size: short side of the network's input in pixels.
+        max_size: bound of its long side in pixels; 0: none.
+        frame_chunk: frames whose masks are brought to the size of the video at a time.
+        crop_to_input: False stretches masks as the release does (spec 8, row 7).
+        min_score: (track, class) pairs kept of a video in windows, in [0, 1].
+        link_threshold: lowest affinity that joins two tracklets.
+        similarity_weight: weight of the query similarity in the affinity; 0 is the published rule.
+
+    Raises:
+        ConfigError: values that contradict each other.
+    """
+
+    window: int = 0
+    stride: int = 0
+    top_k: int = 10
+    min_size: int = 360
+    max_size: int = 0
+    frame_chunk: int = 4
+    crop_to_input: bool = True
+    min_score: float = 0.05
+    link_threshold: float = 0.01
+    similarity_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.window < 0 or self.stride < 0:
+            raise ConfigError(
+                f"TEST.WINDOW {self.window} and TEST.STRIDE {self.stride} must not be negative."
+            )
+        if self.window and self.stride > self.window:
+            raise ConfigError(
+                f"TEST.STRIDE {self.stride} is longer than TEST.WINDOW {self.window}: frames "
+                "between windows would be skipped; choose at most WINDOW - 1."
+            )
+        if self.window and self.step == self.window and self.similarity_weight <= 0:
+            raise ConfigError(
+                f"windows of {self.window} frames, {self.step} apart, share no frame to link by; "
+                "choose TEST.STRIDE below TEST.WINDOW, or a similarity_weight above 0."
+            )
+        if self.min_size < 1 or self.max_size < 0 or self.top_k < 1:
+            raise ConfigError(
+                f"INPUT.MIN_SIZE_TEST {self.min_size} and TEST.TOP_K {self.top_k} must be at least "
+                f"1, INPUT.MAX_SIZE_TEST {self.max_size} at least 0."
+            )
+
+    @property
+    def step(self) -> int:
+        """Frames from one window to the next; 0 for the whole video at once."""
+        return self.stride or max(self.window - 1, min(self.window, 1))
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> PredictorOptions:
+        """Options of a config; windows of one frame are linked by their queries alone."""
+        return cls(
+            window=cfg.TEST.WINDOW,
+            stride=cfg.TEST.STRIDE,
+            top_k=cfg.TEST.TOP_K,
+            min_size=cfg.INPUT.MIN_SIZE_TEST,
+            max_size=cfg.INPUT.MAX_SIZE_TEST,
+            frame_chunk=cfg.TEST.FRAME_CHUNK,
+            crop_to_input=cfg.TEST.CROP_TO_INPUT,
+            similarity_weight=1.0 if cfg.TEST.WINDOW == 1 else 0.0,
+        )
+
+
+@dataclass(frozen=True)
+class TrackMask:
+    """One track in one frame.
+
+    Args:
+        track_id: from 1; the same through the video.
+        label: the best class so far.
+        score: its probability so far, in [0, 1]; in whole-video mode the final one.
+        rle: the mask at the size of the video.
+        box_xyxy_px: tight box around the mask (x1, y1, x2, y2), the far edge exclusive.
+        area: pixels of the mask, at least 1.
+    """
+
+    track_id: int
+    label: int
+    score: float
+    rle: Rle
+    box_xyxy_px: tuple[int, int, int, int]
+    area: int
+
+
+@dataclass(frozen=True)
+class FrameResult:
+    """A frame that no later window changes.
+
+    Args:
+        index: in the video, from 0.
+        tracks: the tracks with at least one pixel in the frame, by ascending id.
+        closed: tracks that no later frame can hold, with their final scores; those that never
+            had a pixel, or have no class above ``min_score``, are left out.
+        frame: (H, W, 3) uint8 RGB original, if asked for.
+    """
+
+    index: int
+    tracks: tuple[TrackMask, ...]
+    closed: tuple[TrackSummary, ...] = ()
+    frame: Frame | None = None
+
+
+class VideoPredictor:
+    """Runs a network over videos; holds no state of any video, so streams may overlap.
+
+    Args:
+        model: put on its device and in evaluation mode by ``load_model``.
+        options: see ``PredictorOptions``.
+    """
+
+    def __init__(self, model: ClipModel, options: PredictorOptions | None = None) -> None:
+        self.model = model
+        self.options = options if options is not None else PredictorOptions()
+
+    def stream(self, frames: Iterable[Frame], *, keep_frames: bool = False) -> TrackStream:
+        """Segment a video frame by frame.
+
+        Args:
+            frames: (H, W, 3) uint8 RGB of one size, read lazily and in order.
+            keep_frames: give the originals back in ``FrameResult.frame``. In whole-video mode an
+                iterable that can be read twice (a ``VideoSource``, a list) is; an iterator's
+                frames are held in memory.
+
+        Returns:
+            An iterator over finished frames, in order.
+        """
+        return TrackStream(self.model, self.options, frames, keep_frames)
+
+
+@dataclass
+class _Held:
+    """A frame on its way through the windows."""
+
+    small: Tensor  # (3, H, W) uint8 at network size
+    original: Frame | None
+
+
+class TrackStream(Iterator[FrameResult]):
+    """The finished frames of one video; reads, segments and links as it is asked.
+
+    When the source breaks off, the frames before come first, then its VideoError. A caller that
+    stops early gets the scores of the tracks so far from ``finish``.
+
+    Attributes:
+        seconds: time spent so far by stage: read, resize, network, link, masks.
+    """
+
+    def __init__(
+        self,
+        model: ClipModel,
+        options: PredictorOptions,
+        frames: Iterable[Frame],
+        keep_frames: bool,
+    ) -> None:
+        self.seconds = dict.fromkeys(("read", "resize", "network", "link", "masks"), 0.0)
+        self._model = model
+        self._options = options
+        self._source = frames
+        self._keep = keep_frames
+        self._rereads = keep_frames and options.window == 0 and iter(frames) is not frames
+        self._linker = WindowLinker(
+            threshold=options.link_threshold,
+            similarity_weight=options.similarity_weight,
+            min_score=options.min_score,
+        )
+        self._video_size: tuple[int, int] | None = None
+        self._visible: set[int] = set()  # open tracks with at least one pixel so far
+        self._open: list[TrackSummary] = []  # whole-video mode: summaries not handed out yet
+        self._frames: Generator[FrameResult, None, None] = self._run()
+
+    def __next__(self) -> FrameResult:
+        with torch.inference_mode():
+            return next(self._frames)
+
+    def finish(self) -> list[TrackSummary]:
+        """Stop, and give the scores of the tracks that were not closed by a frame."""
+        self._frames.close()
+        summaries, self._open = [*self._open, *self._linker.pop_closed(everything=True)], []
+        return self._nonempty(summaries)
+
+    def _run(self) -> Generator[FrameResult, None, None]:
+        options = self._options
+        for window in iter_windows(self._read(), options.window, options.step):
+            clip = self._segment(window)
+            started = time.perf_counter()
+            if options.window:
+                self._linker.add(window.start, clip)
+                records = self._linker.pop_frames(window.final_until)
+            else:
+                records, self._open = whole_video_frames(clip, options.top_k)
+            self.seconds["link"] += time.perf_counter() - started
+            yield from self._finished(window, clip, records)
+
+    def _read(self) -> Iterator[_Held]:
+        source = iter(self._source)
+        while True:
+            started = time.perf_counter()
+            frame = next(source, None)
+            self.seconds["read"] += time.perf_counter() - started
+            if frame is None:
+                return
+            size = (frame.shape[0], frame.shape[1])
+            if self._video_size is None:
+                self._video_size = size
+            if size != self._video_size:
+                raise VideoError(
+                    f"a frame of {size[1]}x{size[0]} pixels follows frames of "
+                    f"{self._video_size[1]}x{self._video_size[0]}; one video has one size."
+                )
+            started = time.perf_counter()
+            small = resize_frame(frame, self._options.min_size, self._options.max_size)
+            self.seconds["resize"] += time.perf_counter() - started
+            held = frame if self._keep and not self._rereads else None
+            yield _Held(torch.from_numpy(small).permute(2, 0, 1), held)
+
+    def _segment(self, window: Window[_Held]) -> ClipTracklets:
+        started = time.perf_counter()
+        frames = torch.stack([held.small for held in window.frames])  # (T, 3, H, W)
+        try:
+            clip = self._model.segment_clip(frames.to(self._model.device))
+        except torch.OutOfMemoryError:
+            raise ConfigError(
+                f"{len(frames)} frames of {frames.shape[3]}x{frames.shape[2]} pixels do not fit "
+                f"into the memory of {self._model.device}; choose a smaller TEST.WINDOW "
+                "(--window), TEST.FRAME_CHUNK or INPUT.MIN_SIZE_TEST."
+            ) from None
+        self.seconds["network"] += time.perf_counter() - started
+        return clip
+
+    def _finished(
+        self, window: Window[_Held], clip: ClipTracklets, records: Sequence[FrameLogits]
+    ) -> Iterator[FrameResult]:
+        ends_video = window.final_until == window.end
+        originals = iter(self._source) if self._rereads else None
+        for record in records:
+            started = time.perf_counter()
+            tracks = self._masks(record, clip)
+            self.seconds["masks"] += time.perf_counter() - started
+            self._visible.update(track.track_id for track in tracks)
+            closed: Sequence[TrackSummary] = ()
+            if record is records[-1]:
+                closed = self._closed(ends_video)
+            original = next(originals, None) if originals else None
+            if originals is None and self._keep:
+                original = window.frames[record.index - window.start].original
+            yield FrameResult(record.index, tracks, tuple(closed), original)
+
+    def _masks(self, record: FrameLogits, clip: ClipTracklets) -> tuple[TrackMask, ...]:
+        assert self._video_size is not None, "a frame was read before its masks are asked for"
+        crops = masks_at_video_size(
+            record.logits,
+            clip.mask_stride,
+            clip.input_size,
+            self._video_size,
+            crop_to_input=self._options.crop_to_input,
+        )
+        rows = zip(record.track_ids, record.labels, record.scores, crops, strict=True)
+        tracks = []
+        for track_id, label, score, crop in rows:
+            if area := crop.area:
+                rle = encode_crop(crop, self._video_size)
+                tracks.append(TrackMask(track_id, label, score, rle, crop.box_xyxy_px(), area))
+        return tuple(tracks)
+
+    def _closed(self, ends_video: bool) -> list[TrackSummary]:
+        if self._options.window:
+            return self._nonempty(self._linker.pop_closed(everything=ends_video))
+        summaries, self._open = self._open, []
+        return self._nonempty(summaries)
+
+    def _nonempty(self, summaries: Sequence[TrackSummary]) -> list[TrackSummary]:
+        kept = [s for s in summaries if s.classes and s.track_id in self._visible]
+        self._visible.difference_update(s.track_id for s in summaries)
+        return kept
+
+
+def resize_frame(frame: Frame, min_size: int, max_size: int = 0) -> Frame:
+    """Bring a frame to network size as the release does: Pillow's antialiased bilinear filter.
+
+    Args:
+        frame: (H, W, 3) uint8.
+        min_size: short side of the result in pixels; the long side is cut to an integer.
+        max_size: bound of the long side in pixels, which then gives the scale; 0: none.
+
+    Returns:
+        (h, w, 3) uint8, writable.
+
+    Raises:
+        VideoError: the frame is so narrow that the long side would pass ``MAX_LONG_SIDE``.
+    """
+    height, width = frame.shape[:2]
+    short, long = min(height, width), max(height, width)
+    target_short, target_long = min_size, min_size * long // short
+    if max_size and target_long > max_size:
+        target_short, target_long = max(max_size * short // long, 1), max_size
+    if target_long > MAX_LONG_SIDE:
+        raise VideoError(
+            f"frames of {width}x{height} pixels become {target_long} pixels long at a short side "
+            f"of {min_size}; bound the long side with INPUT.MAX_SIZE_TEST 1333, or crop the video."
+        )
+    size = (target_long, target_short) if width >= height else (target_short, target_long)
+    if size == (width, height):
+        return frame.copy()
+    resized = Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)
+    return np.array(resized)
