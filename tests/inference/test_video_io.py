@@ -1,0 +1,421 @@
+"""Every kind of input, made by the tests themselves; every defect ends in one clear sentence."""
+
+import json
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from vmt.inference.video_io import (
+    FirstFrames,
+    VideoFile,
+    VideoWriter,
+    open_videos,
+    read_image,
+    write_png,
+)
+from vmt.utils.errors import AnnotationError, OutputError, VideoError
+
+
+def moving_square(frames: int, size: tuple[int, int] = (48, 64)) -> list[np.ndarray]:
+    video = []
+    for t in range(frames):
+        frame = np.full((*size, 3), (40, 90, 160), np.uint8)
+        frame[: size[0] // 2, : (t * 3) % size[1] + 1] = (230, 120, 20)
+        video.append(frame)
+    return video
+
+
+def write_video(path: Path, frames: int = 20, size: tuple[int, int] = (48, 64)) -> Path:
+    with VideoWriter(path, 10.0, size) as writer:
+        for frame in moving_square(frames, size):
+            writer.write(frame)
+    return path
+
+
+def write_raw(path: Path, codec: str, pix_fmt: str, frames: list[np.ndarray], fmt: str) -> Path:
+    """A video in any codec and pixel format, straight through PyAV."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=Fraction(8))
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = pix_fmt
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format=fmt)))
+        container.mux(stream.encode(None))
+    return path
+
+
+def write_frames(folder: Path, frames: int = 4, size: tuple[int, int] = (12, 16)) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for t, frame in enumerate(moving_square(frames, size)):
+        Image.fromarray(frame).save(folder / f"{t:05d}.png")
+    return folder
+
+
+def only(spec: Path | str, images: Path | None = None) -> object:
+    (opener,) = open_videos(str(spec), images)
+    return opener()
+
+
+# Reading ----------------------------------------------------------------------------------------
+
+
+def test_what_is_written_can_be_read(tmp_path: Path) -> None:
+    source = only(write_video(tmp_path / "a.mp4"))
+    assert (source.name, source.fps, source.size, source.num_frames) == ("a", 10.0, (48, 64), 20)
+    for _ in range(2):  # as often as wanted
+        decoded = list(source)
+        assert len(decoded) == 20
+        error = np.abs(decoded[7].astype(int) - moving_square(20)[7]).mean()
+        assert error < 8
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt"),
+    [
+        ("a.webm", "libvpx-vp9", "yuv420p"),
+        ("a.mov", "libx264", "yuv444p"),
+        ("a.mkv", "libx264", "gray"),
+        ("a.avi", "mpeg4", "yuv420p"),
+        ("deep.mkv", "ffv1", "gray16le"),
+    ],
+)
+def test_containers_and_pixel_formats(tmp_path: Path, name: str, codec: str, pix_fmt: str) -> None:
+    frames = moving_square(6)
+    source = only(write_raw(tmp_path / name, codec, pix_fmt, frames, "rgb24"))
+    decoded = list(source)
+    assert len(decoded) == 6
+    assert decoded[0].shape == (48, 64, 3)
+    grey = "gray" in pix_fmt
+    expected = np.asarray(Image.fromarray(frames[3]).convert("L" if grey else "RGB"), dtype=int)
+    actual = decoded[3][..., 0] if grey else decoded[3]
+    assert np.abs(actual - expected).mean() < 12
+
+
+def test_gif(tmp_path: Path) -> None:
+    images = [Image.fromarray(frame) for frame in moving_square(5)]
+    images[0].save(tmp_path / "a.gif", save_all=True, append_images=images[1:], duration=100)
+    source = only(tmp_path / "a.gif")
+    decoded = list(source)
+    assert len(decoded) == 5
+    assert source.fps == pytest.approx(10.0)
+    assert np.abs(decoded[2].astype(int) - moving_square(5)[2]).mean() < 3
+
+
+def test_transparency_is_put_over_black(tmp_path: Path) -> None:
+    rgba = np.zeros((16, 16, 4), np.uint8)
+    rgba[..., :3], rgba[:, 8:, 3] = 200, 255
+    source = only(write_raw(tmp_path / "a.mkv", "ffv1", "bgra", [rgba] * 3, "rgba"))
+    frame = next(iter(source))
+    assert frame[:, :8].max() == 0
+    assert frame[:, 8:].min() == 200
+
+
+def test_rotation_noted_in_the_file_is_applied(tmp_path: Path) -> None:
+    """The display matrix of the track header says a quarter turn clockwise."""
+    path = write_video(tmp_path / "a.mp4", 3, (48, 64))
+    data = bytearray(path.read_bytes())
+    one = (1 << 16).to_bytes(4, "big")
+    matrix = data.index(one + bytes(12) + one, data.index(b"tkhd"))
+    minus = ((1 << 32) - (1 << 16)).to_bytes(4, "big")
+    data[matrix : matrix + 20] = bytes(4) + one + bytes(4) + minus + bytes(4)
+    path.write_bytes(data)
+    source = only(path)
+    assert source.size == (64, 48)
+    upright = next(iter(source)).astype(int)
+    assert np.abs(upright - np.rot90(moving_square(3)[0], -1)).mean() < 8
+
+
+def test_folder_in_natural_order(tmp_path: Path) -> None:
+    for t in (0, 2, 10, 9):
+        Image.new("RGB", (4, 3), (t, 0, 0)).save(tmp_path / f"frame_{t}.png")
+    (tmp_path / "notes.txt").write_text("not a frame")
+    source = only(tmp_path)
+    assert [int(f[0, 0, 0]) for f in source] == [0, 2, 9, 10]
+    assert (source.name, source.num_frames, source.size) == (tmp_path.name, 4, (3, 4))
+
+
+def test_glob_of_frames_and_of_videos(tmp_path: Path) -> None:
+    write_frames(tmp_path / "clip", 5)
+    source = only(tmp_path / "clip" / "0000[1-3].png")
+    assert source.num_frames == 3
+    write_video(tmp_path / "a.mp4", 2)
+    write_video(tmp_path / "b.mp4", 3)
+    assert [o().num_frames for o in open_videos(str(tmp_path / "*.mp4"))] == [2, 3]
+    with pytest.raises(VideoError, match="beside other kinds"):
+        open_videos(str(tmp_path / "**" / "*.*"))
+
+
+def test_a_single_image_is_a_video_of_one_frame(tmp_path: Path) -> None:
+    Image.new("RGB", (5, 4)).save(tmp_path / "a.jpg")
+    assert only(tmp_path / "a.jpg").num_frames == 1
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_ytvis_json(tmp_path: Path, nested: bool) -> None:
+    root = tmp_path / "JPEGImages" if nested else tmp_path
+    videos = []
+    for k, name in enumerate(("aaa", "bbb")):
+        write_frames(root / name, 3 + k)
+        files = [f"{name}/{t:05d}.png" for t in range(3 + k)]
+        videos.append({"id": 7 + k, "file_names": files, "width": 16, "height": 12})
+    (tmp_path / "valid.json").write_text(json.dumps({"videos": videos}))
+    opened = [o() for o in open_videos(str(tmp_path / "valid.json"))]
+    assert [(v.name, v.video_id, v.num_frames) for v in opened] == [("aaa", 7, 3), ("bbb", 8, 4)]
+    assert all(v.complete_length for v in opened)
+    elsewhere = tmp_path / "elsewhere.json"
+    elsewhere.write_text(json.dumps({"videos": videos}))
+    assert len(open_videos(str(elsewhere), root)) == 2
+
+
+def test_first_frames(tmp_path: Path) -> None:
+    source = FirstFrames(only(write_video(tmp_path / "a.mp4")), 6)
+    assert len(list(source)) == source.num_frames == 6
+    with pytest.raises(VideoError, match="at least 1"):
+        FirstFrames(source, 0)
+
+
+# Images -----------------------------------------------------------------------------------------
+
+
+def test_images_of_every_kind_become_rgb(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
+    grey8 = (ramp // 257).astype(np.uint8)
+
+    def read(name: str, image: Image.Image, **options: object) -> np.ndarray:
+        image.save(tmp_path / name, **options)
+        result = read_image(tmp_path / name)
+        assert result.dtype == np.uint8
+        assert result.shape == (16, 16, 3)
+        return result
+
+    three = np.repeat(grey8[..., None], 3, axis=2)
+    np.testing.assert_array_equal(read("l.png", Image.fromarray(grey8)), three)
+    deep = read("i16.png", Image.fromarray(ramp)).astype(int)
+    assert np.abs(deep - three).max() <= 1
+    deep = read("i16.tif", Image.fromarray(ramp)).astype(int)
+    assert np.abs(deep - three).max() <= 1
+    np.testing.assert_array_equal(read("p.png", Image.fromarray(three).quantize(256)), three)
+    one_bit = read("1.png", Image.fromarray(grey8 > 127))
+    assert set(np.unique(one_bit)) == {0, 255}
+    rgba = np.dstack([three, np.where(np.arange(16) < 8, 0, 255)[None].repeat(16, 0)])
+    clear = read("rgba.png", Image.fromarray(rgba.astype(np.uint8)))
+    assert clear[:, :8].max() == 0
+    np.testing.assert_array_equal(clear[:, 8:], three[:, 8:])
+    half = np.dstack([three, np.full((16, 16), 128)]).astype(np.uint8)
+    assert np.abs(read("half.png", Image.fromarray(half)).astype(int) - three // 2).max() <= 1
+    assert read("cmyk.jpg", Image.fromarray(three).convert("CMYK")).shape == (16, 16, 3)
+
+
+def test_16_bit_rgb(tmp_path: Path) -> None:
+    import cv2
+
+    deep = np.full((4, 5, 3), (65535, 256 * 100, 0), np.uint16)  # BGR
+    cv2.imwrite(str(tmp_path / "a.png"), deep)
+    assert read_image(tmp_path / "a.png")[0, 0].tolist() == [0, 100, 255]
+
+
+def test_exif_orientation(tmp_path: Path) -> None:
+    image = Image.new("RGB", (8, 4))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "a.jpg", exif=exif)
+    assert read_image(tmp_path / "a.jpg").shape == (8, 4, 3)
+
+
+def test_write_png_kinds(tmp_path: Path) -> None:
+    ids = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    write_png(tmp_path / "p.png", ids, [c for k in range(256) for c in (k, 0, 255 - k)])
+    with Image.open(tmp_path / "p.png") as image:
+        assert image.mode == "P"
+        np.testing.assert_array_equal(np.asarray(image), ids)
+    write_png(tmp_path / "i.png", ids.astype(np.uint16) * 300)
+    with Image.open(tmp_path / "i.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), ids.astype(int) * 300)
+    with pytest.raises(OutputError, match=r"nowhere.*cannot be written"):
+        write_png(tmp_path / "nowhere" / "a.png", ids)
+
+
+# Bad input --------------------------------------------------------------------------------------
+
+
+def test_missing_path(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match=r"gone\.mp4: no such file or folder; check the path"):
+        open_videos(str(tmp_path / "gone.mp4"))
+    with pytest.raises(VideoError, match="matches no file"):
+        open_videos(str(tmp_path / "*.png"))
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.png"])
+def test_zero_byte_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(VideoError, match=rf"{name}: is empty \(0 bytes\)"):
+        only(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.gif", "a.jpg"])
+def test_a_file_of_noise(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(bytes(range(256)) * 20)
+    with pytest.raises(VideoError, match=rf"{name}: .*(damaged|another kind)"):
+        only(tmp_path / name)
+
+
+def test_unknown_extension(tmp_path: Path) -> None:
+    (tmp_path / "a.docx").write_text("text")
+    with pytest.raises(VideoError, match=r"a\.docx: \.docx is not a kind of video .*\.mp4"):
+        only(tmp_path / "a.docx")
+
+
+def test_audio_only_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        sound = av.AudioFrame.from_ndarray(
+            np.zeros((1, 1024), np.float32), format="fltp", layout="mono"
+        )
+        sound.sample_rate = 16000
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode(None))
+    with pytest.raises(VideoError, match=r"a\.mp4: holds no video, only audio"):
+        only(path)
+
+
+def test_truncated_video_gives_its_frames_then_the_error(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", 60, (96, 128))
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * 0.7)])
+    decoded: list[np.ndarray] = []
+    with pytest.raises(VideoError, match=r"a\.mp4: only \d+ of 60 frames .*cut short"):
+        decoded.extend(only(path))
+    assert 20 < len(decoded) < 60
+    for frame, truth in zip(decoded, moving_square(60, (96, 128)), strict=False):
+        assert np.abs(frame.astype(int) - truth).mean() < 8
+
+
+def test_a_video_whose_table_of_contents_is_cut_off(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4")
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(VideoError, match=r"a\.mp4: .*(damaged|cut short)"):
+        only(path)
+
+
+def test_damage_in_the_middle(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", 40, (96, 128))
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 400] = os.urandom(400)
+    path.write_bytes(data)
+    frames = []
+    try:
+        frames.extend(only(path))
+    except VideoError as error:
+        assert "a.mp4" in str(error)  # noqa: PT017
+    assert all(frame.shape == (96, 128, 3) for frame in frames)
+
+
+def test_folder_of_mixed_sizes(tmp_path: Path) -> None:
+    write_frames(tmp_path, 3)
+    Image.new("RGB", (20, 12)).save(tmp_path / "00003.png")
+    frames = iter(only(tmp_path))
+    assert len([next(frames) for _ in range(3)]) == 3
+    with pytest.raises(VideoError, match=r"00003\.png: is 20x12 pixels, but 00000\.png is 16x12"):
+        next(frames)
+
+
+def test_folder_without_images(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match="has no images"):
+        only(tmp_path)
+
+
+def test_a_broken_image_in_a_folder(tmp_path: Path) -> None:
+    write_frames(tmp_path, 3, (60, 60))
+    data = (tmp_path / "00001.png").read_bytes()
+    (tmp_path / "00001.png").write_bytes(data[: len(data) // 2])
+    with pytest.raises(VideoError, match=r"00001\.png: cannot be read as an image"):
+        list(only(tmp_path))
+
+
+def test_missing_image_of_a_ytvis_json(tmp_path: Path) -> None:
+    write_frames(tmp_path / "aaa", 2)
+    names = ["aaa/00000.png", "aaa/00001.png", "aaa/00002.png"]
+    path = tmp_path / "v.json"
+    path.write_text(json.dumps({"videos": [{"id": 3, "file_names": names}]}))
+    message = (
+        r"v\.json: videos\[0\] \(id=3\) lists aaa/00002\.png, but .* does not exist; .*--images"
+    )
+    with pytest.raises(AnnotationError, match=message):
+        open_videos(str(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not readable JSON"),
+        ("[]", "has no list 'videos'"),
+        ('{"videos": [{"file_names": ["a.png"]}]}', r"videos\[0\] has no integer 'id'"),
+        ('{"videos": [{"id": 1}]}', r"\(id=1\) has no list 'file_names'"),
+    ],
+)
+def test_a_json_that_is_no_ytvis_file(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "v.json").write_text(content)
+    with pytest.raises(AnnotationError, match=message):
+        open_videos(str(tmp_path / "v.json"))
+
+
+def test_an_absent_camera() -> None:
+    (opener,) = open_videos("99")
+    with pytest.raises(VideoError, match="camera 99: gives no picture"):
+        opener()
+
+
+# Writing ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (37, 64), (48, 63)])
+def test_odd_sizes_are_padded_to_even(tmp_path: Path, size: tuple[int, int]) -> None:
+    decoded = list(only(write_video(tmp_path / "a.mp4", 4, size)))
+    assert [f.shape for f in decoded] == [(size[0] + size[0] % 2, size[1] + size[1] % 2, 3)] * 4
+
+
+def test_the_file_suits_browsers(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4")
+    data = path.read_bytes()
+    assert 0 < data.index(b"moov") < data.index(b"mdat")
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
+        assert stream.average_rate == 10
+
+
+def test_the_final_name_appears_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"an earlier run")
+    writer = VideoWriter(path, 10.0, (48, 64))
+    for frame in moving_square(5):
+        writer.write(frame)
+    assert path.read_bytes() == b"an earlier run"
+    writer.close()
+    writer.close()
+    assert len(list(VideoFile(path))) == 5
+    assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_without_frames_there_is_no_file(tmp_path: Path) -> None:
+    VideoWriter(tmp_path / "a.mp4", 10.0, (48, 64)).close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"a\.mp4: cannot be written \(No such file"):
+        VideoWriter(tmp_path / "nowhere" / "a.mp4", 10.0, (48, 64))
+
+
+def test_frames_must_have_the_size_of_the_video(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "a.mp4", 10.0, (48, 64)) as writer:
+        writer.write(moving_square(1)[0])
+        with pytest.raises(ValueError, match="in a video of"):
+            writer.write(np.zeros((48, 66, 3), np.uint8))

@@ -1,0 +1,654 @@
+"""The only door to codecs: any video, frame folder or camera in; H.264 and PNG out.
+
+Frames are RGB uint8 (H, W, 3), upright, one at a time. What is not RGB already becomes it by fixed
+rules: grey is repeated, 16-bit samples are divided by 257, transparency is put over black, rotation
+noted in the file (display matrix, EXIF) is applied.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.video.reformatter import VideoReformatter
+from PIL import Image, ImageOps
+
+from vmt.inference.atomic import AtomicFile
+from vmt.utils.errors import AnnotationError, OutputError, VideoError
+
+Frame = npt.NDArray[np.uint8]
+
+# fmt: off
+VIDEO_SUFFIXES = frozenset((
+    ".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif", ".mpg", ".mpeg", ".wmv", ".flv",
+    ".ts", ".m2ts", ".mts", ".3gp", ".ogv", ".y4m", ".mjpeg", ".mjpg",
+))
+IMAGE_SUFFIXES = frozenset((
+    ".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm",
+))
+# fmt: on
+#: Frames per second of sources that do not say: folders, and YTVIS lists (one frame in five of 30).
+FOLDER_FPS = 12.0
+YTVIS_FPS = 6.0
+
+
+@runtime_checkable
+class VideoSource(Protocol):
+    """A video that can be read from its first frame as often as wanted (a camera: once).
+
+    Attributes:
+        name: for file names and messages.
+        fps: frames per second, > 0.
+        size: (h, w) of the frames in pixels.
+        num_frames: None when the source does not say (cameras, some containers).
+        video_id: id in results; 1 unless an annotation file says otherwise.
+        complete_length: True when results must list exactly ``num_frames`` frames.
+    """
+
+    name: str
+    fps: float
+    size: tuple[int, int]
+    num_frames: int | None
+    video_id: int
+    complete_length: bool
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Frames (H, W, 3) uint8 RGB; VideoError where the video breaks off."""
+        ...
+
+
+class VideoFile:
+    """A file with a video stream, decoded through PyAV frame by frame.
+
+    Args:
+        path: mp4, mov, webm, mkv, avi, gif and what else FFmpeg reads.
+
+    Raises:
+        VideoError: no such file, empty, no video in it, or not one frame can be decoded.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.stem
+        self.video_id = 1
+        self.complete_length = False
+        _check_file(path)
+        with _open_container(path) as container:
+            stream = _video_stream(path, container)
+            rate = stream.average_rate or stream.guessed_rate
+            self.fps = float(rate) if rate else FOLDER_FPS
+            self.num_frames = int(stream.frames) or None
+            first = next(_decode(path, container, stream), None)
+        if first is None:
+            raise VideoError(
+                f"{path}: not one frame can be decoded; the file is damaged or cut short. "
+                "Export or copy it again."
+            )
+        self.size: tuple[int, int] = (first.shape[0], first.shape[1])
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Decode from the start; what still decodes of a damaged file comes before the error."""
+        with _open_container(self.path) as container:
+            yield from _decode(self.path, container, _video_stream(self.path, container))
+
+
+class FrameList:
+    """Image files as the frames of a video.
+
+    Args:
+        name: of the video.
+        paths: frames in order, at least one; all of one size.
+        fps: frames per second.
+        video_id: id in results.
+        size: (h, w) that the frames must have; None takes the first frame's.
+        complete_length: see ``VideoSource``.
+
+    Raises:
+        VideoError: there is no frame, or the first cannot be read.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        paths: Sequence[Path],
+        fps: float = FOLDER_FPS,
+        *,
+        video_id: int = 1,
+        complete_length: bool = False,
+    ) -> None:
+        if not paths:
+            raise VideoError(f"{name}: has no frames; give a folder or list with images.")
+        self.name = name
+        self.paths = list(paths)
+        self.fps = fps
+        self.num_frames: int | None = len(self.paths)
+        self.video_id = video_id
+        self.complete_length = complete_length
+        first = read_image(self.paths[0])
+        self.size: tuple[int, int] = (first.shape[0], first.shape[1])
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Read one image after the other; VideoError at the first that is broken or odd-sized."""
+        for path in self.paths:
+            frame = read_image(path)
+            if frame.shape[:2] != self.size:
+                raise VideoError(
+                    f"{path}: is {frame.shape[1]}x{frame.shape[0]} pixels, but "
+                    f"{self.paths[0].name} is {self.size[1]}x{self.size[0]}; the frames of one "
+                    "video must have one size: resize them or give each size its own folder."
+                )
+            yield frame
+
+
+class Camera(Iterator[Frame]):
+    """A webcam: frames until the caller stops.
+
+    Args:
+        index: number of the device, from 0.
+
+    Raises:
+        VideoError: the device cannot be opened or gives no picture.
+    """
+
+    def __init__(self, index: int) -> None:
+        import cv2
+
+        self.name = f"camera{index}"
+        self.num_frames: int | None = None
+        self.video_id = 1
+        self.complete_length = False
+        self._capture = cv2.VideoCapture(index)
+        first = self._capture.read()[1] if self._capture.isOpened() else None
+        if first is None:
+            self._capture.release()
+            raise VideoError(
+                f"camera {index}: gives no picture; check that it is plugged in, free and allowed, "
+                "or give another number or a file."
+            )
+        rate = float(self._capture.get(cv2.CAP_PROP_FPS))
+        self.fps = rate if 1.0 <= rate <= 240.0 else 30.0
+        self.size: tuple[int, int] = (first.shape[0], first.shape[1])
+
+    def __iter__(self) -> Iterator[Frame]:
+        """The camera itself: what was seen once does not come again."""
+        return self
+
+    def __next__(self) -> Frame:
+        """The next live frame; ends when the device stops sending."""
+        ok, frame = self._capture.read()
+        if not ok:
+            self._capture.release()
+            raise StopIteration
+        return np.ascontiguousarray(frame[:, :, ::-1])
+
+
+class FirstFrames:
+    """The first frames of another source.
+
+    Args:
+        source: what to cut.
+        limit: most frames to hand out, at least 1.
+    """
+
+    def __init__(self, source: VideoSource, limit: int) -> None:
+        if limit < 1:
+            raise VideoError(f"{source.name}: at least 1 frame is needed, not {limit}.")
+        self._source = source
+        self._limit = limit
+        self.name = source.name
+        self.fps = source.fps
+        self.size = source.size
+        self.num_frames: int | None = min(source.num_frames or limit, limit)
+        self.video_id = source.video_id
+        self.complete_length = False
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Frames of the source, at most the limit; later damage in it goes unseen."""
+        for count, frame in enumerate(self._source, start=1):
+            yield frame
+            if count >= self._limit:
+                return
+
+
+class Videos:
+    """What a user named: one video or several, each opened when its turn comes.
+
+    Args:
+        openers: one per video.
+    """
+
+    def __init__(self, openers: Sequence[Callable[[], VideoSource]]) -> None:
+        self._openers = list(openers)
+
+    def __len__(self) -> int:
+        return len(self._openers)
+
+    def __iter__(self) -> Iterator[Callable[[], VideoSource]]:
+        """Functions that open one video each; VideoError when it cannot be opened."""
+        return iter(self._openers)
+
+
+def open_videos(spec: str, images: Path | None = None) -> Videos:
+    """Find what a user named.
+
+    Args:
+        spec: a video file, an image, a folder of frames, a glob of either, a YTVIS JSON, or the
+            number of a camera.
+        images: root of the frames of a YTVIS JSON; None: the JSON's folder.
+
+    Returns:
+        One video, or all videos of a JSON or of a glob over video files.
+
+    Raises:
+        VideoError: nothing there, or of a kind that cannot be read.
+        AnnotationError: the JSON is no YTVIS file, or one of its images is missing (checked for
+            all videos before the first is opened).
+    """
+    path = Path(spec).expanduser()
+    if not path.exists():
+        if spec.isdecimal():
+            return Videos([partial(Camera, int(spec))])
+        if any(c in spec for c in "*?["):
+            return _find_glob(spec)
+        raise VideoError(f"{spec}: no such file or folder; check the path.")
+    if path.is_dir():
+        return Videos([partial(_open_folder, path)])
+    if path.suffix.lower() == ".json":
+        return _find_ytvis(path, images if images is not None else path.parent)
+    return Videos([partial(_open_file, path)])
+
+
+def _open_file(path: Path) -> VideoSource:
+    suffix = path.suffix.lower()
+    if suffix in VIDEO_SUFFIXES:
+        return VideoFile(path)
+    if suffix in IMAGE_SUFFIXES:
+        return FrameList(path.stem, [path])
+    raise VideoError(
+        f"{path}: {suffix or 'no extension'} is not a kind of video known here; give one of "
+        f"{' '.join(sorted(VIDEO_SUFFIXES))}, a folder of images, or a YTVIS .json."
+    )
+
+
+def _open_folder(folder: Path) -> VideoSource:
+    paths = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
+    paths = [p for p in paths if not p.name.startswith(".")]
+    if not paths:
+        raise VideoError(
+            f"{folder}: has no images ({' '.join(sorted(IMAGE_SUFFIXES))}); give the folder that "
+            "holds the frames themselves."
+        )
+    return FrameList(folder.resolve().name, sorted(paths, key=_natural))
+
+
+def _find_glob(pattern: str) -> Videos:
+    path = Path(pattern).expanduser()
+    root = Path(path.anchor or ".")
+    relative = str(path.relative_to(root) if path.anchor else path)
+    paths = sorted((p for p in root.glob(relative) if p.is_file()), key=_natural)
+    if not paths:
+        raise VideoError(f"{pattern}: matches no file; check the pattern, and quote it.")
+    kinds = {p.suffix.lower() for p in paths}
+    if kinds <= IMAGE_SUFFIXES:
+        name = paths[0].resolve().parent.name or "frames"
+        return Videos([partial(FrameList, name, paths)])
+    if kinds <= VIDEO_SUFFIXES:
+        return Videos([partial(VideoFile, p) for p in paths])
+    odd = next(p for p in paths if p.suffix.lower() not in IMAGE_SUFFIXES)
+    raise VideoError(
+        f"{pattern}: matches {odd.name} beside other kinds of file; narrow it to images or videos."
+    )
+
+
+def _natural(path: Path) -> list[tuple[int, int, str]]:
+    """Sort key under which frame_9 stands before frame_10."""
+    parts = re.findall(r"\d+|\D+", str(path))
+    return [(0, int(p), "") if p.isdigit() else (1, 0, p.lower()) for p in parts]
+
+
+# YTVIS JSON -----------------------------------------------------------------------------------
+
+
+def _find_ytvis(path: Path, root: Path) -> Videos:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise AnnotationError(
+            f"{path}: is not readable JSON ({error}); give a YouTube-VIS annotation file."
+        ) from None
+    videos = content.get("videos") if isinstance(content, dict) else None
+    if not isinstance(videos, list) or not videos:
+        raise AnnotationError(f"{path}: has no list 'videos'; give a YouTube-VIS annotation file.")
+    rows = [_ytvis_row(path, root, index, video) for index, video in enumerate(videos)]
+    return Videos(
+        [
+            partial(FrameList, name, paths, YTVIS_FPS, video_id=video_id, complete_length=True)
+            for video_id, name, paths in rows
+        ]
+    )
+
+
+def _ytvis_row(path: Path, root: Path, index: int, video: Any) -> tuple[int, str, list[Path]]:
+    names = video.get("file_names") if isinstance(video, dict) else None
+    video_id = video.get("id") if isinstance(video, dict) else None
+    where = f"{path}: videos[{index}]"
+    if not isinstance(video_id, int):
+        raise AnnotationError(f"{where} has no integer 'id'.")
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+        raise AnnotationError(f"{where} (id={video_id}) has no list 'file_names' of its frames.")
+    folder = root
+    if not (folder / names[0]).is_file() and (root / "JPEGImages" / names[0]).is_file():
+        folder = root / "JPEGImages"
+    paths = [folder / name for name in names]
+    for name, file in zip(names, paths, strict=True):
+        if not file.is_file():
+            raise AnnotationError(
+                f"{where} (id={video_id}) lists {name}, but {file} does not exist; give the folder "
+                "that the names start from with --images."
+            )
+    return video_id, Path(names[0]).parts[0] if "/" in names[0] else f"video{video_id}", paths
+
+
+# Images ---------------------------------------------------------------------------------------
+
+
+def read_image(path: Path) -> Frame:
+    """Read one image as RGB.
+
+    Args:
+        path: JPEG, PNG, TIFF, ...; grey, 16-bit, palette and transparent ones are converted as the
+            head of this file says.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        VideoError: the file is missing, empty, damaged, or no image.
+    """
+    _check_file(path)
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except Image.DecompressionBombError:
+        raise VideoError(f"{path}: is too large to be a frame; resize it.") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise VideoError(
+            f"{path}: cannot be read as an image ({_one_line(error)}); "
+            "the file is damaged or of another kind. Copy or export it again."
+        ) from None
+
+
+def _to_rgb(image: Image.Image) -> Frame:
+    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):
+        samples = np.asarray(image).astype(np.int64)
+        grey = ((np.clip(samples, 0, 65535) + 128) // 257).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode == "F":
+        raise ValueError("samples are floating-point numbers; save 8 or 16 bits")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
+    return np.array(image.convert("RGB"))
+
+
+def write_png(path: Path, pixels: npt.NDArray[Any], palette: Sequence[int] | None = None) -> None:
+    """Write a PNG whole or not at all.
+
+    Args:
+        path: of the file.
+        pixels: (H, W, 3) uint8 RGB, (H, W) uint8, or (H, W) uint16.
+        palette: 768 numbers in [0, 255]: stores (H, W) uint8 as indices into these RGB triples.
+
+    Raises:
+        OutputError: the file cannot be written, e.g. the disk is full.
+    """
+    image = Image.fromarray(pixels)
+    if palette is not None:
+        image.putpalette(list(palette))
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", compress_level=3)
+    with AtomicFile(path, durable=False) as file:
+        file.write(buffer.getvalue())
+
+
+# Containers -----------------------------------------------------------------------------------
+
+
+def _check_file(path: Path) -> None:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise VideoError(f"{path}: cannot be opened ({error.strerror}); check the path.") from None
+    if path.is_file() and size == 0:
+        raise VideoError(
+            f"{path}: is empty (0 bytes); the copy or download broke off. Fetch it again."
+        )
+
+
+def _open_container(path: Path) -> Any:
+    try:
+        return av.open(str(path), metadata_errors="replace")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise VideoError(
+            f"{path}: cannot be opened as a video ({_one_line(error)}); the file is damaged, cut "
+            "short or of another kind. Copy or export it again."
+        ) from None
+
+
+def _video_stream(path: Path, container: Any) -> Any:
+    pictures = (s for s in container.streams.video if not _is_cover(s))
+    stream = next(pictures, None)
+    if stream is None:
+        kinds = sorted({s.type for s in container.streams} - {"data"})
+        if not kinds:
+            raise VideoError(
+                f"{path}: holds no readable stream; the file is damaged or cut short. Copy or "
+                "export it again."
+            )
+        raise VideoError(
+            f"{path}: holds no video, only {' and '.join(kinds)}; give a file with pictures."
+        )
+    # Not frame threads: behind a damaged packet they drop frames that do decode.
+    stream.thread_type = "SLICE"
+    return stream
+
+
+def _is_cover(stream: Any) -> bool:
+    """True for the cover picture of a music file, which FFmpeg lists as a video stream."""
+    disposition = getattr(stream, "disposition", None)
+    attached = getattr(type(disposition), "attached_pic", None)
+    return attached is not None and bool(disposition & attached)
+
+
+def _decode(path: Path, container: Any, stream: Any) -> Iterator[Frame]:
+    """Frames of a stream; damage is reported behind the last frame that decodes.
+
+    A file that ends early gives fewer packets than its table of contents lists, or a last packet
+    that does not decode.
+    """
+    to_rgb = _RgbConverter()
+    packets = frames = damaged = 0
+    cause = ""
+    demuxer = container.demux(stream)
+    while True:
+        try:
+            packet = next(demuxer)
+        except StopIteration:
+            break
+        except av.FFmpegError as error:
+            damaged, cause = damaged + 1, _one_line(error)
+            break
+        packets += packet.size > 0
+        if packet.is_corrupt:
+            damaged, cause = damaged + 1, "the last packet is cut off"
+        try:
+            decoded = packet.decode()
+        except av.FFmpegError as error:
+            damaged, cause = damaged + 1, _one_line(error)
+            continue
+        for frame in decoded:
+            frames += 1
+            yield to_rgb(frame)
+    # Only the table of an mp4 or mov is exact; other headers count dropped frames too.
+    listed = int(stream.frames) if "mp4" in container.format.name else 0
+    missing = listed - packets
+    if damaged or missing > 0:
+        expected = f" of {listed}" if listed else ""
+        cause = cause or f"{missing} are missing at the end"
+        raise VideoError(
+            f"{path}: only {frames}{expected} frames could be decoded ({cause}); the file is "
+            "damaged or cut short. Copy or export it again for the rest."
+        )
+
+
+class _RgbConverter:
+    """Decoded frames to upright RGB; keeps the scaler between frames."""
+
+    def __init__(self) -> None:
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, frame: Any) -> Frame:
+        alpha = any(component.is_alpha for component in frame.format.components)
+        target = "rgba" if alpha or frame.format.name == "pal8" else "rgb24"
+        # One thread: a second one costs more than it gains at the sizes of these frames.
+        converted = self._reformatter.reformat(frame, format=target, threads=1)
+        rgb = np.asarray(converted.to_ndarray(), dtype=np.uint8)
+        if target == "rgba":
+            opacity = rgb[:, :, 3:].astype(np.uint16)
+            rgb = ((rgb[:, :, :3] * opacity + 127) // 255).astype(np.uint8)
+        turns = round(float(getattr(frame, "rotation", 0) or 0) / 90.0) % 4
+        return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
+
+
+class VideoWriter:
+    """Frames into an H.264 mp4 that plays in browsers: yuv420p, table of contents in front.
+
+    The file has a temporary name until ``close``, which finishes it; a run that is interrupted
+    closes it likewise, so that what was written plays.
+
+    Args:
+        path: of the finished file.
+        fps: frames per second, > 0.
+        size: (h, w) of the frames; odd sides are padded to even ones by repeating the edge.
+        quality: constant rate factor of x264, 0 (best) to 51.
+        on_full: called when the disk is full, before the last attempt; returns True if it made
+            room (see ``results.DiskReserve``).
+
+    Raises:
+        OutputError: the file cannot be created, or this FFmpeg has no H.264 encoder.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        fps: float,
+        size: tuple[int, int],
+        *,
+        quality: int = 20,
+        on_full: Callable[[], bool] | None = None,
+    ) -> None:
+        self.path = path
+        self.frames = 0
+        self._size = size
+        self._file = AtomicFile(path, on_full=on_full)
+        try:
+            self._container: Any = av.open(
+                self._file,
+                "w",
+                format="mp4",
+                options={"movflags": "+faststart"},
+                io_open=lambda url, flags, options: self._file.reopen(),
+                buffer_size=1 << 18,
+            )
+            self._stream: Any = self._add_stream(fps, quality)
+        except BaseException:
+            self._file.discard()
+            raise
+
+    def _add_stream(self, fps: float, quality: int) -> Any:
+        rate = Fraction(min(max(fps, 0.1), 1000.0)).limit_denominator(60000)
+        for codec in ("libx264", "libopenh264", "h264"):
+            try:
+                stream = self._container.add_stream(codec, rate=rate)
+            except (av.FFmpegError, ValueError):
+                continue
+            stream.height, stream.width = (side + side % 2 for side in self._size)
+            stream.pix_fmt = "yuv420p"
+            if codec == "libx264":
+                stream.options = {"crf": str(quality), "preset": "veryfast"}
+            return stream
+        raise OutputError(
+            f"{self.path}: this build of FFmpeg has no H.264 encoder; reinstall PyAV (`pip install "
+            "--force-reinstall av`)."
+        )
+
+    def write(self, frame: Frame) -> None:
+        """Append one frame (H, W, 3) uint8 RGB of the size given at the start.
+
+        Raises:
+            OutputError: the disk is full or the file is gone.
+            ValueError: the frame has another size.
+        """
+        if frame.shape[:2] != self._size:
+            raise ValueError(f"frame of {frame.shape[:2]} in a video of {self._size}.")
+        odd_rows, odd_columns = self._size[0] % 2, self._size[1] % 2
+        if odd_rows or odd_columns:
+            frame = np.pad(frame, ((0, odd_rows), (0, odd_columns), (0, 0)), mode="edge")
+        self._guarded(lambda: self._encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        self.frames += 1
+
+    def close(self) -> None:
+        """Finish the file and give it its name; without frames there is no file.
+
+        Raises:
+            OutputError: it cannot be finished.
+        """
+        if self._file.closed:
+            return
+        if not self.frames:
+            self._file.discard()
+            return
+        try:
+            self._guarded(self._finish)
+        except BaseException:
+            self._file.discard()
+            raise
+        self._file.commit()
+
+    def _finish(self) -> None:
+        self._encode(None)
+        self._container.close()
+
+    def _encode(self, frame: Any) -> None:
+        for packet in self._stream.encode(frame):
+            self._container.mux(packet)
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except (av.FFmpegError, OSError) as error:
+            raise OutputError(
+                f"{self.path}: cannot be written ({_one_line(error)}); free some space on the disk "
+                "or choose another --output."
+            ) from None
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(getattr(error, "strerror", None) or error).split())
+    return text.rstrip(".") or type(error).__name__
