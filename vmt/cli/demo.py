@@ -1,0 +1,471 @@
+r"""Video in, tracklets out.
+
+The input is a video file (mp4, mov, webm, gif, ...), a folder of frames, a quoted glob, a
+YouTube-VIS JSON (with --images) or the number of a webcam. The output folder gets results.json
+(YouTube-VIS result list), tracks.csv (frame, track, label, score, box, area) and overlay.mp4; with
+several videos, results.json holds all of them and each has a folder of its own for the rest.
+Ctrl-C stops and finishes the files with what was done so far.
+
+Example:
+    vmt demo --config-file configs/hq_ytvis/vmt_release_R50.yaml --weights vmt_r50.pth \
+        --input my.mp4 --output out --confidence 0.3 --window 10
+"""
+
+from __future__ import annotations
+
+import argparse
+import mmap
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tqdm import tqdm
+
+from vmt.config.node import load_config
+from vmt.inference.atomic import DiskReserve, make_folder
+from vmt.inference.predictor import ClipModel, FrameResult, PredictorOptions, VideoPredictor
+from vmt.inference.results import LabelMapWriter, ResultsWriter, TrackTable
+from vmt.inference.video_io import (
+    Camera,
+    FirstFrames,
+    VideoSource,
+    VideoWriter,
+    open_videos,
+    write_png,
+)
+from vmt.utils.errors import ConfigError, OutputError, VideoError
+from vmt.visualization.colors import label_map_palette
+from vmt.visualization.draw import draw_tracks
+
+#: A config that asks for whole videos gets windows when the video is longer than this, or does not
+#: say how long it is; ``--window all`` insists.
+WHOLE_VIDEO_FRAMES = 40
+DEFAULT_WINDOW = 10
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``vmt demo``."""
+    parser.add_argument("--config-file", required=True, help="YAML of the network")
+    parser.add_argument("--input", required=True, help="video, folder, glob, YTVIS JSON or camera")
+    parser.add_argument("--output", required=True, type=Path, help="folder, created if need be")
+    parser.add_argument("--weights", help="weight file; default: MODEL.WEIGHTS of the config")
+    parser.add_argument(
+        "--confidence", type=float, help="lowest score shown; default: TEST.CONFIDENCE (0.3)"
+    )
+    parser.add_argument(
+        "--window",
+        help="frames per window, or all; default: TEST.WINDOW, but where that says all, videos of "
+        f"more than {WHOLE_VIDEO_FRAMES} frames go in windows of {DEFAULT_WINDOW}",
+    )
+    parser.add_argument("--stride", type=int, help="step between windows; default: window - 1")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: MODEL.DEVICE (auto)")
+    parser.add_argument("--images", type=Path, help="root of the frames of a YTVIS JSON")
+    parser.add_argument("--max-frames", type=int, help="stop after so many frames of each video")
+    parser.add_argument("--save-masks", action="store_true", help="PNG label maps in masks/")
+    parser.add_argument("--save-frames", action="store_true", help="PNG overlays in frames/")
+    parser.add_argument(
+        "--overlay", action=argparse.BooleanOptionalAction, default=True, help="write overlay.mp4"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY VALUE", help="config keys: INPUT.MIN_SIZE_TEST 480"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run ``vmt demo``; returns the exit status."""
+    cfg = load_config(args.config_file, args.overrides)
+    options = _window_options(PredictorOptions.from_config(cfg), args.window, args.stride)
+    wanted = Wanted(
+        confidence=cfg.TEST.CONFIDENCE if args.confidence is None else args.confidence,
+        overlay=args.overlay,
+        masks=args.save_masks,
+        frames=args.save_frames,
+    )
+    openers = list(open_videos(args.input, args.images))
+    if len(openers) == 1:  # a bad file shows before the network is built
+        only = openers[0]()
+        openers = [lambda: only]
+    make_folder(args.output)
+    model = _load_model(args, cfg)
+
+    failures = 0
+    with StopSignals() as signals, ExitStack() as closing:
+        reserve = DiskReserve(args.output)
+        closing.callback(reserve.close)
+        results = ResultsWriter(args.output / "results.json", model.label_space, reserve)
+        closing.callback(signals.shielded(results.close))
+        folders = _folders(args.output, several=len(openers) > 1)
+        for open_one in openers:
+            try:
+                source = open_one()
+                if args.max_frames is not None:
+                    source = FirstFrames(source, args.max_frames)
+                fitted = _fit_window(options, source, chosen=args.window is not None)
+                pipeline = Pipeline(VideoPredictor(model, fitted), wanted, results, reserve)
+                pipeline.run(source, folders(source), signals)
+            except VideoError as error:
+                if len(openers) == 1:
+                    raise
+                failures += 1
+                print(f"vmt demo: {error}", file=sys.stderr)
+    print(f"{results.path}: {results.entries} entries")
+    if failures:
+        raise VideoError(
+            f"{args.input}: {failures} of {len(openers)} videos could not be read to the end (see "
+            "above); what was read of them is in the results."
+        )
+    return 0
+
+
+def _load_model(args: argparse.Namespace, cfg: Any) -> ClipModel:
+    from vmt.engine.load import load_model
+
+    model: Any = load_model(args.config_file, args.weights, args.overrides, args.device)
+    weights = args.weights or cfg.MODEL.WEIGHTS
+    print(f"network: {args.config_file} on {model.device}")
+    print(f"weights: {weights}" if weights else "weights: random weights: masks mean nothing")
+    network: ClipModel = model
+    return network
+
+
+def _window_options(
+    options: PredictorOptions, window: str | None, stride: int | None
+) -> PredictorOptions:
+    if window is not None:
+        if window != "all" and not (window.isdecimal() and int(window) > 0):
+            raise ConfigError(f"--window {window}: give a number of frames from 1 on, or all.")
+        frames = 0 if window == "all" else int(window)
+        similarity = 1.0 if frames == 1 else 0.0
+        options = replace(options, window=frames, stride=0, similarity_weight=similarity)
+    if stride is not None:
+        if stride < 1:
+            raise ConfigError(f"--stride {stride}: give a number of frames from 1 on.")
+        options = replace(options, stride=stride)
+    return options
+
+
+def _fit_window(
+    options: PredictorOptions, source: VideoSource, *, chosen: bool
+) -> PredictorOptions:
+    """Windows in place of a whole video that is long or endless, unless the user insists."""
+    if options.window:
+        return options
+    if isinstance(source, Camera) and chosen:
+        raise ConfigError("--window all: a camera never ends; give a number of frames.")
+    short = source.num_frames is not None and source.num_frames <= WHOLE_VIDEO_FRAMES
+    if chosen or short:
+        return options
+    print(
+        f"{source.name}: more than {WHOLE_VIDEO_FRAMES} frames or of unknown length, so in windows "
+        f"of {DEFAULT_WINDOW} (--window chooses)"
+    )
+    return replace(options, window=DEFAULT_WINDOW)
+
+
+def _folders(output: Path, *, several: bool) -> Callable[[VideoSource], Path]:
+    """Where the files of a video go: the output folder, or one of its own, never twice the same."""
+    taken: set[str] = set()
+
+    def folder(source: VideoSource) -> Path:
+        if not several:
+            return output
+        name = "".join(c if c.isalnum() or c in "-_." else "_" for c in source.name).strip(".")
+        name = name or f"video{source.video_id}"
+        unique, count = name, 1
+        while unique in taken:
+            count += 1
+            unique = f"{name}_{count}"
+        taken.add(unique)
+        return make_folder(output / unique)
+
+    return folder
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which files a user wants beside results.json.
+
+    Args:
+        confidence: lowest score shown in [0, 1]; results.json keeps all.
+        overlay: overlay.mp4.
+        masks: PNG label maps.
+        frames: PNG overlays.
+        table: tracks.csv.
+    """
+
+    confidence: float = 0.3
+    overlay: bool = True
+    masks: bool = False
+    frames: bool = False
+    table: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.confidence <= 1.0:
+            raise ConfigError(f"--confidence {self.confidence} is outside [0, 1].")
+
+
+@dataclass
+class Report:
+    """What happened to one video.
+
+    Args:
+        frames: finished.
+        shown: ids of tracks that reached the confidence, at most 1000 are counted.
+        wall: seconds in all.
+        seconds: by stage.
+    """
+
+    name: str
+    frames: int = 0
+    shown: set[int] = field(default_factory=set)
+    wall: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """Two lines for the console."""
+        rate = self.frames / self.wall if self.wall else 0.0
+        total = max(sum(self.seconds.values()), 1e-9)
+        shares = sorted(self.seconds.items(), key=lambda item: -item[1])
+        parts = ", ".join(f"{k} {v / total:.0%}" for k, v in shares if v / total >= 0.005)
+        tracks = f"{len(self.shown)} tracks shown" if self.shown else "no track shown"
+        return (
+            f"{self.name}: {self.frames} frames in {self.wall:.1f} s ({rate:.2f} frames/s), "
+            f"{tracks}; peak memory {peak_mb():.0f} MB\n  time: {parts}"
+        )
+
+
+class Pipeline:
+    """One video through the network into all its files.
+
+    Args:
+        predictor: the network and its options.
+        wanted: files beside results.json.
+        results: takes the masks of all videos.
+        reserve: room to finish files on a full disk.
+    """
+
+    def __init__(
+        self,
+        predictor: VideoPredictor,
+        wanted: Wanted,
+        results: ResultsWriter,
+        reserve: DiskReserve,
+    ) -> None:
+        self._predictor = predictor
+        self._wanted = wanted
+        self._results = results
+        self._reserve = reserve
+
+    def run(
+        self,
+        source: VideoSource,
+        folder: Path,
+        signals: StopSignals | None = None,
+        on_frame: Callable[[FrameResult], None] | None = None,
+    ) -> Report:
+        """Segment a video; whatever ends it, the files of the finished frames are completed.
+
+        Args:
+            source: the video.
+            folder: for its files, exists.
+            signals: hold back Ctrl-C while files are written.
+            on_frame: called behind every finished frame.
+
+        Returns:
+            Counts and times.
+
+        Raises:
+            VideoError: the video breaks off.
+            OutputError: the disk is full.
+            KeyboardInterrupt: the user stopped.
+        """
+        signals = signals if signals is not None else StopSignals()
+        report = Report(source.name)
+        started = time.perf_counter()
+        draws = self._wanted.overlay or self._wanted.frames
+        stream = self._predictor.stream(source, keep_frames=draws)
+        with ExitStack() as closing:
+            self._results.begin_video(source)
+            closing.callback(signals.shielded(self._results.end_video))
+            closing.callback(signals.shielded(lambda: self._results.close_tracks(stream.finish())))
+            files = VideoFiles(source, folder, self._wanted, self._predictor, self._reserve)
+            closing.callback(signals.shielded(files.close))
+            bar = closing.enter_context(_progress_bar(source))
+            for result in stream:
+                with signals.shield():
+                    self._write(files, result, report)
+                report.wall = time.perf_counter() - started
+                bar.update(1)
+                bar.set_postfix_str(f"{rss_mb():.0f} MB", refresh=False)
+                if on_frame is not None:
+                    on_frame(result)
+        report.wall = time.perf_counter() - started
+        report.seconds = {**stream.seconds, **files.seconds}
+        print(report.text())
+        if not report.shown and draws:
+            print(
+                f"  no track reaches {self._wanted.confidence}; --confidence shows weaker ones, "
+                "results.json holds them"
+            )
+        return report
+
+    def _write(self, files: VideoFiles, result: FrameResult, report: Report) -> None:
+        started = time.perf_counter()
+        self._results.add(result)
+        files.seconds["results"] += time.perf_counter() - started
+        files.add(result)
+        report.frames += 1
+        if len(report.shown) < 1000:
+            shown = (t for t in result.tracks if t.score >= self._wanted.confidence)
+            report.shown.update(track.track_id for track in shown)
+        if self._reserve.released:
+            raise OutputError(
+                f"{self._results.path.parent}: the disk is full after {report.frames} frames, "
+                "whose results are valid; free some space or choose another --output."
+            )
+
+
+class VideoFiles:
+    """The files of one video beside results.json."""
+
+    def __init__(
+        self,
+        source: VideoSource,
+        folder: Path,
+        wanted: Wanted,
+        predictor: VideoPredictor,
+        reserve: DiskReserve,
+    ) -> None:
+        self.seconds = {"results": 0.0, "draw": 0.0, "encode": 0.0}
+        self._wanted = wanted
+        self._labels = predictor.model.label_space
+        self._frames = make_folder(folder / "frames") if wanted.frames else None
+        self._table: TrackTable | None = None
+        self._maps: LabelMapWriter | None = None
+        self._video: VideoWriter | None = None
+        try:
+            self._open(source, folder, reserve)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, source: VideoSource, folder: Path, reserve: DiskReserve) -> None:
+        confidence = self._wanted.confidence
+        if self._wanted.table:
+            self._table = TrackTable(folder / "tracks.csv", self._labels, confidence, reserve)
+        if self._wanted.masks:
+            palette = label_map_palette()
+            self._maps = LabelMapWriter(folder / "masks", source.size, confidence, palette)
+        if self._wanted.overlay:
+            path = folder / "overlay.mp4"
+            self._video = VideoWriter(path, source.fps, source.size, on_full=reserve.release)
+
+    def add(self, result: FrameResult) -> None:
+        """Write what belongs to one frame."""
+        clock = time.perf_counter
+        started = clock()
+        if self._table is not None:
+            self._table.add(result)
+        if self._maps is not None:
+            self._maps.add(result)
+        self.seconds["results"] += clock() - started
+        if result.frame is None:
+            return
+        started = clock()
+        shown = [track for track in result.tracks if track.score >= self._wanted.confidence]
+        picture = draw_tracks(result.frame, shown, self._labels.names)
+        self.seconds["draw"] += clock() - started
+        started = clock()
+        if self._frames is not None:
+            write_png(self._frames / f"{result.index:05d}.png", picture)
+        if self._video is not None:
+            self._video.write(picture)
+        self.seconds["encode"] += clock() - started
+
+    def close(self) -> None:
+        """Finish every file, also when one of them cannot be."""
+        with ExitStack() as closing:
+            if self._table is not None:
+                closing.callback(self._table.close)
+            if self._video is not None:
+                closing.callback(self._video.close)
+
+
+class StopSignals:
+    """Ctrl-C and SIGTERM as KeyboardInterrupt, but never in the middle of a write.
+
+    A context manager that installs and restores the handlers; outside of it, and outside the main
+    thread, signals are left alone.
+    """
+
+    def __init__(self) -> None:
+        self._shields = 0
+        self._pending = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._stop)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if self._shields:
+            self._pending = True
+        else:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def shield(self) -> Iterator[None]:
+        """Hold signals back; one that came meanwhile counts at the end."""
+        self._shields += 1
+        try:
+            yield
+        finally:
+            self._shields -= 1
+        if self._pending and not self._shields:
+            self._pending = False
+            raise KeyboardInterrupt
+
+    def shielded(self, action: Callable[[], None]) -> Callable[[], None]:
+        """``action`` under ``shield``."""
+
+        def guarded() -> None:
+            with self.shield():
+                action()
+
+        return guarded
+
+
+def _progress_bar(source: VideoSource) -> Any:
+    return tqdm(total=source.num_frames, desc=source.name, unit=" frames", disable=None)
+
+
+def rss_mb() -> float:
+    """Resident memory of this process in MB (peak where the system does not tell)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return peak_mb()
+    return pages * mmap.PAGESIZE / 2**20
+
+
+def peak_mb() -> float:
+    """Largest resident memory of this process so far, in MB; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # not a Unix
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
