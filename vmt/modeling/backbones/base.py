@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 
 
@@ -25,3 +27,19 @@ class Backbone(nn.Module):
             stride -> (B*T, channels[stride], ceil(H / stride), ceil(W / stride)).
         """
         raise NotImplementedError
+
+
+def freeze_batch_norm(body: nn.Module) -> nn.Module:
+    """Batch norm as a fixed scale and shift: clips are few per step, so their statistics are poor.
+
+    timm starts the last norm of a residual branch at scale 0. Frozen, such a branch would stay dead
+    for ever, so scales that are zero everywhere (fresh weights only) become 1.
+    """
+    for module in body.modules():
+        if not isinstance(module, nn.BatchNorm2d) or module.weight.is_meta:
+            continue
+        if not module.weight.any():
+            nn.init.ones_(module.weight)
+    with torch.no_grad():
+        frozen: nn.Module = freeze_batch_norm_2d(body)
+    return frozen

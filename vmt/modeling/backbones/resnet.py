@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import timm
-from timm.layers import freeze_batch_norm_2d
 from torch import Tensor
 
-from vmt.modeling.backbones.base import Backbone
+from vmt.modeling.backbones.base import Backbone, freeze_batch_norm
 
 
 class ResNet(Backbone):
@@ -24,7 +23,7 @@ class ResNet(Backbone):
     def __init__(self, name: str, pretrained: bool = False, freeze_stages: int = 2) -> None:
         super().__init__()
         body = timm.create_model(name, pretrained=pretrained, num_classes=0, global_pool="")
-        self.body = freeze_batch_norm_2d(body)
+        self.body = freeze_batch_norm(body)
         self.channels = {2: 64, 4: 256, 8: 512, 16: 1024, 32: 2048}
         stages = [self.body.conv1, *(getattr(self.body, f"layer{i}") for i in range(1, 5))]
         for stage in stages[:freeze_stages]:

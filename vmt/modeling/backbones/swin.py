@@ -161,7 +161,7 @@ class Swin(Backbone):
             output_fmt="NHWC",
             dynamic_img_pad=True,
         )
-        rates = torch.linspace(0, drop_path, sum(depths)).tolist()
+        rates = [drop_path * i / (sum(depths) - 1) for i in range(sum(depths))]
         dims = [embed_dim * 2**i for i in range(len(depths))]
         self.stages = nn.ModuleList()
         for i, depth in enumerate(depths):

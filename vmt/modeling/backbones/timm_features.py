@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import timm
 import torch.nn.functional as F
-from timm.layers import freeze_batch_norm_2d
 from torch import Tensor
 
-from vmt.modeling.backbones.base import Backbone
+from vmt.modeling.backbones.base import Backbone, freeze_batch_norm
 from vmt.utils.errors import ConfigError
 
 NEEDED_STRIDES = (4, 8, 16, 32)
@@ -19,13 +18,12 @@ class TimmFeatures(Backbone):
     Args:
         name: timm's name, without ``timm/``.
         pretrained: weights through timm.
-        freeze_batch_norm: batch statistics of few frames are poor, so they stay fixed.
 
     Raises:
         ConfigError: timm does not know the name, or it has no maps at strides 4, 8, 16 and 32.
     """
 
-    def __init__(self, name: str, pretrained: bool = False, freeze_batch_norm: bool = True) -> None:
+    def __init__(self, name: str, pretrained: bool = False) -> None:
         super().__init__()
         key = f"MODEL.BACKBONE.NAME: timm/{name}"
         if not timm.is_model(name):
@@ -35,7 +33,7 @@ class TimmFeatures(Backbone):
             body = timm.create_model(name, pretrained=pretrained, features_only=True)
         except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
             raise ConfigError(f"{key} gives no feature maps ({error}).") from error
-        self.body = freeze_batch_norm_2d(body) if freeze_batch_norm else body
+        self.body = freeze_batch_norm(body)
         info = zip(body.feature_info.reduction(), body.feature_info.channels(), strict=True)
         self.channels = {int(stride): int(channels) for stride, channels in info}
         lacking = [stride for stride in NEEDED_STRIDES if stride not in self.channels]

@@ -284,7 +284,7 @@ class DenseBand(Refiner):
             shared = F.conv2d(y, weight_y, first.bias, padding=gap, dilation=gap)
             x = F.conv2d(own, weight_own, None, padding=gap, dilation=gap).add_(shared)
             x = _pixelwise(F.relu_(x), branch[2:])
-            total = x if total is None else total.add_(x)
+            total = x if total is None else total + x
         assert total is not None, "there is at least one branch"
         return apply_dynamic_layers(total, layers)[:, 0]
 

@@ -1,0 +1,129 @@
+"""Config files: inheritance, overrides, and errors that say what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from vmt.config.defaults import default_config
+from vmt.config.node import load_config
+from vmt.data.datasets.categories import label_space
+from vmt.modeling.meta_arch.build import build_model
+from vmt.utils.errors import ConfigError
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+FILES = sorted(CONFIGS.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(CONFIGS)))
+def test_every_config_builds(path: Path) -> None:
+    cfg = load_config(path)
+    assert cfg.is_frozen()
+    with torch.device("meta"):
+        model = build_model(cfg, label_space(cfg.MODEL.LABEL_SPACE))
+    assert (model.refiner is None) == (cfg.MODEL.REFINER.NAME == "none")
+
+
+def test_the_promised_configs_are_there() -> None:
+    names = {str(p.relative_to(CONFIGS)) for p in FILES}
+    for data_set in ("hq_ytvis", "ytvis_2019", "ytvis_2021", "ovis"):
+        for method in ("seqformer", "vmt_release"):
+            for backbone in ("R50", "R101", "SwinL"):
+                assert f"{data_set}/{method}_{backbone}.yaml" in names
+
+
+@pytest.mark.parametrize(
+    ("name", "total", "trainable"),
+    [
+        ("seqformer_R50", 48_404_173, 48_181_773),
+        ("seqformer_R101", 67_344_077, 67_121_677),
+        ("seqformer_SwinL", 218_741_441, 218_741_441),
+        ("vmt_release_R50", 50_440_611, 50_218_211),
+        ("vmt_release_R101", 69_380_515, 69_158_115),
+        ("vmt_release_SwinL", 220_605_847, 220_605_847),
+    ],
+)
+def test_parameter_counts_are_the_published_ones(name: str, total: int, trainable: int) -> None:
+    """Less the encoder's second output layers, which the published code holds and never uses."""
+    cfg = load_config(CONFIGS / "hq_ytvis" / f"{name}.yaml")
+    with torch.device("meta"):
+        model = build_model(cfg, label_space(cfg.MODEL.LABEL_SPACE))
+    unused = 6 * (256 * 256 + 256)
+    parameters = list(model.parameters())
+    assert sum(p.numel() for p in parameters) == total - unused
+    assert sum(p.numel() for p in parameters if p.requires_grad) == trainable - unused
+
+
+def write(tmp_path: Path, **files: str) -> Path:
+    for name, text in files.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    return tmp_path
+
+
+def test_base_lies_below_the_file_and_overrides_on_top(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        a="MODEL: {DEVICE: cpu, SEQFORMER: {NUM_QUERIES: 7, NUM_POINTS: 2}}",
+        b="_BASE_: a.yaml\nMODEL: {SEQFORMER: {NUM_QUERIES: 9}}",
+    )
+    cfg = load_config(tmp_path / "b.yaml", ["MODEL.SEQFORMER.NUM_POINTS", "3"])
+    assert cfg.MODEL.DEVICE == "cpu"
+    assert cfg.MODEL.SEQFORMER.NUM_QUERIES == 9
+    assert cfg.MODEL.SEQFORMER.NUM_POINTS == 3
+    assert cfg.MODEL.SEQFORMER.NUM_HEADS == default_config().MODEL.SEQFORMER.NUM_HEADS
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("MODEL: {BACKBON: {NAME: x}}", ["c.yaml", "MODEL.BACKBON.NAME", "MODEL.BACKBONE.NAME"]),
+        ("MODEL: {SEQFORMER: {NUM_QUERYS: 3}}", ["NUM_QUERYS", "did you mean", "NUM_QUERIES"]),
+        ("MODEL: {DEVICE: 3}", ["MODEL.DEVICE", "must be str", "3"]),
+        ("MODEL: {SEQFORMER: {NUM_QUERIES: many}}", ["NUM_QUERIES", "must be int", "'many'"]),
+        ("MODEL: {LOSS: {DEEP_SUPERVISION: 1}}", ["DEEP_SUPERVISION", "must be bool"]),
+        ("MODEL: 3", ["MODEL", "group of keys"]),
+        ("[1, 2]", ["c.yaml", "keys and values"]),
+        ("MODEL: {a", ["c.yaml", "not valid YAML"]),
+        ("_BASE_: c.yaml", ["circle"]),
+        ("_BASE_: d.yaml", ["d.yaml", "no such config file"]),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, text: str, said: list[str]) -> None:
+    write(tmp_path, c=text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / "c.yaml")
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in said:
+        assert word in message
+
+
+def test_missing_file_suggests_a_neighbour(tmp_path: Path) -> None:
+    write(tmp_path, vmt_R50="")
+    with pytest.raises(ConfigError, match=r"did you mean .*vmt_R50\.yaml"):
+        load_config(tmp_path / "vmt_r50.yaml")
+
+
+def test_override_without_value_and_integers_for_floats() -> None:
+    with pytest.raises(ConfigError, match="pairs"):
+        load_config(None, ["MODEL.DEVICE"])
+    assert load_config(None, ["TEST.CONFIDENCE", "1"]).TEST.CONFIDENCE == 1.0
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("MODEL.BACKBONE.NAME", "resnet5000", "known are"),
+        ("MODEL.BACKBONE.NAME", "timm/nonsense", "unknown to timm"),
+        ("MODEL.REFINER.NAME", "nonsense", "dense_band"),
+        ("MODEL.META_ARCHITECTURE", "nonsense", "VideoMaskTransfiner"),
+        ("TEST.PRECISION", "fp8", "bf16"),
+        ("MODEL.REFINER.BOX_MASK", "nonsense", "clamp"),
+    ],
+)
+def test_unknown_names_list_what_exists(key: str, value: str, said: str) -> None:
+    cfg = load_config(CONFIGS / "quick/vmt_release_tiny.yaml", [key, value])
+    with pytest.raises(ConfigError, match=said):
+        build_model(cfg, label_space(cfg.MODEL.LABEL_SPACE))

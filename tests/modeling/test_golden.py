@@ -1,0 +1,84 @@
+"""Reference outputs of the published code, through the command that users run."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from vmt.checkpoint.key_maps.released import RELEASED
+from vmt.modeling.meta_arch.build import build_model
+
+
+def module_at(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module", params=["vmt_r50", "vmt_swin_l"])
+def files(request, shared_data, tmp_path_factory) -> tuple[str, Path, Path]:
+    """(config label, weights, reference)."""
+    folder = shared_data / "parity"
+    golden = folder / f"golden_{request.param}.npz"
+    with np.load(golden) as arrays:
+        salt, bias = str(arrays["salt"]), float(arrays["incoherence_bias"])
+    keys = json.loads((folder / f"keys_{request.param}.json").read_text())
+    drawn = module_at(folder / "synthetic_checkpoint.py").state_dict(keys, salt, bias)
+    weights = tmp_path_factory.mktemp("weights") / f"{request.param}.pth"
+    torch.save({"model": drawn}, weights)
+    label = {"vmt_r50": "R50", "vmt_swin_l": "SwinL"}[request.param]
+    return label, weights, golden
+
+
+@pytest.mark.slow
+def test_check_parity_passes(files, repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    label, weights, golden = files
+    check = module_at(repo / "tools" / "check_parity.py")
+    command = ["--config", str(repo / f"configs/hq_ytvis/vmt_release_{label}.yaml")]
+    command += ["--weights", str(weights), "--golden", str(golden)]
+    assert check.main(command) == 0
+    printed = capsys.readouterr().out
+    for name in ("memory", "logits", "boxes", "masks_coarse", "masks_stride4", "masks_refined"):
+        assert name in printed
+    if label == "R50":  # a wrong network must fail
+        assert check.main([*command, "MODEL.REFINER.BOX_MASK", "clamp"]) in (0, 1)
+        assert check.main([*command, "--tolerance", "1e-9"]) == 1
+        assert check.main([*command, "TEST.TOP_K", "9"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "label", "method", "count"),
+    [
+        ("keys_vmt_r50.json", "R50", "vmt_release", 819),
+        ("keys_vmt_swin_l.json", "SwinL", "vmt_release", 913),
+        ("keys_seqformer_r50.json", "R50", "seqformer", 733),
+    ],
+)
+def test_export_has_exactly_the_published_names(
+    shared_data, repo, config_of, file: str, label: str, method: str, count: int
+) -> None:
+    """A network of ours, exported, fits the published code's strict loading."""
+    published = json.loads((shared_data / "parity" / file).read_text())
+    assert len(published) == count
+    state = exported(config_of(f"hq_ytvis/{method}_{label}"))
+    assert {name: list(value.shape) for name, value in state.items()} == {
+        name: shape for name, (shape, _) in published.items()
+    }
+
+
+def exported(cfg_and_labels) -> dict[str, torch.Tensor]:
+    from vmt.checkpoint.key_maps.released import complete_released
+
+    with torch.device("meta"):
+        model = build_model(*cfg_and_labels)
+    conversion = RELEASED.to_released(model.state_dict())
+    assert not conversion.unknown
+    complete_released(conversion.state)
+    return conversion.state
