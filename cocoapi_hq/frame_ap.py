@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.mots import pair_frame
+from cocoapi_hq.mask_tables import MaskTable, mask_tables
 from cocoapi_hq.scalabel_io import (
     BoolArray,
     FloatArray,
@@ -143,12 +142,14 @@ def evaluate_frame_ap(
         )
     tallies = [_ClassTally() for _ in classes.classes]
     num_overlapping = 0
-    for key in sorted(by_gt):
-        frame = by_gt[key]
-        preds = by_pred.get(key)
-        if preds is None:
-            preds = FrameMasks(frame.video, frame.name, frame.index)
-        num_overlapping += _add_frame(tallies, frame, preds, allow_overlap)
+    keys = sorted(by_gt)
+    nothing = FrameMasks("", "", 0)
+    aligned = [by_pred.get(key, nothing) for key in keys]
+    tables = mask_tables([by_gt[key] for key in keys], aligned)
+    for key, preds, table in zip(keys, aligned, tables, strict=True):
+        dropped = table.overlapping and not allow_overlap
+        num_overlapping += dropped
+        _add_frame(tallies, by_gt[key], preds, table, dropped)
     if num_overlapping:
         logger.warning(
             "results: two predicted masks overlap in %d frames; all predictions of these frames "
@@ -233,25 +234,21 @@ def _key_frames(
 
 
 def _add_frame(
-    tallies: Sequence[_ClassTally], gt: FrameMasks, preds: FrameMasks, allow_overlap: bool
-) -> bool:
-    """Match one frame; True if its predictions were dropped for overlap."""
-    if not gt.rles and not preds.rles:
-        return False
-    overlapping = False
-    if not allow_overlap and len(preds.rles) > 1:
-        overlapping = pair_frame(FrameMasks("", "", 0), preds)[1]
-        if overlapping:
-            preds = preds.select([])
+    tallies: Sequence[_ClassTally],
+    gt: FrameMasks,
+    preds: FrameMasks,
+    table: MaskTable,
+    dropped: bool,
+) -> None:
+    """Match one frame; ``dropped`` leaves its predictions out."""
     gt_labels = np.array(gt.labels, dtype=np.int64)
-    pred_labels = np.array(preds.labels, dtype=np.int64)
+    pred_labels = np.array([] if dropped else preds.labels, dtype=np.int64)
+    if not len(gt_labels) and not len(pred_labels):
+        return
     crowd = np.array(gt.ignored, dtype=np.bool_)
-    gt_areas = _areas(gt)
-    pred_areas = _areas(preds)
+    gt_areas, pred_areas = table.gt_areas, table.pred_areas
     scores = np.array(preds.scores, dtype=np.float64)
-    iou = np.zeros((len(preds.rles), len(gt.rles)))
-    if iou.size:
-        iou = coco_mask.iou(preds.rles, gt.rles, gt.ignored)
+    iou = np.where(crowd[:, None], table.share_of_prediction(), table.iou()).T  # (P, G)
     for label in np.unique(np.concatenate([gt_labels, pred_labels])).tolist():
         rows = np.flatnonzero(pred_labels == label)
         rows = rows[np.argsort(-scores[rows], kind="stable")][: MAX_DETS[-1]]
@@ -279,13 +276,6 @@ def _add_frame(
         tally.ranks.append(np.arange(len(rows)))
         tally.matched.append(matched)
         tally.ignored.append(ignored)
-    return overlapping
-
-
-def _areas(frame: FrameMasks) -> FloatArray:
-    if not frame.rles:
-        return np.zeros(0)
-    return np.asarray(coco_mask.area(frame.rles), dtype=np.float64)
 
 
 def _match(iou: FloatArray, ignored_gt: BoolArray, crowd: BoolArray) -> IntArray:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from pycocotools import mask as coco_mask
 from scipy.optimize import linear_sum_assignment
 
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.mask_tables import MaskTable, mask_tables
 from cocoapi_hq.scalabel_io import (
     BoolArray,
     FloatArray,
@@ -349,6 +349,10 @@ def matched_without_memory(pair: FramePair, allowed: BoolArray) -> BoolArray:
         allowed: (G, P) pairs of one class with enough IoU.
     """
     matched = np.zeros(allowed.shape[1], dtype=np.bool_)
+    rows, cols = np.nonzero(allowed)
+    if len(set(rows.tolist())) == len(rows) == len(set(cols.tolist())):
+        matched[cols] = True  # nobody competes
+        return matched
     for rows, cols in _class_blocks(pair, allowed):
         found = assign(1.0 - pair.iou[np.ix_(rows, cols)], allowed[np.ix_(rows, cols)])
         matched[cols[found[1]]] = True
@@ -541,14 +545,16 @@ class _VideoAccumulator:
 def _json_video(
     pairs: VideoPairs, gt_frames: Sequence[FrameMasks], pred_frames: Sequence[FrameMasks | None]
 ) -> Callable[[], Iterator[FramePair]]:
+    nothing = FrameMasks("", "", 0)
+    preds_of = [nothing if frame is None else frame for frame in pred_frames]
+
     def frames() -> Iterator[FramePair]:
         wrong_size = 0
-        for gt_frame, pred_frame in zip(gt_frames, pred_frames, strict=True):
-            preds = pred_frame if pred_frame is not None else FrameMasks("", "", 0)
-            pair, overlapping, differs = pair_frame(gt_frame, preds)
-            pairs.num_overlapping += overlapping
-            wrong_size += differs
-            yield pair
+        tables = mask_tables(gt_frames, preds_of)
+        for gt, preds, table in zip(gt_frames, preds_of, tables, strict=True):
+            pairs.num_overlapping += table.overlapping
+            wrong_size += table.sizes_differ
+            yield _pair_frame(gt, preds, table)
         if wrong_size:
             logger.warning(
                 "results: in %d frames of video %r masks differ in size from the ground truth; "
@@ -560,55 +566,26 @@ def _json_video(
     return frames
 
 
-def pair_frame(
-    gt: FrameMasks, preds: FrameMasks, *, allow_overlap: bool = False
-) -> tuple[FramePair, bool, bool]:
-    """Overlaps of one frame, from one call into compiled code.
-
-    Args:
-        gt: ground truth of the frame.
-        preds: predictions of the frame.
-        allow_overlap: keep predictions that overlap each other.
-
-    Returns:
-        The frame, whether its predictions were dropped because two of them share a pixel, and
-        whether masks of different size met.
-    """
+def _pair_frame(gt: FrameMasks, preds: FrameMasks, table: MaskTable) -> FramePair:
+    """Split off ignored regions and flagged predictions; overlapping predictions are dropped."""
     ignored = np.array(gt.ignored, dtype=np.bool_)
-    flagged = np.array(preds.ignored, dtype=np.bool_)
-    gt_labels = np.array(gt.labels, dtype=np.int64)[~ignored]
-    gt_ids = np.array(gt.track_ids, dtype=np.int64)[~ignored]
-    pred_labels = np.array(preds.labels, dtype=np.int64)[~flagged]
-    pred_ids = np.array(preds.track_ids, dtype=np.int64)[~flagged]
-    num_gt, num_pred = len(gt.rles), len(preds.rles)
-    has_ignored = bool(ignored.any())
-    if not num_pred or (not num_gt and num_pred == 1):
-        shares = np.zeros(len(pred_labels))
-        iou = np.zeros((len(gt_labels), len(pred_labels)))
-        return (
-            FramePair(gt_labels, gt_ids, pred_labels, pred_ids, iou, shares, has_ignored),
-            False,
-            False,
-        )
-    # With the flag set, the codec divides by the area of the prediction instead of the union.
-    flags = [*gt.ignored, *([True] * num_pred)]
-    table = coco_mask.iou(preds.rles, [*gt.rles, *preds.rles], flags)  # (P, G + P)
-    differs = bool((table < 0).any())
-    if differs:
-        table = np.maximum(table, 0.0)
-    among = table[:, num_gt:]
-    overlapping = bool(np.count_nonzero(among) > np.count_nonzero(among.diagonal()))
-    if overlapping and not allow_overlap:
-        pair = pair_frame(gt, FrameMasks(preds.video, preds.name, preds.index))[0]
-        return pair, True, differs
-    table = table[~flagged, :num_gt]
-    shares = table[:, ignored].max(axis=1) if has_ignored else np.zeros(len(pred_labels))
-    iou = np.ascontiguousarray(table[:, ~ignored].T)  # (G, P)
-    return (
-        FramePair(gt_labels, gt_ids, pred_labels, pred_ids, iou, shares, has_ignored),
-        False,
-        differs,
-    )
+    kept = ~np.array(preds.ignored, dtype=np.bool_)
+    if table.overlapping:
+        kept[:] = False
+    gt_labels = np.array(gt.labels, dtype=np.int64)
+    gt_ids = np.array(gt.track_ids, dtype=np.int64)
+    pred_labels = np.array(preds.labels, dtype=np.int64)
+    pred_ids = np.array(preds.track_ids, dtype=np.int64)
+    iou = table.iou()
+    has_ignored = True in gt.ignored
+    if not kept.all():
+        pred_labels, pred_ids, iou = pred_labels[kept], pred_ids[kept], iou[:, kept]
+    if has_ignored:
+        shares = table.share_of_prediction()[ignored].max(axis=0)[kept]
+        gt_labels, gt_ids, iou = gt_labels[~ignored], gt_ids[~ignored], iou[~ignored]
+    else:
+        shares = np.zeros(len(pred_ids))
+    return FramePair(gt_labels, gt_ids, pred_labels, pred_ids, iou, shares, has_ignored)
 
 
 def _bitmask_video(

@@ -5,6 +5,7 @@ Source of the formats: Scalabel 071d073 and the bdd100k toolkit 9ac17c6.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import json
 import logging
@@ -12,7 +13,6 @@ import math
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,14 +21,13 @@ from typing import Any, NoReturn, TypeAlias
 import cv2
 import numpy as np
 import numpy.typing as npt
-from pycocotools import mask as coco_mask
 
-from cocoapi_hq import rle
+from cocoapi_hq import native, rle
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.runs import PRESENT, NativeMasks
 
 logger = logging.getLogger(__name__)
 
-Rle: TypeAlias = dict[str, Any]
 IntArray: TypeAlias = npt.NDArray[np.int64]
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
@@ -39,6 +38,7 @@ _DIGITS = re.compile(r"[0-9]{1,18}\Z")
 _MAX_COUNT_CHARS = 7  # 7 groups of 5 bits hold every run of a frame below 2^34 pixels
 _CHECK_CHUNK = 1 << 20  # characters of run lengths checked at once
 _CURVE_STEPS = 16
+_FLAGS = ("crowd", "ignored")
 _PNG_RGBA8 = (8, 6)  # bit depth and colour type in the PNG header
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -109,7 +109,7 @@ class FrameMasks:
     video: str
     name: str
     index: int
-    rles: list[Rle] = field(default_factory=list)
+    rles: list[rle.Rle] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     track_ids: list[int] = field(default_factory=list)
     ignored: list[bool] = field(default_factory=list)
@@ -118,7 +118,7 @@ class FrameMasks:
 
     def append(
         self,
-        mask: Rle,
+        mask: rle.Rle,
         label: int,
         *,
         track_id: int = -1,
@@ -305,16 +305,16 @@ def resolve_overlaps(frame: FrameMasks) -> FrameMasks:
         range(len(frame.rles)),
         key=lambda i: -math.inf if math.isnan(frame.scores[i]) else frame.scores[i],
     )
-    visible: dict[int, Rle] = {}
-    covered: npt.NDArray[np.uint8] | None = None
+    visible: dict[int, rle.Rle] = {}
+    covered: BoolArray | None = None
     for i in reversed(order):
-        mask = coco_mask.decode(frame.rles[i])
+        mask = rle.decode(frame.rles[i])
         if covered is None:
             covered = np.zeros_like(mask)
-        mask &= ~covered & 1
+        mask &= ~covered
         covered |= mask
         if mask.any():
-            visible[i] = coco_mask.encode(np.asfortranarray(mask))
+            visible[i] = rle.encode(mask)
     kept = frame.select(sorted(visible))
     kept.rles = [visible[i] for i in sorted(visible)]
     return kept
@@ -326,14 +326,10 @@ def frames_to_scalabel(frames: Iterable[FrameMasks], config: MotsConfig) -> list
     for frame in frames:
         labels: list[dict[str, Any]] = []
         for i, mask in enumerate(frame.rles):
-            counts = mask["counts"]
             label: dict[str, Any] = {
                 "id": str(frame.track_ids[i]),
                 "category": config.classes[frame.labels[i]],
-                "rle": {
-                    "size": [int(side) for side in mask["size"]],
-                    "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts,
-                },
+                "rle": {"size": list(mask["size"]), "counts": mask["counts"]},
             }
             if frame.ignored[i]:
                 label["attributes"] = {"ignored": True}
@@ -370,14 +366,12 @@ def write_results(
     target = Path(path)
     ready = [resolve_overlaps(frame) if without_overlaps else frame for frame in frames]
     content = frames_to_scalabel(ready, config)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file, separators=(",", ":"))
-        Path(temporary).replace(target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        part.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def list_bitmasks(root: str | os.PathLike[str], role: str) -> dict[str, list[Path]]:
@@ -472,9 +466,8 @@ def bitmasks_to_frames(
             bitmask = read_bitmask(png, classes)
             frame = FrameMasks(video, png.stem + ".jpg", index, where=str(png))
             for i in np.flatnonzero(bitmask.labels >= 0).tolist():
-                mask = np.asfortranarray((bitmask.instance_map == i + 1).astype(np.uint8))
                 frame.append(
-                    coco_mask.encode(mask),
+                    rle.encode(bitmask.instance_map == i + 1),
                     int(bitmask.labels[i]),
                     track_id=int(bitmask.track_ids[i]),
                     ignored=bool(bitmask.ignored[i]),
@@ -483,7 +476,7 @@ def bitmasks_to_frames(
     return frames
 
 
-def polygons_to_rle(polygons: Sequence[Any], image_size: tuple[int, int], where: str) -> Rle:
+def polygons_to_rle(polygons: Sequence[Any], image_size: tuple[int, int], where: str) -> rle.Rle:
     """Draw Scalabel polygons, Bezier parts included, and unite them.
 
     A vertex of type ``L`` ends a straight line; three of type ``C`` are the two control points and
@@ -503,42 +496,43 @@ def polygons_to_rle(polygons: Sequence[Any], image_size: tuple[int, int], where:
         _outline(polygon, f"{where}.poly2d[{i}]").ravel().tolist()
         for i, polygon in enumerate(polygons)
     ]
-    drawn = rle.from_polygons(rings, *image_size, where=f"{where}.poly2d")
-    return {"size": drawn["size"], "counts": drawn["counts"].encode("ascii")}
+    return rle.from_polygons(rings, *image_size, where=f"{where}.poly2d")
 
 
-def find_corrupt_counts(
-    counts: Sequence[bytes], num_pixels: Sequence[int]
-) -> tuple[int, str] | None:
+def find_corrupt_counts(counts: Sequence[str], num_pixels: Sequence[int]) -> tuple[int, str] | None:
     """Look for run-length texts that do not describe a mask of their size.
 
     Such texts make compiled codecs read out of bounds or never return, so nothing else may touch
     a text before this check.
 
     Args:
-        counts: N compressed run-length texts in COCO coding.
+        counts: N compressed run-length texts in COCO coding, ASCII.
         num_pixels: N values h * w.
 
     Returns:
         Position and description of the first defect, or None.
     """
-    lengths = np.array([len(text) for text in counts], dtype=np.int64)
-    begin = 0
-    while begin < len(counts):
-        end = begin + 1
-        size = int(lengths[begin])
-        while end < len(counts) and size + lengths[end] <= _CHECK_CHUNK:
-            size += int(lengths[end])
-            end += 1
-        found = _corrupt_chunk(
-            b"".join(counts[begin:end]),
-            lengths[begin:end],
-            np.array(num_pixels[begin:end], dtype=np.int64),
-        )
-        if found is not None:
-            return begin + found[0], found[1]
-        begin = end
+    library = native.kernel()
+    begin = size = 0
+    for end in range(1, len(counts) + 1):
+        size += len(counts[end - 1])
+        if end < len(counts) and size < _CHECK_CHUNK:
+            continue
+        texts, pixels = counts[begin:end], np.array(num_pixels[begin:end], dtype=np.int64)
+        # The kernel only tells which text is bad; a frame of one column serves it as well.
+        if library is None or not _all_sound(library, texts, pixels):
+            lengths = np.array([len(text) for text in texts], dtype=np.int64)
+            found = _corrupt_chunk("".join(texts).encode("latin-1"), lengths, pixels)
+            if found is not None:
+                return begin + found[0], found[1]
+        begin, size = end, 0
     return None
+
+
+def _all_sound(library: ctypes.CDLL, texts: Sequence[str], num_pixels: IntArray) -> bool:
+    heights = num_pixels.astype(np.int32)
+    status = NativeMasks(library, texts, heights, np.ones_like(heights)).status
+    return bool((status == PRESENT).all())
 
 
 def _corrupt_chunk(text: bytes, lengths: IntArray, num_pixels: IntArray) -> tuple[int, str] | None:
@@ -607,6 +601,7 @@ class _Reader:
         self.raw_ids: list[list[str | int]] = []  # parallel to frames
         self.positions: list[list[int]] = []  # of the labels in the file, parallel to frames
         self.resolved: dict[str, tuple[int, bool] | None] = {}
+        self.sizes: list[list[int]] = []  # that were found sound, a few
 
     def read(self, where: str, chunk: Sequence[Any]) -> None:
         """Add the frames of one file; ``where`` ends in what stands before ``[index]``."""
@@ -641,7 +636,10 @@ class _Reader:
         self.frames.append(frame)
         self.raw_ids.append([])
         self.positions.append([])
-        labels = entry.get("labels")
+        self._read_labels(frame, entry.get("labels"))
+
+    def _read_labels(self, frame: FrameMasks, labels: Any) -> None:
+        where = frame.where
         if labels is None:
             return
         if not isinstance(labels, list):
@@ -649,7 +647,40 @@ class _Reader:
         for j, label in enumerate(labels):
             if not isinstance(label, Mapping):
                 _fail(f"{where}.labels[{j}]", label, "give a label object")
-            self._read_label(frame, j, label)
+            if not self._take_common_label(frame, j, label):
+                self._read_label(frame, j, label)
+
+    def _take_common_label(self, frame: FrameMasks, j: int, label: Mapping[str, Any]) -> bool:
+        """Take a label in its usual spelling, three times as fast as the careful way.
+
+        Returns False, having done nothing, for whatever is new or odd; ``_read_label`` then reads
+        or refuses it.
+        """
+        mask, flags = label.get("rle"), label.get("attributes")
+        if type(mask) is not dict:
+            return False
+        if flags is not None and not _plainly_unflagged(flags):
+            return False
+        size, counts, name = mask.get("size"), mask.get("counts"), label.get("category")
+        if type(counts) is not str or type(name) is not str or not counts.isascii():
+            return False
+        found = self.resolved.get(name)
+        if found is None or size not in self.sizes or list(map(type, size)) != [int, int]:
+            return False
+        score = label.get("score")
+        if score is None and not self.need_scores:
+            score = math.nan
+        elif type(score) is not float or not abs(score) < math.inf:
+            return False
+        if self.need_tracks:
+            identity = label.get("id")
+            if type(identity) is not str:
+                return False
+            self.raw_ids[-1].append(identity)
+        self.positions[-1].append(j)
+        usual: rle.Rle = {"size": size, "counts": counts}
+        frame.append(usual, found[0], ignored=found[1], score=score)
+        return True
 
     def _read_label(self, frame: FrameMasks, j: int, label: Mapping[str, Any]) -> None:
         mask = self._mask_of(frame.where, j, label)
@@ -665,6 +696,8 @@ class _Reader:
                 _fail(f"{frame.where}.labels[{j}].id", identity, "give the track id")
             self.raw_ids[-1].append(identity)
         self.positions[-1].append(j)
+        if mask["size"] not in self.sizes:
+            self.sizes = [mask["size"], *self.sizes[:3]]
         score = self._score_of(frame.where, j, label.get("score"))
         frame.append(mask, label_class, ignored=ignored, score=score)
 
@@ -695,8 +728,8 @@ class _Reader:
             _fail(where, score, "give a finite number")
         return float(score)
 
-    def _mask_of(self, frame_where: str, j: int, label: Mapping[str, Any]) -> Rle | None:
-        """The mask of a label with counts as bytes, not yet checked; None if it has no mask."""
+    def _mask_of(self, frame_where: str, j: int, label: Mapping[str, Any]) -> rle.Rle | None:
+        """The mask of a label, its counts not yet checked; None if it has no mask."""
         mask = label.get("rle")
         if mask is not None:
             return _rle_shape(mask, f"{frame_where}.labels[{j}].rle")
@@ -731,7 +764,7 @@ class _Reader:
         bad, reason = found
         for frame, positions in zip(self.frames, self.positions, strict=True):
             if bad < len(positions):
-                text = frame.rles[bad]["counts"].decode("latin-1")
+                text = frame.rles[bad]["counts"]
                 _fail(
                     f"{frame.where}.labels[{positions[bad]}].rle.counts",
                     text if len(text) <= 40 else text[:40] + "...",
@@ -881,21 +914,18 @@ def _image_size(value: Any, where: str) -> tuple[int, int] | None:
     return rle.check_size(sides, where)
 
 
-def _rle_shape(mask: Any, where: str) -> Rle:
-    """Check keys and types of a run-length object; counts come back as bytes."""
+def _rle_shape(mask: Any, where: str) -> rle.Rle:
+    """Check keys and types of a run-length object; the counts themselves come later."""
     if not isinstance(mask, Mapping):
         _fail(where, mask, 'give {"size": [h, w], "counts": text}')
     size, counts = mask.get("size"), mask.get("counts")
     height, width = rle.check_size(size, where)
-    if isinstance(counts, str):
-        try:
-            counts = counts.encode("ascii")
-        except UnicodeEncodeError:
-            _fail(f"{where}.counts", counts, "encode the mask again with COCO's run-length coding")
-    elif isinstance(counts, list):
-        counts = rle.from_counts(counts, height, width, f"{where}.counts")["counts"].encode("ascii")
-    elif not isinstance(counts, bytes):
-        _fail(f"{where}.counts", counts, "give the run lengths as text or as a list")
+    if isinstance(counts, list):
+        return rle.from_counts(counts, height, width, f"{where}.counts")
+    if isinstance(counts, bytes):
+        counts = counts.decode("latin-1")
+    if not isinstance(counts, str) or not counts.isascii():
+        _fail(f"{where}.counts", counts, "give COCO's run lengths as text or as a list")
     return {"size": [height, width], "counts": counts}
 
 
@@ -903,12 +933,18 @@ def _flagged(attributes: Any, where: str) -> bool:
     if not isinstance(attributes, Mapping):
         _fail(where, attributes, 'give an object like {"crowd": true}, or leave it out')
     flagged = False
-    for key in ("crowd", "ignored"):
+    for key in _FLAGS:
         value = attributes.get(key)
         if value is not None and not isinstance(value, (bool, int)):
             _fail(f"{where}.{key}", value, "give true or false")
         flagged = flagged or bool(value)
     return flagged
+
+
+def _plainly_unflagged(attributes: Any) -> bool:
+    return type(attributes) is dict and not any(
+        attributes.get(key) not in (None, False) for key in _FLAGS
+    )
 
 
 def _outline(polygon: Any, where: str) -> FloatArray:

@@ -80,6 +80,18 @@ def test_crowd_takes_many_by_share_of_the_detection() -> None:
     assert rows["AP"]["car"] == pytest.approx(25)
 
 
+def test_of_two_equal_ious_the_later_object_wins() -> None:
+    # The first detection overlaps both objects alike; the second fits only the later one.
+    frame = Frame(
+        [car(box(0, 0, 8, 4)), car(box(4, 0, 12, 4))],
+        [car(box(2, 0, 10, 4), 0.9), car(box(6, 0, 14, 4), 0.1)],
+    )
+    rows = table([frame], allow_overlap=True)
+    assert rows["AP50"]["car"] == pytest.approx(100 * 51 / 101)
+    frame.gt.reverse()
+    assert table([frame], allow_overlap=True)["AP50"]["car"] == pytest.approx(100)
+
+
 def test_overlap_switch(caplog: pytest.LogCaptureFixture) -> None:
     frame = Frame([car(A)], [car(A, 0.9), car(box(7, 0, 12, 4), 0.1)])
     with caplog.at_level(logging.WARNING):

@@ -300,10 +300,10 @@ def test_corrupt_counts_are_found_exactly(seed: int) -> None:
     for _ in range(rng.randint(1, 6)):
         h, w = rng.randint(1, 40), rng.randint(1, 40)
         mask = np.random.default_rng(rng.randint(0, 10**6)).random((h, w)) < rng.random()
-        text = rle.encode(mask)["counts"].encode()
+        text = rle.encode(mask)["counts"]
         if rng.random() < 0.3 and len(text) > 1:
             at = rng.randrange(len(text))
-            text = text[:at] + bytes([rng.randint(40, 115)]) + text[at + 1 :]
+            text = text[:at] + chr(rng.randint(40, 115)) + text[at + 1 :]
         if rng.random() < 0.1:
             text = text[:-1]
         texts.append(text)
@@ -323,13 +323,33 @@ def test_corrupt_counts_are_found_exactly(seed: int) -> None:
             assert alone is not None
 
 
-def test_corrupt_counts_across_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scalabel_io, "_CHECK_CHUNK", 16)
-    texts = [rle.encode(A)["counts"].encode()] * 9
-    assert scalabel_io.find_corrupt_counts(texts, [200] * 9) is None
-    found = scalabel_io.find_corrupt_counts(texts, [200] * 7 + [199, 200])
-    assert found == (7, "the runs cover 200 pixels instead of 199")
-    assert scalabel_io.find_corrupt_counts([], []) is None
+def test_usual_and_unusual_spellings_read_alike() -> None:
+    usual = [label(score=0.5), label(B, id="2", score=0.25, attributes={"crowd": False})]
+    odd = copy.deepcopy(usual)
+    odd[0].update(score=0.5, attributes=None, id=1)
+    odd[1]["rle"]["counts"] = odd[1]["rle"]["counts"].encode()
+    frames = [frame(*usual, index=0), frame(*usual, index=1), frame(*odd, index=2)]
+    first, second, third = read(frames, is_gt=False)
+    for other in (second, third):
+        for name in ("rles", "labels", "track_ids", "ignored", "scores"):
+            assert getattr(other, name) == getattr(first, name)
+
+
+def test_defects_are_found_behind_sound_labels() -> None:
+    """Labels after the first of a kind take a short cut, which must not let anything through."""
+    changes = [
+        {"score": math.nan}, {"score": "x"}, {"attributes": {"crowd": "no"}}, {"attributes": 3},
+        {"id": None}, {"id": 1.5}, {"category": 4}, {"category": "cat"},
+        {"rle": {"size": [10.0, 20], "counts": "0"}}, {"rle": {"size": [True, 20], "counts": "0"}},
+        {"rle": {"size": [10, 20], "counts": "é"}}, {"rle": {"size": [10], "counts": "0"}},
+        {"rle": {"size": [10, 20], "counts": "字"}},
+    ]  # fmt: skip
+    for change in changes:
+        content = [frame(label(score=0.5)), frame(label(**{"score": 0.5, **change}), index=1)]
+        with pytest.raises(ScoringError, match=r"\[1\]\.labels\[0\]"):
+            read(content, is_gt=False)
+    flagged = label(score=0.5, attributes={"ignored": True})
+    assert read([frame(label(score=0.5)), frame(flagged, index=1)])[1].ignored == [True]
 
 
 def test_resolve_overlaps_paints_by_score() -> None:
