@@ -33,6 +33,7 @@ from cocoapi_hq.scalabel_io import (
     load_frames,
     read_bitmask,
 )
+from cocoapi_hq.ytvis_json import short
 
 logger = logging.getLogger(__name__)
 
@@ -645,8 +646,8 @@ def _require_known_videos(known: Sequence[str], found: Sequence[str]) -> None:
     extra = sorted(set(found) - set(known))
     if extra:
         raise ScoringError(
-            f"results: video {extra[0]!r} ({len(extra)} in all) is not in the ground truth, which "
-            f"has {len(known)} videos such as {known[:3]}; remove it or give its ground truth."
+            f"results: video {short(extra[0])} ({len(extra)} in all) is not in the ground truth, which "
+            f"has {len(known)} videos such as {short(known[:3])}; remove it or give its ground truth."
         )
 
 
