@@ -1,0 +1,302 @@
+"""Seconds and peak memory of BDD100K MOTS scoring beside a baseline that walks event tables.
+
+The data are made up: driving-like videos of 1280x720 with moving, occluding outlines, ignored
+regions, missed frames, identity switches and false positives. Every contender runs in one process
+of its own and reads the same two JSON files; reading is part of its time. All must give the same
+numbers. The baseline is ``baseline_mots.py``: event tables as plain Python rows, which is far
+kinder than the data frames of the original. The original itself (scalabel with motmetrics) joins
+in when an interpreter that has both is named.
+
+    python benchmarks/bench_mots.py --videos 8 --frames 100 --objects 12
+    python benchmarks/bench_mots.py --original other-venv/bin/python
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import baseline_mots
+
+from cocoapi_hq import hota, mots, rle
+
+RESULTS = Path(__file__).resolve().parent / "results" / "mots.json"
+HEIGHT, WIDTH = 720, 1280
+CLASSES = ("pedestrian", "rider", "car", "car", "car", "truck", "bus", "bicycle")
+CONTENDERS = ("original", "baseline", "cocoapi_hq", "cocoapi_hq_hota", "json_only")
+
+# Runs inside the other interpreter: the original evaluator, one process.
+ORIGINAL = """
+import json, logging, sys, time
+from importlib.metadata import version
+logging.disable(logging.CRITICAL)
+from scalabel.eval import mots
+from scalabel.label.io import group_and_sort, load
+from scalabel.label.typing import Category, Config
+mots.tqdm = lambda frames, *args, **kwargs: frames
+folder, tree = sys.argv[1], json.loads(sys.argv[2])
+start = time.perf_counter()
+gt = group_and_sort(load(folder + "/gt.json", 1).frames)
+results = group_and_sort(load(folder + "/results.json", 1).frames)
+categories = [
+    Category(name=name, subcategories=[Category(name=leaf) for leaf in leaves])
+    for name, leaves in tree.items()
+]
+found = mots.evaluate_seg_track(
+    mots.acc_single_video_mots, gt, results, Config(categories=categories), nproc=1
+)
+seconds = time.perf_counter() - start
+peak = [line for line in open("/proc/self/status") if line.startswith("VmHWM")][0].split()[1]
+names = {"MOTA": "MOTSA", "MOTP": "MOTSP"}
+rows = {}
+for key in ("MOTA", "MOTP", "IDF1", "FP", "FN", "IDSw", "MT", "PT", "ML", "FM"):
+    for scores in getattr(found, key):
+        for name, value in scores.items():
+            rows.setdefault(name, {})[names.get(key, key)] = float(value)
+versions = {name: version(name) for name in ("scalabel", "motmetrics", "pandas")}
+print(json.dumps({"rows": rows, "seconds": seconds, "peak_mib": int(peak) / 1024,
+                  "versions": versions}))
+"""
+
+
+def encode_crop(crop: np.ndarray, x0: int, y0: int) -> rle.Rle:
+    """Code a mask that lies at (x0, y0) of a frame; crop is (h, w) uint8."""
+    columns = np.zeros((crop.shape[1], crop.shape[0] + 2), dtype=np.int8)  # spare rows split them
+    columns[:, 1:-1] = crop.T
+    steps = np.diff(columns, axis=1)
+    (bx, by), (ex, ey) = np.nonzero(steps == 1), np.nonzero(steps == -1)
+    begin, end = (bx + x0) * HEIGHT + by + y0, (ex + x0) * HEIGHT + ey + y0
+    edges = np.concatenate([[0], np.stack([begin, end], axis=1).ravel(), [HEIGHT * WIDTH]])
+    return rle.from_counts(np.diff(edges).tolist(), HEIGHT, WIDTH)
+
+
+def paint(canvas: np.ndarray, points: np.ndarray, value: int) -> None:
+    """Fill an outline (N, 2) of x, y with a value; what is painted later lies on top."""
+    cv2.fillPoly(canvas, [points.round().astype(np.int32)], value)
+
+
+def labels_of(canvas: np.ndarray, labels: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Labels with the visible part of every painted value as run lengths."""
+    found = []
+    for value, label in labels.items():
+        x, y, w, h = label.pop("window")
+        x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + w, WIDTH), min(y + h, HEIGHT)
+        if x1 <= x0 or y1 <= y0:
+            continue
+        crop = (canvas[y0:y1, x0:x1] == value).astype(np.uint8)
+        if crop.any():
+            found.append({**label, "rle": encode_crop(crop, x0, y0)})
+    return found
+
+
+def make_video(rng: np.random.Generator, frames: int, objects: int) -> tuple[list, list]:
+    """Ground truth and results of one video, as lists of labels per frame."""
+    angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    tracks = []
+    for i in range(objects):
+        size = float(np.exp(rng.uniform(np.log(14), np.log(120))))
+        radius = size * np.clip(1 + 0.15 * rng.normal(size=48), 0.5, 1.5)
+        first = int(rng.integers(0, max(1, frames // 3)))
+        last = int(rng.integers(2 * frames // 3, frames + 1))
+        tracks.append(
+            {
+                "shape": circle * radius[:, None] * [1, rng.uniform(0.5, 1.5)],
+                "at": rng.uniform([0, 200], [WIDTH, HEIGHT - 60]),
+                "speed": rng.normal(size=2) * [4, 0.7],
+                "span": (first, last),
+                "category": CLASSES[int(rng.integers(len(CLASSES)))],
+                "crowd": i > 0 and rng.random() < 0.08,
+                "result_id": i + 1,
+            }
+        )
+    gt_frames, result_frames = [], []
+    next_id = objects + 1
+    for t in range(frames):
+        gt_canvas = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+        canvas = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+        gt: dict[int, dict[str, Any]] = {}
+        results: dict[int, dict[str, Any]] = {}
+        for i, track in enumerate(tracks):
+            if not track["span"][0] <= t < track["span"][1]:
+                continue
+            points = track["shape"] + track["at"] + t * track["speed"]
+            paint(gt_canvas, points, i + 1)
+            flags = {"crowd": True} if track["crowd"] else {}
+            gt[i + 1] = {"id": str(i + 1), "category": track["category"], "attributes": flags}
+            gt[i + 1]["window"] = cv2.boundingRect(points.round().astype(np.int32))
+            if rng.random() < 0.01:
+                track["result_id"], next_id = next_id, next_id + 1
+            if rng.random() < 0.1:
+                continue
+            noisy = points + rng.normal(size=2) * 2 + rng.normal(size=points.shape) * 1.5
+            paint(canvas, noisy, i + 1)
+            category = track["category"] if rng.random() < 0.95 else "truck"
+            results[i + 1] = {"id": str(track["result_id"]), "category": category}
+            results[i + 1]["score"] = float(rng.uniform(0.3, 1))
+            results[i + 1]["window"] = cv2.boundingRect(noisy.round().astype(np.int32))
+        for k in range(int(rng.poisson(0.08 * objects))):
+            noisy = circle * rng.uniform(8, 40) + rng.uniform([0, 0], [WIDTH, HEIGHT])
+            paint(canvas, noisy, 200 + k)
+            results[200 + k] = {"id": str(next_id), "category": "car", "score": 0.2}
+            results[200 + k]["window"] = cv2.boundingRect(noisy.round().astype(np.int32))
+            next_id += 1
+        gt_frames.append(labels_of(gt_canvas, gt))
+        result_frames.append(labels_of(canvas, results))
+    return gt_frames, result_frames
+
+
+def make_data(folder: Path, videos: int, frames: int, objects: int, seed: int = 0) -> int:
+    """Write gt.json and results.json; returns the number of masks."""
+    sides: tuple[list, list] = ([], [])
+    for v in range(videos):
+        rng = np.random.default_rng([seed, v])
+        for side, labels in zip(sides, make_video(rng, frames, objects), strict=True):
+            for t, entry in enumerate(labels):
+                side.append(
+                    {
+                        "videoName": f"video{v:04d}",
+                        "name": f"video{v:04d}-{t:07d}.jpg",
+                        "frameIndex": t,
+                        "labels": entry,
+                    }
+                )
+    for name, side in zip(("gt.json", "results.json"), sides, strict=True):
+        (folder / name).write_text(json.dumps(side), encoding="utf-8")
+    return sum(len(frame["labels"]) for side in sides for frame in side)
+
+
+def peak_memory_mib() -> float:
+    """Largest memory that this process has held, in MiB."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage would count the parent too
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def run_contender(name: str, folder: Path) -> dict[str, Any]:
+    """Score in this process: rows, seconds, peak memory of the process in MiB."""
+    paths = folder / "gt.json", folder / "results.json"
+    rows: dict[str, Any] = {}
+    start = time.perf_counter()
+    if name == "baseline":
+        rows = baseline_mots.evaluate(*paths)
+    elif name == "cocoapi_hq":
+        rows = mots.evaluate_mots(*paths).rows()
+    elif name == "cocoapi_hq_hota":
+        rows = hota.evaluate_hota(*paths).rows()
+    else:
+        for path in paths:
+            json.loads(path.read_bytes())
+    seconds = time.perf_counter() - start
+    return {"rows": rows, "seconds": seconds, "peak_mib": peak_memory_mib()}
+
+
+def measure(folder: Path, repeats: int, original: str | None) -> dict[str, dict[str, Any]]:
+    """Best of some runs per contender, taken in turn so that a busy machine hits all alike."""
+    best: dict[str, dict[str, Any]] = {}
+    tree = json.dumps(baseline_mots.SUPERS)
+    for _ in range(repeats):
+        for name in CONTENDERS:
+            command = [sys.executable, __file__, "--contender", name, "--folder", str(folder)]
+            if name == "original":
+                if original is None:
+                    continue
+                command = [original, "-W", "ignore", "-c", ORIGINAL, str(folder), tree]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            found = json.loads(done.stdout.splitlines()[-1])
+            if name not in best or found["seconds"] < best[name]["seconds"]:
+                best[name] = found
+    return best
+
+
+def require_same_numbers(want: dict[str, Any], found: dict[str, Any]) -> None:
+    """Raise AssertionError unless counts are equal and percentages agree to 1e-6."""
+    assert set(want) == set(found), "the rows differ"
+    for name, row in want.items():
+        for key, value in row.items():
+            other = found[name][key]
+            same = value == other or (math.isnan(value) and math.isnan(other))
+            assert same or abs(value - other) < 1e-6, f"{name} {key}: {value} and {other}"
+
+
+def write_atomically(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON so that a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def main() -> int:
+    """Make the data, time the contenders, compare, print, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--videos", type=int, default=8, help="number of videos")
+    parser.add_argument("--frames", type=int, default=100, help="frames per video")
+    parser.add_argument("--objects", type=int, default=12, help="objects per video")
+    parser.add_argument("--repeats", type=int, default=3, help="runs per contender, best counts")
+    parser.add_argument("--original", metavar="PYTHON", help="interpreter that has scalabel")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="JSON file to write")
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.contender:
+        print(json.dumps(run_contender(args.contender, args.folder)))
+        return 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        num_masks = make_data(folder, args.videos, args.frames, args.objects)
+        best = measure(folder, args.repeats, args.original)
+    for name in {"baseline", "original"} & set(best):
+        require_same_numbers(best[name]["rows"], best["cocoapi_hq"]["rows"])
+    report: dict[str, Any] = {
+        "videos": args.videos,
+        "frames_per_video": args.frames,
+        "objects_per_video": args.objects,
+        "masks": num_masks,
+        "size": [HEIGHT, WIDTH],
+        "processes": 1,
+        "python": platform.python_version(),
+        "same_numbers": True,
+        "mMOTSA": best["cocoapi_hq"]["rows"]["AVERAGE"]["MOTSA"],
+        "contenders": {},
+    }
+    report["versions"] = best.get("original", {}).get("versions", {})
+    others = [name for name in ("original", "baseline") if name in best]
+    print(f"{args.videos} videos x {args.frames} frames, {num_masks} masks of {WIDTH}x{HEIGHT}")
+    print(f"{'':18}{'seconds':>9}" + "".join(f"{'x ' + n:>12}" for n in others) + f"{'MiB':>8}")
+    for name, found in best.items():
+        entry = {"seconds": round(found["seconds"], 3), "peak_mib": round(found["peak_mib"], 1)}
+        line = f"{name:18}{found['seconds']:9.3f}"
+        for other in others:
+            ratio = best[other]["seconds"] / found["seconds"]
+            entry[f"times_{other}"] = round(ratio, 2)
+            line += f"{ratio:12.1f}"
+        report["contenders"][name] = entry
+        print(f"{line}{found['peak_mib']:8.0f}")
+    write_atomically(args.output, report)
+    print(f"same numbers; written to {args.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
