@@ -188,6 +188,8 @@ class _Index:
         if count < 0:
             return None
         found = {bytes(self.map[k0:k1]): (v0, v1) for k0, k1, v0, v1 in spans[:count].tolist()}
+        if len(found) < count:
+            return None  # a key stands there twice; the parser decides
         return found, close.value
 
     def elements(self, position: int, key: bytes) -> tuple[Int64, int] | None:
@@ -387,19 +389,21 @@ def _scan_ground_truth(path: Path, library: ctypes.CDLL) -> GroundTruth | None:
         elements = index.elements(begin, b"video_id")
         if elements is None or elements[1] != end:
             return None
+        # What is not read is parsed as well: a damaged file must not pass for a sound one.
         small = {
             key: parse_json(bytes(index.map[b:e]), path.name, b)
-            for key in ("videos", "categories")
-            for b, e in [spans[key.encode()]]
+            for key, (b, e) in spans.items()
+            if key != b"annotations"
         }
     finally:
         index.close()
-    _need_lists({**small, "annotations": []}, path.name)
+    top = {"annotations": [], "videos": small[b"videos"], "categories": small[b"categories"]}
+    _need_lists(top, path.name)
     positions = np.arange(len(elements[0]), dtype=np.int64)
     return GroundTruth(
         path.name,
-        _read_videos(small["videos"], path.name),
-        _read_categories(small["categories"], path.name),
+        _read_videos(top["videos"], path.name),
+        _read_categories(top["categories"], path.name),
         FileEntries(path.name, path, elements[0], positions),
     )
 

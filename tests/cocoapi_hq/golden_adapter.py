@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import cocoapi_hq
 from cocoapi_hq import boundary, frame_ap, mots
 
+ROOT = Path(__file__).resolve().parents[2]
 PROTOCOLS = {"ytvis": "ytvis_2019", "hq": "hq_ytvis", "ovis": "ovis"}
 
 
