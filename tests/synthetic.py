@@ -1,0 +1,170 @@
+"""Moving shapes with exact masks: the data of tests that need no data set.
+
+Shapes slide over a patterned ground on straight lines, later shapes cover earlier ones, and each
+mask holds just the pixels that are seen. Classes are ``circle`` (1), ``square`` (2) and
+``triangle`` (3), drawn in red, green and blue shades so that a network can learn them quickly.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cocoapi_hq import rle
+from vmt.structures.boxes import masks_to_boxes, xyxy_to_cxcywh
+from vmt.structures.clip import ClipTargets
+
+CATEGORIES = ("circle", "square", "triangle")
+
+
+@dataclass(frozen=True)
+class ShapeVideo:
+    """A video and its truth.
+
+    Args:
+        frames: (T, H, W, 3) uint8 RGB.
+        masks: (G, T, H, W) bool, disjoint in each frame.
+        category_ids: (G,) 1 to 3.
+    """
+
+    frames: npt.NDArray[np.uint8]
+    masks: npt.NDArray[np.bool_]
+    category_ids: tuple[int, ...]
+
+
+def moving_shapes(
+    num_frames: int, size: tuple[int, int], seed: int, num_shapes: int = 2
+) -> ShapeVideo:
+    """Draw a video in memory.
+
+    Args:
+        num_frames: T.
+        size: (h, w) in pixels.
+        seed: the same seed, the same video.
+        num_shapes: G; every one is visible in at least one frame.
+    """
+    rng = np.random.default_rng(seed)
+    height, width = size
+    ground = rng.integers(90, 140, (max(height // 8, 1), max(width // 8, 1), 3), dtype=np.uint8)
+    ground = cv2.resize(ground, (width, height), interpolation=cv2.INTER_LINEAR)
+    while True:
+        frames = np.repeat(ground[None], num_frames, axis=0)
+        masks = np.zeros((num_shapes, num_frames, height, width), dtype=np.bool_)
+        category_ids = tuple(int(c) for c in rng.integers(1, len(CATEGORIES) + 1, num_shapes))
+        for g, category in enumerate(category_ids):
+            radius = float(rng.uniform(0.12, 0.22)) * min(size)
+            start = rng.uniform(0.2, 0.8, 2) * size
+            step = rng.uniform(-0.06, 0.06, 2) * min(size)
+            color = rng.integers(0, 50, 3)
+            color[category - 1] = rng.integers(200, 256)
+            for t in range(num_frames):
+                seen = _shape(category, start + t * step, radius, size)
+                masks[:g, t] &= ~seen
+                masks[g, t] = seen
+                frames[t][seen] = color
+        if masks.any(axis=(1, 2, 3)).all():
+            return ShapeVideo(frames, masks, category_ids)
+
+
+def _shape(
+    category: int, centre: npt.NDArray[np.float64], radius: float, size: tuple[int, int]
+) -> npt.NDArray[np.bool_]:
+    y, x = np.mgrid[: size[0], : size[1]] + 0.5
+    y, x = y - centre[0], x - centre[1]
+    if category == 1:
+        return np.asarray(y**2 + x**2 <= radius**2)
+    if category == 2:
+        return np.asarray(np.maximum(abs(y), abs(x)) <= 0.85 * radius)
+    return np.asarray((y <= 0.8 * radius) & (1.7 * abs(x) <= y + radius))
+
+
+def shape_clip(
+    num_frames: int, size: tuple[int, int], seed: int, num_shapes: int = 2
+) -> dict[str, Any]:
+    """One training sample in memory, as the train loader gives them.
+
+    Returns:
+        ``image``: (T, 3, H, W) float in [0, 255]; ``targets``: labels 0 to 2; ids as the loader's.
+    """
+    video = moving_shapes(num_frames, size, seed, num_shapes)
+    masks = torch.from_numpy(video.masks)
+    valid = masks.any(-1).any(-1)
+    scale = torch.tensor([size[1], size[0], size[1], size[0]])
+    boxes = xyxy_to_cxcywh(masks_to_boxes(masks) / scale).clamp(min=1e-6)
+    targets = ClipTargets(
+        labels=torch.tensor(video.category_ids) - 1,
+        boxes_cxcywh=boxes,
+        masks=masks,
+        valid=valid,
+        video_id=str(seed),
+        clip_id=f"0-{num_frames - 1}",
+    )
+    return {
+        "image": torch.from_numpy(video.frames).permute(0, 3, 1, 2).float(),
+        "targets": targets,
+        "video_id": targets.video_id,
+        "clip_id": targets.clip_id,
+        "dataset": "moving_shapes",
+    }
+
+
+def write_moving_shapes(
+    folder: Path, num_videos: int, num_frames: int, size: tuple[int, int], seed: int
+) -> Path:
+    """Write videos as frames and YouTube-VIS JSON.
+
+    Args:
+        folder: gets ``JPEGImages/<video>/00000.jpg`` and ``annotations.json``.
+        num_videos: video ids count from 1.
+        num_frames: of each video.
+        size: (h, w) in pixels.
+        seed: of the first video; the next ones take the next seeds.
+
+    Returns:
+        Path of the JSON.
+    """
+    videos, annotations = [], []
+    for k in range(num_videos):
+        video, name = moving_shapes(num_frames, size, seed + k), f"shapes_{k:03d}"
+        image_folder = folder / "JPEGImages" / name
+        image_folder.mkdir(parents=True, exist_ok=True)
+        for t, frame in enumerate(video.frames):
+            path = image_folder / f"{t:05d}.jpg"
+            cv2.imwrite(str(path), frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+        videos.append(
+            {
+                "id": k + 1,
+                "width": size[1],
+                "height": size[0],
+                "length": num_frames,
+                "file_names": [f"{name}/{t:05d}.jpg" for t in range(num_frames)],
+            }
+        )
+        for g, category in enumerate(video.category_ids):
+            segments = [rle.encode(m) if m.any() else None for m in video.masks[g]]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "video_id": k + 1,
+                    "category_id": category,
+                    "iscrowd": 0,
+                    "width": size[1],
+                    "height": size[0],
+                    "length": num_frames,
+                    "segmentations": segments,
+                    "bboxes": [s and list(rle.to_box(s)) for s in segments],
+                    "areas": [s and rle.area(s) for s in segments],
+                }
+            )
+    categories = [{"id": i, "name": name} for i, name in enumerate(CATEGORIES, start=1)]
+    path = folder / "annotations.json"
+    content = {"videos": videos, "annotations": annotations, "categories": categories}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
