@@ -646,8 +646,9 @@ def _require_known_videos(known: Sequence[str], found: Sequence[str]) -> None:
     extra = sorted(set(found) - set(known))
     if extra:
         raise ScoringError(
-            f"results: video {short(extra[0])} ({len(extra)} in all) is not in the ground truth, which "
-            f"has {len(known)} videos such as {short(known[:3])}; remove it or give its ground truth."
+            f"results: video {short(extra[0])} ({len(extra)} in all) is not in the ground truth, "
+            f"which has {len(known)} videos such as {short(known[:3])}; remove it or give its "
+            "ground truth."
         )
 
 
