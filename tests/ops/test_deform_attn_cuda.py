@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from deform_attn_cases import Case, make_case, needs_cpu_kernel
 
+from tests.ops.deform_attn_cases import Case, make_case, needs_cpu_kernel
 from vmt.ops import ms_deform_attn
 from vmt.ops.deform_attn import cpu, cuda, ms_deform_attn_reference
 from vmt.utils.errors import OpError

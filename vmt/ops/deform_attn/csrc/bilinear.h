@@ -37,15 +37,16 @@ VMT_INLINE AxisTaps<A> axis_taps(A location, int size) {
   const int truncated = static_cast<int>(safe);
   const int cell = truncated - (safe < static_cast<A>(truncated) ? 1 : 0);  // floor
   const A fraction = safe - static_cast<A>(cell);
-  const bool low = inside & (cell >= 0);
-  const bool high = inside & (cell + 1 < size);
+  // Factors of 0 and 1 in place of conditions: the CPU compiler then vectorises over samples.
+  const A low = static_cast<A>(inside & (cell >= 0));
+  const A high = static_cast<A>(inside & (cell + 1 < size));
   AxisTaps<A> taps;
   taps.cell0 = cell >= 0 ? cell : 0;
   taps.cell1 = cell + 1 < size ? cell + 1 : size - 1;
-  taps.weight0 = low ? static_cast<A>(1) - fraction : static_cast<A>(0);
-  taps.weight1 = high ? fraction : static_cast<A>(0);
-  taps.slope0 = low ? -extent : static_cast<A>(0);
-  taps.slope1 = high ? extent : static_cast<A>(0);
+  taps.weight0 = low * (static_cast<A>(1) - fraction);
+  taps.weight1 = high * fraction;
+  taps.slope0 = -low * extent;
+  taps.slope1 = high * extent;
   taps.inside = inside;
   return taps;
 }

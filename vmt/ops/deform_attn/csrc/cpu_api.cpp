@@ -33,8 +33,7 @@ constexpr int kAbiVersion = 1;
 enum Status { kOk = 0, kOutOfMemory = 1, kBadSizes = 2, kNoSuchIsa = 3 };
 enum Isa { kAutomatic = 0, kBaseline = 1, kAvx2 = 2, kAvx512 = 3 };
 
-constexpr int kAlignment = 64;         // bytes: one cache line, one AVX-512 register
-constexpr int kMaxVectorLanes = 16;    // floats in the widest register
+constexpr int kAlignment = 64;  // bytes: one cache line, one AVX-512 register
 constexpr int kMaxLevelSide = 1 << 24;  // cells; a float still counts every one of them
 // A thread costs tens of microseconds to start; this many taps take about as long.
 constexpr long long kMinTapsPerThread = 1 << 14;
@@ -82,16 +81,41 @@ constexpr auto backward_of(const KernelTable& table) {
   }
 }
 
-struct FreeAligned {
-  void operator()(void* memory) const { std::free(memory); }
-};
-using Memory = std::unique_ptr<void, FreeAligned>;
+// Memory blocks that calls leave behind for the next: fresh pages cost as much as the work of a
+// small call. Slots are swapped atomically, so a fork in the middle of a call breaks nothing.
+constexpr int kSpareSlots = 64;
+constexpr size_t kMaxSpareBytes = size_t{8} << 20;
 
-Memory allocate_zeroed(size_t bytes) {
+struct Block {
+  size_t capacity;  // bytes after this header, which fills one cache line
+};
+std::atomic<Block*> spare_blocks[kSpareSlots];
+
+struct GiveBack {
+  void operator()(Block* block) const {
+    if (block->capacity <= kMaxSpareBytes) {
+      for (auto& slot : spare_blocks) {
+        Block* empty = nullptr;
+        if (slot.compare_exchange_strong(empty, block)) return;
+      }
+    }
+    std::free(block);
+  }
+};
+using Memory = std::unique_ptr<Block, GiveBack>;
+
+// Contents are undefined. Null when memory is short.
+Memory take_block(size_t bytes) {
+  for (auto& slot : spare_blocks) {
+    Block* block = slot.exchange(nullptr);
+    if (block == nullptr) continue;
+    if (block->capacity >= bytes) return Memory(block);
+    std::free(block);  // too small for this model: make room for one that fits
+  }
   void* memory = nullptr;
-  if (posix_memalign(&memory, kAlignment, std::max<size_t>(bytes, kAlignment)) != 0) return nullptr;
-  std::memset(memory, 0, bytes);
-  return Memory(memory);
+  if (posix_memalign(&memory, kAlignment, kAlignment + bytes) != 0) return nullptr;
+  Block* block = new (memory) Block{bytes};
+  return Memory(block);
 }
 
 // Sizes arrive as one array so that the call has few arguments; see the exported functions.
@@ -115,10 +139,9 @@ bool read_geometry(const int64_t* sizes, const int64_t* shapes, Geometry& g, Lev
     return false;
   }
   g.samples = static_cast<int>(level_count * points);
-  g.padded_samples = (g.samples + kMaxVectorLanes - 1) / kMaxVectorLanes * kMaxVectorLanes;
-  levels.height.assign(g.padded_samples, 1);
-  levels.width.assign(g.padded_samples, 1);
-  levels.start.assign(g.padded_samples, 0);
+  levels.height.resize(g.samples);
+  levels.width.resize(g.samples);
+  levels.start.resize(g.samples);
   int64_t start = 0;
   for (int64_t level = 0; level < level_count; ++level) {
     const int64_t height = shapes[2 * level];
@@ -138,7 +161,7 @@ bool read_geometry(const int64_t* sizes, const int64_t* shapes, Geometry& g, Lev
   return start == g.tokens;
 }
 
-// One thread's memory in one block: slice, grad_slice, row, samples.
+// One thread's memory in one block: slice, grad_slice, row.
 template <typename A>
 struct ThreadMemory {
   Memory block;
@@ -153,15 +176,16 @@ bool allocate_scratch(const Geometry& g, int lanes, int slices, ThreadMemory<A>&
   };
   const size_t slice_bytes = aligned(sizeof(A) * padded * g.tokens);
   const size_t row_bytes = aligned(sizeof(A) * padded);
-  const size_t sample_bytes = sizeof(double) * kSampleNumbers * g.padded_samples;
-  memory.block = allocate_zeroed(slices * slice_bytes + row_bytes + sample_bytes);
+  const size_t total_bytes = slices * slice_bytes + row_bytes;
+  memory.block = take_block(total_bytes);
   if (!memory.block) return false;
-  char* bytes = static_cast<char*>(memory.block.get());
+  char* bytes = reinterpret_cast<char*>(memory.block.get()) + kAlignment;
+  // Kernels write the channels and read whole vectors: what pads a row must be zero.
+  if (static_cast<long long>(padded) != g.channels) std::memset(bytes, 0, total_bytes);
   Scratch<A>& scratch = memory.scratch;
   scratch.slice = slices > 0 ? reinterpret_cast<A*>(bytes) : nullptr;
   scratch.grad_slice = slices > 1 ? reinterpret_cast<A*>(bytes + slice_bytes) : nullptr;
   scratch.row = reinterpret_cast<A*>(bytes + slices * slice_bytes);
-  scratch.samples = bytes + slices * slice_bytes + row_bytes;
   scratch.padded_channels = static_cast<int>(padded);
   scratch.packed_batch = -1;
   scratch.packed_head = -1;

@@ -12,9 +12,8 @@ namespace vmt {
 // Sizes of one call: B batch, S tokens, M heads, D channels per head, Q queries, L * K samples.
 struct Geometry {
   long long batch, tokens, heads, channels, queries;
-  int samples;         // L * K
-  int padded_samples;  // rounded up to whole vectors of every instruction set
-  const int* sample_height;  // (padded_samples,): the level of each sample, spelled out
+  int samples;  // L * K
+  const int* sample_height;  // (samples,): the level of each sample, spelled out
   const int* sample_width;
   const int* sample_start;
 };
@@ -50,13 +49,9 @@ struct Scratch {
   A* slice;       // (S, padded_channels), the padding zero
   A* grad_slice;  // the same, backward only
   A* row;         // (padded_channels,), the padding zero
-  char* samples;  // kSampleNumbers * padded_samples numbers of eight bytes
   int padded_channels;
   long long packed_batch, packed_head;  // what `slice` holds; -1 for nothing
 };
-
-// Arrays of fill_sample_arrays: 8 axis numbers, attention, 4 taps, 4 dots, 5 integers.
-constexpr int kSampleNumbers = 22;
 
 struct KernelTable {
   void (*forward_float)(const Geometry&, const ForwardTensors<float>&, const Item&,

@@ -78,109 +78,86 @@ VMT_INLINE Vector<A> fold_rows(Vector<A>* rows) {
   }
 }
 
-// The samples of one (query, head), one array per quantity so that the set-up loop vectorises.
+// Up to kChunk samples of one (query, head), one array per quantity so that setting them up
+// vectorises. Of fixed size, so that the inner loops need few addresses: the model has 16 samples.
+constexpr int kChunk = 16;
 template <typename A>
-struct SampleArrays {
-  int* token[4];
-  A* weight_x[2];
-  A* weight_y[2];
-  A* slope_x[2];
-  A* slope_y[2];
-  A* attention;
-  A* tap_weight[4];  // attention * weight_y * weight_x
-  A* dot;            // backward: 4 per sample
-  int* inside;
+struct alignas(64) Chunk {
+  int token[4][kChunk];
+  A tap_weight[4][kChunk];  // attention * weight_y * weight_x
+  A weight_x[2][kChunk];
+  A weight_y[2][kChunk];
+  A slope_x[2][kChunk];
+  A slope_y[2][kChunk];
+  A attention[kChunk];
+  A dot[4 * kChunk];  // backward: four per sample
+  int inside[kChunk];
 };
 
 template <typename A>
-SampleArrays<A> carve_sample_arrays(char* memory, int padded) {
-  A* numbers = reinterpret_cast<A*>(memory);
-  SampleArrays<A> arrays;
-  auto take = [&]() {
-    A* part = numbers;
-    numbers += padded;
-    return part;
-  };
-  for (int i = 0; i < 2; ++i) {
-    arrays.weight_x[i] = take();
-    arrays.weight_y[i] = take();
-    arrays.slope_x[i] = take();
-    arrays.slope_y[i] = take();
-  }
-  arrays.attention = take();
-  for (int i = 0; i < 4; ++i) arrays.tap_weight[i] = take();
-  arrays.dot = numbers;
-  numbers += 4 * padded;
-  int* integers = reinterpret_cast<int*>(numbers);
-  for (int i = 0; i < 4; ++i) arrays.token[i] = integers + i * padded;
-  arrays.inside = integers + 4 * padded;
-  return arrays;
-}
-
-template <typename A>
-VMT_INLINE void fill_sample_arrays(const Geometry& geometry, const A* VMT_RESTRICT locations,
-                                   const A* VMT_RESTRICT attention, int samples,
-                                   SampleArrays<A>& arrays) {
-  int* VMT_RESTRICT token0 = arrays.token[0];
-  int* VMT_RESTRICT token1 = arrays.token[1];
-  int* VMT_RESTRICT token2 = arrays.token[2];
-  int* VMT_RESTRICT token3 = arrays.token[3];
-  int* VMT_RESTRICT inside = arrays.inside;
-  A* VMT_RESTRICT weight_x0 = arrays.weight_x[0];
-  A* VMT_RESTRICT weight_x1 = arrays.weight_x[1];
-  A* VMT_RESTRICT weight_y0 = arrays.weight_y[0];
-  A* VMT_RESTRICT weight_y1 = arrays.weight_y[1];
-  A* VMT_RESTRICT slope_x0 = arrays.slope_x[0];
-  A* VMT_RESTRICT slope_x1 = arrays.slope_x[1];
-  A* VMT_RESTRICT slope_y0 = arrays.slope_y[0];
-  A* VMT_RESTRICT slope_y1 = arrays.slope_y[1];
-  A* VMT_RESTRICT attended = arrays.attention;
-  A* VMT_RESTRICT tap0 = arrays.tap_weight[0];
-  A* VMT_RESTRICT tap1 = arrays.tap_weight[1];
-  A* VMT_RESTRICT tap2 = arrays.tap_weight[2];
-  A* VMT_RESTRICT tap3 = arrays.tap_weight[3];
-  const int* VMT_RESTRICT height = geometry.sample_height;
-  const int* VMT_RESTRICT width = geometry.sample_width;
-  const int* VMT_RESTRICT start = geometry.sample_start;
+VMT_INLINE void fill_chunk(const int* VMT_RESTRICT height, const int* VMT_RESTRICT width,
+                           const int* VMT_RESTRICT start, const A* VMT_RESTRICT locations,
+                           const A* VMT_RESTRICT attention, index_t count,
+                           Chunk<A>& VMT_RESTRICT chunk) {
+  // A 64-bit counter: under -fwrapv, which Python builds with, 2 * i of an int might wrap round,
+  // and the loads would become gathers.
 #pragma GCC ivdep
-  for (int i = 0; i < samples; ++i) {
+  for (index_t i = 0; i < count; ++i) {
     const Sample<A> s = make_sample<A>(locations[2 * i], locations[2 * i + 1], attention[i],
                                        height[i], width[i], start[i]);
-    token0[i] = s.token[0];
-    token1[i] = s.token[1];
-    token2[i] = s.token[2];
-    token3[i] = s.token[3];
-    inside[i] = s.inside;
-    weight_x0[i] = s.weight_x[0];
-    weight_x1[i] = s.weight_x[1];
-    weight_y0[i] = s.weight_y[0];
-    weight_y1[i] = s.weight_y[1];
-    slope_x0[i] = s.slope_x[0];
-    slope_x1[i] = s.slope_x[1];
-    slope_y0[i] = s.slope_y[0];
-    slope_y1[i] = s.slope_y[1];
-    attended[i] = s.attention;
-    tap0[i] = s.attention * s.weight_y[0] * s.weight_x[0];
-    tap1[i] = s.attention * s.weight_y[0] * s.weight_x[1];
-    tap2[i] = s.attention * s.weight_y[1] * s.weight_x[0];
-    tap3[i] = s.attention * s.weight_y[1] * s.weight_x[1];
+    chunk.token[0][i] = s.token[0];
+    chunk.token[1][i] = s.token[1];
+    chunk.token[2][i] = s.token[2];
+    chunk.token[3][i] = s.token[3];
+    chunk.inside[i] = s.inside;
+    chunk.weight_x[0][i] = s.weight_x[0];
+    chunk.weight_x[1][i] = s.weight_x[1];
+    chunk.weight_y[0][i] = s.weight_y[0];
+    chunk.weight_y[1][i] = s.weight_y[1];
+    chunk.slope_x[0][i] = s.slope_x[0];
+    chunk.slope_x[1][i] = s.slope_x[1];
+    chunk.slope_y[0][i] = s.slope_y[0];
+    chunk.slope_y[1][i] = s.slope_y[1];
+    chunk.attention[i] = s.attention;
+    chunk.tap_weight[0][i] = s.attention * s.weight_y[0] * s.weight_x[0];
+    chunk.tap_weight[1][i] = s.attention * s.weight_y[0] * s.weight_x[1];
+    chunk.tap_weight[2][i] = s.attention * s.weight_y[1] * s.weight_x[0];
+    chunk.tap_weight[3][i] = s.attention * s.weight_y[1] * s.weight_x[1];
   }
 }
 
-// out[0 .. vectors * kLanes) = sum over samples and taps of tap_weight * row of `slice`.
+// Reads samples `first` on of one (query, head); returns how many.
+template <typename A>
+VMT_INLINE int read_chunk(const Geometry& g, index_t group, int first, const A* locations,
+                          const A* attention, Chunk<A>& chunk) {
+  const index_t position = group * g.samples + first;
+  const int count = g.samples - first < kChunk ? g.samples - first : kChunk;
+  const int* height = g.sample_height + first;
+  const int* width = g.sample_width + first;
+  const int* start = g.sample_start + first;
+  if (count == kChunk) {  // the constant lets the compiler drop the loop
+    fill_chunk(height, width, start, locations + 2 * position, attention + position, kChunk, chunk);
+  } else {
+    fill_chunk(height, width, start, locations + 2 * position, attention + position, count, chunk);
+  }
+  return count;
+}
+
+// out[0 .. vectors * kLanes) += sum over samples and taps of tap_weight * row of `slice`; with
+// `fresh` the old content counts as zero.
 template <typename A, int vectors>
-VMT_INLINE void gather(const A* slice, index_t stride, int samples, const SampleArrays<A>& arrays,
+VMT_INLINE void gather(const A* slice, index_t stride, int count, const Chunk<A>& chunk, bool fresh,
                        A* out) {
   constexpr int n = kLanes<A>;
   // Four chains per vector hide the latency of the multiply-add, as far as registers allow.
   constexpr int chains = vectors <= 2 ? 4 : (vectors <= 4 ? 2 : 1);
   Vector<A> sum[chains][vectors] = {};
-  for (int i = 0; i < samples; ++i) {
-    if (!arrays.inside[i]) continue;
+  for (index_t i = 0; i < count; ++i) {
+    if (!chunk.inside[i]) continue;
 #pragma GCC unroll 4
     for (int tap = 0; tap < 4; ++tap) {
-      const A* row = slice + arrays.token[tap][i] * stride;
-      const A weight = arrays.tap_weight[tap][i];
+      const A* row = slice + chunk.token[tap][i] * stride;
+      const A weight = chunk.tap_weight[tap][i];
 #pragma GCC unroll 8
       for (int v = 0; v < vectors; ++v) sum[tap % chains][v] += weight * load(row + v * n);
     }
@@ -190,14 +167,14 @@ VMT_INLINE void gather(const A* slice, index_t stride, int samples, const Sample
     Vector<A> total = sum[0][v];
 #pragma GCC unroll 4
     for (int c = 1; c < chains; ++c) total += sum[c][v];
-    store(out + v * n, total);
+    store(out + v * n, fresh ? total : total + load(out + v * n));
   }
 }
 
-// Adds tap_weight * grad_out to the rows of grad_slice and grad_out . row to arrays.dot.
+// Adds tap_weight * grad_out to the rows of grad_slice and grad_out . row to chunk.dot.
 template <typename A, int vectors>
-VMT_INLINE void scatter(const A* slice, A* grad_slice, index_t stride, int samples, const A* grad_out,
-                        SampleArrays<A>& arrays) {
+VMT_INLINE void scatter(const A* slice, A* grad_slice, index_t stride, int samples,
+                        const A* grad_out, Chunk<A>& chunk) {
   constexpr int n = kLanes<A>;
   Vector<A> grad[vectors];
 #pragma GCC unroll 8
@@ -207,11 +184,11 @@ VMT_INLINE void scatter(const A* slice, A* grad_slice, index_t stride, int sampl
     Vector<A> rows[n] = {};
     const int count = products - first < n ? products - first : n;
     for (int j = 0; j < count; ++j) {
-      const int i = (first + j) / 4;
-      const int tap = (first + j) % 4;
-      if (!arrays.inside[i]) continue;
-      const index_t offset = arrays.token[tap][i] * stride;
-      const A weight = arrays.tap_weight[tap][i];
+      const index_t i = (first + j) / 4;
+      const index_t tap = (first + j) % 4;
+      if (!chunk.inside[i]) continue;
+      const index_t offset = chunk.token[tap][i] * stride;
+      const A weight = chunk.tap_weight[tap][i];
 #pragma GCC unroll 8
       for (int v = 0; v < vectors; ++v) {
         rows[j] += grad[v] * load(slice + offset + v * n);
@@ -219,7 +196,7 @@ VMT_INLINE void scatter(const A* slice, A* grad_slice, index_t stride, int sampl
       }
     }
     const Vector<A> sums = fold_rows<A, 1>(rows);
-    store(arrays.dot + first, load(arrays.dot + first) + sums);
+    store(chunk.dot + first, load(chunk.dot + first) + sums);
   }
 }
 
@@ -227,34 +204,48 @@ VMT_INLINE void scatter(const A* slice, A* grad_slice, index_t stride, int sampl
 constexpr int kTileVectors = 128 / VMT_VECTOR_BYTES;
 
 template <typename A>
-VMT_INLINE void gather_channels(const A* slice, index_t stride, int channels, int samples,
-                                const SampleArrays<A>& arrays, A* out) {
+VMT_INLINE void gather_channels(const A* slice, index_t stride, int channels, int count,
+                                const Chunk<A>& chunk, bool fresh, A* out) {
   constexpr int n = kLanes<A>;
   int c = 0;
   for (; c + kTileVectors * n <= channels; c += kTileVectors * n) {
-    gather<A, kTileVectors>(slice + c, stride, samples, arrays, out + c);
+    gather<A, kTileVectors>(slice + c, stride, count, chunk, fresh, out + c);
   }
-  for (; c < channels; c += n) gather<A, 1>(slice + c, stride, samples, arrays, out + c);
+  for (; c < channels; c += n) gather<A, 1>(slice + c, stride, count, chunk, fresh, out + c);
 }
 
 template <typename A>
 VMT_INLINE void scatter_channels(const A* slice, A* grad_slice, index_t stride, int channels,
-                                 int samples, const A* grad_out, SampleArrays<A>& arrays) {
+                                 int count, const A* grad_out, Chunk<A>& chunk) {
   constexpr int n = kLanes<A>;
-  for (int i = 0; i < 4 * samples; ++i) arrays.dot[i] = 0;
+  for (int i = 0; i < 4 * kChunk; ++i) chunk.dot[i] = 0;
   int c = 0;
   for (; c + kTileVectors * n <= channels; c += kTileVectors * n) {
-    scatter<A, kTileVectors>(slice + c, grad_slice + c, stride, samples, grad_out + c, arrays);
+    scatter<A, kTileVectors>(slice + c, grad_slice + c, stride, count, grad_out + c, chunk);
   }
   for (; c < channels; c += n) {
-    scatter<A, 1>(slice + c, grad_slice + c, stride, samples, grad_out + c, arrays);
+    scatter<A, 1>(slice + c, grad_slice + c, stride, count, grad_out + c, chunk);
   }
 }
+
+// Rows to fetch ahead when reading one head's slice: its rows lie too far apart for the hardware.
+constexpr index_t kRowsAhead = 16;
 
 // Copies rows of `width` numbers between strides; what pads a wider packed row is left alone.
 template <typename A>
 VMT_INLINE void copy_rows(const A* VMT_RESTRICT from, index_t from_stride, A* VMT_RESTRICT to,
                           index_t to_stride, index_t rows, int width) {
+  constexpr int n = kLanes<A>;
+  if (width == kTileVectors * n) {
+    for (index_t row = 0; row < rows; ++row, from += from_stride, to += to_stride) {
+      const A* ahead = from + (row + kRowsAhead < rows ? kRowsAhead * from_stride : 0);
+      __builtin_prefetch(ahead);
+      __builtin_prefetch(ahead + width / 2);
+#pragma GCC unroll 8
+      for (int v = 0; v < kTileVectors; ++v) store(to + v * n, load(from + v * n));
+    }
+    return;
+  }
   for (index_t row = 0; row < rows; ++row) {
     for (int c = 0; c < width; ++c) to[row * to_stride + c] = from[row * from_stride + c];
   }
@@ -277,17 +268,20 @@ void forward_item(const Geometry& g, const ForwardTensors<A>& t, const Item& ite
     slice = scratch.slice;
     stride = padded;
   }
-  SampleArrays<A> arrays = carve_sample_arrays<A>(scratch.samples, g.padded_samples);
+  Chunk<A> chunk;
   for (index_t query = item.query_begin; query < item.query_end; ++query) {
     const index_t group = (item.batch * g.queries + query) * g.heads + item.head;
-    fill_sample_arrays<A>(g, t.locations + group * g.samples * 2, t.attention + group * g.samples,
-                          g.samples, arrays);
     A* out = t.out + group * g.channels;
-    if (padded == channels) {
-      gather_channels(slice, stride, channels, g.samples, arrays, out);
-    } else {
-      gather_channels(slice, stride, padded, g.samples, arrays, scratch.row);
-      for (int c = 0; c < channels; ++c) out[c] = scratch.row[c];
+    A* sum = padded == channels ? out : scratch.row;
+    // At least one round, which writes zeros where there are no samples.
+    int first = 0;
+    do {
+      const int count = read_chunk(g, group, first, t.locations, t.attention, chunk);
+      gather_channels(slice, stride, padded, count, chunk, first == 0, sum);
+      first += kChunk;
+    } while (first < g.samples);
+    if (sum != out) {
+      for (int c = 0; c < channels; ++c) out[c] = sum[c];
     }
   }
 }
@@ -301,28 +295,30 @@ void backward_item(const Geometry& g, const BackwardTensors<A>& t, const Item& i
   const index_t origin = item.batch * g.tokens * row + item.head * g.channels;
   copy_rows(t.value + origin, row, scratch.slice, padded, g.tokens, channels);
   for (index_t i = 0; i < g.tokens * padded; ++i) scratch.grad_slice[i] = 0;
-  SampleArrays<A> arrays = carve_sample_arrays<A>(scratch.samples, g.padded_samples);
+  Chunk<A> chunk;
   for (index_t query = item.query_begin; query < item.query_end; ++query) {
     const index_t group = (item.batch * g.queries + query) * g.heads + item.head;
-    fill_sample_arrays<A>(g, t.locations + group * g.samples * 2, t.attention + group * g.samples,
-                          g.samples, arrays);
     const A* grad_out = t.grad_out + group * g.channels;
     if (padded != channels) {
       for (int c = 0; c < channels; ++c) scratch.row[c] = grad_out[c];
       grad_out = scratch.row;
     }
-    scatter_channels(scratch.slice, scratch.grad_slice, padded, padded, g.samples, grad_out, arrays);
-    A* VMT_RESTRICT grad_attention = t.grad_attention + group * g.samples;
-    A* VMT_RESTRICT grad_locations = t.grad_locations + group * g.samples * 2;
-    for (int i = 0; i < g.samples; ++i) {
-      const SampleGrad<A> grad = sample_grad<A>(
-          arrays.weight_x[0][i], arrays.weight_x[1][i], arrays.weight_y[0][i],
-          arrays.weight_y[1][i], arrays.slope_x[0][i], arrays.slope_x[1][i], arrays.slope_y[0][i],
-          arrays.slope_y[1][i], arrays.attention[i], arrays.dot[4 * i], arrays.dot[4 * i + 1],
-          arrays.dot[4 * i + 2], arrays.dot[4 * i + 3]);
-      grad_attention[i] = grad.attention;
-      grad_locations[2 * i] = grad.x;
-      grad_locations[2 * i + 1] = grad.y;
+    for (int first = 0; first < g.samples; first += kChunk) {
+      const int count = read_chunk(g, group, first, t.locations, t.attention, chunk);
+      scatter_channels(scratch.slice, scratch.grad_slice, padded, padded, count, grad_out, chunk);
+      const index_t position = group * g.samples + first;
+      A* VMT_RESTRICT grad_attention = t.grad_attention + position;
+      A* VMT_RESTRICT grad_locations = t.grad_locations + 2 * position;
+      for (index_t i = 0; i < count; ++i) {
+        const SampleGrad<A> grad = sample_grad<A>(
+            chunk.weight_x[0][i], chunk.weight_x[1][i], chunk.weight_y[0][i], chunk.weight_y[1][i],
+            chunk.slope_x[0][i], chunk.slope_x[1][i], chunk.slope_y[0][i], chunk.slope_y[1][i],
+            chunk.attention[i], chunk.dot[4 * i], chunk.dot[4 * i + 1], chunk.dot[4 * i + 2],
+            chunk.dot[4 * i + 3]);
+        grad_attention[i] = grad.attention;
+        grad_locations[2 * i] = grad.x;
+        grad_locations[2 * i + 1] = grad.y;
+      }
     }
   }
   copy_rows(scratch.grad_slice, padded, t.grad_value + origin, row, g.tokens, channels);
