@@ -1,0 +1,172 @@
+"""Memory over a long video: a looped clip through the whole pipeline, resident memory per frame.
+
+Decoding, a test-size network, linking, masks, results.json and tracks.csv (with ``--overlay`` also
+drawing and encoding). Fails when the second half of the run holds over 3% more memory than the
+first, medians of both halves.
+
+Example:
+    python benchmarks/bench_long_video.py --frames 10000
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vmt import load_model
+from vmt.cli.demo import Pipeline, Wanted, peak_mb, rss_mb
+from vmt.inference.atomic import AtomicFile, DiskReserve, make_folder
+from vmt.inference.predictor import Frame, FrameResult, PredictorOptions, VideoPredictor
+from vmt.inference.results import ResultsWriter
+from vmt.inference.video_io import VideoFile, VideoWriter
+
+HERE = Path(__file__).resolve().parent
+CONFIG = HERE.parent / "configs" / "quick" / "vmt_release_tiny.yaml"
+TOLERANCE = 0.03
+
+
+class LoopedVideo:
+    """A clip played again and again, decoded anew every time."""
+
+    def __init__(self, clip: VideoFile, frames: int) -> None:
+        self._clip = clip
+        self.name = f"{clip.name} looped"
+        self.fps = clip.fps
+        self.size = clip.size
+        self.num_frames: int | None = frames
+        self.video_id = 1
+        self.complete_length = False
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Frames of all rounds."""
+        left = self.num_frames or 0
+        while left:
+            for frame in self._clip:
+                yield frame
+                left -= 1
+                if not left:
+                    return
+
+
+def make_clip(path: Path, frames: int, size: tuple[int, int]) -> VideoFile:
+    """Discs that drift over a textured ground."""
+    rng = np.random.default_rng(0)
+    ground = rng.integers(60, 190, (*size, 3), dtype=np.uint8)
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    with VideoWriter(path, 12.0, size) as writer:
+        for t in range(frames):
+            frame = np.roll(ground, t, axis=1)
+            for k, color in enumerate(((220, 40, 40), (40, 200, 60), (50, 80, 230))):
+                x = (3 * t * (k + 1) + k * size[1] // 3) % size[1]
+                y = size[0] * (k + 1) // 4
+                frame[(rows - y) ** 2 + (columns - x) ** 2 < (size[0] // 7) ** 2] = color
+            writer.write(frame)
+    return VideoFile(path)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark; returns 1 when memory grows."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--frames", type=int, default=2000)
+    parser.add_argument("--video", type=Path, help="clip to loop; default: one made here")
+    parser.add_argument("--config-file", type=Path, default=CONFIG)
+    parser.add_argument("--weights")
+    parser.add_argument(
+        "--min-size", type=int, default=64, help="short side of the network's input"
+    )
+    parser.add_argument("--window", type=int, default=5)
+    parser.add_argument("--threads", type=int, help="of torch; default: torch's own choice")
+    parser.add_argument("--overlay", action="store_true", help="draw and encode overlay.mp4 too")
+    parser.add_argument("--output", type=Path, default=HERE / "results" / "long_video.json")
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.ERROR)
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    model = load_model(args.config_file, args.weights)
+    # Random weights give scores near 0.03; without a limit every track reaches results.json.
+    options = PredictorOptions(window=args.window, min_size=args.min_size, min_score=0.02)
+    samples: list[tuple[int, float]] = []
+    started = time.perf_counter()
+
+    def sample(result: FrameResult) -> None:
+        samples.append((result.index, rss_mb()))
+        if result.index % 500 == 499:
+            rate = (result.index + 1) / (time.perf_counter() - started)
+            print(f"frame {result.index + 1}: {rss_mb():.1f} MB, {rate:.1f} frames/s", flush=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        clip = VideoFile(args.video) if args.video else make_clip(work / "clip.mp4", 48, (90, 160))
+        source = LoopedVideo(clip, args.frames)
+        reserve = DiskReserve(work)
+        results = ResultsWriter(work / "results.json", model.label_space, reserve)
+        wanted = Wanted(confidence=0.0, overlay=args.overlay)
+        pipeline = Pipeline(VideoPredictor(model, options), wanted, results, reserve)
+        report = pipeline.run(source, work, on_frame=sample)
+        results.close()
+        reserve.close()
+        after = rss_mb()
+        size = (work / "results.json").stat().st_size
+        entries = results.entries
+
+    half = len(samples) // 2
+    first = statistics.median(rss for _, rss in samples[:half])
+    second = statistics.median(rss for _, rss in samples[half:])
+    growth = second / first - 1
+    record = {
+        "what": "resident memory of the whole pipeline over a looped clip",
+        "machine": {
+            "processor": platform.machine(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+        },
+        "torch": torch.__version__,
+        "config": str(args.config_file.relative_to(HERE.parent))
+        if args.config_file.is_relative_to(HERE.parent)
+        else args.config_file.name,
+        "frames": report.frames,
+        "frame_size": list(source.size),
+        "window": args.window,
+        "overlay": args.overlay,
+        "frames_per_second": round(report.frames / report.wall, 2),
+        "rss_mb_first_half": round(first, 1),
+        "rss_mb_second_half": round(second, 1),
+        "growth": round(growth, 4),
+        "growth_mb": round(second - first, 2),
+        "peak_mb": round(peak_mb(), 1),
+        "rss_mb_after_results": round(after, 1),
+        "results_entries": entries,
+        "results_bytes": size,
+        "rss_mb_every_50_frames": [round(rss, 1) for _, rss in samples[::50]],
+    }
+    make_folder(args.output.parent)
+    with AtomicFile(args.output) as file:
+        file.write((json.dumps(record, indent=2) + "\n").encode())
+    print(
+        f"{report.frames} frames at {record['frames_per_second']} frames/s: {first:.1f} MB in the "
+        f"first half, {second:.1f} MB in the second ({growth:+.2%}); results.json {size / 1e6:.1f} "
+        f"MB, {entries} entries, assembled at {after:.1f} MB -> {args.output}"
+    )
+    if growth > TOLERANCE:
+        print(f"memory grows by more than {TOLERANCE:.0%}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
