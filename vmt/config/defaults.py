@@ -105,7 +105,7 @@ def default_config() -> Node:
     # (query, class) pairs kept per clip [R].
     cfg.TEST.TOP_K = 10
     # Frames per pass through backbone, encoder and refiner; bounds memory, changes no result.
-    cfg.TEST.FRAME_CHUNK = 4
+    cfg.TEST.FRAME_CHUNK = 2
     # Network output is cut to the input size before it is stretched to the video's
     # ([R]: False, spec 8 row 7).
     cfg.TEST.CROP_TO_INPUT = True
@@ -113,6 +113,70 @@ def default_config() -> Node:
     cfg.TEST.PRECISION = "fp32"
     # Overlay and CSV show tracks from this score on; results.json keeps all.
     cfg.TEST.CONFIDENCE = 0.3
+    # Steps between evaluations during training; 0: only at the end.
+    cfg.TEST.EVAL_PERIOD = 0
+    # Metrics of cocoapi_hq for results that are scored; empty: no scoring.
+    cfg.TEST.METRICS = ["tube_mask", "tube_boundary"]
+    # Rules of scoring: hq_ytvis, ovis, ...; empty: by the fields of the annotations.
+    cfg.TEST.PROTOCOL = ""
+    # The number that decides which weights are the best: metric/number.
+    cfg.TEST.BEST_METRIC = "tube_mask/AP"
+    # Processes for scoring.
+    cfg.TEST.JOBS = 1
+    # Also write results.zip, as the evaluation servers take it.
+    cfg.TEST.ZIP = False
+    # [data set, metric/number, value, tolerance] rows that an evaluation must meet (AP: 0 to 1).
+    cfg.TEST.EXPECTED_RESULTS = []
+
+    cfg.SOLVER = Node()
+    # Clips of one step, over all processes [S].
+    cfg.SOLVER.CLIPS_PER_BATCH = 16
+    # AdamW [S]; learning rates of the backbone, and of reference points and sampling offsets, are
+    # this times their factor.
+    cfg.SOLVER.BASE_LR = 2e-4
+    cfg.SOLVER.BACKBONE_FACTOR = 0.1
+    cfg.SOLVER.SAMPLING_FACTOR = 0.1
+    cfg.SOLVER.WEIGHT_DECAY = 1e-4
+    # Length in epochs and, in epochs counted from 0, when learning rates are multiplied by GAMMA
+    # [S][P]. An epoch: every frame of every video once as key frame, every image once.
+    cfg.SOLVER.EPOCHS = 12
+    cfg.SOLVER.MILESTONES = [4, 10]
+    cfg.SOLVER.GAMMA = 0.1
+    # Above 0: length in steps, and MILESTONE_STEPS count in place of both keys above [V].
+    cfg.SOLVER.MAX_STEPS = 0
+    cfg.SOLVER.MILESTONE_STEPS = []
+    # Linear warm-up from WARMUP_FACTOR to 1 [D: off, as S].
+    cfg.SOLVER.WARMUP_STEPS = 0
+    cfg.SOLVER.WARMUP_FACTOR = 0.001
+    # Largest L2 norm of all gradients together; 0: no limit [S; V: 0.01].
+    cfg.SOLVER.CLIP_GRADIENTS = 0.1
+    # Parts in which a process takes its share of a step; bounds memory, changes no gradient.
+    cfg.SOLVER.ACCUMULATE = 1
+
+    cfg.ENGINE = Node()
+    # Random numbers of process r start from SEED + r [S].
+    cfg.ENGINE.SEED = 42
+    # "fp32" [S], "bf16", or "fp16" (with loss scaling); losses are fp32 always.
+    cfg.ENGINE.PRECISION = "fp32"
+    # Several processes: "ddp" (each holds the whole network) or "fsdp" (each holds a share).
+    cfg.ENGINE.PARALLEL = "ddp"
+    # Recompute layers of backbone, encoder and decoder in the backward pass: less memory.
+    cfg.ENGINE.ACTIVATION_CHECKPOINTING = False
+    # torch.compile for backbone, encoder and decoder layers.
+    cfg.ENGINE.COMPILE = False
+    # Decay per step of the moving average of the weights, for instance 0.9998; 0: none [S].
+    cfg.ENGINE.EMA_DECAY = 0.0
+    # Steps between lines in the log, checkpoints, and overlays of a training clip (0: none).
+    cfg.ENGINE.LOG_PERIOD = 20
+    cfg.ENGINE.CHECKPOINT_PERIOD = 1000
+    cfg.ENGINE.OVERLAY_PERIOD = 0
+    # Newest checkpoints that stay on disk; model_best is kept apart.
+    cfg.ENGINE.KEEP_CHECKPOINTS = 2
+    # Curves beside metrics.jsonl: TensorBoard files; a Weights & Biases project ("": none).
+    cfg.ENGINE.TENSORBOARD = True
+    cfg.ENGINE.WANDB_PROJECT = ""
+    # Minutes after which a process stops to wait for the others and fails.
+    cfg.ENGINE.TIMEOUT_MINUTES = 30
 
     cfg.OUTPUT_DIR = "output"
     return cfg

@@ -1,0 +1,183 @@
+#!/usr/bin/env python3
+"""Time and peak memory of the whole VMT R50 network on five frames.
+
+Each measurement is a process of its own, so that its peak memory is its own too. The baseline is
+the same network with the released computation of the refiner's decoder (every instance through all
+four dilated branches over 69 channels) and attention with materialised weights, in the same run;
+what else the release does per frame in a Python loop is not imitated.
+
+Example:
+  python benchmarks/bench_model.py --height 352 --width 640 --frames 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from common import machine, write_json
+from torch import Tensor
+
+from vmt.engine.load import load_model
+
+REPO = Path(__file__).resolve().parents[1]
+CONFIG = REPO / "configs/hq_ytvis/vmt_release_R50.yaml"
+RESULT = REPO / "benchmarks/results/model_cpu.json"
+VARIANTS = ("ours", "ours_bf16", "released_arithmetic")
+
+
+def photo_clip(num_frames: int, height: int, width: int) -> Tensor:
+    """A pan over a photograph that ships inside scikit-image: (T, 3, H, W) uint8."""
+    import cv2
+    import skimage.data
+
+    photo = skimage.data.astronaut()
+    large = cv2.resize(photo, (width + 8 * num_frames, height + 4 * num_frames))
+    frames = [large[2 * t : 2 * t + height, 4 * t : 4 * t + width] for t in range(num_frames)]
+    return torch.stack([torch.from_numpy(frame.copy()).permute(2, 0, 1) for frame in frames])
+
+
+def released_arithmetic() -> None:
+    """Swap in the released way to compute the decoder and the attention, same numbers."""
+    import torch.nn.functional as F
+
+    from vmt.layers.dynamic_conv import apply_dynamic_layers
+    from vmt.modeling.refinement import dense_band
+    from vmt.ops.resize import cell_centres_px
+
+    def decode(self, y, probs, boxes, centres_px, layers):  # type: ignore[no-untyped-def]
+        size = (y.shape[-2], y.shape[-1])
+        offsets = centres_px[:, :, None, None] - cell_centres_px(size, 2, centres_px)
+        shared = y.expand(len(probs), -1, -1, -1)
+        stacked = torch.cat([shared, probs, boxes[:, None].float(), offsets], dim=1)
+        total = sum(branch(stacked) for branch in self.branches)
+        return apply_dynamic_layers(total, layers)[:, 0]
+
+    def attention(query, key, value, dropout_p=0.0):  # type: ignore[no-untyped-def]
+        weights = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+        return weights.softmax(-1) @ value
+
+    dense_band.DenseBand._decode = decode  # type: ignore[method-assign]
+    F.scaled_dot_product_attention = attention  # type: ignore[assignment]
+
+
+def measure(variant: str, args: argparse.Namespace) -> dict[str, object]:
+    """Run one variant in this process."""
+    torch.manual_seed(0)
+    overrides = ["TEST.PRECISION", "bf16"] if variant == "ours_bf16" else []
+    if variant == "released_arithmetic":
+        released_arithmetic()
+    if args.weights is None:
+        overrides += ["MODEL.WEIGHTS", ""]
+    model = load_model(CONFIG, args.weights, overrides, args.device)
+    clip = photo_clip(args.frames, args.height, args.width)
+    seconds = []
+    points: list[int] = []
+    from vmt.modeling.refinement import dense_band
+
+    select = dense_band.band_points
+
+    def counted(union: Tensor, band: Tensor, max_points: int) -> Tensor:
+        index = select(union, band, max_points)
+        points.append(len(index))
+        return index
+
+    dense_band.band_points = counted
+    out = None
+    for _ in range(args.repeats + 1):
+        out = None
+        start = time.perf_counter()
+        out = model.segment_clip(clip)
+        if args.device.startswith("cuda"):
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    assert out is not None
+    if args.dump:
+        torch.save({"query": out.query_index, "masks": out.mask_logits.float()}, args.dump)
+    timed = seconds[1:] or seconds
+    return {
+        "variant": variant,
+        "seconds_median": statistics.median(timed),
+        "seconds_min": min(timed),
+        "first_seconds": seconds[0],
+        "frames_per_second": args.frames / statistics.median(timed),
+        "peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
+        "tracklets": len(out),
+        "points_per_frame": points[: args.frames],
+    }
+
+
+def largest_difference(a: Path, b: Path) -> dict[str, object]:
+    """How far the masks of two variants are apart, on the queries both selected."""
+    first, second = torch.load(a), torch.load(b)
+    common = [q for q in first["query"].tolist() if q in second["query"].tolist()]
+    rows = [[d["query"].tolist().index(q) for q in common] for d in (first, second)]
+    x, y = first["masks"][rows[0]], second["masks"][rows[1]]
+    return {
+        "queries_in_common": len(common),
+        "of": len(first["query"]),
+        "largest_relative": ((x - y).abs() / (1 + y.abs())).max().item() if common else None,
+        "pixels_that_flip": ((x > 0) != (y > 0)).float().mean().item() if common else None,
+    }
+
+
+def main() -> None:
+    """Measure every variant in a process of its own, print and store a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--height", type=int, default=352)
+    parser.add_argument("--width", type=int, default=640)
+    parser.add_argument("--frames", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--weights", help="weight file; random weights without it")
+    parser.add_argument("--output", type=Path, default=RESULT)
+    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--dump", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.variant:
+        print(json.dumps(measure(args.variant, args)))
+        return
+    rows, dumps = [], {}
+    folder = args.output.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    for variant in VARIANTS:
+        dumps[variant] = folder / f".{variant}.pt"
+        command = [sys.executable, __file__, "--variant", variant, "--dump", str(dumps[variant])]
+        for name in ("height", "width", "frames", "repeats", "device", "weights"):
+            value = getattr(args, name)
+            if value is not None:
+                command += [f"--{name}", str(value)]
+        print(f"{variant} ...", flush=True)
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+        row = rows[-1]
+        print(
+            f"  {row['seconds_median']:.2f} s  {row['frames_per_second']:.2f} frames/s  "
+            f"{row['peak_rss_gb']:.2f} GB",
+            flush=True,
+        )
+    agreement = {
+        variant: largest_difference(dumps[variant], dumps["released_arithmetic"])
+        for variant in ("ours", "ours_bf16")
+    }
+    for path in dumps.values():
+        path.unlink()
+    print(json.dumps(agreement, indent=1))
+    size = {k: getattr(args, k) for k in ("height", "width", "frames")}
+    write_json(
+        args.output,
+        {"machine": machine(), "input": size, "rows": rows, "against_release": agreement},
+    )
+
+
+if __name__ == "__main__":
+    main()
