@@ -1,0 +1,91 @@
+#!/usr/bin/env python3
+"""Run every benchmark of this folder, one after the other, and print what they stored.
+
+Results go to benchmarks/results/*.json; each holds the machine, the versions, and the baseline that
+was measured in the same run. `--quick` takes fewer repeats. GPU benchmarks run where there is one.
+
+Example:
+  python benchmarks/run_all.py --quick --only deform_attn model
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+
+#: name -> (script, arguments, arguments with --quick)
+BENCHMARKS: dict[str, tuple[str, list[str], list[str]]] = {
+    "deform_attn": ("bench_deform_attn.py", [], ["--repeats", "3"]),
+    "model": ("bench_model.py", [], ["--repeats", "1"]),
+    "end_to_end": ("bench_end_to_end.py", [], ["--frames", "16"]),
+    "long_video": ("bench_long_video.py", [], ["--frames", "300"]),
+    "scoring": ("bench_scoring.py", [], ["--videos", "40", "--baseline-videos", "4"]),
+    "mots": ("bench_mots.py", [], ["--videos", "2"]),
+    "data": ("bench_data.py", [], []),
+    "training": ("bench_training.py", [], []),
+}
+GPU_BENCHMARKS: dict[str, tuple[str, list[str], list[str]]] = {
+    "deform_attn_cuda": ("bench_deform_attn_cuda.py", [], []),
+    "model_cuda": (
+        "bench_model.py",
+        ["--device", "cuda", "--output", str(RESULTS / "model_cuda.json")],
+        [],
+    ),
+}
+
+
+def flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
+    """Numbers and short words of a result, with their path."""
+    if isinstance(value, dict):
+        return [pair for k, v in value.items() for pair in flat(v, f"{name}.{k}" if name else k)]
+    if isinstance(value, list):
+        if all(isinstance(v, int | float) for v in value):
+            return [(name, value)] if len(value) <= 4 else []
+        return [pair for i, v in enumerate(value) for pair in flat(v, f"{name}[{i}]")]
+    return [(name, value)]
+
+
+def main() -> int:
+    """Run and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    known = [*BENCHMARKS, *GPU_BENCHMARKS]
+    parser.add_argument("--only", nargs="+", choices=known, metavar="NAME", help=", ".join(known))
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    table = BENCHMARKS | (GPU_BENCHMARKS if torch.cuda.is_available() else {})
+    failed = []
+    for name in args.only or table:
+        if name not in table:
+            print(f"{name}: needs a GPU, and there is none here")
+            continue
+        script, full, quick = table[name]
+        print(f"\n=== {name}", flush=True)
+        start = time.perf_counter()
+        command = [sys.executable, str(HERE / script), *(quick if args.quick else full)]
+        if subprocess.run(command, cwd=HERE.parent).returncode:
+            failed.append(name)
+        print(f"    ({time.perf_counter() - start:.0f} s)", flush=True)
+    print("\n=== stored results")
+    for path in sorted(RESULTS.glob("*.json")):
+        print(path.name)
+        for key, value in flat(json.loads(path.read_text())):
+            print(f"    {key:60s} {value}")
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
