@@ -10,13 +10,15 @@ ignored has exactly one error, the first of this list that fits:
   Oracle: remove it.
 - ``class``: it reaches ``fg`` with a tube of another class. Oracle: give it the right class; if
   that tube is matched already (or a better-scored detection is mended to it), remove it.
-- ``temporal``: it reaches ``fg`` with no tube as a whole, but in at least half of the frames in
-  which it has pixels its mask reaches ``fg`` with some tube of its class. The masks are right, the
-  linking is not: it switches between objects (counted as ``switches``) or follows one object for
-  too short or too long. Oracle: link it to the tube it follows in most frames (the first of these
-  in the file when several are equal); if that one is matched already, remove it.
-- ``localisation``: its best score with a tube of its class lies in [bg, fg). Oracle: move it onto
-  that tube; if that one is matched already, remove it.
+- ``temporal``: the masks are right, the linking is not: it switches between objects (counted as
+  ``switches``) or follows one object for too short or too long. It reaches ``fg`` with no tube as a
+  whole, but in at least half of the frames in which it has pixels its mask reaches ``fg`` (as
+  frame mask IoU) with some tube of its class; call the one it follows in most frames (the first in
+  the file when several are equal) the followed tube. Over the frames in which both have pixels and
+  it follows no other tube, the score reaches ``fg``. Oracle: link it to the followed tube; if that
+  one is matched already, remove it.
+- ``localisation``: its best tube mask IoU with a tube of its class is at least ``bg``. Oracle: move
+  it onto that tube; if that one is matched already, remove it.
 - ``both``: the same with a tube of another class. Oracle: remove it.
 - ``background``: anything else. Oracle: remove it.
 
@@ -285,8 +287,9 @@ def judge_video(
     num_gt, num_dt = len(gt), len(dt)
     pairs_dt = np.repeat(np.arange(num_dt), num_gt)
     pairs_gt = np.tile(np.arange(num_gt), num_dt)
-    scores, _ = pair_scores(tubes, pairs_dt, pairs_gt, (metric,), protocol)
+    scores, _ = pair_scores(tubes, pairs_dt, pairs_gt, ("tube_mask", metric), protocol)
     overlap = scores[metric].reshape(num_dt, num_gt)
+    mask_iou = scores["tube_mask"].reshape(num_dt, num_gt)
     dt_row = {int(key): i for i, key in enumerate(dt.keys)}
     gt_row = {int(key): i for i, key in enumerate(gt.keys)}
     out = VideoErrors()
@@ -308,7 +311,9 @@ def judge_video(
             matched[target] = True
             out.detections.append(_detection(tubes, row, None, target, float(overlap[row, target])))
     for row in unmatched:
-        out.detections.append(_judge(tubes, protocol, overlap, asked, row, background))
+        out.detections.append(
+            _judge(tubes, protocol, metric, (overlap, mask_iou), asked, row, background)
+        )
     pointed = {d.target for d in out.detections if d.error in _MENDED}
     for g in np.flatnonzero(asked):
         same = np.flatnonzero((dt.categories == gt.categories[g]) | protocol.class_agnostic)
@@ -368,33 +373,39 @@ def _best(values: Float64, columns: Int64) -> tuple[int, float]:
 def _judge(
     tubes: VideoTubes,
     protocol: TubeProtocol,
-    overlap: Float64,
+    metric: str,
+    overlaps: tuple[Float64, Float64],
     asked: np.ndarray[Any, np.dtype[np.bool_]],
     row: int,
     background: float,
 ) -> Detection:
     bar = protocol.bars[0]
     own = (tubes.gt.categories == tubes.dt.categories[row]) | protocol.class_agnostic
+    overlap, mask_iou = overlaps
     same, same_value = _best(overlap[row], np.flatnonzero(asked & own))
     other, other_value = _best(overlap[row], np.flatnonzero(asked & ~own))
     if same >= 0 and same_value >= bar:
         return _detection(tubes, row, "duplicate", same, same_value)
     if other >= 0 and other_value >= bar:
         return _detection(tubes, row, "class", other, other_value)
-    followed, switches = _followed(tubes, row, np.flatnonzero(asked & own), bar)
+    followed, switches = _followed(tubes, protocol, metric, row, np.flatnonzero(asked & own))
     if followed >= 0:
         value = float(overlap[row, followed])
         return _detection(tubes, row, "temporal", followed, value, switches)
-    if same >= 0 and same_value >= background:
-        return _detection(tubes, row, "localisation", same, same_value)
-    if other >= 0 and other_value >= background:
-        return _detection(tubes, row, "both", other, other_value)
+    near, value = _best(mask_iou[row], np.flatnonzero(asked & own))
+    if near >= 0 and value >= background:
+        return _detection(tubes, row, "localisation", near, float(overlap[row, near]))
+    near, value = _best(mask_iou[row], np.flatnonzero(asked & ~own))
+    if near >= 0 and value >= background:
+        return _detection(tubes, row, "both", near, float(overlap[row, near]))
     return _detection(tubes, row, "background", None, max(same_value, other_value))
 
 
-def _followed(tubes: VideoTubes, row: int, columns: Int64, bar: float) -> tuple[int, int]:
+def _followed(
+    tubes: VideoTubes, protocol: TubeProtocol, metric: str, row: int, columns: Int64
+) -> tuple[int, int]:
     """The tube a detection follows frame by frame, and how often it changes; -1 if none."""
-    dt, gt = tubes.dt, tubes.gt
+    dt, gt, bar = tubes.dt, tubes.gt, protocol.bars[0]
     if not len(columns):
         return -1, 0
     frames = int(min(dt.frames[row], gt.frames[columns].min()))
@@ -411,5 +422,28 @@ def _followed(tubes: VideoTubes, row: int, columns: Int64, bar: float) -> tuple[
     hits = best[best >= 0]
     if not visible or 2 * len(hits) < visible:
         return -1, 0
-    target = int(columns[np.argmax(np.bincount(hits, minlength=len(columns)))])
+    place = int(np.argmax(np.bincount(hits, minlength=len(columns))))
+    target = int(columns[place])
+    shown = tubes.masks.areas[dt.first[row] + steps] > 0
+    shown &= tubes.masks.areas[gt.first[target] + steps] > 0
+    together = steps[shown & ((best == -1) | (best == place))]
+    if _score_of_frames(tubes, protocol, metric, row, target, together) < bar:
+        return -1, 0
     return target, int((np.diff(hits) != 0).sum())
+
+
+def _score_of_frames(
+    tubes: VideoTubes, protocol: TubeProtocol, metric: str, row: int, target: int, frames: Int64
+) -> float:
+    """The metric's score over some frames only."""
+    dt, gt = tubes.dt, tubes.gt
+    ones = np.ones(len(frames), dtype=np.int32)
+    first_dt = dt.first[row] + frames
+    inter, union, _ = tubes.masks.tube_sums(first_dt, gt.first[target] + frames, ones)
+    score = float(inter.sum() / max(int(union.sum()), 1))
+    if metric == "tube_mask":
+        return score
+    first_gt = gt.boundary_first[target] + frames
+    inter, union, _ = tubes.masks.tube_sums(first_dt, first_gt, ones, tubes.distances)
+    boundary = float(inter.sum() / max(int(union.sum()), 1))
+    return boundary if protocol.boundary == "paper" else min(score, boundary)

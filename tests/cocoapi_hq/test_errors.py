@@ -109,6 +109,22 @@ def test_fragment_is_temporal() -> None:
     assert answer.gains["temporal"] == pytest.approx(1.0)
 
 
+def test_coarse_contours_are_localisation_and_not_temporal() -> None:
+    """Every frame follows the object, the boundary score is just too low."""
+    box = rect(40, 40, 140, 140, 200, 240)
+    coarse = rect(34, 34, 146, 146, 200, 240)
+    gt = truth([annotation(1, 1, [box] * 4)], {1: 4}, h=200, w=240)
+    dt = [result(1, [coarse] * 4, 0.5)]
+    only(analyse(gt, dt, "tube_boundary"), "localisation")
+    only(analyse(gt, dt, "tube_mask"), "missed", 0)
+
+
+def test_half_good_frames_without_a_gap_are_localisation() -> None:
+    gt = truth([annotation(1, 1, [A] * 4)], {1: 4})
+    near, off = rect(11, 5, 31, 25), rect(14, 5, 34, 25)  # IoU 0.54 and 0.38
+    only(analyse(gt, [result(1, [near, near, off, off], 0.5)]), "localisation")
+
+
 def test_both() -> None:
     gt = truth([annotation(1, 1, [A] * 4, 1), annotation(2, 1, [B] * 4, 2)], {1: 4})
     moved = rect(15, 5, 35, 25)
