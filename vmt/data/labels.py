@@ -1,0 +1,119 @@
+"""Category ids of a file to labels of the network; class lists of one's own files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.ytvis_json import is_int, parse_json, read_bytes, short
+from vmt.structures.labels import LabelSpace
+from vmt.utils.errors import AnnotationError, ConfigError
+
+MATCHES = ("name", "id", "any")
+
+
+def normalise_name(name: str) -> str:
+    """Spelling that decides whether two class names are the same: ``Giant panda`` = giant_panda."""
+    return "_".join(name.casefold().replace("_", " ").replace("-", " ").split())
+
+
+def label_table(
+    categories: Mapping[int, str],
+    space: LabelSpace,
+    *,
+    source: str,
+    category_map: Mapping[int, int] | None = None,
+    match: str = "name",
+    unknown: str = "fail",
+) -> dict[int, int]:
+    """Which label each category of a file has.
+
+    Args:
+        categories: category id -> name, of the file.
+        space: classes of the network.
+        source: named in messages.
+        category_map: id in the file -> id in ``space``; what it lacks is dropped.
+        match: how to find the class without a map: ``name``, ``id``, or ``any`` (label 0).
+        unknown: what to do with a category that has no class: ``fail`` or ``drop``.
+
+    Returns:
+        category id -> label; categories to leave out are missing.
+
+    Raises:
+        ConfigError: unknown choice, or a category without a class under ``fail``.
+    """
+    if match not in MATCHES:
+        raise ConfigError(f"DATASETS.CLASS_MATCH is {match!r}; choose {', '.join(MATCHES)}.")
+    if unknown not in ("fail", "drop"):
+        raise ConfigError(f"DATASETS.UNKNOWN_CLASSES is {unknown!r}; choose fail or drop.")
+    if category_map is not None:
+        return _by_map(space, category_map, source)
+    if match == "any":
+        return dict.fromkeys(categories, 0)
+    if match == "id":
+        known = {key: label for label, key in enumerate(space.category_ids)}
+        table = {key: known[key] for key in categories if key in known}
+    else:
+        by_name = {normalise_name(name): label for label, name in enumerate(space.names)}
+        names = {key: normalise_name(name) for key, name in categories.items()}
+        table = {key: by_name[name] for key, name in names.items() if name in by_name}
+    missing = [f"{key} {categories[key]!r}" for key in categories if key not in table]
+    if missing and (unknown == "fail" or not table):
+        raise ConfigError(
+            f"{source}: {len(missing)} of {len(categories)} categories have no class in label "
+            f"space {space.name!r} ({short(', '.join(missing), 120)}). Set MODEL.LABEL_SPACE to "
+            "the data's, name a map in DATASETS.CATEGORY_MAPS, or set "
+            "DATASETS.UNKNOWN_CLASSES drop to train on the others."
+        )
+    return table
+
+
+def _by_map(space: LabelSpace, category_map: Mapping[int, int], source: str) -> dict[int, int]:
+    table = {}
+    for key, target in category_map.items():
+        try:
+            table[key] = space.label_of(target)
+        except KeyError:
+            raise ConfigError(
+                f"{source}: its category map sends {key} to {target}, which label space "
+                f"{space.name!r} lacks; DATASETS.CATEGORY_MAPS and MODEL.LABEL_SPACE must be "
+                "of the same data set."
+            ) from None
+    return table
+
+
+def label_space_from_json(path: str | Path, name: str = "") -> LabelSpace:
+    """The classes of one's own annotation file, in the order of its ``categories``.
+
+    Args:
+        path: YouTube-VIS or COCO JSON.
+        name: of the label space; the file's stem if empty.
+
+    Returns:
+        Label k is the k-th category.
+
+    Raises:
+        AnnotationError: unreadable, no ``categories``, or one without an integer id, or twice.
+    """
+    path = Path(path)
+    try:
+        content: Any = parse_json(read_bytes(path), str(path))
+    except ScoringError as error:
+        raise AnnotationError(str(error)) from None
+    rows = content.get("categories") if isinstance(content, dict) else None
+    if not isinstance(rows, list) or not rows:
+        raise AnnotationError(
+            f"{path}: categories is {short(rows)}; give a list like "
+            '[{"id": 1, "name": "person"}, ...].'
+        )
+    found: dict[int, str] = {}
+    for k, row in enumerate(rows):
+        key = row.get("id") if isinstance(row, dict) else None
+        if not isinstance(row, dict) or not is_int(key):
+            raise AnnotationError(f"{path}: categories[{k}] is {short(row)}; give id and name.")
+        if key in found:
+            raise AnnotationError(f"{path}: categories[{k}].id {key} stands twice.")
+        found[int(key)] = str(row.get("name") or f"category_{key}")
+    return LabelSpace(name or path.stem, tuple(found.values()), tuple(found))
