@@ -1,0 +1,226 @@
+"""Time multi-scale deformable attention on the CPU: the PyTorch reference against the kernel.
+
+Shapes are those of the model at 360x640 and five frames: the encoder reads 4820 tokens at 4820
+queries, the decoder at 300. The machine may be shared, so both sides are timed in turn and the
+ratio is the median over the pairs, not the ratio of two medians.
+
+Example:
+    python benchmarks/bench_deform_attn.py --repeats 9 --threads 2
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from common import machine, write_json
+from torch import Tensor
+
+from vmt.ops import ms_deform_attn
+from vmt.ops.deform_attn import describe_backend
+
+DEFAULT_OUTPUT = Path(__file__).resolve().parent / "results" / "deform_attn_cpu.json"
+SPATIAL_SHAPES = [(45, 80), (23, 40), (12, 20), (6, 10)]
+FRAMES, HEADS, CHANNELS, POINTS = 5, 8, 32, 4
+DECODER_QUERIES = 300
+# Offsets of trained encoders reach a few cells.
+ENCODER_SPREAD_CELLS = 3.0
+BYTES_PER_GB = 1e9
+
+
+@dataclass
+class Arguments:
+    """Inputs of one call and a gradient for its output."""
+
+    value: Tensor
+    locations: Tensor
+    weights: Tensor
+    grad_out: Tensor
+
+
+def encoder_locations(generator: torch.Generator) -> Tensor:
+    """Return (B, S, M, L, K, 2): every token looks around its own place, on every level."""
+    centres = []
+    for height, width in SPATIAL_SHAPES:
+        y = (torch.arange(height) + 0.5) / height
+        x = (torch.arange(width) + 0.5) / width
+        grid = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1)
+        centres.append(grid.flatten(0, 1))
+    reference = torch.cat(centres)[None, :, None, None, None]
+    sizes = torch.tensor([(w, h) for h, w in SPATIAL_SHAPES])[None, None, None, :, None]
+    shape = (FRAMES, reference.shape[1], HEADS, len(SPATIAL_SHAPES), POINTS, 2)
+    noise = torch.randn(shape, generator=generator)
+    return reference + ENCODER_SPREAD_CELLS * noise / sizes
+
+
+def scattered_locations(queries: int, generator: torch.Generator) -> Tensor:
+    """Return (B, Q, M, L, K, 2) anywhere on the maps: no query looks where its neighbour does."""
+    shape = (FRAMES, queries, HEADS, len(SPATIAL_SHAPES), POINTS, 2)
+    return torch.rand(shape, generator=generator)
+
+
+def make_arguments(locations: Tensor, generator: torch.Generator) -> Arguments:
+    """Draw value, weights (a softmax over L*K) and gradient to go with the locations."""
+    tokens = sum(height * width for height, width in SPATIAL_SHAPES)
+    logits = torch.randn(locations.shape[:-1], generator=generator)
+    weights = logits.flatten(3).softmax(-1).view_as(logits)
+    return Arguments(
+        value=torch.randn(FRAMES, tokens, HEADS, CHANNELS, generator=generator),
+        locations=locations,
+        weights=weights,
+        grad_out=torch.randn(FRAMES, locations.shape[1], HEADS * CHANNELS, generator=generator),
+    )
+
+
+def forward(arguments: Arguments, backend: str) -> None:
+    """Run the forward pass alone."""
+    with torch.no_grad():
+        ms_deform_attn(
+            arguments.value,
+            SPATIAL_SHAPES,
+            arguments.locations,
+            arguments.weights,
+            backend=backend,
+        )
+
+
+def forward_backward(arguments: Arguments, backend: str) -> None:
+    """Run both passes, with the gradients of all three inputs."""
+    leaves = [
+        x.detach().requires_grad_()
+        for x in (arguments.value, arguments.locations, arguments.weights)
+    ]
+    out = ms_deform_attn(leaves[0], SPATIAL_SHAPES, leaves[1], leaves[2], backend=backend)
+    torch.autograd.grad(out, leaves, arguments.grad_out)
+
+
+def floor_bytes(arguments: Arguments, *, backward: bool) -> int:
+    """Return the bytes that must move at the least: every input read once, every output written.
+
+    Args:
+        arguments: the call.
+        backward: count the forward and the backward pass, not the forward alone.
+    """
+    inputs = sum(
+        x.numel() * x.element_size()
+        for x in (arguments.value, arguments.locations, arguments.weights)
+    )
+    output = arguments.grad_out.numel() * arguments.grad_out.element_size()
+    forward_bytes = inputs + output
+    # Backward reads the inputs and the gradient of the output, and writes a gradient per input.
+    return forward_bytes + (2 * inputs + output if backward else 0)
+
+
+def time_pairs(
+    run: Callable[[str], None], backends: Sequence[str], repeats: int
+) -> dict[str, list[float]]:
+    """Time the back ends in turn, after one warm-up each, and return seconds per repeat."""
+    for backend in backends:
+        run(backend)
+    seconds: dict[str, list[float]] = {backend: [] for backend in backends}
+    for _ in range(repeats):
+        for backend in backends:
+            start = time.perf_counter()
+            run(backend)
+            seconds[backend].append(time.perf_counter() - start)
+    return seconds
+
+
+def measure(name: str, arguments: Arguments, repeats: int) -> list[dict[str, object]]:
+    """Time one set of arguments, forward and with backward, and return a row for each."""
+    rows: list[dict[str, object]] = []
+    for direction, function in (("forward", forward), ("forward+backward", forward_backward)):
+        seconds = time_pairs(
+            lambda backend, function=function: function(arguments, backend),  # type: ignore[misc]
+            ("reference", "cpu"),
+            repeats,
+        )
+        ratios = [r / c for r, c in zip(seconds["reference"], seconds["cpu"], strict=True)]
+        kernel = statistics.median(seconds["cpu"])
+        floor = floor_bytes(arguments, backward=direction != "forward")
+        rows.append(
+            {
+                "case": name,
+                "queries": arguments.locations.shape[1],
+                "direction": direction,
+                "reference_ms": round(1e3 * statistics.median(seconds["reference"]), 3),
+                "kernel_ms": round(1e3 * kernel, 3),
+                "ratio_median_of_pairs": round(statistics.median(ratios), 2),
+                "ratio_min": round(min(ratios), 2),
+                "ratio_max": round(max(ratios), 2),
+                "floor_mb": round(floor / 1e6, 1),
+                "kernel_gb_per_s": round(floor / kernel / BYTES_PER_GB, 2),
+            }
+        )
+    return rows
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=9, help="timed pairs per row (default 9)")
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: torch's)")
+    parser.add_argument(
+        "--output", type=Path, default=DEFAULT_OUTPUT, help="result file (default %(default)s)"
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark, print a table and write the result file."""
+    args = parse_arguments(argv)
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    report = describe_backend()
+    if not report.backends["cpu"].available:
+        print(f"The CPU kernel cannot be timed: {report.backends['cpu'].reason}.", file=sys.stderr)
+        return 2
+    generator = torch.Generator().manual_seed(0)
+    cases = {
+        "encoder": encoder_locations(generator),
+        "encoder, scattered": scattered_locations(sum(h * w for h, w in SPATIAL_SHAPES), generator),
+        "decoder": scattered_locations(DECODER_QUERIES, generator),
+    }
+    print(
+        f"{machine()['cpu']}, {report.cpu_isa}, {report.cpu_threads} threads, "
+        f"torch {torch.__version__}"
+    )
+    print(f"{'case':20} {'direction':17} {'reference':>12} {'kernel':>10} {'ratio':>7} {'GB/s':>6}")
+    rows = []
+    for name, locations in cases.items():
+        for row in measure(name, make_arguments(locations, generator), args.repeats):
+            rows.append(row)
+            print(
+                f"{row['case']:20} {row['direction']:17} {row['reference_ms']:>9} ms "
+                f"{row['kernel_ms']:>7} ms {row['ratio_median_of_pairs']:>6}x "
+                f"{row['kernel_gb_per_s']:>6}",
+                flush=True,
+            )
+    print("GB/s: bytes that must move at the least (inputs once, outputs once) over kernel time.")
+    write_json(
+        args.output,
+        {
+            "what": "multi-scale deformable attention, float32, PyTorch reference against kernel",
+            "machine": machine() | {"isa": report.cpu_isa},
+            "shape": {
+                "batch": FRAMES,
+                "spatial_shapes": SPATIAL_SHAPES,
+                "heads": HEADS,
+                "channels": CHANNELS,
+                "points": POINTS,
+            },
+            "repeats": args.repeats,
+            "rows": rows,
+        },
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
