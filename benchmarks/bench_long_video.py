@@ -48,6 +48,7 @@ class LoopedVideo:
         self.num_frames: int | None = frames
         self.video_id = 1
         self.complete_length = False
+        self.rereadable = True
 
     def __iter__(self) -> Iterator[Frame]:
         """Frames of all rounds."""

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -277,3 +278,23 @@ def test_help_closes_with_an_example(capsys: pytest.CaptureFixture) -> None:
     text = capsys.readouterr().out
     assert "vmt demo --config-file" in text
     assert "--confidence" in text
+
+
+def test_a_camera_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source that cannot be read again, cut to a length at which the video goes in one piece."""
+
+    class FakeCamera:
+        name, fps, size, num_frames, video_id = "camera0", 10.0, SIZE, None, 1
+        complete_length = rereadable = False
+        starts = 0
+
+        def __iter__(self) -> Iterator[np.ndarray]:
+            self.starts += 1
+            return (frame.numpy() for frame in blob_video(100, SIZE))
+
+    camera = FakeCamera()
+    monkeypatch.setattr(demo, "open_videos", lambda spec, images: [lambda: camera])
+    assert run("0", tmp_path / "out", "--max-frames", "6", "TEST.WINDOW", "0") == 0
+    assert camera.starts == 1
+    assert len(list(VideoFile(tmp_path / "out" / "overlay.mp4"))) == 6
+    assert run("0", tmp_path / "out", "--window", "all") == 2

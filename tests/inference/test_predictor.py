@@ -259,6 +259,7 @@ class FakeSource:
     num_frames: int | None = None
     video_id: int = 1
     complete_length: bool = False
+    rereadable: bool = True
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return iter(())

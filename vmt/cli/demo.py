@@ -32,8 +32,8 @@ from vmt.config.node import load_config
 from vmt.inference.atomic import DiskReserve, make_folder
 from vmt.inference.predictor import ClipModel, FrameResult, PredictorOptions, VideoPredictor
 from vmt.inference.results import LabelMapWriter, ResultsWriter, TrackTable
+from vmt.inference.threads import ReadAhead, WriteBehind
 from vmt.inference.video_io import (
-    Camera,
     FirstFrames,
     VideoSource,
     VideoWriter,
@@ -157,7 +157,7 @@ def _fit_window(
     """Windows in place of a whole video that is long or endless, unless the user insists."""
     if options.window:
         return options
-    if isinstance(source, Camera) and chosen:
+    if chosen and source.num_frames is None and not source.rereadable:
         raise ConfigError("--window all: a camera never ends; give a number of frames.")
     short = source.num_frames is not None and source.num_frames <= WHOLE_VIDEO_FRAMES
     if chosen or short:
@@ -219,7 +219,7 @@ class Report:
         frames: finished.
         shown: ids of tracks that reached the confidence, at most 1000 are counted.
         wall: seconds in all.
-        seconds: by stage.
+        seconds: by stage; reading, drawing and writing run beside the rest.
     """
 
     name: str
@@ -276,7 +276,7 @@ class Pipeline:
             source: the video.
             folder: for its files, exists.
             signals: hold back Ctrl-C while files are written.
-            on_frame: called behind every finished frame.
+            on_frame: called with every finished frame.
 
         Returns:
             Counts and times.
@@ -290,18 +290,21 @@ class Pipeline:
         report = Report(source.name)
         started = time.perf_counter()
         draws = self._wanted.overlay or self._wanted.frames
-        stream = self._predictor.stream(source, keep_frames=draws)
+        ahead = ReadAhead(source)
+        frames = ahead if source.rereadable else iter(ahead)
+        stream = self._predictor.stream(frames, keep_frames=draws)
         with ExitStack() as closing:
             self._results.begin_video(source)
             closing.callback(signals.shielded(self._results.end_video))
             closing.callback(signals.shielded(lambda: self._results.close_tracks(stream.finish())))
             files = VideoFiles(source, folder, self._wanted, self._predictor, self._reserve)
             closing.callback(signals.shielded(files.close))
+            writer = WriteBehind[FrameResult](lambda result: self._write(files, result, report))
+            closing.callback(signals.shielded(writer.close))
             bar = closing.enter_context(_progress_bar(source))
             for result in stream:
                 with signals.shield():
-                    self._write(files, result, report)
-                report.wall = time.perf_counter() - started
+                    writer.put(result)
                 bar.update(1)
                 bar.set_postfix_str(f"{rss_mb():.0f} MB", refresh=False)
                 if on_frame is not None:

@@ -52,6 +52,7 @@ class VideoSource(Protocol):
         num_frames: None when the source does not say (cameras, some containers).
         video_id: id in results; 1 unless an annotation file says otherwise.
         complete_length: True when results must list exactly ``num_frames`` frames.
+        rereadable: False when frames come only once.
     """
 
     name: str
@@ -60,6 +61,7 @@ class VideoSource(Protocol):
     num_frames: int | None
     video_id: int
     complete_length: bool
+    rereadable: bool
 
     def __iter__(self) -> Iterator[Frame]:
         """Frames (H, W, 3) uint8 RGB; VideoError where the video breaks off."""
@@ -81,6 +83,7 @@ class VideoFile:
         self.name = path.stem
         self.video_id = 1
         self.complete_length = False
+        self.rereadable = True
         _check_file(path)
         with _open_container(path) as container:
             stream = _video_stream(path, container)
@@ -133,6 +136,7 @@ class FrameList:
         self.num_frames: int | None = len(self.paths)
         self.video_id = video_id
         self.complete_length = complete_length
+        self.rereadable = True
         first = read_image(self.paths[0])
         self.size: tuple[int, int] = (first.shape[0], first.shape[1])
 
@@ -149,7 +153,7 @@ class FrameList:
             yield frame
 
 
-class Camera(Iterator[Frame]):
+class Camera:
     """A webcam: frames until the caller stops.
 
     Args:
@@ -166,6 +170,7 @@ class Camera(Iterator[Frame]):
         self.num_frames: int | None = None
         self.video_id = 1
         self.complete_length = False
+        self.rereadable = False
         self._capture = cv2.VideoCapture(index)
         first = self._capture.read()[1] if self._capture.isOpened() else None
         if first is None:
@@ -179,16 +184,13 @@ class Camera(Iterator[Frame]):
         self.size: tuple[int, int] = (first.shape[0], first.shape[1])
 
     def __iter__(self) -> Iterator[Frame]:
-        """The camera itself: what was seen once does not come again."""
-        return self
-
-    def __next__(self) -> Frame:
-        """The next live frame; ends when the device stops sending."""
-        ok, frame = self._capture.read()
-        if not ok:
-            self._capture.release()
-            raise StopIteration
-        return np.ascontiguousarray(frame[:, :, ::-1])
+        """Live frames; ends when the device stops sending."""
+        while True:
+            ok, frame = self._capture.read()
+            if not ok:
+                self._capture.release()
+                return
+            yield np.ascontiguousarray(frame[:, :, ::-1])
 
 
 class FirstFrames:
@@ -210,6 +212,7 @@ class FirstFrames:
         self.num_frames: int | None = min(source.num_frames or limit, limit)
         self.video_id = source.video_id
         self.complete_length = False
+        self.rereadable = source.rereadable
 
     def __iter__(self) -> Iterator[Frame]:
         """Frames of the source, at most the limit; later damage in it goes unseen."""

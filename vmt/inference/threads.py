@@ -1,0 +1,114 @@
+"""Reading ahead and writing behind, so that the network does not wait for codecs."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class ReadAhead(Generic[Item]):
+    """An iterable whose items are made by a thread, a few before they are asked for.
+
+    Every ``iter()`` starts a thread of its own over the source; it ends with the source, its first
+    VmtError (which comes behind the items before it), or the iterator.
+
+    Args:
+        source: read in order, in the thread.
+        depth: most items that wait.
+    """
+
+    def __init__(self, source: Iterable[Item], depth: int = 4) -> None:
+        self._source = source
+        self._depth = depth
+
+    def __iter__(self) -> Iterator[Item]:
+        """Items in order."""
+        ready: queue.Queue[tuple[Item] | BaseException | None] = queue.Queue(self._depth)
+        stopped = threading.Event()
+
+        def put(entry: tuple[Item] | BaseException | None) -> None:
+            while not stopped.is_set():
+                try:
+                    ready.put(entry, timeout=0.1)
+                except queue.Full:
+                    continue
+                return
+
+        def read() -> None:
+            try:
+                for item in self._source:
+                    put((item,))
+                    if stopped.is_set():
+                        return
+                put(None)
+            except BaseException as error:  # noqa: BLE001 (raised again where items are taken)
+                put(error)
+
+        thread = threading.Thread(target=read, name="read-ahead", daemon=True)
+        thread.start()
+        try:
+            while (entry := ready.get()) is not None:
+                if isinstance(entry, BaseException):
+                    raise entry
+                yield entry[0]
+        finally:
+            stopped.set()
+            thread.join(timeout=5.0)
+
+
+class WriteBehind(Generic[Item]):
+    """Hands items to a thread that writes them; signals never reach it in the middle of a write.
+
+    Args:
+        write: called in the thread, item by item, until it fails once.
+        depth: most items that wait; ``put`` blocks beyond.
+    """
+
+    def __init__(self, write: Callable[[Item], None], depth: int = 4) -> None:
+        self._write = write
+        self._waiting: queue.Queue[tuple[Item] | None] = queue.Queue(depth)
+        self._error: BaseException | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="write-behind", daemon=True)
+        self._thread.start()
+
+    def put(self, item: Item) -> None:
+        """Queue an item.
+
+        Raises:
+            VmtError: what an earlier item failed with.
+        """
+        self._check()
+        self._waiting.put((item,))
+
+    def close(self) -> None:
+        """Wait until everything is written.
+
+        Raises:
+            VmtError: what an item failed with, unless ``put`` raised it already.
+        """
+        if not self._closed:
+            self._closed = True
+            self._waiting.put(None)
+            self._thread.join()
+        self._check()
+
+    def _check(self) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _run(self) -> None:
+        failed = False
+        while (entry := self._waiting.get()) is not None:
+            if failed:
+                continue
+            try:
+                self._write(entry[0])
+            except BaseException as error:  # noqa: BLE001 (raised again in put or close)
+                self._error = error
+                failed = True
