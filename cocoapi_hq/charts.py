@@ -194,7 +194,7 @@ def interval_chart(
     left, right, step = 190.0, 24.0, 34.0
     low = max(0.0, min(r[2] for r in rows) - 1)
     high = min(100.0, max(r[3] for r in rows) + 1)
-    tick = next(t for t in (1, 2, 5, 10, 20) if (high - low) / t <= 8 or t == 20)
+    tick: float = next(t for t in (1, 2, 5, 10, 20) if (high - low) / t <= 8 or t == 20)
     low, high = tick * math.floor(low / tick), tick * math.ceil(high / tick)
     height = 14 + step * len(rows) + 26
 

@@ -13,10 +13,10 @@ ignored has exactly one error, the first of this list that fits:
 - ``temporal``: the masks are right, the linking is not: it switches between objects (counted as
   ``switches``) or follows one object for too short or too long. It reaches ``fg`` with no tube as a
   whole, but in at least half of the frames in which it has pixels its mask reaches ``fg`` (as
-  frame mask IoU) with some tube of its class; call the one it follows in most frames (the first in
-  the file when several are equal) the followed tube. Over the frames in which both have pixels and
-  it follows no other tube, the score reaches ``fg``. Oracle: link it to the followed tube; if that
-  one is matched already, remove it.
+  frame mask IoU) with some tube of any class; call the tube of its own class that it follows in
+  most frames (the first in the file when several are equal) the followed tube. Over the frames in
+  which both have pixels and it follows no other tube, the score reaches ``fg``. Oracle: link it to
+  the followed tube; if that one is matched already, remove it.
 - ``localisation``: its best tube mask IoU with a tube of its class is at least ``bg``. Oracle: move
   it onto that tube; if that one is matched already, remove it.
 - ``both``: the same with a tube of another class. Oracle: remove it.
@@ -49,7 +49,7 @@ from cocoapi_hq.tube_ap import (
     sample_precision,
     score_video,
 )
-from cocoapi_hq.tubes import Float64, VideoTubes
+from cocoapi_hq.tubes import Bool, Float64, VideoTubes
 from cocoapi_hq.ytvis_json import GroundTruth, Source, open_ground_truth, open_list
 
 #: Types a detection can have, in the order in which they are tried.
@@ -375,7 +375,7 @@ def _judge(
     protocol: TubeProtocol,
     metric: str,
     overlaps: tuple[Float64, Float64],
-    asked: np.ndarray[Any, np.dtype[np.bool_]],
+    asked: Bool,
     row: int,
     background: float,
 ) -> Detection:
@@ -388,7 +388,7 @@ def _judge(
         return _detection(tubes, row, "duplicate", same, same_value)
     if other >= 0 and other_value >= bar:
         return _detection(tubes, row, "class", other, other_value)
-    followed, switches = _followed(tubes, protocol, metric, row, np.flatnonzero(asked & own))
+    followed, switches = _followed(tubes, protocol, metric, row, np.flatnonzero(asked), own)
     if followed >= 0:
         value = float(overlap[row, followed])
         return _detection(tubes, row, "temporal", followed, value, switches)
@@ -402,7 +402,7 @@ def _judge(
 
 
 def _followed(
-    tubes: VideoTubes, protocol: TubeProtocol, metric: str, row: int, columns: Int64
+    tubes: VideoTubes, protocol: TubeProtocol, metric: str, row: int, columns: Int64, own: Bool
 ) -> tuple[int, int]:
     """The tube a detection follows frame by frame, and how often it changes; -1 if none."""
     dt, gt, bar = tubes.dt, tubes.gt, protocol.bars[0]
@@ -422,7 +422,10 @@ def _followed(
     hits = best[best >= 0]
     if not visible or 2 * len(hits) < visible:
         return -1, 0
-    place = int(np.argmax(np.bincount(hits, minlength=len(columns))))
+    frames_each = np.where(own[columns], np.bincount(hits, minlength=len(columns)), 0)
+    place = int(np.argmax(frames_each))
+    if not frames_each[place]:
+        return -1, 0
     target = int(columns[place])
     shown = tubes.masks.areas[dt.first[row] + steps] > 0
     shown &= tubes.masks.areas[gt.first[target] + steps] > 0

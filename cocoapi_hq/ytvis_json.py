@@ -142,7 +142,7 @@ def parse_json(text: bytes, where: str, offset: int = 0) -> Json:
         offset: position of the text in the file, for the message.
     """
     try:
-        return json.loads(text.decode("utf-8-sig"))
+        return json.loads(text.decode("utf-8" if offset else "utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ScoringError(
             f"{where}: byte {offset + error.start} is not UTF-8; the file is damaged or no JSON."

@@ -101,6 +101,15 @@ def test_identity_switch_is_temporal() -> None:
     assert answer.gains["temporal"] == pytest.approx(50 / 101)
 
 
+def test_switch_to_an_object_of_another_class_is_temporal() -> None:
+    gt = truth([annotation(1, 1, [A] * 6, 1), annotation(2, 1, [B] * 6, 2)], {1: 6})
+    dt = [result(1, [B] * 6, 0.9, 2), result(1, [A, A, A, B, B, B], 0.5, 1)]
+    answer = analyse(gt, dt)
+    only(answer, "temporal")
+    assert answer.switches == 1
+    assert answer.gains["temporal"] == pytest.approx(0.5)
+
+
 def test_fragment_is_temporal() -> None:
     gt = truth([annotation(1, 1, [A] * 6)], {1: 6})
     answer = analyse(gt, [result(1, [A, A, None, None, None, None], 0.5)])
