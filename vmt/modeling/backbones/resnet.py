@@ -7,6 +7,9 @@ from torch import Tensor
 
 from vmt.modeling.backbones.base import Backbone, freeze_batch_norm
 
+#: The parts that ``freeze_stages`` counts.
+STAGES = ("conv1", "layer1", "layer2", "layer3", "layer4")
+
 
 class ResNet(Backbone):
     """timm's ResNet v1.5 (stride in the 3x3), its maps at strides 2, 4, 8, 16, 32.
@@ -25,17 +28,17 @@ class ResNet(Backbone):
         body = timm.create_model(name, pretrained=pretrained, num_classes=0, global_pool="")
         self.body = freeze_batch_norm(body)
         self.channels = {2: 64, 4: 256, 8: 512, 16: 1024, 32: 2048}
-        stages = [self.body.conv1, *(getattr(self.body, f"layer{i}") for i in range(1, 5))]
+        stages = [self.body.get_submodule(name) for name in STAGES]
         for stage in stages[:freeze_stages]:
             stage.requires_grad_(False)
 
     def forward(self, frames: Tensor) -> dict[int, Tensor]:
         """See ``Backbone``."""
-        body = self.body
-        raw = body.conv1(frames)
-        x = body.maxpool(body.act1(body.bn1(raw)))
+        part = self.body.get_submodule
+        raw: Tensor = part("conv1")(frames)
+        x = part("maxpool")(part("act1")(part("bn1")(raw)))
         maps = {2: raw}
         for index, stride in enumerate((4, 8, 16, 32), start=1):
-            x = getattr(body, f"layer{index}")(x)
+            x = part(f"layer{index}")(x)
             maps[stride] = x
         return maps
