@@ -135,6 +135,15 @@ def test_gpu_arithmetic_on_the_cpu(types: tuple[torch.dtype, torch.dtype], chann
 
 
 @needs_cpu_kernel
+def test_gpu_arithmetic_does_not_read_a_broken_corner_for_a_sample_outside() -> None:
+    case = make_case(channels=32, dtype=F32)
+    case.value[:, 0] = float("nan")
+    case.locations[:] = -2.0
+    for result in emulate(case, backward=False) + emulate(case, backward=True):
+        assert (result == 0).all()
+
+
+@needs_cpu_kernel
 @pytest.mark.parametrize("channels", EMULATED_WIDTHS)
 @pytest.mark.parametrize("value_type", [F64, F32, BF16])
 @pytest.mark.parametrize("backward", [False, True])
