@@ -19,7 +19,7 @@ from cocoapi_hq.errors import ERROR_TYPES, Detection, ErrorAnalysis, TargetTube,
 from cocoapi_hq.evaluate import Results, TubeScores
 from cocoapi_hq.filmstrip import EXTRA, MISSING, RIGHT, filmstrip
 from cocoapi_hq.protocol import RECALL_POINTS
-from cocoapi_hq.text import COLUMNS, format_number
+from cocoapi_hq.text import COLUMNS, FRACTIONS, format_number
 from cocoapi_hq.ytvis_json import Entries, GroundTruth, Source, open_ground_truth, open_list
 
 _TITLES = {
@@ -218,7 +218,7 @@ def _summary(files: Sequence[_File]) -> str:
             rows.append([file.answer.name, *shown])
         if len(present) > 1:
             for j, key in enumerate(keys):
-                best |= {(i, j + 1) for i in _winners(numbers, key)}
+                best |= {(i, j + 1) for i in _winners(numbers, metric, key)}
         blocks.append(f"<h3>{escape(_TITLES[metric])}</h3>" + _table(["file", *keys], rows, best))
     return _section("Summary", "AP and AR in percent; “-” where nothing is defined.", *blocks)
 
@@ -230,9 +230,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _winners(numbers: Sequence[dict[str, Any] | None], key: str) -> list[int]:
+def _winners(numbers: Sequence[dict[str, Any] | None], metric: str, key: str) -> list[int]:
     values = [None if n is None or not math.isfinite(n[key]) else float(n[key]) for n in numbers]
-    known = [v for v in values if v is not None and v > -1]
+    lowest = -1.0 if metric in FRACTIONS else -math.inf  # undefined fractions are -1
+    known = [v for v in values if v is not None and v > lowest]
     if not known or key in _LOWER_IS_BETTER:
         return []
     top = max(known)

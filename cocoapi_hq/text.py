@@ -10,6 +10,7 @@ from cocoapi_hq.protocol import TubeProtocol
 
 if TYPE_CHECKING:
     from cocoapi_hq.bootstrap import Comparison
+    from cocoapi_hq.errors import ErrorAnalysis
     from cocoapi_hq.evaluate import Results, TubeScores
 
 #: Columns of the compact table per metric; the rest is in the JSON output.
@@ -147,3 +148,19 @@ def comparison_table(comparison: Comparison, names: Sequence[str]) -> str:
         "better in",
     ]
     return text_table(header, rows)
+
+
+def error_table(analyses: Sequence[ErrorAnalysis], names: Sequence[str]) -> str:
+    """What each type of error costs, AP at the foreground bar times 100, counts in brackets.
+
+    Args:
+        analyses: one per file, of one metric.
+        names: one per file.
+    """
+    first = analyses[0]
+    rows = [
+        [kind, *[f"{100 * a.gains[kind]:+.1f} ({a.counts[kind]})" for a in analyses]]
+        for kind in first.counts
+    ]
+    base = [f"AP{100 * first.foreground:.0f}", *[f"{100 * a.ap:.1f}" for a in analyses]]
+    return text_table([f"{first.metric} errors", *names], [base, *rows])

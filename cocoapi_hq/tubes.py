@@ -16,6 +16,8 @@ from cocoapi_hq.protocol import OCCLUSION_LEVELS, TubeProtocol
 from cocoapi_hq.runs import PRESENT, Int32, Int64, TubeSums, open_masks
 from cocoapi_hq.ytvis_json import Entries, Json, Video, is_int, need, short
 
+_OCCLUSION_WANT = "one word per frame, or choose a protocol without occlusion ranges"
+
 Float64 = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
 
@@ -204,7 +206,7 @@ def occlusion_score(entry: dict[str, Json], where: str) -> float:
     Raises:
         ScoringError: no ``occlusion``, an unknown word, or no frame with a word.
     """
-    words = need(entry, "occlusion", where, lambda v: isinstance(v, list), "one word per frame")
+    words = need(entry, "occlusion", where, lambda v: isinstance(v, list), _OCCLUSION_WANT)
     levels: list[float] = []
     for t, word in enumerate(words):
         if word is None:

@@ -66,6 +66,16 @@ def test_eval_compares_several_files(
     assert page.read_text().startswith("<!DOCTYPE html>")
 
 
+def test_eval_says_what_costs_ap(
+    files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "scores.json"
+    assert run("eval", "--gt", files[0], "--results", files[1], "--errors", "--json", out) == 0
+    assert "tube_boundary errors" in capsys.readouterr().out
+    saved = json.loads(out.read_text())["tube_mask"]["errors"]
+    assert set(saved["counts"]) <= set(saved["dAP"])
+
+
 def test_eval_options_reach_the_evaluator(files: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "scores.json"
     assert run("eval", "--gt", files[0], "--results", files[1], "--iou-type", "boundary",
@@ -83,6 +93,9 @@ def test_eval_scores_tracks(tmp_path: Path) -> None:
     sources = ("--gt", case / "gt.json", "--results", case / "results.json")
     options = ("--config", case / "config.json", "--metric", "bdd_mots", "hota", "--json", out)
     assert run("eval", *sources, *options) == 0
+    page = tmp_path / "report.html"
+    assert run("eval", *sources, *options, "--html", page) == 0
+    assert "BDD100K MOTS" in page.read_text()
     saved = json.loads(out.read_text())
     assert saved["bdd_mots"]["mMOTSA"] == pytest.approx(29.9030, abs=1e-4)
     assert {"HOTA", "DetA", "AssA"} <= set(saved["hota"])

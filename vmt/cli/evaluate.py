@@ -24,6 +24,7 @@ import cocoapi_hq
 from cocoapi_hq import text
 from cocoapi_hq.bootstrap import Comparison, compare
 from cocoapi_hq.check import write_json, write_text
+from cocoapi_hq.errors import ErrorAnalysis, analyse_errors
 from cocoapi_hq.protocol import BOUNDARY_RULES, LENGTH_RULES, MASK_FIELDS
 from cocoapi_hq.tube_ap import TUBE_METRICS
 from vmt.utils.errors import AnnotationError, OutputError
@@ -86,11 +87,17 @@ def run(args: argparse.Namespace) -> int:
         answers = [_evaluate(args, path, metrics) for path in args.results]
         _name_apart(answers)
         comparisons = _compare(args, answers) if len(answers) > 1 else []
+        errors = _analyse(args, answers) if args.errors else {}
     except cocoapi_hq.ScoringError as error:
         raise AnnotationError(str(error)) from None
     _print(args, answers, comparisons)
+    names = [answer.name for answer in answers]
+    for analyses in errors.values():
+        print("\n" + text.error_table(analyses, names))
     if args.json is not None:
-        _save(args.json, lambda: write_json(args.json, _document(args, answers, comparisons)))
+        _save(
+            args.json, lambda: write_json(args.json, _document(args, answers, comparisons, errors))
+        )
     if args.html is not None:
         _write_report(args, answers, comparisons)
     return 0
@@ -139,6 +146,20 @@ def _compare(args: argparse.Namespace, answers: Sequence[cocoapi_hq.Results]) ->
     ]
 
 
+def _analyse(
+    args: argparse.Namespace, answers: Sequence[cocoapi_hq.Results]
+) -> dict[str, list[ErrorAnalysis]]:
+    return {
+        metric: [
+            analyse_errors(
+                args.gt, path, metric, protocol=answer.tubes[metric].protocol, jobs=args.jobs
+            )
+            for path, answer in zip(args.results, answers, strict=True)
+        ]
+        for metric in answers[0].tubes
+    }
+
+
 def _print(
     args: argparse.Namespace,
     answers: Sequence[cocoapi_hq.Results],
@@ -172,9 +193,13 @@ def _document(
     args: argparse.Namespace,
     answers: Sequence[cocoapi_hq.Results],
     comparisons: Sequence[Comparison],
+    errors: dict[str, list[ErrorAnalysis]],
 ) -> Any:
     """One file: its numbers. Several: ``files`` by name and ``comparison`` by metric."""
     numbers = [_plain(a.to_dict(args.per_category, args.per_video)) for a in answers]
+    for metric, analyses in errors.items():
+        for own, analysis in zip(numbers, analyses, strict=True):
+            own[metric]["errors"] = _plain(analysis.to_dict())
     if len(answers) == 1:
         return numbers[0]
     names = [answer.name for answer in answers]
