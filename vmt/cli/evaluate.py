@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--per-video", action="store_true", help="numbers of every video, in --json"
     )
+    parser.add_argument("--errors", action="store_true", help="what each type of error costs")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write all numbers there")
     parser.add_argument("--html", type=Path, metavar="REPORT", help="write a report to look at")
     parser.add_argument("--images", type=Path, metavar="DIR", help="frames, for the report")
