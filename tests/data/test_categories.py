@@ -34,6 +34,7 @@ def name_of(space: str, category_id: int) -> str:
         ("ytvis_2021", 40),
         ("ovis", 25),
         ("coco", 80),
+        ("bdd100k_mots", 8),
         ("object", 1),
     ],
 )
@@ -52,6 +53,7 @@ def test_every_space_is_tested_above_and_the_default_exists() -> None:
         "ytvis_2021",
         "ovis",
         "coco",
+        "bdd100k_mots",
         "object",
     }
     assert default_config().MODEL.LABEL_SPACE in LABEL_SPACES

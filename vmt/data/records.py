@@ -105,15 +105,17 @@ class VideoRecord:
 
 
 class VideoDataset(Protocol):
-    """A data set: a sequence of records that can be sent to workers cheaply.
+    """A data set: a sequence of records that can be sent to workers cheaply."""
 
-    Attributes:
-        name: in the config.
-        categories: category id -> name, in the order of the file.
-    """
+    @property
+    def name(self) -> str:
+        """In the config."""
+        ...
 
-    name: str
-    categories: Mapping[int, str]
+    @property
+    def categories(self) -> Mapping[int, str]:
+        """Category id -> name, in the order of the file."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -136,8 +138,8 @@ class VideoList:
     def __init__(
         self, name: str, categories: Mapping[int, str], records: Sequence[VideoRecord]
     ) -> None:
-        self.name = name
-        self.categories = dict(categories)
+        self._name = name
+        self._categories = dict(categories)
         self._records = list(records)
 
     def __len__(self) -> int:
@@ -145,6 +147,16 @@ class VideoList:
 
     def __getitem__(self, index: int) -> VideoRecord:
         return self._records[index]
+
+    @property
+    def name(self) -> str:
+        """See :class:`VideoDataset`."""
+        return self._name
+
+    @property
+    def categories(self) -> Mapping[int, str]:
+        """See :class:`VideoDataset`."""
+        return self._categories
 
     def num_frames(self) -> Sequence[int]:
         """See :class:`VideoDataset`."""

@@ -137,6 +137,7 @@ _SPACES: Final = (
     _from_one("ytvis_2021", _YTVIS_2021),
     _from_one("ovis", _OVIS),
     LabelSpace("coco", tuple(_COCO.values()), tuple(_COCO)),
+    _from_one("bdd100k_mots", "pedestrian rider car truck bus train motorcycle bicycle"),
     _from_one("object", "object"),  # class-agnostic
 )
 

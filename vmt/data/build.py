@@ -1,0 +1,388 @@
+"""Loaders from the config: endless training batches, and the videos of an evaluation.
+
+Sample number n of a training run is a pure function of ``DATALOADER.SEED`` and n. Step s of W
+processes uses the samples s * B to (s + 1) * B - 1, B = ``SOLVER.CLIPS_PER_BATCH``; rank r takes
+the r-th of W equal parts. So neither workers, nor processes, nor a restart change what is seen.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from fvcore.common.config import CfgNode
+from torch.utils.data import DataLoader, Dataset
+
+from vmt.data import order as orders
+from vmt.data.catalog import load_dataset
+from vmt.data.clip_sampler import build_sampler
+from vmt.data.datasets.categories import coco_map
+from vmt.data.labels import label_table
+from vmt.data.mapper import ClipMapper
+from vmt.data.order import SampleOrder
+from vmt.data.pseudo_clip import build_pseudo_clip
+from vmt.data.records import VideoDataset, VideoRecord
+from vmt.data.transforms import build_augmentation
+from vmt.structures.labels import LabelSpace
+from vmt.utils.errors import AnnotationError, ConfigError, VideoError, VmtError
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["LoaderError", "TrainLoader", "VideoRecord", "build_eval_videos", "build_train_loader"]
+__all__ += ["steps_per_epoch"]
+
+Sample = dict[str, Any]
+
+
+class LoaderError(VmtError, RuntimeError):
+    """The processes that prepare clips died or fell silent, or no clip could be drawn."""
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """What a worker hands over: the sample or the reason why there is none, and what it skipped."""
+
+    sample: Sample | None
+    error: Exception | None
+    skipped: tuple[str, ...]
+
+
+class TrainClips(Dataset[_Drawn]):
+    """Sample number -> sample, over several data sets.
+
+    Args:
+        sets: the data sets.
+        label_of: per set, category id -> label.
+        order: which key frame a sample has.
+        mapper: key frame -> sample.
+        seed: of everything drawn within a sample.
+        skip_errors: draw another clip when a file is damaged; otherwise that is the end.
+        max_redraws: draws per sample.
+    """
+
+    def __init__(
+        self,
+        sets: Sequence[VideoDataset],
+        label_of: Sequence[dict[int, int]],
+        order: SampleOrder,
+        mapper: ClipMapper,
+        *,
+        seed: int,
+        skip_errors: bool,
+        max_redraws: int,
+    ) -> None:
+        self.sets = list(sets)
+        self.label_of = list(label_of)
+        self.order = order
+        self.mapper = mapper
+        self.seed = seed
+        self.skip_errors = skip_errors
+        self.max_redraws = max_redraws
+        self._ends = [np.cumsum(_key_frames(data)) for data in self.sets]
+
+    def __getitem__(self, sample: int) -> _Drawn:
+        which, key = self.order(sample)
+        skipped: list[str] = []
+        for attempt in range(self.max_redraws):
+            rng = np.random.default_rng([self.seed, orders.SAMPLE, sample, attempt])
+            if attempt:
+                key = int(rng.integers(self._ends[which][-1]))
+            video = int(np.searchsorted(self._ends[which], key, side="right"))
+            record = self.sets[which][video]
+            frame = key - int(self._ends[which][video - 1] if video else 0)
+            try:
+                drawn = self.mapper(record, frame, self.label_of[which], rng)
+            except (VideoError, AnnotationError) as error:
+                if not self.skip_errors:
+                    return _Drawn(None, error, ())
+                skipped.append(str(error))
+                continue
+            if drawn is not None:
+                return _Drawn(drawn, None, tuple(skipped))
+        why = f" The last file that failed: {skipped[-1]}" if skipped else ""
+        return _Drawn(
+            None,
+            LoaderError(
+                f"{self.sets[which].name}: {self.max_redraws} clips in a row could not be used "
+                "(DATALOADER.MAX_REDRAWS): no object visible, or files damaged. Check the data set "
+                "with vmt check-annotations, and the crop sizes of INPUT." + why
+            ),
+            tuple(skipped),
+        )
+
+
+def _key_frames(data: VideoDataset) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.asarray(data.num_frames(), dtype=np.int64)
+
+
+class _Numbers:
+    """Endless batches of sample numbers for one rank."""
+
+    def __init__(self, batch: int, rank: int, world_size: int, start_step: int) -> None:
+        self.batch, self.rank, self.start_step = batch, rank, start_step
+        self.part = batch // world_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        first = self.start_step * self.batch + self.rank * self.part
+        while True:
+            yield list(range(first, first + self.part))
+            first += self.batch
+
+
+class TrainLoader:
+    """Endless batches of one process; each ``iter`` starts again at ``start_step``.
+
+    Attributes:
+        steps_per_epoch: steps in which every key frame is seen once, over all processes.
+        skipped: how often each unreadable thing was skipped, by message, so far.
+    """
+
+    def __init__(
+        self,
+        clips: TrainClips,
+        *,
+        batch: int,
+        rank: int,
+        world_size: int,
+        start_step: int,
+        num_workers: int,
+        prefetch: int,
+        timeout: float,
+    ) -> None:
+        self.clips = clips
+        self.start_step = start_step
+        self.num_workers = num_workers
+        self.timeout = timeout
+        self.steps_per_epoch = max(1, clips.order.epoch_size // batch)
+        self.skipped: Counter[str] = Counter()
+        self._numbers = _Numbers(batch, rank, world_size, start_step)
+        self._prefetch = prefetch
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        """Batches from ``start_step`` on.
+
+        Raises:
+            LoaderError: a worker died or gave nothing for ``DATALOADER.TIMEOUT`` seconds, or no
+                clip of a set can be used.
+            VideoError: a frame cannot be read, under ``DATALOADER.ON_ERROR fail``.
+            AnnotationError: masks are damaged, under ``DATALOADER.ON_ERROR fail``.
+        """
+        batches = self._batches()
+        while True:
+            try:
+                drawn = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if isinstance(error, VmtError) or not self.num_workers:
+                    raise
+                raise LoaderError(self._explain(error)) from error
+            yield [self._unpack(entry) for entry in drawn]
+
+    def _batches(self) -> Iterator[list[_Drawn]]:
+        if not self.num_workers:
+            for numbers in self._numbers:
+                yield [self.clips[n] for n in numbers]
+            return
+        loader: DataLoader[_Drawn] = DataLoader(
+            self.clips,
+            batch_sampler=self._numbers,
+            num_workers=self.num_workers,
+            collate_fn=_as_list,
+            prefetch_factor=self._prefetch,
+            timeout=self.timeout,
+            worker_init_fn=_init_worker,
+        )
+        yield from loader
+
+    def _unpack(self, entry: _Drawn) -> Sample:
+        for message in entry.skipped:
+            self.skipped[message] += 1
+            if self.skipped[message] == 1:
+                logger.warning("skipped (%d so far): %s", self.skipped.total(), message)
+        if entry.error is not None:
+            raise entry.error
+        assert entry.sample is not None, "a worker handed over neither sample nor error"
+        return entry.sample
+
+    def _explain(self, error: RuntimeError) -> str:
+        text = " ".join(str(error).split())
+        if "timed out" in text:
+            return (
+                f"no batch from {self.num_workers} workers for {self.timeout:g} seconds "
+                "(DATALOADER.TIMEOUT): the file system hangs or the machine is overloaded. Fewer "
+                "DATALOADER.NUM_WORKERS, local data, or a longer time may help; 0 workers show "
+                "where it stands."
+            )
+        return (
+            f"a worker that prepares clips died ({text}). Killed or Bus error: memory, or shared "
+            "memory in a container (--shm-size), is short; set DATALOADER.NUM_WORKERS lower."
+        )
+
+
+def _as_list(entries: list[_Drawn]) -> list[_Drawn]:
+    return entries
+
+
+def _init_worker(worker: int) -> None:
+    del worker
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def _check_loader(cfg: CfgNode, rank: int, world_size: int) -> int:
+    """The global batch; ConfigError when a value cannot work."""
+    batch = int(cfg.SOLVER.CLIPS_PER_BATCH)
+    if batch < 1 or batch % world_size:
+        raise ConfigError(
+            f"SOLVER.CLIPS_PER_BATCH is {batch}, the clips of all processes together; give a "
+            f"positive multiple of the {world_size} processes."
+        )
+    if not 0 <= rank < world_size:
+        raise ConfigError(f"rank {rank} does not exist among {world_size} processes.")
+    node = cfg.DATALOADER
+    if node.ON_ERROR not in ("skip", "fail"):
+        raise ConfigError(f"DATALOADER.ON_ERROR is {node.ON_ERROR!r}; choose skip or fail.")
+    for key, least in (("NUM_WORKERS", 0), ("PREFETCH", 1), ("TIMEOUT", 0), ("MAX_REDRAWS", 1)):
+        if node[key] < least:
+            raise ConfigError(f"DATALOADER.{key} is {node[key]}; give at least {least}.")
+    if cfg.INPUT.CLIP_FRAMES < 1:
+        raise ConfigError(f"INPUT.CLIP_FRAMES is {cfg.INPUT.CLIP_FRAMES}; give at least 1.")
+    return batch
+
+
+def build_train_clips(cfg: CfgNode, label_space: LabelSpace) -> TrainClips:
+    """The training samples of a config, by number.
+
+    Args:
+        cfg: ``DATASETS``, ``DATALOADER`` and ``INPUT`` are read.
+        label_space: classes of the network.
+
+    Raises:
+        ConfigError: a data set is unknown or not there, or its categories do not fit.
+        AnnotationError: an annotation file breaks its format.
+    """
+    sets, node = _train_sets(cfg), cfg.DATASETS
+    maps = list(node.CATEGORY_MAPS) or [""] * len(sets)
+    if len(maps) != len(sets):
+        raise ConfigError(
+            f"DATASETS.CATEGORY_MAPS is {maps}; give one name or '' for each of the {len(sets)} "
+            "sets of DATASETS.TRAIN."
+        )
+    tables = [
+        label_table(
+            data.categories,
+            label_space,
+            source=data.name,
+            category_map=coco_map(name) if name else None,
+            match=node.CLASS_MATCH,
+            unknown=node.UNKNOWN_CLASSES,
+        )
+        for data, name in zip(sets, maps, strict=True)
+    ]
+    mapper = ClipMapper(
+        num_frames=cfg.INPUT.CLIP_FRAMES,
+        sampler=build_sampler(cfg.INPUT.SAMPLER, cfg.INPUT.SAMPLER_RANGE),
+        pseudo_clip=build_pseudo_clip(cfg.INPUT.PSEUDO_CLIP),
+        augmentation=build_augmentation(cfg),
+        max_image_objects=cfg.INPUT.MAX_IMAGE_OBJECTS,
+        keep_invisible=cfg.INPUT.KEEP_INVISIBLE,
+    )
+    return TrainClips(
+        sets,
+        tables,
+        _order(cfg, sets),
+        mapper,
+        seed=cfg.DATALOADER.SEED,
+        skip_errors=cfg.DATALOADER.ON_ERROR == "skip",
+        max_redraws=cfg.DATALOADER.MAX_REDRAWS,
+    )
+
+
+def _train_sets(cfg: CfgNode) -> list[VideoDataset]:
+    node = cfg.DATASETS
+    if not node.TRAIN:
+        raise ConfigError(
+            "DATASETS.TRAIN is empty; name data sets or give path/to.json@path/to/images."
+        )
+    sets = [load_dataset(name, node.ROOT, node.MASK_KEY) for name in node.TRAIN]
+    for data in sets:
+        if data[0].annotations is None:
+            raise ConfigError(f"data set {data.name}: has no annotations; it cannot train.")
+    return sets
+
+
+def _order(cfg: CfgNode, sets: Sequence[VideoDataset]) -> SampleOrder:
+    sizes = [int(_key_frames(data).sum()) for data in sets]
+    return SampleOrder(sizes, cfg.DATASETS.RATIOS, cfg.DATALOADER.SEED)
+
+
+def build_train_loader(
+    cfg: CfgNode,
+    label_space: LabelSpace,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    start_step: int = 0,
+) -> TrainLoader:
+    """The training batches of one process.
+
+    Args:
+        cfg: ``DATASETS``, ``DATALOADER``, ``INPUT`` and ``SOLVER.CLIPS_PER_BATCH`` are read.
+        label_space: classes of the network.
+        rank: of this process, from 0.
+        world_size: number of processes.
+        start_step: step of the first batch; a run that resumes there sees what it would have seen.
+
+    Returns:
+        An endless iterable. Each element is this process's part of one step: dicts with ``image``
+        (T, 3, H, W) uint8 RGB, ``targets`` (``ClipTargets``, G >= 1), ``video_id``, ``clip_id``
+        and ``dataset``. Sizes differ from clip to clip.
+
+    Raises:
+        ConfigError: a value cannot work, a data set is unknown or not there.
+        AnnotationError: an annotation file breaks its format.
+    """
+    batch = _check_loader(cfg, rank, world_size)
+    node = cfg.DATALOADER
+    return TrainLoader(
+        build_train_clips(cfg, label_space),
+        batch=batch,
+        rank=rank,
+        world_size=world_size,
+        start_step=start_step,
+        num_workers=node.NUM_WORKERS,
+        prefetch=node.PREFETCH,
+        timeout=node.TIMEOUT,
+    )
+
+
+def steps_per_epoch(cfg: CfgNode) -> int:
+    """Steps in which every frame of every training video is once a key frame (spec 4.1).
+
+    Images count as one key frame. At least 1; a rest that fills no batch goes to the next epoch.
+    """
+    sets = _train_sets(cfg)
+    frames = sum(int(_key_frames(data).sum()) for data in sets)
+    return max(1, frames // _check_loader(cfg, 0, 1))
+
+
+def build_eval_videos(cfg: CfgNode, name: str) -> list[VideoRecord]:
+    """The videos of a data set for evaluation, in the order of its file.
+
+    Args:
+        cfg: ``DATASETS.ROOT`` and ``DATASETS.MASK_KEY`` are read.
+        name: a data set's name, or ``path/to.json@path/to/images``.
+
+    Raises:
+        ConfigError: the set is unknown or not there.
+        AnnotationError: its file breaks the format.
+    """
+    data = load_dataset(name, cfg.DATASETS.ROOT, cfg.DATASETS.MASK_KEY)
+    return [data[k] for k in range(len(data))]

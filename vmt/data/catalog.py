@@ -1,0 +1,165 @@
+"""From a name in the config to a data set: a row of ``splits``, or ``my.json@path/to/images``."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.ytvis_json import parse_json, read_bytes
+from vmt.data.datasets.coco import load_coco_json
+from vmt.data.datasets.folders import load_png_folders
+from vmt.data.datasets.mots import load_mots
+from vmt.data.datasets.splits import SPLITS, VideoSplit
+from vmt.data.datasets.ytvis import load_ytvis_json
+from vmt.data.records import VideoDataset
+from vmt.utils.errors import AnnotationError, ConfigError
+
+#: Reader of each format: (annotations, images, name, mask key) -> data set.
+READERS: dict[str, Callable[[Path, Path, str, str], VideoDataset]] = {
+    "ytvis": load_ytvis_json,
+    "coco": load_coco_json,
+    "mots": load_mots,
+    "png": load_png_folders,
+}
+_ROWS = {split.name: split for split in SPLITS}
+#: Corrected masks where a file has them [R].
+_REFINED = {"ytvis": "segmentations_refined", "coco": "segmentation_refined"}
+
+
+@dataclass(frozen=True)
+class Located:
+    """Where a data set lies.
+
+    Args:
+        name: reference in the config.
+        annotations: file or folder.
+        images: folder of frames.
+        format: key of ``READERS``.
+        mask_key: key of the masks.
+        split: the row, or None for a path.
+    """
+
+    name: str
+    annotations: Path
+    images: Path
+    format: str
+    mask_key: str
+    split: VideoSplit | None = None
+
+    def load(self, mask_key: str = "") -> VideoDataset:
+        """Read it; ``mask_key`` replaces the row's unless empty."""
+        return READERS[self.format](
+            self.annotations, self.images, self.name, mask_key or self.mask_key
+        )
+
+
+def data_root(configured: str = "") -> Path:
+    """Folder of the data sets: the configured one, ``$DETECTRON2_DATASETS``, or ./datasets."""
+    return Path(configured or os.environ.get("DETECTRON2_DATASETS") or "datasets").expanduser()
+
+
+def locate(reference: str, root: str = "") -> Located:
+    """Find the files of a data set.
+
+    Args:
+        reference: a name, or ``annotations@images`` with a JSON file or a folder of label maps.
+        root: ``DATASETS.ROOT``.
+
+    Raises:
+        ConfigError: unknown name, or files that are not there, with every place looked at.
+        AnnotationError: the JSON of a path is of no known kind.
+    """
+    if "@" in reference:
+        return _locate_path(reference)
+    if reference not in _ROWS:
+        close = difflib.get_close_matches(reference, _ROWS, n=1, cutoff=0.4)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise ConfigError(
+            f"unknown data set {reference!r}; {hint}For your own give path/to.json@path/to/images. "
+            f"Known: {', '.join(_ROWS)}."
+        )
+    split, folder = _ROWS[reference], data_root(root)
+    found = {}
+    for what, places in (("annotations", split.annotations), ("images", split.images)):
+        there = [folder / place for place in places if (folder / place).exists()]
+        if not there:
+            raise ConfigError(
+                f"data set {reference}: no {what} under {folder.absolute()}; looked for "
+                f"{', '.join(places)}. Set DETECTRON2_DATASETS or DATASETS.ROOT; "
+                f"datasets/README.md shows the tree. Source: {split.source}."
+            )
+        found[what] = there[0]
+    return Located(
+        reference, found["annotations"], found["images"], split.format, split.mask_key, split
+    )
+
+
+def _locate_path(reference: str) -> Located:
+    left, _, right = reference.rpartition("@")
+    if not left or not right:
+        raise ConfigError(f"data set {reference!r}: give path/to.json@path/to/images.")
+    annotations, images = Path(left).expanduser(), Path(right).expanduser()
+    if not annotations.exists():
+        raise ConfigError(f"data set {reference!r}: {annotations} does not exist.")
+    if not images.is_dir():
+        raise ConfigError(f"data set {reference!r}: {images} is no folder of images.")
+    kind = sniff_format(annotations)
+    return Located(reference, annotations, images, kind, _REFINED.get(kind, ""))
+
+
+def sniff_format(path: Path) -> str:
+    """Which reader a file or folder needs.
+
+    Returns:
+        A key of ``READERS``.
+
+    Raises:
+        AnnotationError: no known kind; a file that ``vmt convert-annotations`` can turn into one
+            is named as such.
+    """
+    if path.is_dir():
+        if any(path.glob("*.json")):
+            return "mots"
+        if any(path.glob("*/*.png")):
+            return "mots" if _is_bitmask(next(path.glob("*/*.png"))) else "png"
+        raise AnnotationError(f"{path}: holds neither JSON files nor sub-folders of PNG files.")
+    try:
+        content = parse_json(read_bytes(path), str(path))
+    except ScoringError as error:
+        raise AnnotationError(str(error)) from None
+    if isinstance(content, list) or (isinstance(content, dict) and "frames" in content):
+        return "mots"
+    if isinstance(content, dict) and isinstance(content.get("images"), list):
+        images = content["images"]
+        if any(isinstance(row, dict) and "video_id" in row for row in images[:1]):
+            raise AnnotationError(
+                f"{path}: is COCO with a video_id per image; turn it into YouTube-VIS JSON with "
+                f"vmt convert-annotations {path} --output ytvis.json."
+            )
+        return "coco"
+    if isinstance(content, dict) and "videos" in content:
+        return "ytvis"
+    raise AnnotationError(
+        f"{path}: is neither YouTube-VIS JSON (videos), COCO (images) nor Scalabel (frames)."
+    )
+
+
+def _is_bitmask(path: Path) -> bool:
+    """BDD100K bitmasks are RGBA; label maps have one channel."""
+    header = path.read_bytes()[:26]
+    return len(header) == 26 and header[25] == 6  # colour type of the PNG header
+
+
+def load_dataset(reference: str, root: str = "", mask_key: str = "") -> VideoDataset:
+    """Find and read a data set; see :func:`locate`.
+
+    Args:
+        reference: a name or ``annotations@images``.
+        root: ``DATASETS.ROOT``.
+        mask_key: ``DATASETS.MASK_KEY``; empty: as the row says.
+    """
+    return locate(reference, root).load(mask_key)

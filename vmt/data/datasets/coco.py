@@ -1,0 +1,170 @@
+"""COCO JSON to records: one still image each, of which training makes pseudo clips."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.ytvis_json import is_int, parse_json, read_bytes, short
+from vmt.data.records import PackedList, Tracklet, VideoRecord
+from vmt.utils.errors import AnnotationError
+
+#: Corrected masks in the released COCO file; "segmentation" where absent.
+REFINED_KEY = "segmentation_refined"
+
+
+@dataclass(frozen=True)
+class StillAnnotations:
+    """The objects of one image.
+
+    Args:
+        rows: [annotation id, category id, mask, place in the file] each.
+        where: the file, for messages.
+    """
+
+    rows: Sequence[Any]
+    where: str
+
+    def load(self, frames: Sequence[int] | None = None) -> list[Tracklet]:
+        """See ``vmt.data.records.Annotations``; the same mask for every asked frame."""
+        count = 1 if frames is None else len(frames)
+        return [
+            Tracklet(key, category, (mask,) * count, f"{self.where}: annotations[{place}]")
+            for key, category, mask, place in self.rows
+        ]
+
+
+class CocoImages:
+    """An image data set as a sequence of records, made when asked for.
+
+    Args:
+        name: in the config.
+        path: of the JSON, for messages.
+        image_root: folder of the images.
+        categories: category id -> name.
+        images: [id, file name, height, width] each.
+        objects: rows of :class:`StillAnnotations` for each image.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        image_root: Path,
+        categories: Mapping[int, str],
+        images: PackedList,
+        objects: PackedList,
+    ) -> None:
+        self.name = name
+        self.categories = dict(categories)
+        self._path = path
+        self._image_root = image_root
+        self._images = images
+        self._objects = objects
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> VideoRecord:
+        key, file_name, height, width = self._images[index]
+        return VideoRecord(
+            id=key,
+            name=Path(file_name).stem,
+            image_root=self._image_root,
+            file_names=(file_name,),
+            height=height,
+            width=width,
+            annotations=StillAnnotations(self._objects[index], str(self._path)),
+            dataset=self.name,
+            still=True,
+        )
+
+    def num_frames(self) -> Sequence[int]:
+        """See ``vmt.data.records.VideoDataset``."""
+        return [1] * len(self)
+
+
+def load_coco_json(
+    path: Path, image_root: Path, name: str, mask_key: str = REFINED_KEY
+) -> CocoImages:
+    """Read a COCO instance file; images without an object are left out, crowds too.
+
+    Args:
+        path: the JSON.
+        image_root: folder of the images.
+        name: of the data set.
+        mask_key: mask to use; where an annotation lacks it, ``segmentation``.
+
+    Returns:
+        One still record per image.
+
+    Raises:
+        AnnotationError: the file is missing, is no such JSON, or an entry breaks the format.
+    """
+    try:
+        content = parse_json(read_bytes(path), str(path))
+    except ScoringError as error:
+        raise AnnotationError(str(error)) from None
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise AnnotationError(f"{path}: has no list {key!r}; it is no COCO instance file.")
+    images = _images(content["images"], path)
+    objects = _objects(content["annotations"], images, path, mask_key)
+    categories = {
+        int(row["id"]): str(row.get("name", row["id"]))
+        for row in content["categories"]
+        if isinstance(row, dict) and is_int(row.get("id"))
+    }
+    if not objects:
+        raise AnnotationError(f"{path}: no image has an object with a mask.")
+    kept = [key for key in images if key in objects]
+    return CocoImages(
+        name,
+        path,
+        image_root,
+        categories,
+        PackedList(images[key] for key in kept),
+        PackedList(objects[key] for key in kept),
+    )
+
+
+def _images(rows: Sequence[Any], path: Path) -> dict[int, list[Any]]:
+    images: dict[int, list[Any]] = {}
+    for place, row in enumerate(rows):
+        where = f"{path}: images[{place}]"
+        if not isinstance(row, dict) or not is_int(row.get("id")):
+            raise AnnotationError(f"{where} is {short(row)}; give an object with an id.")
+        if row["id"] in images:
+            raise AnnotationError(f"{where}.id {row['id']} stands twice.")
+        for side in ("height", "width"):
+            if not is_int(row.get(side)) or row[side] < 1:
+                raise AnnotationError(f"{where}.{side} is {short(row.get(side))}; give pixels.")
+        if not isinstance(row.get("file_name"), str):
+            raise AnnotationError(f"{where}.file_name is {short(row.get('file_name'))}.")
+        images[row["id"]] = [row["id"], row["file_name"], row["height"], row["width"]]
+    return images
+
+
+def _objects(
+    rows: Sequence[Any], images: Mapping[int, Any], path: Path, mask_key: str
+) -> dict[int, list[list[Any]]]:
+    """Image id -> rows of :class:`StillAnnotations`."""
+    objects: dict[int, list[list[Any]]] = {}
+    for place, row in enumerate(rows):
+        where = f"{path}: annotations[{place}]"
+        if not isinstance(row, dict):
+            raise AnnotationError(f"{where} is {short(row)}; give an object.")
+        if row.get("iscrowd"):
+            continue
+        image_id, category_id = row.get("image_id"), row.get("category_id")
+        if not is_int(image_id) or image_id not in images:
+            raise AnnotationError(f"{where}.image_id is {short(image_id)}; no such image.")
+        if not is_int(category_id):
+            raise AnnotationError(f"{where}.category_id is {short(category_id)}; give an id.")
+        mask = row.get(mask_key) or row.get("segmentation")
+        if mask:
+            objects.setdefault(image_id, []).append([row.get("id", -1), category_id, mask, place])
+    return objects

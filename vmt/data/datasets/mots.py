@@ -1,0 +1,173 @@
+"""BDD100K MOTS to records: Scalabel JSON (run lengths, polygons) or folders of bitmask PNGs.
+
+Regions that are marked crowd or ignored are left out: they are for scoring alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cocoapi_hq import rle, scalabel_io
+from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.scalabel_io import BDD100K_MOTS, FrameMasks, MotsConfig
+from vmt.data.datasets.folders import list_frames
+from vmt.data.io import read_frame
+from vmt.data.records import PackedList, Tracklet, VideoList, VideoRecord
+from vmt.utils.errors import AnnotationError
+
+#: Category ids count from 1 in the order of the classes, as bitmasks store them.
+CATEGORIES = dict(enumerate(BDD100K_MOTS.classes, start=1))
+
+
+def load_mots(path: Path, image_root: Path, name: str, mask_key: str = "") -> VideoList:
+    """Read BDD100K MOTS labels.
+
+    Args:
+        path: a Scalabel JSON, a folder of such files (one per video), or a folder of bitmasks with
+            one sub-folder of PNG files per video.
+        image_root: holds ``<video>/<frame>.jpg``.
+        name: of the data set.
+        mask_key: unused; readers share their signature.
+
+    Returns:
+        One record per video, sorted by name, ids from 1.
+
+    Raises:
+        AnnotationError: a label breaks its format.
+        VideoError: a folder of frames is missing or empty.
+    """
+    del mask_key
+    try:
+        if path.is_dir() and not any(path.glob("*.json")):
+            return _load_bitmasks(path, image_root, name)
+        config = _config(path)
+        frames = scalabel_io.load_frames(path, config, is_gt=True)
+        videos = scalabel_io.group_by_video(frames)
+    except ScoringError as error:
+        raise AnnotationError(str(error)) from None
+    records = []
+    for number, (video, members) in enumerate(videos.items(), start=1):
+        files = tuple(f"{video}/{Path(frame.name).name}" for frame in members)
+        packed = PackedList(_rows(frame) for frame in members)
+        height, width = _size(members, image_root / files[0])
+        annotations = MotsAnnotations(packed, tuple(frame.where for frame in members))
+        records.append(
+            VideoRecord(number, video, image_root, files, height, width, annotations, name)
+        )
+    names = dict(enumerate(config.classes, start=1))
+    return VideoList(name, names, records)
+
+
+def _config(path: Path) -> MotsConfig:
+    inside = scalabel_io.config_inside(path) if path.is_file() else None
+    return scalabel_io.load_config(dict(inside)) if inside else BDD100K_MOTS
+
+
+def _size(members: Sequence[FrameMasks], first_image: Path) -> tuple[int, int]:
+    for frame in members:
+        for mask in frame.rles:
+            return mask["size"][0], mask["size"][1]
+    height, width = read_frame(first_image).shape[:2]
+    return int(height), int(width)
+
+
+def _rows(frame: FrameMasks) -> list[list[Any]]:
+    """[track id, category id, mask] of what is to be learnt."""
+    return [
+        [frame.track_ids[i], frame.labels[i] + 1, frame.rles[i]]
+        for i in range(len(frame.rles))
+        if not frame.ignored[i]
+    ]
+
+
+def _gather(frames: Sequence[int], rows_of: dict[int, list[Any]], where: str) -> Iterator[Tracklet]:
+    """Rows per frame to tracklets."""
+    masks: dict[tuple[int, int], dict[int, Any]] = {}
+    for t, rows in rows_of.items():
+        for track, category, mask in rows:
+            masks.setdefault((track, category), {})[t] = mask
+    for (track, category), by_frame in sorted(masks.items()):
+        found = tuple(by_frame.get(t) for t in frames)
+        yield Tracklet(track, category, found, f"{where}: id {track}")
+
+
+@dataclass(frozen=True)
+class MotsAnnotations:
+    """The labels of one video.
+
+    Args:
+        rows: per frame [track id, category id, mask] of every object.
+        where: per frame file and place, for messages.
+    """
+
+    rows: PackedList
+    where: tuple[str, ...]
+
+    def load(self, frames: Sequence[int] | None = None) -> list[Tracklet]:
+        """See ``vmt.data.records.Annotations``; only objects that the asked frames show."""
+        frames = range(len(self.rows)) if frames is None else frames
+        rows = {t: self.rows[t] for t in sorted(set(frames))}
+        return list(_gather(frames, rows, self.where[frames[0]] if len(frames) else ""))
+
+
+# --- bitmasks -----------------------------------------------------------------------------------
+
+
+def _load_bitmasks(path: Path, image_root: Path, name: str) -> VideoList:
+    records = []
+    videos = scalabel_io.list_bitmasks(path, "ground truth")
+    for number, (video, maps) in enumerate(videos.items(), start=1):
+        frames = list_frames(image_root / video)
+        missing = [p for p in maps if p.stem not in frames]
+        if missing:
+            raise AnnotationError(
+                f"{missing[0]}: no frame of that name in {image_root / video} ({len(missing)} "
+                "bitmasks have none); bitmasks and frames pair by file name."
+            )
+        files = tuple(f"{video}/{frames[p.stem].name}" for p in maps)
+        height, width = read_frame(image_root / files[0]).shape[:2]
+        records.append(
+            VideoRecord(
+                id=number,
+                name=video,
+                image_root=image_root,
+                file_names=files,
+                height=int(height),
+                width=int(width),
+                annotations=BitmaskAnnotations(tuple(maps)),
+                dataset=name,
+            )
+        )
+    return VideoList(name, CATEGORIES, records)
+
+
+@dataclass(frozen=True)
+class BitmaskAnnotations:
+    """The bitmasks of one video, read frame by frame.
+
+    Args:
+        paths: one RGBA PNG per frame.
+    """
+
+    paths: tuple[Path, ...]
+
+    def load(self, frames: Sequence[int] | None = None) -> list[Tracklet]:
+        """See ``vmt.data.records.Annotations``; only objects that the asked frames show."""
+        frames = range(len(self.paths)) if frames is None else frames
+        try:
+            rows = {t: list(self._read(self.paths[t])) for t in sorted(set(frames))}
+        except (ScoringError, OSError) as error:
+            raise AnnotationError(str(error)) from None
+        return list(_gather(frames, rows, str(self.paths[0].parent)))
+
+    @staticmethod
+    def _read(path: Path) -> Iterable[list[Any]]:
+        bitmask = scalabel_io.read_bitmask(path, BDD100K_MOTS)
+        for i in np.flatnonzero((bitmask.labels >= 0) & ~bitmask.ignored).tolist():
+            mask = rle.encode(bitmask.instance_map == i + 1)
+            yield [int(bitmask.track_ids[i]), int(bitmask.labels[i]) + 1, mask]

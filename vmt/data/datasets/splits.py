@@ -1,0 +1,144 @@
+"""The data sets that configs call by name: one row each, and where their files may lie.
+
+Paths are relative to the root (``DATASETS.ROOT``, ``$DETECTRON2_DATASETS`` or ./datasets). Each row
+lists every layout in the wild; the first that exists is taken. ``datasets/README.md`` shows trees.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True)
+class VideoSplit:
+    """A split of a data set.
+
+    Args:
+        name: in ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
+        annotations: files or folders of annotations, the usual place first.
+        images: folders that hold the frames, the usual place first.
+        categories: label space of the data set.
+        format: key of ``vmt.data.catalog.READERS``.
+        mask_key: key of the masks in the JSON.
+        evaluator: protocol of ``vmt eval``; empty: not scored here.
+        annotated: False where the masks are kept by a server.
+        source: where a person gets the files.
+    """
+
+    name: str
+    annotations: tuple[str, ...]
+    images: tuple[str, ...]
+    categories: str
+    format: str = "ytvis"
+    mask_key: str = "segmentations"
+    evaluator: str = "ytvis"
+    annotated: bool = True
+    source: str = ""
+
+
+def _youtube_vis(year: int, part: str) -> VideoSplit:
+    """Layouts: detectron2 style, the archive as downloaded, and SeqFormer's."""
+    folder = f"ytvis_{year}"
+    return VideoSplit(
+        name=f"{folder}_{part}",
+        annotations=(
+            f"{folder}/{part}.json",
+            f"{folder}/{part}/instances.json",
+            f"{folder}/annotations/instances_{part}_sub.json",
+            f"{folder}/annotations/{part}.json",
+        ),
+        images=(f"{folder}/{part}/JPEGImages", f"{folder}/{part}_all_frames/JPEGImages"),
+        categories=folder,
+        annotated=part == "train",
+        source="https://youtube-vos.org/dataset/vis/",
+    )
+
+
+def _ovis(part: str) -> VideoSplit:
+    return VideoSplit(
+        name=f"ovis_{part}",
+        annotations=(
+            f"ovis/{part}.json",
+            f"ovis/annotations_{part}.json",
+            f"ovis/annotations/annotations_{part}.json",
+        ),
+        images=(f"ovis/{part}", f"ovis/{part}/JPEGImages"),
+        categories="ovis",
+        evaluator="ovis",
+        annotated=part == "train",
+        source="https://songbai.site/ovis",
+    )
+
+
+def _hq_ytvis(part: str) -> VideoSplit:
+    """All three splits divide the training videos of YouTube-VIS 2019: frames lie in train/."""
+    file = f"ytvis_hq-{part}.json"
+    return VideoSplit(
+        name=f"hq_ytvis_{part}",
+        annotations=(
+            f"hq_ytvis/{file}",
+            f"hq_ytvis/annotations/{file}",
+            f"ytvis_2019/annotations/{file}",
+            f"ytvis_2019/{file}",
+        ),
+        images=(
+            "ytvis_2019/train/JPEGImages",
+            "hq_ytvis/train/JPEGImages",
+            "hq_ytvis/JPEGImages",
+        ),
+        categories="ytvis_2019",
+        mask_key="segmentations_refined",
+        evaluator="hq_ytvis",
+        source="https://github.com/SysCV/vmt (HQ-YTVIS annotations), frames of YouTube-VIS 2019",
+    )
+
+
+def _coco(part: str) -> VideoSplit:
+    return VideoSplit(
+        name=f"coco_2017_{part}",
+        annotations=(
+            f"coco/annotations/instances_{part}2017.json",
+            f"coco/instances_{part}2017.json",
+        ),
+        images=(f"coco/{part}2017", f"coco/images/{part}2017"),
+        categories="coco",
+        format="coco",
+        mask_key="segmentation_refined",
+        evaluator="",
+        source="https://cocodataset.org",
+    )
+
+
+def _bdd100k(part: str) -> VideoSplit:
+    return VideoSplit(
+        name=f"bdd100k_mots_{part}",
+        annotations=(
+            f"bdd100k/labels/seg_track_20/bitmasks/{part}",
+            f"bdd100k/labels/seg_track_20/rles/{part}",
+            f"bdd100k/labels/seg_track_20/polygons/{part}",
+        ),
+        images=(f"bdd100k/images/seg_track_20/{part}",),
+        categories="bdd100k_mots",
+        format="mots",
+        evaluator="bdd100k_mots",
+        source="https://www.bdd100k.com (MOTS 2020 images and labels)",
+    )
+
+
+SPLITS: Final[tuple[VideoSplit, ...]] = (
+    *(_hq_ytvis(part) for part in ("train", "val", "test")),
+    *(_youtube_vis(year, part) for year in (2019, 2021) for part in ("train", "valid", "test")),
+    *(_ovis(part) for part in ("train", "valid", "test")),
+    *(_coco(part) for part in ("train", "val")),
+    *(_bdd100k(part) for part in ("train", "val")),
+    VideoSplit(
+        name="davis_2017",
+        annotations=("DAVIS/Annotations/480p", "davis/Annotations/480p"),
+        images=("DAVIS/JPEGImages/480p", "davis/JPEGImages/480p"),
+        categories="object",
+        format="png",
+        evaluator="",
+        source="https://davischallenge.org (DAVIS 2017, 480p)",
+    ),
+)
