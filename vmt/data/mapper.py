@@ -77,12 +77,12 @@ def clip_targets(
     """
     height, width = masks.shape[-2:]
     scale = torch.tensor([width, height, width, height], dtype=torch.float32)
-    boxes = xyxy_to_cxcywh(masks_to_boxes(masks) / scale).clamp(min=_MIN_COORDINATE)
+    boxes_px = masks_to_boxes(masks)  # (G, T, 4) xyxy
     return ClipTargets(
         labels=labels,
-        boxes_cxcywh=boxes,
+        boxes_cxcywh=xyxy_to_cxcywh(boxes_px / scale).clamp(min=_MIN_COORDINATE),
         masks=masks,
-        valid=masks.any(-1).any(-1),
+        valid=boxes_px[..., 2] > 0,
         video_id=video_id,
         clip_id=clip_id,
     )
@@ -145,7 +145,7 @@ class ClipMapper:
         clip = self.augmentation(self._read(record, frames, tracklets, rng), rng)
         masks = torch.as_tensor(clip.masks).as_subclass(Tensor)
         labels = torch.tensor([label_of[x.category_id] for x in tracklets], dtype=torch.int64)
-        visible = masks.flatten(1).any(1)
+        visible = torch.from_numpy(masks.numpy().reshape(len(masks), -1).any(1))
         if not visible.any():
             return None
         if clip.cropped or not self.keep_invisible:

@@ -11,8 +11,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as tvf
 
 from vmt.data.transforms import Clip
 from vmt.utils.errors import ConfigError
@@ -62,40 +60,37 @@ def camera_path(
     num_frames: int,
     rng: np.random.Generator,
 ) -> Clip:
-    """A smooth camera move over the image, through torchvision's tv_tensors kernels.
+    """A smooth camera move over the image; recipe ours.
 
     The path leads through the image itself at a random time: turn up to 15 degrees, shift up to
     10% of the side, zoom 0.85 to 1.18, corners moved by up to 5%. Every mask is warped by itself,
-    so overlaps stay. Recipe: ours.
+    so overlaps stay; a pixel is set where at least half of it is covered. OpenCV warps: torchvision
+    takes ten times as long for the same clip.
     """
     height, width = image.shape[:2]
-    frame = tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1))
-    mask = tv_tensors.Mask(torch.from_numpy(masks).to(torch.uint8))
     move = rng.uniform(-1, 1, 4) * [math.radians(15), 0.1 * width, 0.1 * height, math.log(1.18)]
     corners = rng.uniform(-0.05, 0.05, (4, 2)) * [width, height]
     rest = rng.uniform(0, 1)
     times = np.linspace(0, 1, num_frames) - rest if num_frames > 1 else np.zeros(1)
-    frames, moved = [], []
-    for time in times:
-        warp = _homography(move * time, corners * time, (height, width))
-        inverse = np.linalg.inv(warp)  # torchvision asks where each pixel comes from
-        coefficients = (inverse / inverse[2, 2]).ravel()[:8].tolist()
-        frames.append(tvf.perspective(frame, None, None, fill=_FILL, coefficients=coefficients))
-        moved.append(
-            tvf.perspective(
-                mask,
-                None,
-                None,
-                interpolation=InterpolationMode.NEAREST,
-                fill=0,
-                coefficients=coefficients,
-            )
-        )
+    frames = np.empty((num_frames, height, width, 3), dtype=np.uint8)
+    moved = np.zeros((len(masks), num_frames, height, width), dtype=np.bool_)
+    for t, time in enumerate(times.tolist()):
+        warp = _centred(_homography(move * time, corners * time, (height, width)))
+        frames[t] = cv2.warpPerspective(image, warp, (width, height), borderValue=_FILL)
+        for g, mask in enumerate(masks):
+            covered = mask.view(np.uint8) * 255
+            moved[g, t] = cv2.warpPerspective(covered, warp, (width, height)) >= 128
     return Clip(
-        tv_tensors.Video(torch.stack(frames)),
-        tv_tensors.Mask(torch.stack(moved, dim=1).bool()),
+        tv_tensors.Video(torch.from_numpy(frames).permute(0, 3, 1, 2)),
+        tv_tensors.Mask(torch.from_numpy(moved)),
         cropped=True,
     )
+
+
+def _centred(warp: FloatArray) -> FloatArray:
+    """A map of points, for OpenCV, which counts from the centre of the first pixel."""
+    shift = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+    return np.asarray(np.linalg.inv(shift) @ warp @ shift)
 
 
 def _homography(move: FloatArray, corners: FloatArray, size: tuple[int, int]) -> FloatArray:

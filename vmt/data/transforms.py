@@ -88,7 +88,7 @@ def resize_clip(clip: Clip, size: tuple[int, int]) -> Clip:
     G, T = clip.masks.shape[:2]
     resized = torch.zeros((G, T, *size), dtype=torch.bool)
     source, target = clip.masks.numpy().view(np.uint8), resized.numpy()
-    for g, t in np.argwhere(clip.masks.any(-1).any(-1).numpy()).tolist():
+    for g, t in np.argwhere(source.reshape(G, T, -1).any(-1)).tolist():
         covered = cv2.resize(source[g, t] * 255, (size[1], size[0]), interpolation=method)
         target[g, t] = covered >= 128
     return replace(clip, frames=frames, masks=tv_tensors.Mask(resized))
@@ -306,9 +306,8 @@ class ColorJitter:
             return clip
         pixels = _to_channels_last(clip.frames)
         stack = pixels.reshape(-1, pixels.shape[2], 3)  # frames below one another: one call
-        changed = cv2.transform(stack.astype(np.float32), params["matrix"])
-        pixels = np.clip(np.rint(changed), 0, 255).astype(np.uint8).reshape(pixels.shape)
-        return replace(clip, frames=_to_video(pixels))
+        changed = cv2.transform(stack, params["matrix"])  # rounds and clips
+        return replace(clip, frames=_to_video(changed.reshape(pixels.shape)))
 
 
 def _turn_about_grey(angle: float) -> npt.NDArray[np.float64]:
