@@ -24,13 +24,24 @@ class DrawableTrack(Protocol):
     """What a track must say of itself to be drawn; masks at the size of the frame."""
 
     @property
-    def track_id(self) -> int: ...  # noqa: D102
+    def track_id(self) -> int:
+        """From 1; gives the colour."""
+        ...
+
     @property
-    def label(self) -> int: ...  # noqa: D102
+    def label(self) -> int:
+        """Index of the class name."""
+        ...
+
     @property
-    def score(self) -> float: ...  # noqa: D102
+    def score(self) -> float:
+        """In [0, 1]."""
+        ...
+
     @property
-    def rle(self) -> Rle: ...  # noqa: D102
+    def rle(self) -> Rle:
+        """The mask."""
+        ...
 
 
 @dataclass(frozen=True)
