@@ -58,6 +58,7 @@ setup(
         "timm>=1.0.20",
         "fvcore>=0.1.5.post20221221",
         "numpy>=1.26",
+        "pillow>=10.1",
         "pycocotools>=2.0.8",
         "opencv-python-headless>=4.9",
         "scipy>=1.11",
