@@ -17,6 +17,7 @@ from vmt.version import __version__
 
 #: command -> (module, one line for the overview)
 COMMANDS = {
+    "train": ("vmt.cli.train", "train on data sets or your own videos; evaluate with --eval-only"),
     "demo": ("vmt.cli.demo", "video in, tracklets out: results.json, tracks.csv, overlay.mp4"),
     "eval": ("vmt.cli.evaluate", "score result files: tube mask AP, tube boundary AP, MOTS, HOTA"),
     "check-annotations": ("vmt.cli.check_annotations", "list every defect of an annotation file"),

@@ -194,6 +194,8 @@ def default_config() -> Node:
     cfg.TEST.JOBS = 1
     # Also write results.zip, as the evaluation servers take it.
     cfg.TEST.ZIP = False
+    # A video that cannot be read is logged and left out; False: it ends the evaluation.
+    cfg.TEST.SKIP_BROKEN_VIDEOS = False
     # [data set, metric/number, value, tolerance] rows that an evaluation must meet (AP: 0 to 1).
     cfg.TEST.EXPECTED_RESULTS = []
 

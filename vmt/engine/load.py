@@ -12,8 +12,10 @@ from fvcore.common.config import CfgNode
 from vmt.checkpoint.load import load_weights
 from vmt.config.node import load_config
 from vmt.data.datasets.categories import label_space
+from vmt.data.labels import label_space_from_json
 from vmt.modeling.meta_arch.build import build_model
 from vmt.modeling.meta_arch.vmt import VideoMaskTransfiner
+from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -38,14 +40,43 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def model_from_config(cfg: CfgNode) -> VideoMaskTransfiner:
+def resolve_label_space(name: str, beside: Path | None = None) -> LabelSpace:
+    """``MODEL.LABEL_SPACE``: a known name, or a JSON file with ``categories``.
+
+    Args:
+        name: of the label space or file.
+        beside: folder in which a file of that name is looked for when there is none where it says;
+            the config of a finished training names the file that lies beside it.
+
+    Raises:
+        ConfigError: an unknown name.
+        AnnotationError: the file holds no categories.
+    """
+    path = Path(name)
+    if path.suffix != ".json":
+        return label_space(name)
+    if not path.is_file() and beside is not None and (beside / path).is_file():
+        path = beside / path
+    return label_space_from_json(path)
+
+
+def model_from_config(cfg: CfgNode, beside: Path | None = None) -> VideoMaskTransfiner:
     """Build, fill and place the network of a config, in evaluation mode.
+
+    Args:
+        cfg: the config.
+        beside: see ``resolve_label_space``.
 
     Raises:
         ConfigError: a key or name is wrong.
         CheckpointError: MODEL.WEIGHTS cannot be used.
     """
-    model = build_model(cfg, label_space(cfg.MODEL.LABEL_SPACE))
+    new_backbone = any(name.startswith("backbone") for name in cfg.MODEL.NEW_PARAMETERS)
+    if cfg.MODEL.WEIGHTS and cfg.MODEL.BACKBONE.PRETRAINED and not new_backbone:
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.BACKBONE.PRETRAINED = False
+    model = build_model(cfg, resolve_label_space(cfg.MODEL.LABEL_SPACE, beside))
     if cfg.MODEL.WEIGHTS:
         report = load_weights(model, cfg.MODEL.WEIGHTS, cfg.MODEL.NEW_PARAMETERS)
         logger.info(report.text())
@@ -81,4 +112,5 @@ def load_model(
         extra += ["MODEL.WEIGHTS", str(weights)]
     if device is not None:
         extra += ["MODEL.DEVICE", device]
-    return model_from_config(load_config(config_file, [*overrides, *extra]))
+    beside = Path(config_file).parent if config_file is not None else None
+    return model_from_config(load_config(config_file, [*overrides, *extra]), beside)

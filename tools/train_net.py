@@ -1,0 +1,14 @@
+#!/usr/bin/env python
+"""Train the network of a config, or evaluate it with --eval-only: ``vmt train`` as a script.
+
+Example:
+  tools/train_net.py --config-file configs/hq_ytvis/vmt_release_R50.yaml --num-gpus 8 \
+      OUTPUT_DIR out/vmt_r50
+"""
+
+import sys
+
+from vmt.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main(["train", *sys.argv[1:]]))

@@ -1,0 +1,88 @@
+r"""Train on your own videos, or on data sets that the config names.
+
+--train and --val are YouTube-VIS JSON files (INSTALL and USAGE show converters), --train-images and
+--val-images the folders that their file_names start from. The classes are those of the training
+file. The output folder gets config.yaml, label_space.json, log.txt, metrics.jsonl, TensorBoard
+curves, checkpoints/, inference/ with the results on the validation videos, model_best.safetensors
+and model_final.safetensors. Ctrl-C and SIGTERM save first; --resume goes on from there.
+
+Example:
+  vmt train --config-file configs/quick/seqformer_tiny.yaml --train my.json --train-images frames \
+      --val my_val.json --val-images frames --output out SOLVER.MAX_STEPS 2000
+  vmt demo --config-file out/config.yaml --weights out/model_final.safetensors --input my.mp4 \
+      --output demo
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from vmt.config.node import load_config
+from vmt.utils.errors import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``vmt train``."""
+    from vmt.engine.defaults import add_launch_arguments
+
+    parser.add_argument("--config-file", required=True, help="YAML of network and training")
+    parser.add_argument("--train", type=Path, help="annotations to train on (YouTube-VIS JSON)")
+    parser.add_argument("--train-images", type=Path, help="folder of their frames")
+    parser.add_argument("--val", type=Path, help="annotations to evaluate on")
+    parser.add_argument("--val-images", type=Path, help="folder of their frames")
+    parser.add_argument("--output", type=Path, help="folder; default: OUTPUT_DIR of the config")
+    parser.add_argument("--weights", help="weights to start from; default: MODEL.WEIGHTS")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the newest checkpoint, if there is one"
+    )
+    parser.add_argument(
+        "--eval-only", action="store_true", help="no training: evaluate the weights"
+    )
+    add_launch_arguments(parser)
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY VALUE", help="config keys: SOLVER.BASE_LR 1e-4"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run ``vmt train``; returns the exit status."""
+    from vmt.engine.defaults import Job, run_job
+
+    overrides = [*own_data(args), *args.overrides]
+    job = Job(args.config_file, tuple(overrides), args.resume, args.eval_only)
+    status = run_job(job, args)
+    if status == 0 and not args.eval_only:
+        output = load_config(args.config_file, overrides).OUTPUT_DIR
+        print(
+            f"see it: vmt demo --config-file {output}/config.yaml "
+            f"--weights {output}/model_final.safetensors --input VIDEO --output FOLDER"
+        )
+    return status
+
+
+def own_data(args: argparse.Namespace) -> list[str]:
+    """The options as config keys and values."""
+    overrides = []
+    for option, key in (("train", "DATASETS.TRAIN"), ("val", "DATASETS.TEST")):
+        path, images = getattr(args, option), getattr(args, f"{option}_images")
+        if (path is None) != (images is None):
+            raise ConfigError(
+                f"--{option} and --{option}-images go together: the JSON, and the folder that its "
+                "file_names start from."
+            )
+        if path is None:
+            continue
+        if not path.is_file():
+            raise ConfigError(f"--{option} {path}: no such file.")
+        if not images.is_dir():
+            raise ConfigError(f"--{option}-images {images}: no such folder.")
+        reference = f"{path.resolve()}@{images.resolve()}"
+        overrides += [key, f'["{reference}"]']
+        if option == "train":
+            overrides += ["MODEL.LABEL_SPACE", str(path.resolve())]
+    if args.output is not None:
+        overrides += ["OUTPUT_DIR", str(args.output)]
+    if args.weights is not None:
+        overrides += ["MODEL.WEIGHTS", str(args.weights)]
+    return overrides

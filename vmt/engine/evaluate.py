@@ -1,0 +1,190 @@
+"""A network over a whole data set: results per video on disk, joined, scored."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fvcore.common.config import CfgNode
+
+from vmt.data.build import build_eval_videos
+from vmt.data.records import VideoRecord
+from vmt.engine.result_folder import ResultFolder, fingerprint
+from vmt.evaluation.scoring import score
+from vmt.inference.atomic import AtomicFile, DiskReserve, make_folder
+from vmt.inference.predictor import PredictorOptions, VideoPredictor
+from vmt.inference.results import ResultsWriter
+from vmt.inference.video_io import YTVIS_FPS, FrameList
+from vmt.modeling.meta_arch.vmt import VideoMaskTransfiner
+from vmt.utils import comm
+from vmt.utils.errors import VideoError
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between lines of progress.
+_NEWS = 30.0
+
+
+@dataclass(frozen=True)
+class SetResults:
+    """What an evaluation of one data set gave.
+
+    Args:
+        path: results.json.
+        numbers: by ``metric/number``, AP as fractions; empty without annotations.
+        skipped: ids of videos that could not be read.
+    """
+
+    path: Path
+    numbers: dict[str, float]
+    skipped: tuple[int, ...]
+
+
+def evaluate_set(
+    cfg: CfgNode,
+    model: VideoMaskTransfiner,
+    name: str,
+    folder: Path,
+    stopping: Callable[[], bool] = lambda: False,
+) -> SetResults | None:
+    """Run a network over a data set and score it; every process of the run must call this.
+
+    Videos are dealt to the processes one by one. Each is on disk when it is finished, and is not
+    computed again when the same evaluation is started again.
+
+    Args:
+        cfg: its ``TEST`` and ``INPUT`` sections say how.
+        model: in evaluation mode, the same in every process.
+        name: a name or reference as in ``DATASETS.TEST``.
+        folder: for ``results.json`` and all else.
+        stopping: asked behind every video; True ends the evaluation.
+
+    Returns:
+        Results, the same in every process; None when ``stopping`` ended it.
+
+    Raises:
+        VideoError: a frame cannot be read, and ``TEST.SKIP_BROKEN_VIDEOS`` is off.
+    """
+    records = build_eval_videos(cfg, name)
+    store = ResultFolder(folder)
+    if comm.is_main():
+        store.claim(fingerprint(cfg, model))
+    comm.barrier()
+    skipped = _predict(cfg, model, folder.name, records, store, stopping)
+    everything = comm.gather(skipped)
+    if any(part is None for part in everything):
+        return None
+    broken = tuple(sorted(video for part in everything for video in part or ()))
+    numbers: dict[str, float] = {}
+    if comm.is_main():
+        numbers = _finish(cfg, folder.name, records, store, broken)
+    return SetResults(store.results, comm.gather(numbers)[0], broken)
+
+
+def _predict(
+    cfg: CfgNode,
+    model: VideoMaskTransfiner,
+    name: str,
+    records: Sequence[VideoRecord],
+    store: ResultFolder,
+    stopping: Callable[[], bool],
+) -> list[int] | None:
+    """Make the missing files of this process's videos; ids of broken videos, None if stopped."""
+    predictor = VideoPredictor(model, PredictorOptions.from_config(cfg))
+    mine = comm.share(records)
+    todo = [record for record in mine if not store.path(record.id).is_file()]
+    if len(todo) < len(mine):
+        logger.info("%s: %d of %d videos are done already", name, len(mine) - len(todo), len(mine))
+    broken = []
+    started = news = time.monotonic()
+    for done, record in enumerate(todo, start=1):
+        try:
+            _predict_video(predictor, record, store)
+        except VideoError as error:
+            if not cfg.TEST.SKIP_BROKEN_VIDEOS:
+                raise
+            logger.error("%s: video %d is left out: %s", name, record.id, error)
+            broken.append(record.id)
+        if stopping():
+            return None
+        now = time.monotonic()
+        if now - news > _NEWS or done == len(todo):
+            news = now
+            rate = (now - started) / done
+            logger.info(
+                "%s: %d of %d videos, %.2f s each, eta %.0f s",
+                name,
+                done,
+                len(todo),
+                rate,
+                rate * (len(todo) - done),
+            )
+    return broken
+
+
+def _predict_video(predictor: VideoPredictor, record: VideoRecord, store: ResultFolder) -> None:
+    """One video into its file; nothing is left behind when it fails."""
+    source = FrameList(
+        record.name, record.frame_paths, YTVIS_FPS, video_id=record.id, complete_length=True
+    )
+    scratch = make_folder(store.folder / f"process_{comm.rank()}")
+    reserve = DiskReserve(scratch)
+    writer = ResultsWriter(store.path(record.id), predictor.model.label_space, reserve)
+    try:
+        stream = predictor.stream(source)
+        writer.begin_video(source)
+        for result in stream:
+            writer.add(result)
+        writer.close_tracks(stream.finish())
+        writer.end_video()
+        writer.close()
+    except BaseException:
+        writer.discard()
+        raise
+    finally:
+        reserve.close()
+        scratch.rmdir()
+
+
+def _finish(
+    cfg: CfgNode,
+    name: str,
+    records: Sequence[VideoRecord],
+    store: ResultFolder,
+    broken: Sequence[int],
+) -> dict[str, float]:
+    entries = store.join(record.id for record in records if record.id not in broken)
+    logger.info("%s: %d entries in %s", name, entries, store.results)
+    if cfg.TEST.ZIP:
+        logger.info("%s: %s", name, store.zip())
+    truth = annotation_file(records)
+    if not cfg.TEST.METRICS or truth is None:
+        if cfg.TEST.METRICS:
+            logger.warning("%s has no YouTube-VIS annotations here: nothing to score with.", name)
+        return {}
+    numbers, table = score(truth, store.results, cfg.TEST.METRICS, cfg.TEST.PROTOCOL, cfg.TEST.JOBS)
+    logger.info("%s\n%s", name, table)
+    if broken:
+        logger.warning(
+            "%s: %d of %d videos could not be read and count as empty: %s",
+            name,
+            len(broken),
+            len(records),
+            list(broken),
+        )
+    with AtomicFile(store.folder / "metrics.json") as file:
+        file.write(json.dumps({"data": name, "skipped": list(broken), **numbers}).encode())
+    return numbers
+
+
+def annotation_file(records: Sequence[VideoRecord]) -> Path | None:
+    """The YouTube-VIS file that the records come from; None where they have no annotations."""
+    for record in records:
+        path = getattr(record.annotations, "path", None)
+        if isinstance(path, Path) and path.suffix == ".json":
+            return path
+    return None

@@ -1,0 +1,51 @@
+"""Result files against annotations, through the scoring package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cocoapi_hq
+from vmt.utils.errors import AnnotationError
+
+
+def score(
+    truth: Path | Mapping[str, Any],
+    results: Path,
+    metrics: Sequence[str],
+    protocol: str = "",
+    jobs: int = 1,
+) -> tuple[dict[str, float], str]:
+    """Score a result file.
+
+    Args:
+        truth: YouTube-VIS annotations, a file or its content.
+        results: results.json.
+        metrics: names from ``cocoapi_hq.METRICS``.
+        protocol: rules; empty: by the fields of the annotations.
+        jobs: processes.
+
+    Returns:
+        Numbers by ``metric/number``, AP as fractions, -1 where undefined; and a table as text.
+
+    Raises:
+        AnnotationError: a file breaks its format.
+    """
+    try:
+        scores = cocoapi_hq.evaluate(
+            str(truth) if isinstance(truth, Path) else dict(truth),
+            str(results),
+            metrics,
+            protocol=protocol or None,
+            jobs=jobs,
+        )
+    except cocoapi_hq.ScoringError as error:
+        raise AnnotationError(str(error)) from None
+    flat = {
+        f"{metric}/{name}": float(value)
+        for metric, numbers in scores.to_dict().items()
+        for name, value in numbers.items()
+        if isinstance(value, int | float)
+    }
+    return flat, scores.table()

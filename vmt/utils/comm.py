@@ -1,0 +1,77 @@
+"""Which process this is, and small exchanges between processes; all of it works without any."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+_Item = TypeVar("_Item")
+
+
+def is_distributed() -> bool:
+    """Whether torch's process group is up."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def world_size() -> int:
+    """Processes of this run, on all machines."""
+    return dist.get_world_size() if is_distributed() else 1
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if is_distributed() else 0
+
+
+def is_main() -> bool:
+    """Whether this is process 0, the one that writes files."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def exchange_device() -> torch.device:
+    """Where tensors must be that processes exchange: this GPU for NCCL, else the CPU."""
+    if is_distributed() and dist.get_backend() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def any_process(flag: int) -> int:
+    """The largest ``flag`` of all processes, known to all of them."""
+    if world_size() == 1:
+        return flag
+    value = torch.tensor(flag, device=exchange_device())
+    dist.all_reduce(value, dist.ReduceOp.MAX)
+    return int(value)
+
+
+def mean(values: Tensor) -> Tensor:
+    """Element by element over processes; a new tensor on the device of ``values``."""
+    if world_size() == 1:
+        return values.clone()
+    total = values.to(exchange_device(), copy=True)
+    dist.all_reduce(total)
+    return (total / world_size()).to(values.device)
+
+
+def gather(item: _Item) -> list[_Item]:
+    """``item`` of every process by rank, known to all of them; small picklable objects."""
+    if world_size() == 1:
+        return [item]
+    items: list[_Item | None] = [None] * world_size()
+    dist.all_gather_object(items, item)
+    return [entry for entry in items if entry is not None]
+
+
+def share(items: Sequence[_Item]) -> list[_Item]:
+    """The items that fall to this process, dealt one by one."""
+    return list(items[rank() :: world_size()])
