@@ -136,8 +136,7 @@ def check_annotations(
             mended[key] = []
     mended["videos"] = _check_videos(checker, mended["videos"], images)
     mended["categories"] = _check_categories(checker, mended["categories"])
-    annotations = data.get("annotations")
-    mended["annotations"] = _check_tubes(checker, annotations if annotations else [])
+    mended["annotations"] = _check_tubes(checker, _list(data, "annotations"))
     _find_doubles(checker)
     statistics = {
         "videos": len(mended["videos"]),

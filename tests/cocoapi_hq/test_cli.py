@@ -170,6 +170,8 @@ GT_DEFECTS = [
     ("categories.1.name", "DELETE", "categories[1].name"),
     ("categories", None, "categories"),
     ("annotations", None, "annotations"),
+    ("annotations", 0.5, "annotations"),
+    ("videos", 0.5, "videos"),
     ("annotations.0", [], "annotations[0]"),
     ("annotations.1.id", 1, "annotations[1].id"),
     ("annotations.0.id", 0, "annotations[0].id"),
