@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vmt.data.clip_sampler import build_sampler
+from vmt.utils.errors import ConfigError
+
+NAMES = ("local_global", "release", "range")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("T", [1, 3, 4, 5, 8])
+@pytest.mark.parametrize("length", [1, 2, 4, 5, 9, 60])
+def test_properties(name: str, T: int, length: int) -> None:
+    sample = build_sampler(name, 4)
+    rng = np.random.default_rng(0)
+    for key in range(length):
+        frames = sample(key, length, T, rng)
+        assert len(frames) == T
+        assert frames == sorted(frames)
+        assert key in frames
+        assert all(isinstance(t, int) and 0 <= t < length for t in frames)
+        if name != "release":
+            assert len(set(frames)) == min(T, length)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_generator_gives_the_same_frames(name: str) -> None:
+    sample = build_sampler(name, 10)
+    first = [sample(7, 40, 5, np.random.default_rng(3)) for _ in range(2)]
+    assert first[0] == first[1]
+    others = {tuple(sample(7, 40, 5, np.random.default_rng(s))) for s in range(20)}
+    assert len(others) > 10
+
+
+@pytest.mark.parametrize("name", ["local_global", "release"])
+def test_neighbours_are_near_and_the_rest_lies_outside(name: str) -> None:
+    sample, rng = build_sampler(name, 1), np.random.default_rng(0)
+    far = set()
+    for _ in range(300):
+        frames = sample(30, 60, 5, rng)
+        near = [t for t in frames if abs(t - 30) <= 3]
+        assert any(t < 30 for t in near)
+        assert any(t > 30 for t in near)
+        far |= set(frames) - set(near)
+    assert len(far) > 40  # from the whole video
+
+
+def test_range_stays_near() -> None:
+    sample, rng = build_sampler("range", 6), np.random.default_rng(0)
+    seen = {t for _ in range(200) for t in sample(30, 60, 5, rng)}
+    assert seen == set(range(24, 37))
+
+
+def test_two_frames_are_neighbours() -> None:
+    sample, rng = build_sampler("local_global", 1), np.random.default_rng(0)
+    seen = {tuple(sample(10, 20, 2, rng)) for _ in range(200)}
+    assert {abs(b - a) for a, b in seen} == {1, 2, 3}
+    assert len(seen) == 6
+
+
+def test_the_published_draw_repeats_frames_as_published() -> None:
+    sample, rng = build_sampler("release", 1), np.random.default_rng(0)
+    at_start = [sample(0, 40, 5, rng) for _ in range(50)]
+    assert all(frames[:2] == [0, 0] for frames in at_start)  # the neighbour before frame 0 is 0
+    doubles = [sample(20, 24, 5, rng) for _ in range(300)]
+    assert any(len(set(f)) < 5 and f.count(20) == 1 for f in doubles)  # the upper neighbour again
+
+
+def test_messages() -> None:
+    with pytest.raises(ConfigError, match=r"INPUT.SAMPLER is 'near'; choose local_global, release"):
+        build_sampler("near", 1)
+    with pytest.raises(ConfigError, match=r"INPUT.SAMPLER_RANGE is 0"):
+        build_sampler("range", 0)
+    with pytest.raises(ConfigError, match=r"three frames for INPUT.CLIP_FRAMES 2"):
+        build_sampler("release", 1)(0, 9, 2, np.random.default_rng(0))
