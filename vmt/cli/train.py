@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_launch_arguments(parser)
     parser.add_argument(
-        "overrides", nargs="*", metavar="KEY VALUE", help="config keys: SOLVER.BASE_LR 1e-4"
+        "overrides", nargs="*", metavar="KEY VALUE", help="config keys: SOLVER.BASE_LR 0.0001"
     )
 
 

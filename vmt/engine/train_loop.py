@@ -220,11 +220,14 @@ class Trainer:
         started = time.perf_counter()
         batch: Batch = []
         failure: VmtError | None = None
+        # A loader that starts processes draws a seed for them; what follows must not depend on it.
+        random_numbers = torch.get_rng_state()
         try:
             batch = next(batches)
         except VmtError as error:
             failure = error
             time.sleep(_SIGNAL_DELAY)
+        torch.set_rng_state(random_numbers)
         self.last = StepRecord(data_seconds=time.perf_counter() - started, batch=batch)
         return batch, failure
 
