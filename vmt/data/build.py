@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,18 +174,17 @@ class TrainLoader:
             AnnotationError: masks are damaged, under ``DATALOADER.ON_ERROR fail``.
         """
         batches = self._batches()
-        while True:
-            try:
-                drawn = next(batches)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                if isinstance(error, VmtError) or not self.num_workers:
-                    raise
-                raise LoaderError(self._explain(error)) from error
-            yield [self._unpack(entry) for entry in drawn]
+        try:
+            for drawn in batches:
+                yield [self._unpack(entry) for entry in drawn]
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader "):  # not about the processes themselves
+                raise
+            raise LoaderError(self._explain(error)) from error
+        finally:
+            batches.close()  # ends the workers now, not when the traceback is forgotten
 
-    def _batches(self) -> Iterator[list[_Drawn]]:
+    def _batches(self) -> Generator[list[_Drawn], None, None]:
         if not self.num_workers:
             for numbers in self._numbers:
                 yield [self.clips[n] for n in numbers]
