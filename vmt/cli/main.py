@@ -21,6 +21,10 @@ COMMANDS = {
     "demo": ("vmt.cli.demo", "video in, tracklets out: results.json, tracks.csv, overlay.mp4"),
     "eval": ("vmt.cli.evaluate", "score result files: tube mask AP, tube boundary AP, MOTS, HOTA"),
     "check-annotations": ("vmt.cli.check_annotations", "list every defect of an annotation file"),
+    "convert-annotations": (
+        "vmt.cli.convert_annotations",
+        "COCO with video ids, PNG folders, MOTS -> YouTube-VIS JSON",
+    ),
     "split": ("vmt.cli.split", "cut an annotation file by a frozen list of video ids"),
     "convert": ("vmt.cli.convert", "published weight file <-> our names"),
     "inspect": ("vmt.cli.inspect", "say what a weight, annotation or config file is"),

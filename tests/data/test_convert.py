@@ -1,0 +1,226 @@
+"""Every format comes out as sound YouTube-VIS JSON that holds the masks that went in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from cocoapi_hq import rle
+from cocoapi_hq.check import check_file
+from tests.synthetic import CATEGORIES, moving_shapes
+from vmt.cli.main import main
+from vmt.data.datasets.ytvis import load_ytvis_json
+from vmt.data.mapper import decode_masks
+
+SIZE, T = (32, 48), 4
+
+
+@pytest.fixture
+def frames(tmp_path: Path) -> Path:
+    """``images/v<k>/<t>.jpg`` of two videos."""
+    for k in range(2):
+        folder = tmp_path / f"images/v{k}"
+        folder.mkdir(parents=True)
+        for t, frame in enumerate(moving_shapes(T, SIZE, seed=k).frames):
+            cv2.imwrite(str(folder / f"{t:06d}.jpg"), frame[..., ::-1])
+    return tmp_path / "images"
+
+
+def coco_video() -> dict[str, Any]:
+    images, annotations = [], []
+    for k in range(2):
+        video = moving_shapes(T, SIZE, seed=k)
+        for t in reversed(range(T)):
+            image = {"id": 100 + len(images), "video_id": k + 1, "frame_id": t}
+            image |= {"file_name": f"v{k}/{t:06d}.jpg", "height": SIZE[0], "width": SIZE[1]}
+            images.append(image)
+            annotations += [
+                {
+                    "id": len(annotations) + g + 1,
+                    "image_id": image["id"],
+                    "category_id": video.category_ids[g],
+                    "track_id": g,
+                    "segmentation": rle.encode(video.masks[g, t]),
+                }
+                for g in range(2)
+                if video.masks[g, t].any()
+            ]
+    categories = [{"id": k, "name": name} for k, name in enumerate(CATEGORIES, start=1)]
+    videos = [{"id": k + 1, "name": f"v{k}"} for k in range(2)]
+    return {
+        "videos": videos,
+        "images": images,
+        "annotations": annotations,
+        "categories": categories,
+    }
+
+
+def assert_equals_truth(path: Path, images: Path, *, classes: bool) -> None:
+    report = check_file(path, images=images)
+    assert not report.defects
+    data = load_ytvis_json(path, images, "x")
+    assert len(data) == 2
+    for k in range(2):
+        truth, record = moving_shapes(T, SIZE, seed=k), data[k]
+        assert len(record) == T
+        tracklets = record.tracklets()
+        np.testing.assert_array_equal(decode_masks(tracklets, T, SIZE), truth.masks)
+        if classes:
+            assert [x.category_id for x in tracklets] == list(truth.category_ids)
+
+
+def convert(source: Path, images: Path, *more: str) -> tuple[int, Path]:
+    out = images.parent / "out.json"
+    words = [str(source), "--images", str(images), "--output", str(out)]
+    return main(["convert-annotations", *words, *more]), out
+
+
+def test_coco_with_video_ids(frames: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = frames.parent / "coco.json"
+    source.write_text(json.dumps(coco_video()))
+    status, out = convert(source, frames)
+    assert status == 0
+    assert_equals_truth(out, frames, classes=True)
+    printed = capsys.readouterr().out
+    assert "2 videos, 8 frames, 4 annotations; classes circle, square, triangle" in printed
+
+
+def test_png_folders(frames: Path) -> None:
+    masks = frames.parent / "masks"
+    for k in range(2):
+        (masks / f"v{k}").mkdir(parents=True)
+        for t in range(T):
+            labels = np.zeros(SIZE, dtype=np.uint8)
+            for g, mask in enumerate(moving_shapes(T, SIZE, seed=k).masks[:, t]):
+                labels[mask] = g + 1
+            cv2.imwrite(str(masks / f"v{k}/{t:06d}.png"), labels)
+    status, out = convert(masks, frames)
+    assert status == 0
+    assert_equals_truth(out, frames, classes=False)
+    (masks / "v1/000002.png").unlink()
+    assert convert(masks, frames)[0] == 2
+    status, out = convert(masks, frames, "--sparse")
+    assert status == 0
+    assert len(load_ytvis_json(out, frames, "x")[1]) == T - 1
+
+
+def test_mots_text(frames: Path) -> None:
+    texts = frames.parent / "texts"
+    texts.mkdir()
+    for k in range(2):
+        lines = [
+            f"{t} {1000 + g} {g + 1} {SIZE[0]} {SIZE[1]} {rle.encode(mask)['counts']}"
+            for g, masks in enumerate(moving_shapes(T, SIZE, seed=k).masks)
+            for t, mask in enumerate(masks)
+            if mask.any()
+        ]
+        lines.append(f"0 10000 10 {SIZE[0]} {SIZE[1]} 0PP1")
+        (texts / f"v{k}.txt").write_text("\n".join(lines) + "\n\n")
+    status, out = convert(texts, frames)
+    assert status == 0
+    assert_equals_truth(out, frames, classes=False)
+    assert load_ytvis_json(out, frames, "x").categories == {1: "car", 2: "pedestrian"}
+
+
+def test_scalabel(frames: Path) -> None:
+    content = [
+        {
+            "videoName": f"v{k}",
+            "name": f"{t:06d}.jpg",
+            "frameIndex": t,
+            "labels": [
+                {"id": str(g), "category": "car", "rle": dict(rle.encode(mask))}
+                for g, mask in enumerate(moving_shapes(T, SIZE, seed=k).masks[:, t])
+                if mask.any()
+            ],
+        }
+        for k in range(2)
+        for t in range(T)
+    ]
+    source = frames.parent / "labels.json"
+    source.write_text(json.dumps(content))
+    status, out = convert(source, frames)
+    assert status == 0
+    assert_equals_truth(out, frames, classes=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["images"][0].pop("video_id"), "images[0] has no 'video_id'"),
+        (lambda c: c["images"][1].update(height=9), "video 1 have the sizes [(9, 48), (32, 48)]"),
+        (lambda c: c["annotations"][0].pop("track_id"), "annotations[0] has no 'track_id'; it"),
+        (lambda c: c["annotations"][0].update(image_id=5), "annotations[0].image_id is 5; no such"),
+        (
+            lambda c: c["annotations"][1].update(
+                track_id=0, category_id=c["annotations"][0]["category_id"]
+            ),
+            "annotations[1]: track 0 has two masks in one image",
+        ),
+        (lambda c: c["annotations"][0].update(category_id=None), "annotations[0].category_id is"),
+        (lambda c: c["annotations"].insert(0, 4), "annotations[0] is 4; give an object"),
+        (
+            lambda c: c["annotations"][0].update(segmentation={"size": [2, 2], "counts": "04"}),
+            "a mask has size [2, 2], but the frames of video v0 are [32, 48]",
+        ),
+        (lambda c: c["annotations"][0].update(segmentation="x"), "track 0: 'x' is no mask"),
+        (lambda c: c.pop("categories"), "has no list 'categories'"),
+    ],
+)
+def test_messages_of_coco(
+    frames: Path, change: Any, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = coco_video()
+    change(content)
+    source = frames.parent / "coco.json"
+    source.write_text(json.dumps(content))
+    status, out = convert(source, frames, "--from", "coco-video")
+    assert status == 2
+    assert not out.exists()
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("0 1 1 32 48", "v0.txt:1: '0 1 1 32 48' is not 'frame id class height width rle'"),
+        ("0 1 3 32 48 PP1", "v0.txt:1: class 3 is neither 1 (car) nor 2 (pedestrian)"),
+        ("77 1 1 32 48 PP1", "v0.txt:1: there is no image with the number 77"),
+        ("0 1 1 32 48 04", "the runs cover 4 pixels, but size [32, 48] has 1536"),
+    ],
+)
+def test_messages_of_mots_text(
+    frames: Path, line: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = frames.parent / "v0.txt"
+    source.write_text(line)
+    assert convert(source, frames)[0] == 2
+    assert message in capsys.readouterr().err
+
+
+def test_messages_of_the_command(
+    frames: Path, shapes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for source, images, message in (
+        (frames.parent / "none", frames, "none: no such file or folder"),
+        (shapes, frames / "none", "no such folder; --images is the folder of frames"),
+        (shapes, frames, "is ytvis already; nothing to convert"),
+        (frames.parent, frames, "holds neither JSON files nor sub-folders"),
+    ):
+        status, _ = convert(source, images)
+        assert status == 2
+        assert message in capsys.readouterr().err
+    bad = frames.parent / "bad.json"
+    bad.write_text("{")
+    assert convert(bad, frames)[0] == 2
+    assert "not valid JSON" in capsys.readouterr().err
+    words = [str(bad), "--images", str(frames), "--output", str(bad)]
+    assert main(["convert-annotations", *words]) == 2
+    assert "would overwrite the source" in capsys.readouterr().err

@@ -1,0 +1,342 @@
+"""Other annotation formats to YouTube-VIS JSON, which everything else reads.
+
+Each source is read into records first (``vmt.data.records``); one writer serves them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cocoapi_hq import rle
+from cocoapi_hq.check import write_json
+from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.ytvis_json import is_int, parse_json, read_bytes, short
+from vmt.data.datasets.folders import list_frames, load_png_folders
+from vmt.data.datasets.mots import load_mots
+from vmt.data.io import read_frame
+from vmt.data.records import Tracklet, VideoDataset, VideoList, VideoRecord
+from vmt.utils.errors import AnnotationError, OutputError
+
+Row = dict[str, Any]
+
+#: What ``vmt convert-annotations --from`` takes.
+FORMATS = ("coco-video", "png", "mots", "mots-txt")
+
+
+def open_source(kind: str, path: Path, images: Path, *, sparse: bool = False) -> VideoDataset:
+    """Read annotations of another format.
+
+    Args:
+        kind: one of ``FORMATS``.
+        path: file or folder of annotations.
+        images: folder of frames.
+        sparse: leave frames out that have no label map (``png``).
+
+    Raises:
+        AnnotationError: the annotations break their format.
+        VideoError: frames are missing.
+    """
+    if kind == "coco-video":
+        return load_coco_video(path, images)
+    if kind == "png":
+        return load_png_folders(path, images, path.name, strict=not sparse)
+    if kind == "mots":
+        return load_mots(path, images, path.name)
+    if kind == "mots-txt":
+        return load_mots_txt(path, images)
+    raise AnnotationError(f"unknown format {kind!r}; choose {', '.join(FORMATS)}.")
+
+
+def write_ytvis_json(data: VideoDataset, path: Path) -> dict[str, int]:
+    """Write a data set as YouTube-VIS JSON; the file appears whole or not at all.
+
+    Args:
+        data: videos with annotations.
+        path: of the JSON.
+
+    Returns:
+        Counts of ``videos``, ``frames`` and ``annotations``.
+
+    Raises:
+        AnnotationError: a mask is damaged or of another size than its frame.
+        OutputError: the file cannot be written.
+    """
+    videos: list[Row] = []
+    annotations: list[Row] = []
+    for record in (data[k] for k in range(len(data))):
+        shared = {"height": record.height, "width": record.width, "length": len(record)}
+        videos.append({"id": record.id, **shared, "file_names": list(record.file_names)})
+        for tracklet in record.tracklets():
+            row = _annotation(tracklet, record)
+            if row is not None:
+                identity = {"id": len(annotations) + 1, "video_id": record.id}
+                annotations.append(identity | row | {"iscrowd": 0} | shared)
+    content = {
+        "info": {"description": data.name},
+        "videos": videos,
+        "annotations": annotations,
+        "categories": [{"id": key, "name": name} for key, name in data.categories.items()],
+    }
+    try:
+        write_json(path, content)
+    except ScoringError as error:
+        raise OutputError(str(error)) from None
+    frames = sum(len(video["file_names"]) for video in videos)
+    return {"videos": len(videos), "frames": frames, "annotations": len(annotations)}
+
+
+def _annotation(tracklet: Tracklet, record: VideoRecord) -> Row | None:
+    """The masks of a tracklet; None when it is never visible."""
+    masks: list[rle.Rle | None] = []
+    for mask in tracklet.masks:
+        try:
+            coded = None if mask is None else rle.validate(mask, tracklet.where, record.size)
+        except ScoringError as error:
+            raise AnnotationError(str(error)) from None
+        if coded is not None and tuple(coded["size"]) != record.size:
+            raise AnnotationError(
+                f"{tracklet.where}: a mask has size {coded['size']}, but the frames of video "
+                f"{record.name} are {list(record.size)} (h, w)."
+            )
+        masks.append(coded if coded is not None and rle.area(coded) else None)
+    if not any(masks):
+        return None
+    return {
+        "category_id": tracklet.category_id,
+        "segmentations": masks,
+        "bboxes": [mask and list(rle.to_box(mask)) for mask in masks],
+        "areas": [mask and rle.area(mask) for mask in masks],
+    }
+
+
+@dataclass(frozen=True)
+class MemoryAnnotations:
+    """Tracklets that are read already, with a mask or None for every frame."""
+
+    tracklets: tuple[Tracklet, ...]
+
+    def load(self, frames: Sequence[int] | None = None) -> list[Tracklet]:
+        """See ``vmt.data.records.Annotations``."""
+        if frames is None:
+            return list(self.tracklets)
+        return [
+            Tracklet(x.id, x.category_id, tuple(x.masks[t] for t in frames), x.where)
+            for x in self.tracklets
+        ]
+
+
+# --- COCO with a video id per image -------------------------------------------------------------
+
+_TRACK_KEYS = ("track_id", "instance_id", "object_id")
+
+
+def load_coco_video(path: Path, image_root: Path) -> VideoList:
+    """COCO JSON whose images have ``video_id``, and whose annotations have a track id.
+
+    Frames are ordered by ``frame_id`` (or ``frame_index``, ``frame_number``), else by file name.
+    The track of an annotation is its ``track_id``, ``instance_id`` or ``object_id``. Video names
+    come from ``videos``, where the file has them.
+
+    Args:
+        path: the JSON.
+        image_root: folder of the images.
+
+    Raises:
+        AnnotationError: a value is missing or refers to nothing.
+    """
+    try:
+        content = parse_json(read_bytes(path), str(path))
+    except ScoringError as error:
+        raise AnnotationError(str(error)) from None
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise AnnotationError(f"{path}: has no list {key!r}; it is no COCO file.")
+    videos = _frames_of_videos(content["images"], path)
+    place = {row["id"]: (key, t) for key, rows in videos.items() for t, row in enumerate(rows)}
+    tracks = _tracks(content["annotations"], place, path)
+    names = {
+        row.get("id"): str(row.get("name", row.get("id")))
+        for row in content.get("videos", [])
+        if isinstance(row, dict)
+    }
+    records = []
+    keep_ids = all(is_int(key) and key >= 1 for key in videos)
+    for number, (key, rows) in enumerate(sorted(videos.items(), key=lambda x: str(x[0])), start=1):
+        tracklets = [
+            Tracklet(
+                id=k,
+                category_id=category,
+                masks=tuple(masks.get(t) for t in range(len(rows))),
+                where=f"{path}: video {key!r}, track {track!r}",
+            )
+            for k, ((_, track, category), masks) in enumerate(
+                ((name, m) for name, m in tracks.items() if name[0] == key), start=1
+            )
+        ]
+        records.append(
+            VideoRecord(
+                id=int(key) if keep_ids else number,
+                name=names.get(key, str(key)),
+                image_root=image_root,
+                file_names=tuple(row["file_name"] for row in rows),
+                height=rows[0]["height"],
+                width=rows[0]["width"],
+                annotations=MemoryAnnotations(tuple(tracklets)),
+                dataset=path.name,
+            )
+        )
+    categories = {
+        int(row["id"]): str(row.get("name", row["id"]))
+        for row in content["categories"]
+        if isinstance(row, dict) and is_int(row.get("id"))
+    }
+    return VideoList(path.name, categories, records)
+
+
+def _frames_of_videos(rows: Sequence[Any], path: Path) -> dict[Any, list[Row]]:
+    """Video id -> its images in order of time."""
+    videos: dict[Any, list[Row]] = {}
+    for k, row in enumerate(rows):
+        where = f"{path}: images[{k}]"
+        if not isinstance(row, dict):
+            raise AnnotationError(f"{where} is {short(row)}; give an object.")
+        for key in ("id", "video_id", "file_name", "height", "width"):
+            if row.get(key) is None:
+                raise AnnotationError(f"{where} has no {key!r}.")
+        videos.setdefault(row["video_id"], []).append(row)
+    for key, frames in videos.items():
+        frames.sort(key=_time)
+        sizes = {(row["height"], row["width"]) for row in frames}
+        if len(sizes) > 1:
+            raise AnnotationError(
+                f"{path}: the images of video {key!r} have the sizes {sorted(sizes)}; "
+                "one is needed."
+            )
+    return videos
+
+
+def _time(row: Row) -> tuple[float, str]:
+    for key in ("frame_id", "frame_index", "frame_number"):
+        if is_int(row.get(key)):
+            return float(row[key]), ""
+    return 0.0, str(row["file_name"])
+
+
+def _tracks(
+    rows: Sequence[Any], place: Mapping[Any, tuple[Any, int]], path: Path
+) -> dict[tuple[Any, Any, int], dict[int, Any]]:
+    """(video, track, category) -> frame -> mask, in the order of the file."""
+    tracks: dict[tuple[Any, Any, int], dict[int, Any]] = {}
+    for k, row in enumerate(rows):
+        where = f"{path}: annotations[{k}]"
+        if not isinstance(row, dict):
+            raise AnnotationError(f"{where} is {short(row)}; give an object.")
+        if row.get("iscrowd"):
+            continue
+        if row.get("image_id") not in place:
+            raise AnnotationError(
+                f"{where}.image_id is {short(row.get('image_id'))}; no such image."
+            )
+        if not is_int(row.get("category_id")):
+            raise AnnotationError(f"{where}.category_id is {short(row.get('category_id'))}.")
+        track = next((row[key] for key in _TRACK_KEYS if row.get(key) is not None), None)
+        if track is None:
+            raise AnnotationError(
+                f"{where} has no {_TRACK_KEYS[0]!r}; it tells which annotations are one object "
+                f"through time ({' or '.join(_TRACK_KEYS[1:])} is read as well)."
+            )
+        video, t = place[row["image_id"]]
+        masks = tracks.setdefault((video, track, int(row["category_id"])), {})
+        if t in masks:
+            raise AnnotationError(f"{where}: track {track!r} has two masks in one image.")
+        masks[t] = row.get("segmentation")
+    return tracks
+
+
+# --- MOTSChallenge text -------------------------------------------------------------------------
+
+#: Classes of KITTI MOTS and MOTSChallenge by their number; 10 is "ignore".
+_MOTS_CLASSES = {1: "car", 2: "pedestrian"}
+_MOTS_IGNORE = 10
+
+
+def load_mots_txt(path: Path, image_root: Path) -> VideoList:
+    """MOTSChallenge and KITTI MOTS text: ``frame id class height width rle`` per line.
+
+    Args:
+        path: folder of ``<video>.txt``, or one such file.
+        image_root: holds ``<video>/<number>.jpg`` or .png; frame numbers are those of the files.
+
+    Raises:
+        AnnotationError: a line breaks the format, or its frame does not exist.
+        VideoError: a folder of frames is missing or empty.
+    """
+    files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
+    if not files or not files[0].is_file():
+        raise AnnotationError(f"{path}: no .txt file with one line per frame and object.")
+    records = []
+    for number, file in enumerate(files, start=1):
+        folder = image_root / file.stem
+        frames = list(list_frames(folder).values())
+        index = {int(p.stem): t for t, p in enumerate(frames) if p.stem.isdigit()}
+        tracks: dict[tuple[int, int], dict[int, rle.Rle]] = {}
+        for k, line in enumerate(_lines(file), start=1):
+            _read_line(line, f"{file}:{k}", index, tracks)
+        size = next((m["size"] for masks in tracks.values() for m in masks.values()), None)
+        height, width = size or read_frame(frames[0]).shape[:2]
+        tracklets = tuple(
+            Tracklet(track, category, tuple(masks.get(t) for t in range(len(frames))), str(file))
+            for (track, category), masks in sorted(tracks.items())
+        )
+        records.append(
+            VideoRecord(
+                id=number,
+                name=file.stem,
+                image_root=image_root,
+                file_names=tuple(f"{file.stem}/{p.name}" for p in frames),
+                height=int(height),
+                width=int(width),
+                annotations=MemoryAnnotations(tracklets),
+                dataset=path.name,
+            )
+        )
+    return VideoList(path.name, _MOTS_CLASSES, records)
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise AnnotationError(f"{file}: cannot be read ({error}).") from None
+
+
+def _read_line(
+    line: str,
+    where: str,
+    index: Mapping[int, int],
+    tracks: dict[tuple[int, int], dict[int, rle.Rle]],
+) -> None:
+    words = line.split()
+    if not words:
+        return
+    try:
+        frame, track, category, height, width = (int(word) for word in words[:5])
+        (counts,) = words[5:]
+    except ValueError:
+        raise AnnotationError(
+            f"{where}: {short(line)} is not 'frame id class height width rle'."
+        ) from None
+    if category == _MOTS_IGNORE:
+        return
+    if category not in _MOTS_CLASSES:
+        raise AnnotationError(f"{where}: class {category} is neither 1 (car) nor 2 (pedestrian).")
+    if frame not in index:
+        raise AnnotationError(f"{where}: there is no image with the number {frame}.")
+    try:
+        mask = rle.validate({"size": [height, width], "counts": counts}, where)
+    except ScoringError as error:
+        raise AnnotationError(str(error)) from None
+    tracks.setdefault((track, category), {})[index[frame]] = mask
