@@ -1,0 +1,124 @@
+"""From detector scores to quadtrees, and how many of their nodes are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from vmt.modeling.quadtree.tree import ROOT, SequenceQuadtree
+
+
+@torch.no_grad()
+def build_quadtree(
+    scores: Sequence[Tensor],
+    thresholds: Sequence[float],
+    max_per_frame: int = 0,
+    generator: torch.Generator | None = None,
+) -> SequenceQuadtree:
+    """Every cell that the detector marks and whose parent is a node becomes a node.
+
+    Source: arXiv:2207.14012, section 3.1: roots at H/8, branched into quadrants down to H/2.
+
+    Args:
+        scores: per level (N, T, h, w), coarse to fine; every cell has its parent (2h' >= h).
+        thresholds: per level, the score from which a cell is incoherent.
+        max_per_frame: most nodes per tracklet, frame and level, drawn at random (training); 0: all.
+        generator: for the draw; None takes the device's own.
+
+    Returns:
+        Nodes by level, then tracklet, frame, row and column.
+
+    Raises:
+        ValueError: counts or sizes of the levels do not fit together.
+    """
+    sizes = tuple((int(level.shape[-2]), int(level.shape[-1])) for level in scores)
+    _check_levels(sizes, thresholds)
+    N, T = scores[0].shape[:2]
+    columns: list[tuple[Tensor, ...]] = []
+    node_of_cell: Tensor | None = None
+    count = 0
+    for number, (level, threshold) in enumerate(zip(scores, thresholds, strict=True)):
+        marked = level >= threshold
+        if node_of_cell is not None:
+            marked &= _children(node_of_cell >= 0, sizes[number])
+        n, t, y, x = marked.nonzero(as_tuple=True)
+        if max_per_frame > 0:
+            draw = torch.rand(len(n), device=n.device, generator=generator)
+            kept = rank_in_group(n * T + t, draw) < max_per_frame
+            n, t, y, x = n[kept], t[kept], y[kept], x[kept]
+        parent = torch.full_like(n, ROOT)
+        if node_of_cell is not None:
+            parent = node_of_cell[n, t, y // 2, x // 2]
+        columns.append((n, t, torch.full_like(n, number), y, x, level[n, t, y, x].float(), parent))
+        node_of_cell = torch.full(marked.shape, ROOT, device=n.device)
+        node_of_cell[n, t, y, x] = torch.arange(count, count + len(n), device=n.device)
+        count += len(n)
+    return SequenceQuadtree(*map(torch.cat, zip(*columns, strict=True)), N, T, sizes)
+
+
+def _check_levels(sizes: Sequence[tuple[int, int]], thresholds: Sequence[float]) -> None:
+    if not sizes or len(sizes) != len(thresholds):
+        raise ValueError(f"quadtree: {len(sizes)} levels, but {len(thresholds)} thresholds.")
+    for coarse, fine in pairwise(sizes):
+        if any(2 * a < b for a, b in zip(coarse, fine, strict=True)):
+            raise ValueError(
+                f"quadtree: a level of {coarse[0]} x {coarse[1]} cells cannot hold the parents of "
+                f"{fine[0]} x {fine[1]}; each level has at most twice the cells per side."
+            )
+
+
+def _children(nodes: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, T, h, w) bool -> the cells of the next level below them, cut to its ``size``."""
+    below = nodes.repeat_interleave(2, -2).repeat_interleave(2, -1)
+    return below[..., : size[0], : size[1]]
+
+
+def rank_in_group(group: Tensor, priority: Tensor) -> Tensor:
+    """Place of each entry within its group, highest priority first.
+
+    Args:
+        group: (P,) int64.
+        priority: (P,) float; of equals the earlier entry comes first.
+
+    Returns:
+        (P,) int64, from 0 in every group.
+    """
+    order = priority.argsort(descending=True, stable=True)
+    order = order[group[order].argsort(stable=True)]
+    ordered = group[order]
+    position = torch.arange(len(group), device=group.device)
+    first = torch.searchsorted(ordered, ordered)
+    rank = torch.empty_like(position)
+    rank[order] = position - first
+    return rank
+
+
+@torch.no_grad()
+def limit_points(tree: SequenceQuadtree, max_points: int, priority: Tensor) -> SequenceQuadtree:
+    """Keep at most ``max_points`` nodes per tracklet, and with every node its parent.
+
+    A node counts no more than its parent does, so that the best nodes always form trees. Of
+    equals, the coarser come first, then the order of ``tree``: nothing is left to chance.
+
+    Args:
+        tree: in any order.
+        max_points: limit; 0 keeps all.
+        priority: (P,) float, what counts; NaN is not allowed.
+
+    Returns:
+        The kept nodes in the same order.
+    """
+    if max_points <= 0 or len(tree) <= max_points:
+        return tree
+    value = priority.clone()
+    for level in range(1, len(tree.sizes)):
+        at_level = tree.level == level
+        bounded = torch.minimum(value, value[tree.parent.clamp(min=0)])
+        value = torch.where(at_level, bounded, value)
+    by_level = tree.level.argsort(stable=True)
+    rank = torch.empty_like(tree.level)
+    rank[by_level] = rank_in_group(tree.tracklet[by_level], value[by_level])
+    return tree.select((rank < max_points).nonzero()[:, 0])

@@ -1,0 +1,126 @@
+"""The nodes of all quadtrees of a clip as flat tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+#: ``parent`` of a node at the coarsest level.
+ROOT = -1
+_PER_NODE = ("tracklet", "frame", "level", "y", "x", "score", "parent")
+
+
+@dataclass(frozen=True)
+class SequenceQuadtree:
+    """Quadtrees of N tracklets over T frames: P nodes, each a cell of one level in one frame.
+
+    Cell (y, x) of a level covers the cells (2y + a, 2x + b), a and b in {0, 1}, of the next one, as
+    far as they exist. A node is there only if its parent is.
+    Source: Video Mask Transfiner, arXiv:2207.14012, section 3.1, "Quadtree Sequence Grouping".
+
+    Args:
+        tracklet: (P,) int64 in [0, N).
+        frame: (P,) int64 in [0, T).
+        level: (P,) int64, 0 is the coarsest.
+        y: (P,) int64, row in the map of the level.
+        x: (P,) int64, column.
+        score: (P,) float in [0, 1], how sure the detector was of this cell.
+        parent: (P,) int64, index of the parent among the P nodes; ``ROOT`` at level 0.
+        num_tracklets: N.
+        num_frames: T.
+        sizes: (h, w) of the map of every level, coarse to fine.
+    """
+
+    tracklet: Tensor
+    frame: Tensor
+    level: Tensor
+    y: Tensor
+    x: Tensor
+    score: Tensor
+    parent: Tensor
+    num_tracklets: int
+    num_frames: int
+    sizes: tuple[tuple[int, int], ...]
+
+    def __len__(self) -> int:
+        return int(self.tracklet.shape[0])
+
+    def select(self, index: Tensor) -> SequenceQuadtree:
+        """The nodes at ``index`` in that order.
+
+        Args:
+            index: (P',) int64, distinct; with every node its parent.
+        """
+        place = torch.full_like(self.parent, ROOT)
+        place[index] = torch.arange(len(index), device=index.device)
+        parent = self.parent[index]
+        moved = torch.where(parent >= 0, place[parent.clamp(min=0)], parent)
+        kept = {name: getattr(self, name)[index] for name in _PER_NODE if name != "parent"}
+        return replace(self, **kept, parent=moved)
+
+    def in_sequence(self) -> SequenceQuadtree:
+        """The same nodes by tracklet, then frame, level, row and column."""
+        height, width = self.sizes[-1]
+        key = self.tracklet * self.num_frames + self.frame
+        key = key * len(self.sizes) + self.level
+        key = (key * height + self.y) * width + self.x
+        return self.select(key.argsort())
+
+    def lengths(self, per_frame: bool = False) -> list[int]:
+        """Nodes of every tracklet, or of every frame of every tracklet; waits for the device."""
+        group, count = self.tracklet, self.num_tracklets
+        if per_frame:
+            group, count = group * self.num_frames + self.frame, count * self.num_frames
+        counted: list[int] = torch.bincount(group, minlength=count).tolist()
+        return counted
+
+    def cells(self, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(tracklet, frame, y, x) of some nodes, an index into maps (N, T, h, w) of their level.
+
+        Args:
+            nodes: (K,) int64 or (P,) bool.
+        """
+        return self.tracklet[nodes], self.frame[nodes], self.y[nodes], self.x[nodes]
+
+    def centres_px(self, strides: Sequence[int]) -> Tensor:
+        """Input pixel that each node stands for, (P, 2) as (x, y): stride * cell + stride // 2.
+
+        Args:
+            strides: input pixels per cell of every level.
+        """
+        stride = torch.tensor(strides, device=self.level.device)[self.level]
+        places = torch.stack([self.x, self.y], dim=1)
+        return places * stride[:, None] + stride[:, None] // 2
+
+    def share_of_cells(self) -> list[float]:
+        """Share of the cells of each level that are nodes, in [0, 1]; last, that of all levels."""
+        volume = self.num_tracklets * self.num_frames
+        cells = [volume * h * w for h, w in self.sizes]
+        counts = torch.bincount(self.level, minlength=len(cells)).tolist()
+        pairs = [*zip(counts, cells, strict=True), (sum(counts), sum(cells))]
+        return [count / max(total, 1) for count, total in pairs]
+
+
+def join_frames(parts: Sequence[SequenceQuadtree]) -> SequenceQuadtree:
+    """Trees of consecutive frames -> the tree of all of them.
+
+    Args:
+        parts: at least one; the same tracklets and sizes in each.
+
+    Returns:
+        Nodes in the order of the parts.
+    """
+    columns: dict[str, list[Tensor]] = {name: [] for name in _PER_NODE}
+    frames = nodes = 0
+    for part in parts:
+        for name in _PER_NODE:
+            columns[name].append(getattr(part, name))
+        columns["frame"][-1] = part.frame + frames
+        columns["parent"][-1] = torch.where(part.parent >= 0, part.parent + nodes, part.parent)
+        frames += part.num_frames
+        nodes += len(part)
+    joined = {name: torch.cat(values) for name, values in columns.items()}
+    return replace(parts[0], **joined, num_frames=frames)

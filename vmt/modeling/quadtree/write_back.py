@@ -1,0 +1,69 @@
+"""Quadtree propagation: from node logits and coarse masks to masks at the finest level."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vmt.modeling.quadtree.tree import SequenceQuadtree
+from vmt.ops.frames import frame_chunks
+
+PROPAGATIONS = ("bilinear", "nearest")
+
+
+def to_next_level(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
+    """Double the resolution and cut, so that cell (y, x) lies below cell (y // 2, x // 2).
+
+    Args:
+        maps: (N, T, h, w).
+        size: (h', w') of the next level, at most (2h, 2w).
+        mode: "bilinear" (cell centres, ``align_corners=False``) or "nearest".
+
+    Returns:
+        (N, T, h', w').
+    """
+    if mode == "nearest":
+        doubled = maps.repeat_interleave(2, -2).repeat_interleave(2, -1)
+    elif 0 in maps.shape:
+        doubled = maps.new_zeros((*maps.shape[:2], 2 * maps.shape[2], 2 * maps.shape[3]))
+    else:
+        doubled = F.interpolate(maps, scale_factor=2.0, mode="bilinear", align_corners=False)
+    return doubled[..., : size[0], : size[1]]
+
+
+def write_back(
+    tree: SequenceQuadtree,
+    node_logits: Tensor,
+    coarse_logits: Tensor,
+    mode: str = "bilinear",
+    frame_chunk: int = 0,
+) -> list[Tensor]:
+    """Replace the coarse logits at the nodes, level after level; only nodes and what lies below.
+
+    Source: Mask Transfiner, arXiv:2111.13673, section 3.4, "quadtree propagation".
+
+    Args:
+        tree: P nodes.
+        node_logits: (P,).
+        coarse_logits: (N, T, h, w) at the coarsest level.
+        mode: see ``to_next_level``.
+        frame_chunk: frames at once; 0: all. Changes nothing but memory.
+
+    Returns:
+        Per level (N, T, h_l, w_l) logits.
+    """
+    parts: list[list[Tensor]] = [[] for _ in tree.sizes]
+    node_logits = node_logits.to(coarse_logits.dtype)
+    for rows in frame_chunks(tree.num_frames, frame_chunk):
+        inside = (tree.frame >= rows.start) & (tree.frame < rows.stop)
+        maps = coarse_logits[:, rows]
+        for level, size in enumerate(tree.sizes):
+            if level:
+                maps = to_next_level(maps, size, mode)
+            nodes = (inside & (tree.level == level)).nonzero()[:, 0]
+            n, t, y, x = tree.cells(nodes)
+            cell = ((n * maps.shape[1] + t - rows.start) * size[0] + y) * size[1] + x
+            maps = maps.flatten().scatter(0, cell, node_logits[nodes]).view(maps.shape)
+            parts[level].append(maps)
+    return [torch.cat(level, dim=1) for level in parts]
