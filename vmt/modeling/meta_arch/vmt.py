@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from vmt.modeling.backbones.base import Backbone
 from vmt.modeling.backbones.build import build_backbone
 from vmt.modeling.criteria.matcher import HungarianClipMatcher
-from vmt.modeling.criteria.set_criterion import CriterionResult, RefinerCriterion, SetCriterion
-from vmt.modeling.refinement.base import Refiner, RefinerInput, RefinerOutput
+from vmt.modeling.criteria.set_criterion import CriterionResult, SetCriterion
+from vmt.modeling.refinement.base import Refiner, RefinerInput, RefinerLosses, RefinerOutput
 from vmt.modeling.registry import META_ARCHITECTURES, REFINERS, lookup, register
 from vmt.modeling.seqformer.coarse_head import STRIDE as COARSE_STRIDE
 from vmt.modeling.seqformer.coarse_head import CoarseHead
@@ -101,7 +101,7 @@ class VideoMaskTransfiner(nn.Module):
         pixel_mean: of RGB in [0, 255].
         pixel_std: of RGB in [0, 255].
         criterion: losses of the base.
-        refiner_criterion: losses of the refiner.
+        refiner_criterion: losses of the refiner, or None without one.
         top_k: (query, class) pairs that select queries at inference.
         frame_chunk: frames per pass at inference; bounds memory.
         precision: "fp32", "bf16" or "fp16" at inference.
@@ -124,7 +124,7 @@ class VideoMaskTransfiner(nn.Module):
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         criterion: SetCriterion,
-        refiner_criterion: RefinerCriterion,
+        refiner_criterion: RefinerLosses | None,
         top_k: int = 10,
         frame_chunk: int = 4,
         precision: str = "fp32",
@@ -164,10 +164,11 @@ class VideoMaskTransfiner(nn.Module):
             "ffn_dim": node.FFN_DIM,
             "dropout": node.DROPOUT,
         }
-        refiner = None
+        refiner, refiner_criterion = None, None
         if cfg.MODEL.REFINER.NAME != "none":
             entry = lookup(REFINERS, cfg.MODEL.REFINER.NAME, "MODEL.REFINER.NAME (or none)")
             refiner = entry.from_config(cfg, backbone)
+            refiner_criterion = entry.criterion(cfg)
         loss, matcher = cfg.MODEL.LOSS, cfg.MODEL.MATCHER
         focal = {"focal_alpha": loss.FOCAL_ALPHA, "focal_gamma": loss.FOCAL_GAMMA}
         return cls(
@@ -205,13 +206,7 @@ class VideoMaskTransfiner(nn.Module):
                 mask_absent=matcher.MASK_ABSENT,
                 **focal,
             ),
-            refiner_criterion=RefinerCriterion(
-                loss.REFINE_MASK_WEIGHT,
-                loss.REFINE_DICE_WEIGHT,
-                loss.REFINE_BOUNDARY_WEIGHT,
-                loss.REFINE_STAGE2_WEIGHT,
-                **focal,
-            ),
+            refiner_criterion=refiner_criterion,
             top_k=cfg.TEST.TOP_K,
             frame_chunk=cfg.TEST.FRAME_CHUNK,
             precision=cfg.TEST.PRECISION,
@@ -255,7 +250,7 @@ class VideoMaskTransfiner(nn.Module):
         num_frames = len(clips[0])
         features = self._encode(frames, padding)
         states = self.decoder(features.memory, features.levels, num_frames, self._box_heads)
-        outputs = DecoderOutputs(
+        predictions = DecoderOutputs(
             torch.stack([self._class_logits(i, s.query) for i, s in enumerate(states)]),
             torch.stack([s.boxes for s in states]),
         )
@@ -268,25 +263,29 @@ class VideoMaskTransfiner(nn.Module):
             masks = self.coarse(state.query[clip, query_index], centres_px, mask_features[clip])
             return aligned_upsample2(masks)
 
-        result = self.criterion(outputs, targets, mask_head)
+        result = self.criterion(predictions, targets, mask_head)
         losses = {k: self.criterion.weight(k) * v for k, v in result.losses.items()}
-        if self.refiner is not None:
-            refined = self._refiner_losses(
+        if self.refiner_criterion is not None:
+            outputs = self._refine_matches(
                 unfold_frames(frames, num_frames), features, states[-1], targets, result
+            )
+            refined = self.refiner_criterion.measure(
+                outputs, targets, result.last_matches, result.num_tracklets
             )
             losses |= {k: self.refiner_criterion.weight(k) * v for k, v in refined.items()}
         return losses
 
-    def _refiner_losses(
+    def _refine_matches(
         self,
         frames: Tensor,
         features: ClipFeatures,
         state: LayerState,
         targets: Sequence[ClipTargets],
         result: CriterionResult,
-    ) -> dict[str, Tensor]:
+    ) -> list[RefinerOutput]:
+        """Refine the matched queries of every clip; frames (B, T, 3, H, W)."""
         num_frames = frames.shape[1]
-        masks, stages = [], []
+        outputs = []
         for clip, target in enumerate(targets):
             rows = slice(clip * num_frames, (clip + 1) * num_frames)
             query_index = result.last_matches[clip].query_index
@@ -302,13 +301,12 @@ class VideoMaskTransfiner(nn.Module):
                 centres_px,
                 state.boxes[clip][:, query_index].transpose(0, 1),
                 target.input_size,
+                state.box_query[clip][:, query_index].transpose(0, 1),
+                target.masks[result.last_matches[clip].target_index],
             )
-            assert refined is not None, "the refiner's losses are asked for with a refiner only"
-            masks.append(aligned_upsample2(refined.mask_logits))
-            stages.append(aligned_upsample2(refined.stage_logits))
-        return self.refiner_criterion(
-            masks, stages, targets, result.last_matches, result.num_tracklets
-        )
+            assert refined is not None, "there are losses of a refiner only with a refiner"
+            outputs.append(refined)
+        return outputs
 
     def _pad(self, clips: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
         """B clips (T, 3, H_b, W_b) -> (B*T, 3, H, W) and (B*T, H, W) bool, True on padding."""
@@ -385,6 +383,7 @@ class VideoMaskTransfiner(nn.Module):
             centres_px,
             boxes[:, selected].transpose(0, 1),
             size,
+            state.box_query[0][:, selected].transpose(0, 1),
         )
         return ClipForward(features, query, logits, boxes, selected, coarse, refined)
 
@@ -457,6 +456,8 @@ class VideoMaskTransfiner(nn.Module):
         centres_px: Tensor,
         boxes: Tensor,
         frame_size: tuple[int, int],
+        box_query: Tensor,
+        masks_gt: Tensor | None = None,
     ) -> RefinerOutput | None:
         """Refine one clip: frames (T, 3, H, W), whose features are ``rows`` of the batch's."""
         if self.refiner is None:
@@ -473,6 +474,8 @@ class VideoMaskTransfiner(nn.Module):
             centres_px,
             boxes,
             frame_size,
+            box_query,
+            masks_gt,
         )
         refined: RefinerOutput = self.refiner(inputs)
         return refined

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from vmt.modeling.quadtree.tree import ROOT, SequenceQuadtree
+from vmt.modeling.quadtree.tree import ROOT, SequenceQuadtree, tree_of
 
 
 @torch.no_grad()
@@ -56,7 +56,7 @@ def build_quadtree(
         node_of_cell = torch.full(marked.shape, ROOT, device=n.device)
         node_of_cell[n, t, y, x] = torch.arange(count, count + len(n), device=n.device)
         count += len(n)
-    return SequenceQuadtree(*map(torch.cat, zip(*columns, strict=True)), N, T, sizes)
+    return tree_of([torch.cat(column) for column in zip(*columns, strict=True)], N, T, sizes)
 
 
 def _check_levels(sizes: Sequence[tuple[int, int]], thresholds: Sequence[float]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -58,8 +58,8 @@ class SequenceQuadtree:
         place[index] = torch.arange(len(index), device=index.device)
         parent = self.parent[index]
         moved = torch.where(parent >= 0, place[parent.clamp(min=0)], parent)
-        kept = {name: getattr(self, name)[index] for name in _PER_NODE if name != "parent"}
-        return replace(self, **kept, parent=moved)
+        columns = [getattr(self, name)[index] for name in _PER_NODE[:-1]]
+        return tree_of([*columns, moved], self.num_tracklets, self.num_frames, self.sizes)
 
     def in_sequence(self) -> SequenceQuadtree:
         """The same nodes by tracklet, then frame, level, row and column."""
@@ -122,5 +122,25 @@ def join_frames(parts: Sequence[SequenceQuadtree]) -> SequenceQuadtree:
         columns["parent"][-1] = torch.where(part.parent >= 0, part.parent + nodes, part.parent)
         frames += part.num_frames
         nodes += len(part)
-    joined = {name: torch.cat(values) for name, values in columns.items()}
-    return replace(parts[0], **joined, num_frames=frames)
+    joined = [torch.cat(columns[name]) for name in _PER_NODE]
+    return tree_of(joined, parts[0].num_tracklets, frames, parts[0].sizes)
+
+
+def tree_of(
+    columns: Sequence[Tensor],
+    num_tracklets: int,
+    num_frames: int,
+    sizes: tuple[tuple[int, int], ...],
+) -> SequenceQuadtree:
+    """Put a tree together.
+
+    Args:
+        columns: (P,) tensors in the order of the fields of ``SequenceQuadtree``.
+        num_tracklets: N.
+        num_frames: T.
+        sizes: (h, w) of every level.
+    """
+    tracklet, frame, level, y, x, score, parent = columns
+    return SequenceQuadtree(
+        tracklet, frame, level, y, x, score, parent, num_tracklets, num_frames, sizes
+    )

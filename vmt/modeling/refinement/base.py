@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
+from fvcore.common.config import CfgNode
 from torch import Tensor, nn
+
+from vmt.modeling.criteria.matcher import Match
+from vmt.modeling.criteria.set_criterion import RefinerCriterion
+from vmt.ops.resize import aligned_upsample2
+from vmt.structures.clip import ClipTargets
 
 
 @dataclass(frozen=True)
@@ -21,6 +29,9 @@ class RefinerInput:
         centres_px: (N, T, 2) as (x, y), where the coarse head placed the instances.
         boxes_cxcywh: (N, T, 4) in [0, 1] of the unpadded frame.
         frame_size: (H, W) of the unpadded frames, in pixels.
+        box_query: (N, T, C) box queries of the last decoder layer, where the caller has them.
+        masks_gt: (N, T, H, W) bool, the annotation of each tracklet; in training only, for
+            refiners that choose by it what to refine.
     """
 
     frames: Tensor
@@ -32,6 +43,8 @@ class RefinerInput:
     centres_px: Tensor
     boxes_cxcywh: Tensor
     frame_size: tuple[int, int]
+    box_query: Tensor | None = None
+    masks_gt: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -49,9 +62,63 @@ class RefinerOutput:
     stage_logits: Tensor
 
 
+class RefinerLosses(Protocol):
+    """What a refiner is trained with."""
+
+    def measure(
+        self,
+        outputs: Sequence[RefinerOutput],
+        targets: Sequence[ClipTargets],
+        matches: Sequence[Match],
+        num_tracklets: float | Tensor,
+    ) -> dict[str, Tensor]:
+        """Unweighted losses by name.
+
+        Args:
+            outputs: what the refiner gave, per clip, for the matched queries in their order.
+            targets: one per clip.
+            matches: ``CriterionResult.last_matches``.
+            num_tracklets: ``CriterionResult.num_tracklets``.
+        """
+        ...
+
+    def weight(self, name: str) -> float:
+        """Weight of a loss."""
+        ...
+
+
+class StagedMaskLosses(RefinerCriterion):
+    """Losses of a refiner's masks and of its stage in between, each upsampled by 2 first."""
+
+    def measure(
+        self,
+        outputs: Sequence[RefinerOutput],
+        targets: Sequence[ClipTargets],
+        matches: Sequence[Match],
+        num_tracklets: float | Tensor,
+    ) -> dict[str, Tensor]:
+        """See ``RefinerLosses``."""
+        masks = [aligned_upsample2(out.mask_logits) for out in outputs]
+        stages = [aligned_upsample2(out.stage_logits) for out in outputs]
+        return self(masks, stages, targets, matches, num_tracklets)
+
+
 class Refiner(nn.Module):
     """Base of everything in the registry REFINERS."""
 
     def forward(self, inputs: RefinerInput) -> RefinerOutput:
         """Refine the masks of one clip."""
         raise NotImplementedError
+
+    @classmethod
+    def criterion(cls, cfg: CfgNode) -> RefinerLosses:
+        """The losses that train it, from ``MODEL.LOSS``."""
+        loss = cfg.MODEL.LOSS
+        return StagedMaskLosses(
+            loss.REFINE_MASK_WEIGHT,
+            loss.REFINE_DICE_WEIGHT,
+            loss.REFINE_BOUNDARY_WEIGHT,
+            loss.REFINE_STAGE2_WEIGHT,
+            focal_alpha=loss.FOCAL_ALPHA,
+            focal_gamma=loss.FOCAL_GAMMA,
+        )

@@ -33,11 +33,13 @@ class LayerState:
         boxes: (B, T, Q, 4) cxcywh in [0, 1] of the unpadded frame, with gradient.
         centres: (B, T, Q, 2) as (x, y): centres of the boxes that came *into* the layer, where the
             mask heads place the instance.
+        box_query: (B, T, Q, C), one per frame.
     """
 
     query: Tensor
     boxes: Tensor
     centres: Tensor
+    box_query: Tensor
 
 
 class CrossAttention(MSDeformAttn):
@@ -223,6 +225,6 @@ class Decoder(nn.Module):
             else:
                 delta = delta + origin
             boxes = delta.sigmoid()
-            states.append(LayerState(query, boxes, origin[..., :2].sigmoid()))
+            states.append(LayerState(query, boxes, origin[..., :2].sigmoid(), box_query))
             reference = boxes.detach()
         return states
