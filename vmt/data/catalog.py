@@ -15,6 +15,7 @@ from vmt.data.datasets.folders import load_png_folders
 from vmt.data.datasets.mots import load_mots
 from vmt.data.datasets.splits import SPLITS, VideoSplit
 from vmt.data.datasets.ytvis import load_ytvis_json
+from vmt.data.labels import lists_frames
 from vmt.data.records import VideoDataset
 from vmt.utils.errors import AnnotationError, ConfigError
 
@@ -82,19 +83,24 @@ def locate(reference: str, root: str = "") -> Located:
             f"unknown data set {reference!r}; {hint}For your own give path/to.json@path/to/images. "
             f"Known: {', '.join(_ROWS)}."
         )
-    split, folder = _ROWS[reference], data_root(root)
+    return locate_split(_ROWS[reference], root)
+
+
+def locate_split(split: VideoSplit, root: str = "") -> Located:
+    """Find the files of a row; ConfigError names every place looked at when they are not there."""
+    folder = data_root(root)
     found = {}
     for what, places in (("annotations", split.annotations), ("images", split.images)):
         there = [folder / place for place in places if (folder / place).exists()]
         if not there:
             raise ConfigError(
-                f"data set {reference}: no {what} under {folder.absolute()}; looked for "
+                f"data set {split.name}: no {what} under {folder.absolute()}; looked for "
                 f"{', '.join(places)}. Set DETECTRON2_DATASETS or DATASETS.ROOT; "
                 f"datasets/README.md shows the tree. Source: {split.source}."
             )
         found[what] = there[0]
     return Located(
-        reference, found["annotations"], found["images"], split.format, split.mask_key, split
+        split.name, found["annotations"], found["images"], split.format, split.mask_key, split
     )
 
 
@@ -127,6 +133,8 @@ def sniff_format(path: Path) -> str:
         if any(path.glob("*/*.png")):
             return "mots" if _is_bitmask(next(path.glob("*/*.png"))) else "png"
         raise AnnotationError(f"{path}: holds neither JSON files nor sub-folders of PNG files.")
+    if lists_frames(path):
+        return "ytvis"
     try:
         content = parse_json(read_bytes(path), str(path))
     except ScoringError as error:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.ytvis_json import is_int, parse_json, read_bytes, short
+from cocoapi_hq.ytvis_json import is_int, open_ground_truth, parse_json, read_bytes, short
 from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import AnnotationError, ConfigError
 
@@ -84,6 +85,17 @@ def _by_map(space: LabelSpace, category_map: Mapping[int, int], source: str) -> 
     return table
 
 
+def lists_frames(path: Path) -> bool:
+    """True for a file that says "file_names", as YouTube-VIS JSON alone does; nothing is parsed.
+
+    A set of hundreds of megabytes is told from others this way without reading it twice.
+    """
+    if not path.is_file() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(b'"file_names"') >= 0
+
+
 def label_space_from_json(path: str | Path, name: str = "") -> LabelSpace:
     """The classes of one's own annotation file, in the order of its ``categories``.
 
@@ -99,10 +111,14 @@ def label_space_from_json(path: str | Path, name: str = "") -> LabelSpace:
     """
     path = Path(path)
     try:
-        content: Any = parse_json(read_bytes(path), str(path))
+        if lists_frames(path):  # only what is small is parsed
+            known = open_ground_truth(path).categories
+            rows: Any = [{"id": key, "name": word} for key, word in known.items()]
+        else:
+            content: Any = parse_json(read_bytes(path), str(path))
+            rows = content.get("categories") if isinstance(content, dict) else None
     except ScoringError as error:
-        raise AnnotationError(str(error)) from None
-    rows = content.get("categories") if isinstance(content, dict) else None
+        raise AnnotationError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
     if not isinstance(rows, list) or not rows:
         raise AnnotationError(
             f"{path}: categories is {short(rows)}; give a list like "

@@ -23,6 +23,7 @@ class VideoSplit:
         mask_key: key of the masks in the JSON.
         evaluator: protocol of ``vmt eval``; empty: not scored here.
         annotated: False where the masks are kept by a server.
+        num_videos: of the published split; 0: not known.
         source: where a person gets the files.
     """
 
@@ -34,7 +35,27 @@ class VideoSplit:
     mask_key: str = "segmentations"
     evaluator: str = "ytvis"
     annotated: bool = True
+    num_videos: int = 0
     source: str = ""
+
+
+#: Videos of the published splits.
+_NUM_VIDEOS: Final = {
+    "hq_ytvis_train": 1678,
+    "hq_ytvis_val": 280,
+    "hq_ytvis_test": 280,
+    "ytvis_2019_train": 2238,
+    "ytvis_2019_valid": 302,
+    "ytvis_2019_test": 343,
+    "ytvis_2021_train": 2985,
+    "ytvis_2021_valid": 421,
+    "ytvis_2021_test": 453,
+    "ovis_train": 607,
+    "ovis_valid": 140,
+    "ovis_test": 154,
+    "bdd100k_mots_train": 154,
+    "bdd100k_mots_val": 32,
+}
 
 
 def _youtube_vis(year: int, part: str) -> VideoSplit:
@@ -51,6 +72,7 @@ def _youtube_vis(year: int, part: str) -> VideoSplit:
         images=(f"{folder}/{part}/JPEGImages", f"{folder}/{part}_all_frames/JPEGImages"),
         categories=folder,
         annotated=part == "train",
+        num_videos=_NUM_VIDEOS[f"{folder}_{part}"],
         source="https://youtube-vos.org/dataset/vis/",
     )
 
@@ -67,6 +89,7 @@ def _ovis(part: str) -> VideoSplit:
         categories="ovis",
         evaluator="ovis",
         annotated=part == "train",
+        num_videos=_NUM_VIDEOS[f"ovis_{part}"],
         source="https://songbai.site/ovis",
     )
 
@@ -90,6 +113,7 @@ def _hq_ytvis(part: str) -> VideoSplit:
         categories="ytvis_2019",
         mask_key="segmentations_refined",
         evaluator="hq_ytvis",
+        num_videos=_NUM_VIDEOS[f"hq_ytvis_{part}"],
         source="https://github.com/SysCV/vmt (HQ-YTVIS annotations), frames of YouTube-VIS 2019",
     )
 
@@ -122,6 +146,7 @@ def _bdd100k(part: str) -> VideoSplit:
         categories="bdd100k_mots",
         format="mots",
         evaluator="bdd100k_mots",
+        num_videos=_NUM_VIDEOS[f"bdd100k_mots_{part}"],
         source="https://www.bdd100k.com (MOTS 2020 images and labels)",
     )
 

@@ -1,0 +1,111 @@
+#!/usr/bin/env python3
+"""Verify HQ-YTVIS, and cut other annotation files of the same videos by its splits.
+
+The three files of HQ-YTVIS divide the 2,238 training videos of YouTube-VIS 2019; all frames lie in
+``ytvis_2019/train``. The script checks files, frames and masks, and that no video stands in two
+splits. ``--cut FILE`` divides another file of these videos, such as the original ``train.json``
+with its coarser masks, into one file per split; videos are matched by their folder's name.
+
+Example:
+  python datasets/prepare_hq_ytvis.py
+  python datasets/prepare_hq_ytvis.py --cut datasets/ytvis_2019/train.json --output coarse/
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from _common import parser, report, say
+
+from cocoapi_hq.check import write_json
+from cocoapi_hq.exceptions import ScoringError
+from vmt.data.catalog import load_dataset
+from vmt.utils.errors import VmtError
+
+PARTS = ("train", "val", "test")
+
+
+def video_names(root: str) -> dict[str, set[str]]:
+    """Names of the videos of each split that can be read."""
+    names = {}
+    for part in PARTS:
+        try:
+            data = load_dataset(f"hq_ytvis_{part}", root)
+        except VmtError:
+            continue
+        names[part] = {data[k].name for k in range(len(data))}
+    return names
+
+
+def overlaps(names: dict[str, set[str]]) -> list[str]:
+    """One sentence per pair of splits that share videos."""
+    found = []
+    for i, first in enumerate(PARTS):
+        for second in PARTS[i + 1 :]:
+            shared = sorted(names.get(first, set()) & names.get(second, set()))
+            if shared:
+                found.append(
+                    f"{first} and {second} share {len(shared)} videos (first: {shared[0]})"
+                )
+    return found
+
+
+def cut(path: Path, names: dict[str, set[str]], output: Path) -> list[str]:
+    """Divide an annotation file; returns a line per file written.
+
+    Raises:
+        ScoringError: a file cannot be written.
+    """
+    content = json.loads(path.read_text(encoding="utf-8"))
+    folder_of = {v["id"]: Path(v["file_names"][0]).parent.name for v in content["videos"]}
+    output.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for part, wanted in names.items():
+        ids = {key for key, folder in folder_of.items() if folder in wanted}
+        piece = dict(content)
+        piece["videos"] = [v for v in content["videos"] if v["id"] in ids]
+        rows = content.get("annotations") or []
+        piece["annotations"] = [a for a in rows if a["video_id"] in ids]
+        target = output / f"{path.stem}-{part}.json"
+        if target.absolute() == path.absolute():
+            raise ScoringError(f"{target}: would overwrite the input; give another folder.")
+        write_json(target, piece)
+        lost = len(wanted) - len(ids)
+        note = f"; {lost} videos of the split are not in {path.name}" if lost else ""
+        lines.append(
+            f"written: {target} ({len(ids)} videos, {len(piece['annotations'])} annotations{note})"
+        )
+    return lines
+
+
+def main() -> int:
+    """Verify, cut; returns the exit status."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--cut", type=Path, metavar="FILE", help="annotation file to divide")
+    arguments.add_argument("--output", type=Path, metavar="DIR", help="for the divided files")
+    args = arguments.parse_args()
+    if (args.cut is None) != (args.output is None):
+        arguments.error("--cut FILE and --output DIR belong together")
+    status = report([f"hq_ytvis_{part}" for part in PARTS], args.root, args.decode)
+    names = video_names(args.root)
+    for line in overlaps(names):
+        say(f"! {line}")
+        status = 1
+    if args.cut is None:
+        return status
+    if len(names) < len(PARTS):
+        say("! --cut needs the three files of HQ-YTVIS.")
+        return 1
+    try:
+        for line in cut(args.cut, names, args.output):
+            say(line)
+    except (OSError, ScoringError, json.JSONDecodeError, KeyError, TypeError, IndexError) as error:
+        say(f"! {args.cut}: cannot be divided ({error}).")
+        return 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
