@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -92,10 +93,13 @@ def distribute(model: nn.Module, kind: str, device: torch.device) -> nn.Module:
         return model
     if kind == "ddp":
         model.register_forward_hook(functools.partial(_tie_parameters, ()))
-        devices = [device] if device.type == "cuda" else None
-        return DistributedDataParallel(
-            model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        # Buffers never change; torch 2.15 renamed the switch that would send them every step.
+        known = inspect.signature(DistributedDataParallel.__init__).parameters
+        switch = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        options: dict[str, Any] = {switch: False, "gradient_as_bucket_view": True}
+        if device.type == "cuda":
+            options["device_ids"] = [device]
+        return DistributedDataParallel(model, **options)
     prefixes = ("encoder.layers.", "decoder.layers.")
     model.register_forward_hook(functools.partial(_tie_parameters, prefixes))
     for part in ("encoder", "decoder"):
