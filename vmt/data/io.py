@@ -31,7 +31,8 @@ def read_frame(path: Path, size: tuple[int, int] | None = None) -> npt.NDArray[n
     try:
         with Image.open(path) as image:
             image.load()
-            frame = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+            ImageOps.exif_transpose(image, in_place=True)
+            frame = np.array(image if image.mode == "RGB" else image.convert("RGB"))
     except FileNotFoundError:
         raise VideoError(
             f"{path}: no such image; check the folder of images, or remove the frame from the JSON."
