@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from torch import nn
 from vmt.checkpoint.files import read_weights
 from vmt.checkpoint.key_maps.rows import UNUSED
 from vmt.utils.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -94,13 +97,14 @@ def load_weights(
             report.mismatched.append((name, tuple(state[name].shape), tuple(value.shape)))
     report.unexpected = sorted(set(state) - set(wanted))
     if not report.complete:
-        raise CheckpointError(f"{_summary(report)}\n{report.text()}")
+        logger.warning(report.text())
+        raise CheckpointError(_summary(report))
     model.load_state_dict({name: state[name] for name in report.loaded}, strict=False)
     return report
 
 
 def _summary(report: LoadReport) -> str:
-    """One sentence with cause and fix; the table follows it."""
+    """One sentence with cause and fix; the table goes to the log."""
     if report.mismatched:
         name, theirs, ours = report.mismatched[0]
         cause = f"{name} has shape {list(theirs)} in the file and {list(ours)} in the network"
