@@ -1,0 +1,64 @@
+"""Data that is damaged, processes that die: one sentence and an end, never a hang."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.engine.clips import SHAPES, make_trainer, quick_config
+from tests.engine.runs import TINY, run, scalars, train_command
+from tests.synthetic import write_moving_shapes
+from vmt.data.build import build_train_loader
+from vmt.engine.train_loop import Hook, Trainer
+from vmt.utils.errors import VmtError
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Path:
+    """Two videos; a frame of the first is cut off."""
+    write_moving_shapes(tmp_path, 2, 3, (64, 96), 0)
+    frame = tmp_path / "JPEGImages" / "shapes_000" / "00001.jpg"
+    frame.write_bytes(frame.read_bytes()[:200])
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_a_damaged_frame_ends_the_training_or_is_counted(damaged: Path, tmp_path: Path) -> None:
+    keys = {"SOLVER__MAX_STEPS": "6", "DATALOADER__NUM_WORKERS": "1"}
+    command = train_command(damaged, tmp_path / "a", DATALOADER__ON_ERROR="fail", **keys)
+    status, said = run(command)
+    assert status == 2, said
+    assert "shapes_000/00001.jpg" in said
+    assert "Traceback" not in said
+    command = train_command(damaged, tmp_path / "b", DATALOADER__ON_ERROR="skip", **keys)
+    status, said = run(command)
+    assert status == 0, said
+    assert "shapes_000/00001.jpg" in said
+    assert scalars(tmp_path / "b", "skipped_files")[6] > 0
+
+
+def test_a_loading_process_that_dies_ends_the_training(tmp_path: Path) -> None:
+    path = write_moving_shapes(tmp_path, 1, 3, (64, 96), 0)
+    overrides = [word for pair in TINY.items() for word in pair]
+    overrides += ["DATASETS.TRAIN", f'["{path}@{tmp_path / "JPEGImages"}"]']
+    cfg = quick_config("seqformer_tiny", *overrides, "DATALOADER.NUM_WORKERS", "1")
+
+    class Kill(Hook):
+        def after_step(self, trainer: Trainer) -> None:
+            for child in multiprocessing.active_children():
+                child.kill()
+
+    trainer = make_trainer(
+        cfg,
+        1000,
+        hooks=[Kill()],
+        open_loader=lambda step: build_train_loader(cfg, SHAPES, start_step=step),
+    )
+    started = time.monotonic()
+    with pytest.raises(VmtError, match="died"):
+        trainer.train()
+    assert trainer.step < 20
+    assert time.monotonic() - started < 60

@@ -1,0 +1,58 @@
+"""Every config trains: one step on synthetic clips, and each part of the network learns from it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.engine.clips import CONFIGS
+from tests.synthetic import shape_clip
+from vmt.config.node import load_config
+from vmt.data.datasets.categories import label_space
+from vmt.engine.lr_schedule import Schedule
+from vmt.engine.optimizer import build_optimizer
+from vmt.engine.train_loop import Trainer
+from vmt.modeling.meta_arch.build import build_model
+
+FILES = sorted(
+    str(path.relative_to(CONFIGS))
+    for path in CONFIGS.rglob("*.yaml")
+    if not path.name.startswith("Base-")
+)
+#: Built in seconds; the others are R101 and Swin-L.
+FAST = ("R50.yaml", "tiny.yaml", "seqformer.yaml", "release.yaml")
+
+
+def test_there_are_configs() -> None:
+    assert len(FILES) >= 28
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(f, marks=[] if f.endswith(FAST) else pytest.mark.slow) for f in FILES]
+)
+def test_one_step(name: str) -> None:
+    cfg = load_config(Path(CONFIGS) / name, ["MODEL.DEVICE", "cpu"])
+    torch.manual_seed(0)
+    model = build_model(cfg, label_space(cfg.MODEL.LABEL_SPACE))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    trainer = Trainer(
+        model,
+        build_optimizer(cfg, model),
+        Schedule(1),
+        lambda start: iter([[shape_clip(2, (64, 96), 0)]]),
+        torch.device("cpu"),
+        clip_gradients=cfg.SOLVER.CLIP_GRADIENTS,
+        precision=cfg.ENGINE.PRECISION,
+    )
+    assert trainer.train()
+    assert math.isfinite(sum(trainer.last.losses.values()))
+    assert math.isfinite(trainer.last.gradient_norm)
+    refines = cfg.MODEL.REFINER.NAME != "none"
+    assert ("loss_mask_refine" in trainer.last.losses) == refines
+    after = model.state_dict()
+    moved = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
+    parts = {"backbone", "neck", "encoder", "decoder", "heads", "coarse"}
+    assert moved == parts | ({"refiner"} if refines else set())
