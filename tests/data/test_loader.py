@@ -91,6 +91,10 @@ def test_two_processes_see_together_what_one_sees(
     assert_same([a + b for a, b in zip(*parts, strict=True)], straight[:3])
 
 
+def test_every_sample_draws_for_itself(straight: Batches) -> None:
+    assert len({sample["targets"].input_size for sample in flat(straight)}) > 6
+
+
 def test_another_seed_is_another_run(straight: Batches, shapes: Path, make_config: Any) -> None:
     others = take(make_config(train=shapes, DATALOADER__SEED=7), shapes, 6)
     ids = [[(s["video_id"], s["clip_id"]) for s in flat(b)] for b in (straight, others)]

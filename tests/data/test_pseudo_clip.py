@@ -45,6 +45,13 @@ def test_masks_follow_the_camera() -> None:
             assert (((colour > 100) != clip.masks[g]) & sure).float().mean() < 1e-3
 
 
+def test_the_camera_at_rest_changes_nothing() -> None:
+    video = moving_shapes(1, SIZE, seed=0)
+    clip = camera_path(video.frames[0], video.masks[:, 0], 1, np.random.default_rng(0))
+    np.testing.assert_array_equal(clip.frames[0].permute(1, 2, 0).numpy(), video.frames[0])
+    np.testing.assert_array_equal(clip.masks.numpy(), video.masks)
+
+
 def test_the_path_is_smooth_and_passes_the_image() -> None:
     image, masks = flat()
     for seed in range(10):
