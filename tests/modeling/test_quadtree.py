@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.modeling.reference_quadtree import slow_limit, slow_tree, slow_write_back
-from vmt.modeling.quadtree.build import build_quadtree, limit_points, rank_in_group
+from vmt.modeling.quadtree.build import best_nodes, build_quadtree, rank_in_group
 from vmt.modeling.quadtree.tree import ROOT, SequenceQuadtree, join_frames
 from vmt.modeling.quadtree.write_back import to_next_level, write_back
 
@@ -33,6 +33,14 @@ def rows_of(tree: SequenceQuadtree) -> list[tuple[int, ...]]:
     return list(zip(*(c.tolist() for c in columns), strict=True))
 
 
+def in_sequence(tree: SequenceQuadtree) -> SequenceQuadtree:
+    return tree.select(tree.sequence_order())
+
+
+def limited(tree: SequenceQuadtree, max_points: int, priority: Tensor) -> SequenceQuadtree:
+    return tree.select(best_nodes(tree, max_points, priority))
+
+
 def with_parents(tree: SequenceQuadtree) -> dict:
     rows = rows_of(tree)
     parents = [None if p == ROOT else rows[p] for p in tree.parent.tolist()]
@@ -51,7 +59,7 @@ def test_tree_is_the_slow_one(size: tuple[int, int], frames: int) -> None:
 
 def test_every_child_lies_in_a_detected_parent() -> None:
     tree = build_quadtree(random_scores((24, 30), num=4, frames=3), THRESHOLDS)
-    for part in (tree, tree.in_sequence()):
+    for part in (tree, in_sequence(tree)):
         child = part.parent >= 0
         parent = part.parent[child]
         assert child.any()
@@ -66,7 +74,7 @@ def test_every_child_lies_in_a_detected_parent() -> None:
 
 
 def test_sequences_are_sorted_and_counted() -> None:
-    tree = build_quadtree(random_scores((12, 16)), THRESHOLDS).in_sequence()
+    tree = in_sequence(build_quadtree(random_scores((12, 16)), THRESHOLDS))
     rows = rows_of(tree)
     assert rows == sorted(rows)
     assert tree.lengths() == [sum(r[0] == n for r in rows) for n in range(3)]
@@ -77,12 +85,12 @@ def test_sequences_are_sorted_and_counted() -> None:
 
 def test_frames_join_to_the_whole_tree() -> None:
     scores = random_scores((11, 13), frames=5)
-    whole = build_quadtree(scores, THRESHOLDS).in_sequence()
+    whole = in_sequence(build_quadtree(scores, THRESHOLDS))
     parts = [
         build_quadtree([s[:, rows] for s in scores], THRESHOLDS)
         for rows in (slice(0, 2), slice(2, 4), slice(4, 5))
     ]
-    joined = join_frames(parts).in_sequence()
+    joined = in_sequence(join_frames(parts))
     assert joined.num_frames == 5
     assert rows_of(joined) == rows_of(whole)
     assert with_parents(joined) == with_parents(whole)
@@ -97,20 +105,20 @@ def test_limit_is_the_slow_one(max_points: int, joined: bool) -> None:
     if joined:
         halves = [build_quadtree([s[:, t : t + 1] for s in scores], THRESHOLDS) for t in (0, 1)]
         tree = join_frames(halves)
-    limited = limit_points(tree, max_points, tree.score)
+    fewer = limited(tree, max_points, tree.score)
     priority = dict(zip(rows_of(tree), tree.score.tolist(), strict=True))
     kept = slow_limit(slow_tree(scores, THRESHOLDS), priority, max_points)
-    assert set(rows_of(limited)) == kept
-    assert all(p is None or p in kept for p in with_parents(limited).values())
-    assert max(limited.lengths()) <= max_points
+    assert set(rows_of(fewer)) == kept
+    assert all(p is None or p in kept for p in with_parents(fewer).values())
+    assert max(fewer.lengths()) <= max_points
 
 
 def test_limit_keeps_small_trees_and_repeats_itself() -> None:
     tree = build_quadtree(random_scores((12, 16)), THRESHOLDS)
-    assert limit_points(tree, 0, tree.score) is tree
-    first = limit_points(tree, 20, tree.score)
+    assert rows_of(limited(tree, 0, tree.score)) == rows_of(tree)
+    first = limited(tree, 20, tree.score)
     torch.manual_seed(7)
-    second = limit_points(tree, 20, tree.score)
+    second = limited(tree, 20, tree.score)
     assert rows_of(first) == rows_of(second)
 
 
@@ -144,7 +152,7 @@ def test_rank_in_group() -> None:
 def test_write_back_is_the_slow_one(size: tuple[int, int], mode: str, frame_chunk: int) -> None:
     generator = torch.Generator().manual_seed(1)
     scores = random_scores(size, frames=3)
-    tree = build_quadtree(scores, THRESHOLDS).in_sequence()
+    tree = in_sequence(build_quadtree(scores, THRESHOLDS))
     # sixteenths: the sums below are exact, whatever their order
     coarse = torch.randint(-64, 64, scores[0].shape, generator=generator) / 16
     logits = torch.randint(-64, 64, (len(tree),), generator=generator) / 16
@@ -159,8 +167,8 @@ def test_no_nodes_no_change(mode: str) -> None:
     tree = build_quadtree(scores, THRESHOLDS)
     assert len(tree) == 0
     assert tree.lengths() == [0, 0, 0]
-    assert tree.in_sequence().share_of_cells() == [0, 0, 0, 0]
-    assert len(limit_points(tree, 5, tree.score)) == 0
+    assert in_sequence(tree).share_of_cells() == [0, 0, 0, 0]
+    assert len(limited(tree, 5, tree.score)) == 0
     coarse = torch.randn(scores[0].shape)
     maps = write_back(tree, torch.zeros(0), coarse, mode)
     expected = coarse
@@ -183,7 +191,7 @@ def test_gradients_of_write_back_reach_coarser_nodes() -> None:
 
 def test_no_tracklets() -> None:
     scores = random_scores((12, 16), num=0)
-    tree = build_quadtree(scores, THRESHOLDS).in_sequence()
+    tree = in_sequence(build_quadtree(scores, THRESHOLDS))
     assert len(tree) == 0
     assert tree.lengths() == []
     maps = write_back(tree, torch.zeros(0), scores[0])

@@ -60,11 +60,41 @@ def default_config() -> Node:
     cfg.MODEL.REFINER.NUM_LAYERS = 3
     cfg.MODEL.REFINER.FFN_DIM = 2048
     cfg.MODEL.REFINER.DROPOUT = 0.1
-    # Most points refined per frame; above it those nearest to a contour are kept [R: 12000].
+    # Most points refined. dense_band: per frame, above it those nearest to a contour [R: 12000];
+    # quadtree: per tracklet, above it those the detector is surest of, with their parents.
     cfg.MODEL.REFINER.MAX_POINTS = 12000
     # "release" wraps boxes that start left of or above the frame as the released code does
     # (spec 8, row 2); "clamp" cuts them at the frame.
     cfg.MODEL.REFINER.BOX_MASK = "release"
+    # From here on for "quadtree" (docs/quadtree.md). Nodes of all frames of a tracklet form one
+    # sequence (quadtree sequence grouping); False: each frame alone [P, Table 1].
+    cfg.MODEL.REFINER.QSG = True
+    # Instance guidance after every node attention layer [P].
+    cfg.MODEL.REFINER.IGL = True
+    # What the detector learns to mark: "incoherent" or "boundary" cells [P, Table 2].
+    cfg.MODEL.REFINER.REGION = "incoherent"
+    # "residue" (routine of the released code) or "mixed" (definition of Mask Transfiner), spec 4.4.
+    cfg.MODEL.REFINER.REGION_RULE = "residue"
+    # A cell above a marked one is marked too, so that the tree can reach it [D].
+    cfg.MODEL.REFINER.REGION_CLOSED = True
+    # Weights of the detector: from the "video_query", from one "frame_query" per frame, or fixed
+    # ("fcn") [P, Table 2].
+    cfg.MODEL.REFINER.DETECTOR = "video_query"
+    # Size of its kernels: 3 [P], or 1 [R], which published files initialise.
+    cfg.MODEL.REFINER.INC_KERNEL = 3
+    # Scores from which a cell of H/8, H/4, H/2 is a node [D].
+    cfg.MODEL.REFINER.INC_THRESHOLDS = [0.5, 0.5, 0.5]
+    # Sizes of the three convolutions on the image: [3, 3, 3] [P], [3, 1, 1] [R].
+    cfg.MODEL.REFINER.RGB_KERNELS = [3, 3, 3]
+    # How a node's value reaches the finer cells below it: "bilinear" or "nearest" [D].
+    cfg.MODEL.REFINER.PROPAGATION = "bilinear"
+    # Nodes in training: "detected", "truth" (the annotation's region) or "union" [D].
+    cfg.MODEL.REFINER.TRAIN_NODES = "union"
+    # Most nodes in training, at random: per tracklet, level and frame; per tracklet. Most tracklets
+    # per clip. 0: no limit [D].
+    cfg.MODEL.REFINER.TRAIN_FRAME_POINTS = 300
+    cfg.MODEL.REFINER.TRAIN_POINTS = 4000
+    cfg.MODEL.REFINER.TRAIN_TRACKLETS = 10
 
     cfg.MODEL.LOSS = Node()  # weights and focal parameters [S]
     cfg.MODEL.LOSS.CLASS_WEIGHT = 2.0
@@ -81,6 +111,10 @@ def default_config() -> Node:
     cfg.MODEL.LOSS.REFINE_DICE_WEIGHT = 5.0
     cfg.MODEL.LOSS.REFINE_BOUNDARY_WEIGHT = 5.0
     cfg.MODEL.LOSS.REFINE_STAGE2_WEIGHT = 2.0
+    # Quadtree [D]: L1 of node probabilities; BCE and dice of the detector, mean of its levels.
+    cfg.MODEL.LOSS.REFINE_NODE_WEIGHT = 2.0
+    cfg.MODEL.LOSS.INC_WEIGHT = 1.0
+    cfg.MODEL.LOSS.INC_DICE_WEIGHT = 1.0
 
     cfg.MODEL.MATCHER = Node()
     cfg.MODEL.MATCHER.CLASS_COST = 2.0

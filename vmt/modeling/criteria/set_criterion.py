@@ -293,16 +293,33 @@ class RefinerCriterion:
         if len(match.target_index) == 0:
             return dict.fromkeys(self.weights, (masks.sum() + stage2.sum()) * 0.0)
         wanted = target.masks[match.target_index]
-        masks_gt = masks_at_stride(wanted, self.mask_stride, masks)
         stage2_gt = masks_at_stride(wanted, self.stage2_stride, stage2)
-        focal = (num_tracklets, self.focal_alpha, self.focal_gamma)
         return {
-            "loss_mask_refine": mask_focal_loss(masks, masks_gt, *focal),
-            "loss_mask_dice_refine": dice_loss(masks, masks_gt, num_tracklets),
-            "loss_mask_bound_refine": dice_loss(
-                masks, masks_gt, num_tracklets, region=self._region(wanted, masks)
+            **self.final_mask_losses(masks, wanted, num_tracklets),
+            "loss_refine": mask_focal_loss(
+                stage2, stage2_gt, num_tracklets, self.focal_alpha, self.focal_gamma
             ),
-            "loss_refine": mask_focal_loss(stage2, stage2_gt, *focal),
+        }
+
+    def final_mask_losses(
+        self, masks: Tensor, masks_gt: Tensor, num_tracklets: float | Tensor
+    ) -> dict[str, Tensor]:
+        """The three losses of a clip's final masks.
+
+        Args:
+            masks: (N, T, h, w) logits at ``mask_stride``, padded on the right and below.
+            masks_gt: (N, T, H, W) bool, before padding.
+            num_tracklets: divisor of the sums.
+        """
+        sampled = masks_at_stride(masks_gt, self.mask_stride, masks)
+        return {
+            "loss_mask_refine": mask_focal_loss(
+                masks, sampled, num_tracklets, self.focal_alpha, self.focal_gamma
+            ),
+            "loss_mask_dice_refine": dice_loss(masks, sampled, num_tracklets),
+            "loss_mask_bound_refine": dice_loss(
+                masks, sampled, num_tracklets, region=self._region(masks_gt, masks)
+            ),
         }
 
     def _region(self, masks: Tensor, like: Tensor) -> Tensor:

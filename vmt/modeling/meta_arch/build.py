@@ -6,12 +6,13 @@ from fvcore.common.config import CfgNode
 
 from vmt.modeling.meta_arch import vmt as _vmt
 from vmt.modeling.refinement import dense_band as _dense_band
+from vmt.modeling.refinement import quadtree_refiner as _quadtree_refiner
 from vmt.modeling.registry import META_ARCHITECTURES, lookup
 from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import ConfigError
 
 #: Imported for what they register.
-METHODS = (_vmt, _dense_band)
+METHODS = (_vmt, _dense_band, _quadtree_refiner)
 
 
 def build_model(cfg: CfgNode, label_space: LabelSpace) -> _vmt.VideoMaskTransfiner:

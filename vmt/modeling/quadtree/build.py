@@ -97,8 +97,8 @@ def rank_in_group(group: Tensor, priority: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def limit_points(tree: SequenceQuadtree, max_points: int, priority: Tensor) -> SequenceQuadtree:
-    """Keep at most ``max_points`` nodes per tracklet, and with every node its parent.
+def best_nodes(tree: SequenceQuadtree, max_points: int, priority: Tensor) -> Tensor:
+    """At most ``max_points`` nodes per tracklet, and with every node its parent.
 
     A node counts no more than its parent does, so that the best nodes always form trees. Of
     equals, the coarser come first, then the order of ``tree``: nothing is left to chance.
@@ -109,10 +109,10 @@ def limit_points(tree: SequenceQuadtree, max_points: int, priority: Tensor) -> S
         priority: (P,) float, what counts; NaN is not allowed.
 
     Returns:
-        The kept nodes in the same order.
+        (P',) int64, ascending, for ``SequenceQuadtree.select``.
     """
     if max_points <= 0 or len(tree) <= max_points:
-        return tree
+        return torch.arange(len(tree), device=tree.level.device)
     value = priority.clone()
     for level in range(1, len(tree.sizes)):
         at_level = tree.level == level
@@ -121,4 +121,4 @@ def limit_points(tree: SequenceQuadtree, max_points: int, priority: Tensor) -> S
     by_level = tree.level.argsort(stable=True)
     rank = torch.empty_like(tree.level)
     rank[by_level] = rank_in_group(tree.tracklet[by_level], value[by_level])
-    return tree.select((rank < max_points).nonzero()[:, 0])
+    return (rank < max_points).nonzero()[:, 0]

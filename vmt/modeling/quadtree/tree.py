@@ -61,13 +61,13 @@ class SequenceQuadtree:
         columns = [getattr(self, name)[index] for name in _PER_NODE[:-1]]
         return tree_of([*columns, moved], self.num_tracklets, self.num_frames, self.sizes)
 
-    def in_sequence(self) -> SequenceQuadtree:
-        """The same nodes by tracklet, then frame, level, row and column."""
+    def sequence_order(self) -> Tensor:
+        """(P,) int64, for ``select``: by tracklet, then frame, level, row and column."""
         height, width = self.sizes[-1]
         key = self.tracklet * self.num_frames + self.frame
         key = key * len(self.sizes) + self.level
         key = (key * height + self.y) * width + self.x
-        return self.select(key.argsort())
+        return key.argsort()
 
     def lengths(self, per_frame: bool = False) -> list[int]:
         """Nodes of every tracklet, or of every frame of every tracklet; waits for the device."""

@@ -1,0 +1,137 @@
+"""From backbone maps and pixels to the tokens of quadtree nodes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vmt.layers.position import sine_features, sine_position_of_cells
+from vmt.modeling.quadtree.tree import SequenceQuadtree
+from vmt.modeling.refinement.base import Refiner
+from vmt.ops.resize import nearest
+
+RGB_HIDDEN = 32
+
+
+class PyramidRefiner(Refiner):
+    """A refiner that reads maps at strides 8, 4 and 2.
+
+    Its layers have the names of ``DenseBand``'s where that has the same ones, so that published
+    weights fit. Other than there, every cell of every level gets an RGB embedding.
+
+    Args:
+        dim: channels of the fused stride-8 map.
+        stride4_dim: channels of the backbone's stride-4 map.
+        has_stride2: whether the backbone has a stride-2 map of ``embed_dim`` channels; else the
+            stride-4 map is upsampled and compressed in its place.
+        embed_dim: channels of the results.
+        rgb_kernels: sizes of the three convolutions on the image: (3, 3, 3) in the paper (section
+            3.1), (3, 1, 1) in the released code.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        stride4_dim: int,
+        has_stride2: bool,
+        embed_dim: int,
+        rgb_kernels: Sequence[int],
+    ) -> None:
+        super().__init__()
+        self.reduce_s8 = nn.Conv2d(dim, embed_dim, 3, padding=1)
+        self.fuse_s4 = nn.Conv2d(dim, stride4_dim, 3, padding=1)
+        self.reduce_s4 = nn.Conv2d(stride4_dim, embed_dim, 3, padding=1)
+        self.lift_s2 = nn.Conv2d(embed_dim, embed_dim, 1)
+        self.compress = None if has_stride2 else nn.Conv2d(stride4_dim, embed_dim, 1)
+        widths = (3, RGB_HIDDEN, embed_dim, embed_dim)
+        layers: list[nn.Module] = []
+        for index, kernel in enumerate(rgb_kernels):
+            conv = nn.Conv2d(widths[index], widths[index + 1], kernel, padding=kernel // 2)
+            layers += [conv, nn.ReLU()]
+        self.rgb = nn.Sequential(*layers)
+
+    def level_features(
+        self, fused: Tensor, stride4: Tensor, stride2: Tensor | None, frames: Tensor
+    ) -> list[Tensor]:
+        """Maps of some frames.
+
+        Args:
+            fused: (t, dim, h8, w8).
+            stride4: (t, stride4_dim, h4, w4).
+            stride2: (t, embed_dim, h2, w2), or None where the backbone has none.
+            frames: (t, 3, H, W), normalised.
+
+        Returns:
+            (t, embed_dim, h, w) at strides 8, 4 and 2.
+        """
+        size4 = (int(stride4.shape[-2]), int(stride4.shape[-1]))
+        lifted = nearest(F.relu(self.fuse_s4(fused)), size4)
+        s4 = F.relu(self.reduce_s4(stride4 + lifted))
+        if self.compress is None:
+            assert stride2 is not None, "the backbone declared a stride-2 map"
+            high = stride2
+        else:
+            high = nearest(self.compress(stride4), (2 * size4[0], 2 * size4[1]))
+        size2 = (int(high.shape[-2]), int(high.shape[-1]))
+        pixels = nearest(frames, size2).contiguous(memory_format=torch.channels_last)
+        rgb2 = self.rgb(pixels)
+        s2 = nearest(F.relu(self.lift_s2(s4)), size2) + high + rgb2
+        rgb4 = halve(rgb2, size4)
+        rgb8 = halve(rgb4, (int(fused.shape[-2]), int(fused.shape[-1])))
+        return [F.relu(self.reduce_s8(fused)) + rgb8, s4 + rgb4, s2]
+
+
+def halve(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Mean over the 2x2 cells below each cell, as far as they exist.
+
+    Args:
+        maps: (t, C, h, w).
+        size: (ceil(h / 2), ceil(w / 2)).
+    """
+    halved = F.avg_pool2d(maps, 2, ceil_mode=True, count_include_pad=False)
+    assert tuple(halved.shape[-2:]) == size, "levels halve, rounding up"
+    return halved
+
+
+class NodeEncoder(nn.Module):
+    """Features of a node and the coarse probability there -> its token; its place -> a code.
+
+    Source: arXiv:2207.14012, section 3.1, names the inputs; how they are combined is our choice.
+
+    Args:
+        embed_dim: channels of features and tokens, a multiple of 4.
+        num_levels: of the quadtree.
+    """
+
+    def __init__(self, embed_dim: int, num_levels: int) -> None:
+        super().__init__()
+        self.embed_dim = embed_dim
+        self.token = nn.Linear(embed_dim + 1, embed_dim)
+        self.level_embed = nn.Parameter(torch.empty(num_levels, embed_dim))
+        nn.init.normal_(self.level_embed)
+
+    def forward(self, features: Tensor, coarse: Tensor) -> Tensor:
+        """(P, embed_dim) features and (P,) probabilities in [0, 1] -> (P, embed_dim) tokens."""
+        token: Tensor = self.token(torch.cat([features, coarse[:, None]], dim=1))
+        return token
+
+    def position(self, tree: SequenceQuadtree, with_time: bool) -> Tensor:
+        """Where nodes are: 2-D sine over the finest level, sine over the clip, level.
+
+        Args:
+            tree: P nodes.
+            with_time: tell frames apart; False gives every frame the code of the first.
+
+        Returns:
+            (P, embed_dim).
+        """
+        scale = 2.0 ** (len(tree.sizes) - 1 - tree.level)
+        rows, cols = ((cell + 0.5) * scale - 0.5 for cell in (tree.y, tree.x))
+        place = sine_position_of_cells(rows, cols, tree.sizes[-1], self.embed_dim // 2, 0.0)
+        steps = max(tree.num_frames - 1, 1) if with_time else math.inf
+        time = sine_features(tree.frame.float() / steps * (2 * math.pi), self.embed_dim)
+        return place + time + self.level_embed[tree.level]

@@ -1,0 +1,57 @@
+"""The dynamic pixel decoder: every tracklet's own layers turn its nodes into mask logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vmt.layers.dynamic_conv import apply_dynamic_layers, split_dynamic_parameters
+
+#: Widths of the dynamic layers: dx, dy, coarse probability and 8 channels of the token.
+WIDTHS = (11, 8, 8, 1)
+
+
+class PixelDecoder(nn.Module):
+    """Tokens -> logits, at nodes only.
+
+    Source: arXiv:2207.14012, section 3.1, "the output is sent into the dynamic pixel decoder"; its
+    layers are those of the released code's ``controller_refine``.
+
+    Args:
+        dim: channels of tokens.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.reduce = nn.Linear(dim, WIDTHS[0] - 3)
+
+    def forward(
+        self,
+        x: Tensor,
+        offsets_px: Tensor,
+        coarse: Tensor,
+        parameters: Tensor,
+        lengths: Sequence[int],
+    ) -> Tensor:
+        """Decode.
+
+        Args:
+            x: (P, C) tokens, tracklet after tracklet.
+            offsets_px: (P, 2) as (dx, dy): instance centre minus node centre, in pixels.
+            coarse: (P,) coarse probability.
+            parameters: (N, 177) weights of the dynamic layers.
+            lengths: nodes of each of the N tracklets.
+
+        Returns:
+            (P,) logits.
+        """
+        own = torch.cat([offsets_px.to(x.dtype), coarse[:, None].to(x.dtype)], dim=1)
+        stacked = torch.cat([own, F.relu(self.reduce(x))], dim=1)  # (P, 11)
+        logits = [stacked.new_zeros(0)]
+        for n, nodes in enumerate(stacked.split(list(lengths))):
+            layers = split_dynamic_parameters(parameters[n : n + 1], WIDTHS)
+            logits.append(apply_dynamic_layers(nodes.T[None], layers)[0, 0])
+        return torch.cat(logits)

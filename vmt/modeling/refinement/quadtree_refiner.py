@@ -1,0 +1,368 @@
+"""The refiner of the paper: quadtrees of incoherent points over all frames of a tracklet.
+
+Source: Video Mask Transfiner, arXiv:2207.14012, section 3.1. What the paper leaves open, and where
+we depart from it, stands in docs/quadtree.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from fvcore.common.config import CfgNode
+from torch import Tensor
+
+from vmt.layers.dynamic_conv import num_dynamic_parameters
+from vmt.layers.mlp import MLP, controller
+from vmt.modeling.backbones.base import Backbone
+from vmt.modeling.criteria.incoherent_region import RegionRule
+from vmt.modeling.incoherence.detector import DETECTORS, IncoherenceDetector
+from vmt.modeling.incoherence.regions import (
+    REGION_KINDS,
+    REGION_RULES,
+    RegionKind,
+    region_levels,
+)
+from vmt.modeling.quadtree.build import best_nodes, build_quadtree
+from vmt.modeling.quadtree.tree import SequenceQuadtree, join_frames
+from vmt.modeling.quadtree.write_back import PROPAGATIONS, to_next_level, write_back
+from vmt.modeling.refinement.base import RefinerInput, RefinerLosses
+from vmt.modeling.refinement.node_encoder import NodeEncoder, PyramidRefiner
+from vmt.modeling.refinement.pixel_decoder import WIDTHS, PixelDecoder
+from vmt.modeling.refinement.quadtree_criterion import QuadtreeCriterion, QuadtreeOutput
+from vmt.modeling.refinement.sequence_encoder import SequenceEncoder
+from vmt.modeling.registry import REFINERS, register
+from vmt.ops.frames import frame_chunks
+from vmt.ops.resize import cell_centres_px
+from vmt.utils.errors import ConfigError
+
+#: Input pixels per cell of the levels, and what their layers are called.
+STRIDES = (8, 4, 2)
+LEVELS = ("s8", "s4", "s2")
+TRAIN_NODES = ("detected", "truth", "union")
+TrainNodes = Literal["detected", "truth", "union"]
+
+
+@register(REFINERS, "quadtree")
+class QuadtreeRefiner(PyramidRefiner):
+    """Detect incoherent points, let them attend across frames, decode and write back only them.
+
+    Args:
+        stride4_dim: channels of the backbone's stride-4 map.
+        has_stride2: see ``PyramidRefiner``.
+        dim: channels of the queries and of the fused map.
+        embed_dim: width of node features and of the refinement transformer.
+        num_heads: of its attentions.
+        num_layers: pairs of node attention and instance guidance.
+        ffn_dim: of the node attention layers.
+        dropout: in training.
+        rgb_kernels: see ``PyramidRefiner``.
+        grouped: nodes of all frames of a tracklet form one sequence (quadtree sequence grouping);
+            False: each frame alone, with neither attention nor a time code across frames.
+        guided: with instance guidance layers.
+        detector: "video_query", "frame_query" or "fcn": what makes the detector's weights.
+        detector_kernel: 3 or 1, see ``IncoherenceDetector``.
+        thresholds: score per level from which a cell is a node.
+        region: what the detector learns, see ``region_levels``.
+        region_rule: see ``region_levels``.
+        region_closed: see ``region_levels``.
+        propagation: "bilinear" or "nearest", see ``write_back``.
+        max_points: most nodes per tracklet in evaluation, highest scores first; 0: all.
+        train_nodes: in training nodes are the "detected" ones, the "truth" of the annotation, or
+            the "union".
+        train_frame_points: most nodes per tracklet, level and frame in training, at random.
+        train_points: most nodes per tracklet in training, at random.
+        train_tracklets: most tracklets per clip in training, at random.
+        frame_chunk: frames of which dense maps exist at once.
+    """
+
+    def __init__(
+        self,
+        stride4_dim: int,
+        has_stride2: bool,
+        dim: int = 256,
+        embed_dim: int = 64,
+        num_heads: int = 4,
+        num_layers: int = 3,
+        ffn_dim: int = 2048,
+        dropout: float = 0.1,
+        rgb_kernels: Sequence[int] = (3, 3, 3),
+        grouped: bool = True,
+        guided: bool = True,
+        detector: str = "video_query",
+        detector_kernel: int = 3,
+        thresholds: Sequence[float] = (0.5, 0.5, 0.5),
+        region: RegionKind = "incoherent",
+        region_rule: RegionRule = "residue",
+        region_closed: bool = True,
+        propagation: str = "bilinear",
+        max_points: int = 60000,
+        train_nodes: TrainNodes = "union",
+        train_frame_points: int = 300,
+        train_points: int = 4000,
+        train_tracklets: int = 10,
+        frame_chunk: int = 2,
+    ) -> None:
+        super().__init__(dim, stride4_dim, has_stride2, embed_dim, rgb_kernels)
+        self.grouped = grouped
+        self.detector_kind = detector
+        self.thresholds = tuple(thresholds)
+        self.region: RegionKind = region
+        self.region_rule: RegionRule = region_rule
+        self.region_closed = region_closed
+        self.propagation = propagation
+        self.max_points = max_points
+        self.train_nodes: TrainNodes = train_nodes
+        self.train_frame_points = train_frame_points
+        self.train_points = train_points
+        self.train_tracklets = train_tracklets
+        self.frame_chunk = frame_chunk
+        self.detector = IncoherenceDetector(
+            embed_dim, LEVELS, detector_kernel, static=detector == "fcn"
+        )
+        # With kernel 1 it has the layout, and so the name, of the release's second stage.
+        self.stage2_controller: MLP | None = None
+        self.detector_controller: MLP | None = None
+        if detector != "fcn":
+            mlp = controller(dim, self.detector.num_parameters)
+            if detector_kernel == 1:
+                self.stage2_controller = mlp
+            else:
+                self.detector_controller = mlp
+        self.controller = controller(dim, num_dynamic_parameters(WIDTHS))
+        self.node_encoder = NodeEncoder(embed_dim, len(STRIDES))
+        self.encoder = SequenceEncoder(
+            embed_dim, dim, num_heads, num_layers, ffn_dim, dropout, guided
+        )
+        self.decoder = PixelDecoder(embed_dim)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, backbone: Backbone) -> QuadtreeRefiner:
+        """Build from ``MODEL.REFINER``.
+
+        Raises:
+            ConfigError: a value that is none of those a key allows.
+        """
+        node = cfg.MODEL.REFINER
+        for key, allowed in (
+            ("DETECTOR", DETECTORS),
+            ("INC_KERNEL", (1, 3)),
+            ("REGION", REGION_KINDS),
+            ("REGION_RULE", REGION_RULES),
+            ("PROPAGATION", PROPAGATIONS),
+            ("TRAIN_NODES", TRAIN_NODES),
+        ):
+            if node[key] not in allowed:
+                raise ConfigError(
+                    f"MODEL.REFINER.{key} must be one of {', '.join(map(str, allowed))}, "
+                    f"not {node[key]!r}."
+                )
+        for key in ("INC_THRESHOLDS", "RGB_KERNELS"):
+            if len(node[key]) != len(STRIDES):
+                raise ConfigError(f"MODEL.REFINER.{key} must have 3 values, not {node[key]!r}.")
+        if any(kernel not in (1, 3) for kernel in node.RGB_KERNELS):
+            raise ConfigError(
+                f"MODEL.REFINER.RGB_KERNELS must hold 1s and 3s, not {node.RGB_KERNELS!r}."
+            )
+        return cls(
+            stride4_dim=backbone.channels[4],
+            has_stride2=backbone.channels.get(2) == node.EMBED_DIM,
+            dim=cfg.MODEL.SEQFORMER.HIDDEN_DIM,
+            embed_dim=node.EMBED_DIM,
+            num_heads=node.NUM_HEADS,
+            num_layers=node.NUM_LAYERS,
+            ffn_dim=node.FFN_DIM,
+            dropout=node.DROPOUT,
+            rgb_kernels=node.RGB_KERNELS,
+            grouped=node.QSG,
+            guided=node.IGL,
+            detector=node.DETECTOR,
+            detector_kernel=node.INC_KERNEL,
+            thresholds=node.INC_THRESHOLDS,
+            region=node.REGION,
+            region_rule=node.REGION_RULE,
+            region_closed=node.REGION_CLOSED,
+            propagation=node.PROPAGATION,
+            max_points=node.MAX_POINTS,
+            train_nodes=node.TRAIN_NODES,
+            train_frame_points=node.TRAIN_FRAME_POINTS,
+            train_points=node.TRAIN_POINTS,
+            train_tracklets=node.TRAIN_TRACKLETS,
+            frame_chunk=cfg.TEST.FRAME_CHUNK,
+        )
+
+    @classmethod
+    def criterion(cls, cfg: CfgNode) -> RefinerLosses:
+        """The losses that train it, from ``MODEL.LOSS``."""
+        loss = cfg.MODEL.LOSS
+        return QuadtreeCriterion(
+            STRIDES,
+            mask_weight=loss.REFINE_MASK_WEIGHT,
+            dice_weight=loss.REFINE_DICE_WEIGHT,
+            boundary_weight=loss.REFINE_BOUNDARY_WEIGHT,
+            node_weight=loss.REFINE_NODE_WEIGHT,
+            detector_weight=loss.INC_WEIGHT,
+            detector_dice_weight=loss.INC_DICE_WEIGHT,
+            focal_alpha=loss.FOCAL_ALPHA,
+            focal_gamma=loss.FOCAL_GAMMA,
+        )
+
+    def forward(self, inputs: RefinerInput) -> QuadtreeOutput:
+        """See ``Refiner``; the result has stride 2.
+
+        As in the released code, gradients reach queries and ``fused`` only: backbone maps, boxes,
+        centres and coarse masks are read without.
+        """
+        tracklets = self._draw_tracklets(inputs)
+        if tracklets is not None:
+            inputs = _of_tracklets(inputs, tracklets)
+        parameters = self._detector_parameters(inputs)
+        sizes = self._level_sizes(inputs)
+        regions = self._regions(inputs, sizes)
+        trees, tokens, probs, logits = [], [], [], []
+        for rows in frame_chunks(len(inputs.frames), self.frame_chunk):
+            found = self._grow(inputs, rows, sizes, parameters, regions)
+            trees.append(found[0])
+            tokens.append(found[1])
+            probs.append(found[2])
+            if self.training:
+                logits.append(found[3])
+        tree, chosen = self._within_budget(join_frames(trees))
+        coarse = torch.cat(probs)[chosen]
+        node_logits = self._refine_nodes(inputs, tree, torch.cat(tokens)[chosen], coarse)
+        levels = write_back(
+            tree, node_logits, inputs.coarse_logits.detach(), self.propagation, self.frame_chunk
+        )
+        return QuadtreeOutput(
+            mask_logits=levels[-1],
+            mask_stride=STRIDES[-1],
+            stage_logits=levels[-2],
+            tree=tree,
+            node_logits=node_logits,
+            tracklets=tracklets,
+            detector_logits=tuple(torch.cat(level, 1) for level in zip(*logits, strict=True)),
+            regions=tuple(regions),
+        )
+
+    def _draw_tracklets(self, inputs: RefinerInput) -> Tensor | None:
+        """(N',) int64, ascending, or None when all are refined."""
+        count, limit = len(inputs.query), self.train_tracklets
+        if not self.training or limit <= 0 or count <= limit:
+            return None
+        return torch.randperm(count, device=inputs.query.device)[:limit].sort().values
+
+    def _detector_parameters(self, inputs: RefinerInput) -> Tensor | None:
+        mlp = self.stage2_controller or self.detector_controller
+        if mlp is None:
+            return None
+        query: Tensor | None = inputs.query
+        if self.detector_kind == "frame_query":
+            query = inputs.box_query
+            if query is None:
+                raise ValueError("DETECTOR frame_query needs the box queries of the tracklets.")
+        parameters: Tensor = mlp(query)
+        return parameters
+
+    def _level_sizes(self, inputs: RefinerInput) -> tuple[tuple[int, int], ...]:
+        """(h, w) at strides 8, 4 and 2."""
+        h8, w8 = inputs.coarse_logits.shape[-2:]
+        h4, w4 = inputs.stride4.shape[-2:]
+        h2, w2 = 2 * h4, 2 * w4
+        if self.compress is None:
+            assert inputs.stride2 is not None, "the backbone declared a stride-2 map"
+            h2, w2 = inputs.stride2.shape[-2:]
+        return (int(h8), int(w8)), (int(h4), int(w4)), (int(h2), int(w2))
+
+    def _regions(self, inputs: RefinerInput, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """What the annotation says should be nodes; nothing outside training."""
+        if not self.training or inputs.masks_gt is None:
+            return []
+        return region_levels(
+            inputs.masks_gt, STRIDES, sizes, self.region, self.region_rule, self.region_closed
+        )
+
+    def _grow(
+        self,
+        inputs: RefinerInput,
+        rows: slice,
+        sizes: Sequence[tuple[int, int]],
+        parameters: Tensor | None,
+        regions: Sequence[Tensor],
+    ) -> tuple[SequenceQuadtree, Tensor, Tensor, list[Tensor]]:
+        """Trees of some frames: nodes, tokens (P, C), coarse probabilities (P,), detector logits.
+
+        Dense maps exist in here only; what leaves at inference belongs to nodes.
+        """
+        stride2 = inputs.stride2[rows].detach() if inputs.stride2 is not None else None
+        maps = self.level_features(
+            inputs.fused[rows], inputs.stride4[rows].detach(), stride2, inputs.frames[rows]
+        )
+        centres_px = inputs.centres_px[:, rows].detach().float()
+        coarse = inputs.coarse_logits[:, rows].detach().sigmoid()
+        if parameters is not None and parameters.ndim == 3:
+            parameters = parameters[:, rows]
+        probs, logits, scores = [], [], []
+        for level, (name, stride, size) in enumerate(zip(LEVELS, STRIDES, sizes, strict=True)):
+            coarse = to_next_level(coarse, size) if level else coarse
+            offsets = centres_px[..., None, None] - cell_centres_px(size, stride, centres_px)
+            own = torch.cat([offsets.to(coarse.dtype), coarse[:, :, None]], dim=2)
+            logits.append(self.detector(name, maps[level], own, parameters))
+            probs.append(coarse)
+            score = logits[-1].detach().float().sigmoid()
+            if regions:
+                score = self._training_score(score, regions[level][:, rows])
+            scores.append(score)
+        budget = self.train_frame_points if self.training else 0
+        tree = build_quadtree(scores, self.thresholds, budget)
+        features, values = [], []
+        for level, (feature_map, prob) in enumerate(zip(maps, probs, strict=True)):
+            n, t, y, x = tree.cells((tree.level == level).nonzero()[:, 0])
+            features.append(feature_map[t, :, y, x])
+            values.append(prob[n, t, y, x])
+        coarse_of_node = torch.cat(values)
+        tokens = self.node_encoder(torch.cat(features), coarse_of_node)
+        return tree, tokens, coarse_of_node, logits
+
+    def _training_score(self, score: Tensor, region: Tensor) -> Tensor:
+        if self.train_nodes == "detected":
+            return score
+        truth = region.to(score.dtype)
+        return truth if self.train_nodes == "truth" else torch.maximum(score, truth)
+
+    def _within_budget(self, tree: SequenceQuadtree) -> tuple[SequenceQuadtree, Tensor]:
+        """The nodes that are refined, in sequence, and which of ``tree``'s they are."""
+        limit, priority = self.max_points, tree.score
+        if self.training:
+            limit, priority = self.train_points, torch.rand_like(tree.score)
+        kept = best_nodes(tree, limit, priority)
+        chosen = kept[tree.select(kept).sequence_order()]
+        return tree.select(chosen), chosen
+
+    def _refine_nodes(
+        self, inputs: RefinerInput, tree: SequenceQuadtree, tokens: Tensor, coarse: Tensor
+    ) -> Tensor:
+        """(P, C) tokens and (P,) coarse probabilities -> (P,) logits."""
+        position = self.node_encoder.position(tree, with_time=self.grouped).to(tokens.dtype)
+        sequences = tree.lengths(per_frame=not self.grouped)
+        tokens = self.encoder(tokens, position, sequences, inputs.query, tree.tracklet)
+        centres_px = inputs.centres_px.detach()[tree.tracklet, tree.frame]
+        parameters = self.controller(inputs.query)
+        logits: Tensor = self.decoder(
+            tokens, centres_px - tree.centres_px(STRIDES), coarse, parameters, tree.lengths()
+        )
+        return logits
+
+
+def _of_tracklets(inputs: RefinerInput, index: Tensor) -> RefinerInput:
+    """The same clip with the tracklets at ``index`` only."""
+    return replace(
+        inputs,
+        coarse_logits=inputs.coarse_logits[index],
+        query=inputs.query[index],
+        centres_px=inputs.centres_px[index],
+        boxes_cxcywh=inputs.boxes_cxcywh[index],
+        box_query=None if inputs.box_query is None else inputs.box_query[index],
+        masks_gt=None if inputs.masks_gt is None else inputs.masks_gt[index],
+    )

@@ -1,0 +1,177 @@
+"""The temporal refinement transformer: nodes of all frames attend to each other and to queries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vmt.layers.transformer import EncoderLayer
+
+#: Tokens whose feed-forward layer runs at once when no gradient is asked for; bounds memory.
+FFN_CHUNK = 8192
+
+
+class NodeAttentionLayer(EncoderLayer):
+    """NAL: a transformer layer over sequences of different lengths, one after another.
+
+    The sequences lie side by side without padding, and attention, fused, never builds its weight
+    matrix. There are few sequences (tracklets), all long, so a loop over them wastes nothing;
+    parameters are those of ``EncoderLayer``.
+    """
+
+    def forward_sequences(self, x: Tensor, position: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Attend within each sequence.
+
+        Args:
+            x: (P, C), the sequences one after another.
+            position: (P, C).
+            lengths: of the sequences; they add up to P.
+
+        Returns:
+            (P, C).
+        """
+        used = [length for length in lengths if length]
+        mixed = torch.cat(
+            [
+                self.self_attn(tokens[None], code[None])[0]
+                for tokens, code in zip(x.split(used), position.split(used), strict=True)
+            ]
+        )
+        x = self.norm1(x + self.drop(mixed))
+        if torch.is_grad_enabled():
+            return self._feed_forward(x)
+        return torch.cat([self._feed_forward(part) for part in x.split(FFN_CHUNK)])
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        hidden = self.drop(F.relu(self.linear1(x)))
+        out: Tensor = self.norm2(x + self.drop(self.linear2(hidden)))
+        return out
+
+
+class InstanceGuidance(nn.Module):
+    """IGL: nodes read the video-level embeddings of all tracklets of the clip.
+
+    Source: arXiv:2207.14012, section 3.1. With its own tracklet's embedding as the only key,
+    softmax would give every node the same constant; so all N are keys, and the own one is marked.
+
+    Args:
+        dim: channels.
+        num_heads: divides ``dim``.
+        dropout: in training.
+    """
+
+    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.query_proj = nn.Linear(dim, dim)
+        self.key_proj = nn.Linear(dim, dim)
+        self.value_proj = nn.Linear(dim, dim)
+        self.out_proj = nn.Linear(dim, dim)
+        self.norm = nn.LayerNorm(dim)
+        self.drop = nn.Dropout(dropout)
+        for layer in (self.query_proj, self.key_proj, self.value_proj):
+            nn.init.xavier_uniform_(layer.weight)
+        for layer in (self.query_proj, self.key_proj, self.value_proj, self.out_proj):
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self, x: Tensor, position: Tensor, instances: Tensor, own: Tensor, tracklet: Tensor
+    ) -> Tensor:
+        """Read the instances.
+
+        Args:
+            x: (P, C) nodes.
+            position: (P, C).
+            instances: (N, C) embeddings.
+            own: (C,), added to the key of a node's own tracklet.
+            tracklet: (P,) int64 in [0, N), whose node it is.
+
+        Returns:
+            (P, C).
+        """
+
+        def heads(values: Tensor) -> Tensor:
+            split: Tensor = values.unflatten(-1, (self.num_heads, -1))  # (..., M, D)
+            return split
+
+        query = heads(self.query_proj(x + position))
+        scores = torch.einsum("pmd,nmd->pmn", query, heads(self.key_proj(instances)))
+        # The key layer is linear, so the marked key is the plain one plus the marker's image.
+        marker = heads(F.linear(own, self.key_proj.weight))
+        mine = F.one_hot(tracklet, len(instances)).to(scores.dtype)
+        scores = scores + (query * marker).sum(-1)[..., None] * mine[:, None]
+        weights = (scores * query.shape[-1] ** -0.5).softmax(-1)
+        weights = F.dropout(weights, self.dropout, self.training)
+        read = torch.einsum("pmn,nmd->pmd", weights, heads(self.value_proj(instances)))
+        guided: Tensor = self.norm(x + self.drop(self.out_proj(read.flatten(1))))
+        return guided
+
+
+class SequenceEncoder(nn.Module):
+    """Node attention layers; after each, an instance guidance layer.
+
+    Args:
+        dim: channels of tokens.
+        query_dim: channels of instance queries.
+        num_heads: of both attentions.
+        num_layers: pairs of layers.
+        ffn_dim: feed-forward width of the node attention layers.
+        dropout: in training.
+        guided: with instance guidance; False leaves it out, as the released code does.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        query_dim: int,
+        num_heads: int,
+        num_layers: int,
+        ffn_dim: int,
+        dropout: float,
+        guided: bool = True,
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            NodeAttentionLayer(dim, num_heads, ffn_dim, dropout) for _ in range(num_layers)
+        )
+        self.guidance: nn.ModuleList | None = None
+        if guided:
+            self.instance = nn.Linear(query_dim, dim)
+            self.own = nn.Parameter(torch.empty(dim))
+            nn.init.normal_(self.own)
+            self.guidance = nn.ModuleList(
+                InstanceGuidance(dim, num_heads, dropout) for _ in range(num_layers)
+            )
+
+    def forward(
+        self,
+        x: Tensor,
+        position: Tensor,
+        lengths: Sequence[int],
+        query: Tensor,
+        tracklet: Tensor,
+    ) -> Tensor:
+        """Refine tokens.
+
+        Args:
+            x: (P, C), the sequences one after another.
+            position: (P, C).
+            lengths: of the sequences.
+            query: (N, query_dim) instance queries.
+            tracklet: (P,) int64, whose node it is.
+
+        Returns:
+            (P, C).
+        """
+        if not len(x):
+            return x
+        for index, layer in enumerate(self.layers):
+            assert isinstance(layer, NodeAttentionLayer), "built with node attention layers"
+            x = layer.forward_sequences(x, position, lengths)
+            if self.guidance is not None:
+                x = self.guidance[index](x, position, self.instance(query), self.own, tracklet)
+        return x
