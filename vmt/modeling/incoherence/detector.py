@@ -127,7 +127,7 @@ class IncoherenceDetector(nn.Module):
         for weight, bias in layers[1:]:
             pad = weight.shape[-1] // 2
             x = F.conv2d(
-                F.relu(x), weight.flatten(0, 1), bias.flatten(), padding=pad, groups=N
+                F.relu_(x), weight.flatten(0, 1), bias.flatten(), padding=pad, groups=N
             )  # (T, N*8, h, w), at last (T, N, h, w)
         return x.transpose(0, 1)
 

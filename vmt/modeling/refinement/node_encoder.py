@@ -51,7 +51,7 @@ class PyramidRefiner(Refiner):
         layers: list[nn.Module] = []
         for index, kernel in enumerate(rgb_kernels):
             conv = nn.Conv2d(widths[index], widths[index + 1], kernel, padding=kernel // 2)
-            layers += [conv, nn.ReLU()]
+            layers += [conv, nn.ReLU(inplace=True)]
         self.rgb = nn.Sequential(*layers)
 
     def level_features(
@@ -69,8 +69,8 @@ class PyramidRefiner(Refiner):
             (t, embed_dim, h, w) at strides 8, 4 and 2.
         """
         size4 = (int(stride4.shape[-2]), int(stride4.shape[-1]))
-        lifted = nearest(F.relu(self.fuse_s4(fused)), size4)
-        s4 = F.relu(self.reduce_s4(stride4 + lifted))
+        lifted = nearest(F.relu_(self.fuse_s4(fused)), size4)
+        s4 = F.relu_(self.reduce_s4(stride4 + lifted))
         if self.compress is None:
             assert stride2 is not None, "the backbone declared a stride-2 map"
             high = stride2
@@ -79,7 +79,7 @@ class PyramidRefiner(Refiner):
         size2 = (int(high.shape[-2]), int(high.shape[-1]))
         pixels = nearest(frames, size2).contiguous(memory_format=torch.channels_last)
         rgb2 = self.rgb(pixels)
-        s2 = nearest(F.relu(self.lift_s2(s4)), size2) + high + rgb2
+        s2 = nearest(F.relu_(self.lift_s2(s4)), size2) + high + rgb2
         rgb4 = halve(rgb2, size4)
         rgb8 = halve(rgb4, (int(fused.shape[-2]), int(fused.shape[-1])))
         return [F.relu(self.reduce_s8(fused)) + rgb8, s4 + rgb4, s2]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vmt.layers.transformer import EncoderLayer
 
 #: Tokens whose feed-forward layer runs at once when no gradient is asked for; bounds memory.
-FFN_CHUNK = 8192
+FFN_CHUNK = 1024
 
 
 class NodeAttentionLayer(EncoderLayer):
@@ -46,7 +46,7 @@ class NodeAttentionLayer(EncoderLayer):
         return torch.cat([self._feed_forward(part) for part in x.split(FFN_CHUNK)])
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        hidden = self.drop(F.relu(self.linear1(x)))
+        hidden = self.drop(F.relu_(self.linear1(x)))
         out: Tensor = self.norm2(x + self.drop(self.linear2(hidden)))
         return out
 
