@@ -29,7 +29,7 @@ def test_every_config_builds(path: Path) -> None:
 def test_the_promised_configs_are_there() -> None:
     names = {str(p.relative_to(CONFIGS)) for p in FILES}
     for data_set in ("hq_ytvis", "ytvis_2019", "ytvis_2021", "ovis"):
-        for method in ("seqformer", "vmt_release"):
+        for method in ("seqformer", "vmt_release", "vmt"):
             for backbone in ("R50", "R101", "SwinL"):
                 assert f"{data_set}/{method}_{backbone}.yaml" in names
 
