@@ -14,7 +14,7 @@ from vmt.utils.errors import ConfigError
 
 
 def test_groups_of_a_network_are_the_published_ones() -> None:
-    cfg = quick_config()
+    cfg = quick_config("seqformer_tiny", "SOLVER.BACKBONE_FACTOR", "0.1")  # the default
     model = build_model(cfg, SHAPES)
     frozen = model.get_submodule("backbone.body.layer1")
     frozen.requires_grad_(False)
@@ -47,7 +47,7 @@ def test_backbone_wins_over_sampling_and_empty_groups_do_not_exist() -> None:
 
 
 def test_factor_multiplies_every_group() -> None:
-    cfg = quick_config()
+    cfg = quick_config("seqformer_tiny", "SOLVER.BACKBONE_FACTOR", "0.1")  # the default
     optimizer = build_optimizer(cfg, build_model(cfg, SHAPES))
     set_factor(optimizer, 0.1)
     set_factor(optimizer, 0.5)
