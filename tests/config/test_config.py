@@ -110,6 +110,10 @@ def test_override_without_value_and_integers_for_floats() -> None:
     with pytest.raises(ConfigError, match="pairs"):
         load_config(None, ["MODEL.DEVICE"])
     assert load_config(None, ["TEST.CONFIDENCE", "1"]).TEST.CONFIDENCE == 1.0
+    # YAML 1.1 reads a float without a point as text
+    assert load_config(None, ["TEST.CONFIDENCE", "1e-3"]).TEST.CONFIDENCE == 0.001
+    with pytest.raises(ConfigError, match="must be float"):
+        load_config(None, ["TEST.CONFIDENCE", "high"])
 
 
 @pytest.mark.parametrize(

@@ -138,14 +138,24 @@ def _set(cfg: Node, name: str, value: Any, source: str) -> None:
     node[leaf] = _checked(name, value, node[leaf], source)
 
 
+def _float_or(value: Any) -> Any:
+    """Numbers, and text that is one (YAML 1.1 reads 1e-3 as text), as float; the rest unchanged."""
+    if isinstance(value, int | float | str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
 def _checked(name: str, value: Any, default: Any, source: str) -> Any:
     if isinstance(default, Node):
         raise ConfigError(f"{source}: {name} is a group of keys; set one of {sorted(default)}.")
     if isinstance(default, bool) or isinstance(value, bool):
         fits = isinstance(default, bool) and isinstance(value, bool)
     elif isinstance(default, float):
-        fits = isinstance(value, int | float)
-        value = float(value) if fits else value
+        value = _float_or(value)
+        fits = isinstance(value, float)
     elif isinstance(default, list | tuple):
         fits = isinstance(value, list | tuple)
         value = list(value) if fits else value
