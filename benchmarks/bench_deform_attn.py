@@ -118,12 +118,17 @@ def floor_bytes(arguments: Arguments, *, backward: bool) -> int:
 def time_pairs(
     run: Callable[[str], None], backends: Sequence[str], repeats: int
 ) -> dict[str, list[float]]:
-    """Time the back ends in turn, after one warm-up each, and return seconds per repeat."""
+    """Time the back ends in turn and return seconds per repeat.
+
+    Each timed call follows an untimed one of the same back end: what a layer reads was just written
+    by the one before it, so the caches should not hold the other back end's leftovers.
+    """
     for backend in backends:
         run(backend)
     seconds: dict[str, list[float]] = {backend: [] for backend in backends}
     for _ in range(repeats):
         for backend in backends:
+            run(backend)
             start = time.perf_counter()
             run(backend)
             seconds[backend].append(time.perf_counter() - start)
