@@ -48,7 +48,6 @@ def test_check_parity_passes(files, repo: Path, capsys: pytest.CaptureFixture[st
     for name in ("memory", "logits", "boxes", "masks_coarse", "masks_stride4", "masks_refined"):
         assert name in printed
     if label == "R50":  # a wrong network must fail
-        assert check.main([*command, "MODEL.REFINER.BOX_MASK", "clamp"]) in (0, 1)
         assert check.main([*command, "--tolerance", "1e-9"]) == 1
         assert check.main([*command, "TEST.TOP_K", "9"]) == 1
 
