@@ -228,6 +228,22 @@ def test_hooks_are_called_in_order_and_a_stop_ends_before_the_next_step() -> Non
     ]
 
 
+def test_a_stop_asked_for_while_the_processes_agree_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainer = make_trainer(quick_config("seqformer_tiny", *SMALL), 3, clips=1)
+
+    def agree(flag: int) -> int:
+        if trainer.step == 1:
+            trainer.request_stop(signal.SIGTERM)  # behind the reading of the flag
+        return flag
+
+    monkeypatch.setattr("vmt.engine.train_loop.comm.any_process", agree)
+    assert trainer.train() is False
+    assert trainer.step == 2
+    assert trainer.stop_signal == signal.SIGTERM
+
+
 def test_data_errors_come_out_as_they_are_unless_a_signal_caused_them() -> None:
     def broken(start: int) -> Iterator[Batch]:
         yield from [next(batches(start, 1))]

@@ -373,7 +373,7 @@ class TrainingRun:
         first: dict[str, float] | None = None
         for name, title in set_titles(self.cfg.DATASETS.TEST).items():
             found = evaluate_set(
-                self.cfg, model, name, folder / title, lambda: trainer.stop_signal != 0
+                self.cfg, model, name, folder / title, lambda: trainer.stop_asked != 0
             )
             if found is None:
                 return None

@@ -51,7 +51,7 @@ class SignalHook(Hook):
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         assert self._trainer is not None, "signals are heard during training only"
-        if not self._trainer.stop_signal:
+        if not self._trainer.stop_asked:
             self._heard = time.monotonic()
             self._trainer.request_stop(number)
         elif time.monotonic() - self._heard > _ECHO:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -182,6 +183,12 @@ def _worker(
         sys.stdout.flush()
         os._exit(USER_ERROR)  # do not wait for processes that wait for this one
     messages.put((status, ""))
+    # All is written. What is left of the interpreter takes down threads of the process group in
+    # no fixed order, which now and then aborts the process behind a finished run.
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 @contextlib.contextmanager

@@ -112,7 +112,9 @@ class Trainer:
     Attributes:
         step: steps done so far.
         last: the step before.
-        stop_signal: number of the signal that ended the training early; 0 for none.
+        stop_asked: number of the signal that this process heard; 0 for none.
+        stop_signal: number of the signal that ended the training early, the same in all
+            processes; 0 for none.
 
     Raises:
         ConfigError: an unknown precision, or a number of parts below 1.
@@ -149,6 +151,9 @@ class Trainer:
         self.seed = seed
         self.step = 0
         self.last = StepRecord()
+        # Two attributes: a signal that arrives while the processes agree must not be overwritten
+        # by an agreement from before it.
+        self.stop_asked = 0
         self.stop_signal = 0
         self._open_loader = open_loader
         self._loader: Iterable[Batch] = ()
@@ -180,6 +185,7 @@ class Trainer:
             self._make_steps()
             for hook in self.hooks:
                 hook.after_train(self)
+            self.stop_signal = comm.any_process(self.stop_asked)
         finally:
             for hook in self.hooks:
                 hook.close()
@@ -196,7 +202,7 @@ class Trainer:
             batch, failure = self._next(batches)
             # All processes stop before the same step, also when the signal killed the loading
             # processes of one of them.
-            self.stop_signal = comm.any_process(self.stop_signal)
+            self.stop_signal = comm.any_process(self.stop_asked)
             if self.stop_signal:
                 return
             if failure is not None:
@@ -208,7 +214,7 @@ class Trainer:
 
     def request_stop(self, signal_number: int) -> None:
         """End before the next step, in all processes; safe inside a signal handler."""
-        self.stop_signal = signal_number
+        self.stop_asked = signal_number
 
     @property
     def skipped_files(self) -> int:
