@@ -30,6 +30,8 @@ DECODER_QUERIES = 300
 # Offsets of trained encoders reach a few cells.
 ENCODER_SPREAD_CELLS = 3.0
 BYTES_PER_GB = 1e9
+# Untimed calls before each timed one.
+WARM_CALLS = 3
 
 
 @dataclass
@@ -120,7 +122,7 @@ def time_pairs(
 ) -> dict[str, list[float]]:
     """Time the back ends in turn and return seconds per repeat.
 
-    Each timed call follows an untimed one of the same back end: what a layer reads was just written
+    Each timed call follows untimed ones of the same back end: what a layer reads was just written
     by the one before it, so the caches should not hold the other back end's leftovers.
     """
     for backend in backends:
@@ -128,7 +130,8 @@ def time_pairs(
     seconds: dict[str, list[float]] = {backend: [] for backend in backends}
     for _ in range(repeats):
         for backend in backends:
-            run(backend)
+            for _ in range(WARM_CALLS):
+                run(backend)
             start = time.perf_counter()
             run(backend)
             seconds[backend].append(time.perf_counter() - start)
@@ -221,6 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "points": POINTS,
             },
             "repeats": args.repeats,
+            "untimed_calls_before_each": WARM_CALLS,
             "rows": rows,
         },
     )

@@ -2,6 +2,9 @@
 
 import concurrent.futures
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -184,7 +187,14 @@ def test_empty_axes(backend: str, sizes: dict[str, int]) -> None:
 
 @needs_cpu_kernel
 @pytest.mark.usefixtures("_keep_thread_count")
-def test_same_bits_for_every_thread_count() -> None:
+@pytest.mark.parametrize("pool", ["of_torch", "none"])
+def test_same_bits_for_every_thread_count(pool: str, request: pytest.FixtureRequest) -> None:
+    use_pool = cpu.library().vmt_deform_attn_use_pool
+    request.addfinalizer(lambda: use_pool(cpu.torch_thread_pool()))
+    if pool == "none":
+        use_pool(None)
+    elif cpu.torch_thread_pool() is None:
+        pytest.skip("torch runs on no OpenMP library that is known")
     case = make_case(
         queries=900, channels=32, spatial_shapes=((20, 30), (10, 15)), dtype=torch.float32
     )
@@ -197,6 +207,25 @@ def test_same_bits_for_every_thread_count() -> None:
     for result in results[1:]:
         for one, other in zip(results[0], result, strict=True):
             assert torch.equal(one, other)
+
+
+@needs_cpu_kernel
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_starts_threads_of_its_own() -> None:
+    code = """
+import os, sys, torch
+from vmt.ops import ms_deform_attn
+torch.set_num_threads(2)
+value, shapes = torch.rand(2, 600, 8, 32), [(20, 30)]
+places, weights = torch.rand(2, 900, 8, 1, 4, 2), torch.rand(2, 900, 8, 1, 4)
+expected = ms_deform_attn(value, shapes, places, weights, backend="cpu")
+child = os.fork()
+if child == 0:
+    found = ms_deform_attn(value, shapes, places, weights, backend="cpu")
+    os._exit(0 if found.numpy().tobytes() == expected.numpy().tobytes() else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 @needs_cpu_kernel

@@ -7,7 +7,9 @@ and fits every torch version. ctypes releases the GIL for the length of a call.
 import ctypes
 import functools
 import importlib.util
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from vmt.utils.errors import OpError
 
 LIBRARY_MODULE = "vmt.ops.deform_attn._kernel"
 # kAbiVersion of csrc/cpu_api.cpp: a library built from other sources is not called.
-ABI_VERSION = 1
+ABI_VERSION = 2
 # Isa in csrc/cpu_api.cpp.
 ISA_NUMBERS = {"auto": 0, "baseline": 1, "avx2": 2, "avx512": 3}
 STATUS_OUT_OF_MEMORY = 1
@@ -48,7 +50,30 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
             f"{spec.origin} has interface version {version}, {ABI_VERSION} is needed; "
             "run `pip install` again to rebuild it"
         )
+    library.vmt_deform_attn_use_pool(torch_thread_pool())
+    if hasattr(os, "register_at_fork"):  # the threads of a pool do not follow into a fork
+        os.register_at_fork(after_in_child=lambda: library.vmt_deform_attn_use_pool(None))
     return library, None
+
+
+@functools.cache
+def torch_thread_pool() -> ctypes.c_void_p | None:
+    """Return ``GOMP_parallel`` of the OpenMP library that torch runs on; None: there is none.
+
+    Only a library that is loaded already counts: a second one would be a second pool.
+    """
+    if not hasattr(os, "RTLD_NOLOAD"):
+        return None
+    package = Path(torch.__file__).parent
+    for path in sorted(
+        [*package.glob("lib/libgomp*.so*"), *package.glob("../torch.libs/libgomp*")]
+    ):
+        try:
+            found = ctypes.CDLL(str(path), mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+            return ctypes.cast(found.GOMP_parallel, ctypes.c_void_p)
+        except (OSError, AttributeError):
+            continue
+    return None
 
 
 def unavailable_reason() -> str | None:

@@ -2,7 +2,9 @@
 //
 // Plain pointers and integers only, so the library needs neither torch nor Python to build and
 // works with every version of both. Callers load it through ctypes, which releases the GIL.
-// Threads live for one call: nothing to shut down, nothing a fork could break.
+// The threads are those of torch's own OpenMP pool where the caller hands over its entry point:
+// its idle threads spin for milliseconds behind every operation, and threads of ours would have to
+// share the cores with them. Without it, threads live for one call.
 #if __has_include(<Python.h>)
 #define VMT_HAVE_PYTHON_H 1
 #include <Python.h>
@@ -13,6 +15,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <new>
@@ -28,7 +31,7 @@ namespace vmt {
 namespace {
 
 // Raised whenever a signature below changes; vmt/ops/deform_attn/cpu.py expects the same number.
-constexpr int kAbiVersion = 1;
+constexpr int kAbiVersion = 2;
 
 enum Status { kOk = 0, kOutOfMemory = 1, kBadSizes = 2, kNoSuchIsa = 3 };
 enum Isa { kAutomatic = 0, kBaseline = 1, kAvx2 = 2, kAvx512 = 3 };
@@ -192,6 +195,26 @@ bool allocate_scratch(const Geometry& g, int lanes, int slices, ThreadMemory<A>&
   return true;
 }
 
+// GOMP_parallel(function, argument, threads, flags): runs the function on every thread of the pool,
+// the calling one included, and returns when all have.
+using ParallelRegion = void (*)(void (*)(void*), void*, unsigned, unsigned);
+std::atomic<ParallelRegion> parallel_region{nullptr};
+
+template <typename Worker>
+void run_on_new_threads(long long count, const Worker& worker) {
+  std::vector<std::thread> others;
+  others.reserve(count - 1);
+  for (long long i = 1; i < count; ++i) {
+    try {
+      others.emplace_back(std::cref(worker));
+    } catch (const std::system_error&) {
+      break;  // no more threads to be had: those that run do all the work
+    }
+  }
+  worker();
+  for (auto& other : others) other.join();
+}
+
 // Runs `work(item, scratch)` for every item; items are handed out in order as threads get free.
 template <typename A, typename Work>
 int run_items(const Geometry& g, int lanes, int slices, int query_parts, int threads, Work work) {
@@ -217,17 +240,22 @@ int run_items(const Geometry& g, int lanes, int slices, int query_parts, int thr
       work(item, scratch);
     }
   };
-  std::vector<std::thread> workers;
-  workers.reserve(count - 1);
-  for (long long i = 1; i < count; ++i) {
-    try {
-      workers.emplace_back(drain, std::ref(memories[i].scratch));
-    } catch (const std::system_error&) {
-      break;  // no more threads to be had: those that run do all the work
-    }
+  // Whoever comes takes the next memory; a pool may send more threads than there is work for.
+  std::atomic<long long> arrived{0};
+  const auto worker = [&] {
+    const long long place = arrived.fetch_add(1, std::memory_order_relaxed);
+    if (place < count) drain(memories[place].scratch);
+  };
+  const ParallelRegion pool = parallel_region.load(std::memory_order_acquire);
+  if (count == 1) {
+    worker();
+  } else if (pool != nullptr) {
+    // All of torch's threads, also where fewer would do: a smaller team would end the others.
+    pool([](void* job) { (*static_cast<decltype(worker)*>(job))(); },
+         const_cast<void*>(static_cast<const void*>(&worker)), static_cast<unsigned>(threads), 0);
+  } else {
+    run_on_new_threads(count, worker);
   }
-  drain(memories[0].scratch);
-  for (auto& worker : workers) worker.join();
   return kOk;
 }
 
@@ -287,6 +315,12 @@ int guarded(Call call) {
 }  // namespace vmt
 
 VMT_EXPORT int vmt_deform_attn_abi() { return vmt::kAbiVersion; }
+
+// GOMP_parallel of the OpenMP library that the process already uses, or null for threads of ours.
+VMT_EXPORT void vmt_deform_attn_use_pool(void* gomp_parallel) {
+  vmt::parallel_region.store(reinterpret_cast<vmt::ParallelRegion>(gomp_parallel),
+                             std::memory_order_release);
+}
 
 // 1 baseline, 2 AVX2 + FMA, 3 AVX-512: the best this processor runs.
 VMT_EXPORT int vmt_deform_attn_best_isa() { return vmt::best_isa(); }
