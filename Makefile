@@ -12,7 +12,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml setup.py constraints.txt cocoapi_hq/pyproject.toml cocoapi_hq/setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt --upgrade pip setuptools
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,cuda]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,cuda,bench]"
 	$(BIN)/python -m pip install -q --no-deps -e ./cocoapi_hq
 	touch $@
 
