@@ -2,7 +2,7 @@
 //
 // Plain C++17 behind a C ABI over raw pointers (ctypes releases the interpreter lock); neither
 // Python nor numpy headers are needed. Positions in a frame count down the columns: x * h + y.
-// cocoapi_hq/native.py is the only caller; cocoapi_hq/fallback.py computes the same with numpy.
+// cocoapi_hq/native.py is the only caller; cocoapi_hq/runs.py computes the same with numpy.
 
 #include <algorithm>
 #include <cstdint>
@@ -56,65 +56,100 @@ struct Store {
   std::vector<int64_t> suffix_begin, suffix_end;
 };
 
-// Decode COCO's text: six bits per character, runs from the fourth on are differences.
+// Read one number of COCO's text: six bits per character, the lowest five first, the sixth says
+// that more follow, the sign is the top bit of the last. False if it is damaged.
+inline bool read_number(const char*& p, const char* end, int64_t& value) {
+  if (p == end) return false;
+  const unsigned first = unsigned(static_cast<unsigned char>(*p)) - 48u;
+  if (first < 32) {  // nearly every number has one character
+    ++p;
+    value = int64_t(first ^ 16) - 16;
+    return true;
+  }
+  value = 0;
+  for (int shift = 0; shift <= 30 && p < end;) {
+    const unsigned code = unsigned(static_cast<unsigned char>(*p++)) - 48u;
+    if (code > 63) return false;
+    value |= int64_t(code & 0x1f) << shift;
+    shift += 5;
+    if (code & 0x20) continue;
+    if (code & 0x10) value -= int64_t(1) << shift;
+    return true;
+  }
+  return false;
+}
+
+// Set the box of a mask from its runs.
+void find_box(Mask& m, const Run* r) {
+  const uint32_t h = uint32_t(m.h);
+  m.x0 = int32_t(r[0].begin / h);
+  m.x1 = int32_t((r[m.count - 1].end - 1) / h) + 1;
+  uint32_t low = h, high = 0;
+  uint64_t column = uint64_t(m.x0) * h;  // first pixel of the current column
+  for (int64_t i = 0; i < m.count; ++i) {
+    if (r[i].begin >= column + h) {
+      column += h;  // mostly the next one; spares a division
+      if (r[i].begin >= column + h) column = uint64_t(r[i].begin / h) * h;
+    }
+    if (r[i].end > column + h) {  // reaches over a column end
+      low = 0;
+      high = h;
+      break;
+    }
+    low = std::min<uint32_t>(low, uint32_t(r[i].begin - column));
+    high = std::max<uint32_t>(high, uint32_t(r[i].end - column));
+  }
+  m.y0 = int32_t(low);
+  m.y1 = int32_t(high);
+}
+
+// Decode COCO's text: gaps and runs in turn; from the fourth number on, differences from the number
+// two before.
 int8_t parse(const char* text, int64_t length, Mask& m, std::vector<Run>& pool) {
   const int64_t total = int64_t(m.h) * m.w;
-  int64_t previous[2] = {0, 0};  // the run two before, by parity
-  int64_t position = 0, index = 0;
-  m.first = int64_t(pool.size());
+  const size_t first = pool.size();
+  pool.resize(first + size_t(length) / 2);  // a gap and a run take at least two characters
+  Run* const runs = pool.data() + first;
+  int64_t count = 0, area = 0, position = 0, gap = 0, run = 0, value = 0;
   const char* p = text;
   const char* const end = text + length;
-  while (p < end) {
-    int64_t value = 0;
-    int shift = 0;
-    for (;;) {
-      if (p == end || shift > 30) return kBadText;
-      const int code = int(static_cast<unsigned char>(*p++)) - 48;
-      if (code < 0 || code > 63) return kBadText;
-      value |= int64_t(code & 0x1f) << shift;
-      shift += 5;
-      if (!(code & 0x20)) {
-        if (code & 0x10) value -= int64_t(1) << shift;
-        break;
-      }
+  int8_t status = kPresent;
+  const auto covers = [&](int64_t pixels) {
+    if (pixels >= 0 && pixels <= total - position) return true;
+    status = pixels < 0 ? kNegative : kWrongSum;
+    return false;
+  };
+  for (int64_t index = 0; p < end; index += 2) {
+    if (!read_number(p, end, value)) {
+      status = kBadText;
+      break;
     }
-    if (index > 2) value += previous[index & 1];
-    if (value < 0) return kNegative;
-    if (value > total - position) return kWrongSum;
-    previous[index & 1] = value;
-    if ((index & 1) && value) {
-      const uint32_t b = uint32_t(position), e = uint32_t(position + value);
-      if (int64_t(pool.size()) > m.first && pool.back().end == b) pool.back().end = e;
-      else pool.push_back({b, e});
-      m.area += value;
+    gap = index > 2 ? gap + value : value;
+    if (!covers(gap)) break;
+    position += gap;
+    if (p == end) break;
+    if (!read_number(p, end, value)) {
+      status = kBadText;
+      break;
     }
-    position += value;
-    ++index;
+    run += value;
+    if (!covers(run)) break;
+    if (!run) continue;
+    const uint32_t b = uint32_t(position), e = uint32_t(position + run);
+    if (count && runs[count - 1].end == b) runs[count - 1].end = e;
+    else runs[count++] = {b, e};
+    area += run;
+    position += run;
   }
-  if (position != total) return kWrongSum;
-  m.count = int64_t(pool.size()) - m.first;
-  m.present = true;
-  if (m.count) {
-    const Run* r = pool.data() + m.first;
-    const uint32_t h = uint32_t(m.h);
-    m.x0 = int32_t(r[0].begin / h);
-    m.x1 = int32_t((r[m.count - 1].end - 1) / h) + 1;
-    uint32_t low = h, high = 0;
-    uint64_t column = uint64_t(m.x0) * h;  // first pixel of the current column
-    for (int64_t i = 0; i < m.count; ++i) {
-      if (r[i].begin >= column + h) column = uint64_t(r[i].begin / h) * h;
-      if (r[i].end > column + h) {  // reaches over a column end
-        low = 0;
-        high = h;
-        break;
-      }
-      low = std::min<uint32_t>(low, uint32_t(r[i].begin - column));
-      high = std::max<uint32_t>(high, uint32_t(r[i].end - column));
-    }
-    m.y0 = int32_t(low);
-    m.y1 = int32_t(high);
-  }
-  return kPresent;
+  if (status == kPresent && position != total) status = kWrongSum;
+  if (status != kPresent) count = area = 0;
+  pool.resize(first + size_t(count));
+  m.first = int64_t(first);
+  m.count = count;
+  m.area = area;
+  m.present = status == kPresent;
+  if (count) find_box(m, runs);
+  return status;
 }
 
 inline bool boxes_meet(const Mask& a, const Mask& b) {
