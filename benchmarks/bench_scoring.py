@@ -356,13 +356,6 @@ def measure(folder: Path, videos: int, part: int, repeats: int) -> dict[str, Any
     return {"rows": rows}
 
 
-def measure_mots() -> dict[str, Any]:
-    """Numbers of the MOTS benchmark, run in a process of its own."""
-    script = Path(__file__).with_name("bench_mots.py")
-    subprocess.run([sys.executable, str(script)], check=True)
-    return dict(json.loads(RESULTS.with_name("mots.json").read_text()))
-
-
 def row(name: str, measured: dict[str, Any], seconds: float, videos: int) -> dict[str, Any]:
     """One line of the table."""
     return {
@@ -405,7 +398,6 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3, help="runs of ours; the best counts")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--folder", type=Path, help="keep or reuse the data there")
-    parser.add_argument("--mots", action="store_true", help="run bench_mots.py as well")
     parser.add_argument("--stage", help=argparse.SUPPRESS)
     parser.add_argument("--options", type=json.loads, default={}, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -429,8 +421,6 @@ def main() -> int:
         "python": platform.python_version(),
         "cores": os.cpu_count(),
     }
-    if args.mots:
-        report["mots"] = measure_mots()
     for r in report["rows"]:
         faster = ""
         if "times_faster" in r:
