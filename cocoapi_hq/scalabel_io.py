@@ -665,7 +665,9 @@ class _Reader:
         if type(counts) is not str or type(name) is not str or not counts.isascii():
             return False
         found = self.resolved.get(name)
-        if found is None or size not in self.sizes or list(map(type, size)) != [int, int]:
+        if found is None or size not in self.sizes:
+            return False
+        if type(size[0]) is not int or type(size[1]) is not int:  # 720.0 and True equal a size
             return False
         score = label.get("score")
         if score is None and not self.need_scores:
@@ -942,9 +944,10 @@ def _flagged(attributes: Any, where: str) -> bool:
 
 
 def _plainly_unflagged(attributes: Any) -> bool:
-    return type(attributes) is dict and not any(
-        attributes.get(key) not in (None, False) for key in _FLAGS
-    )
+    if type(attributes) is not dict:
+        return False
+    crowd, ignored = (attributes.get(key) for key in _FLAGS)
+    return (crowd is None or crowd is False) and (ignored is None or ignored is False)
 
 
 def _outline(polygon: Any, where: str) -> FloatArray:
