@@ -50,6 +50,14 @@ def default_config() -> Node:
     cfg.MODEL.SEQFORMER.NUM_QUERIES = 300
     # Channels of the dynamic mask head's hidden layers.
     cfg.MODEL.SEQFORMER.MASK_CHANNELS = 8
+    # What methods add: beside the attention of every encoder layer (registry ENCODER_BRANCHES),
+    # and between the frames of every box query (registry BOX_MIXERS). "none": SeqFormer [D].
+    cfg.MODEL.SEQFORMER.ENCODER_BRANCH = "none"
+    cfg.MODEL.SEQFORMER.BOX_MIXER = "none"
+
+    # A network with an optimiser of its own that is trained beside the model and judges it: a name
+    # in the registry AUXILIARIES, or "none" [D].
+    cfg.MODEL.AUXILIARY = "none"
 
     cfg.MODEL.REFINER = Node()
     # "none" (SeqFormer) or a name in the registry REFINERS.

@@ -14,6 +14,13 @@ _Entry = TypeVar("_Entry")
 BACKBONES = Registry("BACKBONES")
 META_ARCHITECTURES = Registry("META_ARCHITECTURES")
 REFINERS = Registry("REFINERS")
+#: Parts added to every encoder layer, see ``vmt.modeling.seqformer.encoder.EncoderBranch``.
+ENCODER_BRANCHES = Registry("ENCODER_BRANCHES")
+#: Parts of the decoder that mix the frames of a box query, see
+#: ``vmt.modeling.seqformer.decoder.BoxMixer``.
+BOX_MIXERS = Registry("BOX_MIXERS")
+#: Networks trained beside the model, see ``vmt.modeling.criteria.auxiliary``.
+AUXILIARIES = Registry("AUXILIARIES")
 
 
 def lookup(registry: Registry, name: str, key: str) -> Any:

@@ -36,11 +36,14 @@ class CriterionResult:
         losses: unweighted scalars by name.
         last_matches: matches of the last decoder layer, one per clip; a refiner trains on these.
         num_tracklets: what sums over tracklets were divided by.
+        last_masks: per clip the mask logits (N, T, h, w) of those matches, as the losses saw them;
+            None for a clip without tracklets.
     """
 
     losses: dict[str, Tensor]
     last_matches: list[Match]
     num_tracklets: float | Tensor
+    last_masks: list[Tensor | None]
 
 
 class SetCriterion:
@@ -120,12 +123,14 @@ class SetCriterion:
         first = 0 if self.deep_supervision else last
         sums: dict[str, Tensor] = {}
         last_matches = []
+        last_masks: list[Tensor | None] = []
         for clip, target in enumerate(targets):
             logits = outputs.logits[first:, clip]
             boxes = outputs.boxes_cxcywh[first:, clip]
             matches = self.matcher.match_layers(logits, boxes, target)
             last_matches.append(matches[-1])
             for layer, match in enumerate(matches, start=first):
+                masks: Tensor | None = None
                 query_losses = self._query_losses(
                     logits[layer - first], boxes[layer - first], target, match, num_tracklets
                 )
@@ -138,7 +143,8 @@ class SetCriterion:
                 for name, loss in losses.items():
                     key = name if layer == last else f"{name}_{layer}"
                     sums[key] = sums[key] + loss if key in sums else loss
-        return CriterionResult(sums, last_matches, num_tracklets)
+            last_masks.append(masks)
+        return CriterionResult(sums, last_matches, num_tracklets, last_masks)
 
     def _query_losses(
         self,

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from fvcore.common.config import CfgNode
+from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
 from vmt.modeling.backbones.base import Backbone
 from vmt.modeling.backbones.build import build_backbone
+from vmt.modeling.criteria.auxiliary import Evidence, Judge
 from vmt.modeling.criteria.matcher import HungarianClipMatcher
 from vmt.modeling.criteria.set_criterion import CriterionResult, SetCriterion
 from vmt.modeling.refinement.base import Refiner, RefinerInput, RefinerLosses, RefinerOutput
-from vmt.modeling.registry import META_ARCHITECTURES, REFINERS, lookup, register
+from vmt.modeling.registry import (
+    BOX_MIXERS,
+    ENCODER_BRANCHES,
+    META_ARCHITECTURES,
+    REFINERS,
+    lookup,
+    register,
+)
 from vmt.modeling.seqformer.coarse_head import STRIDE as COARSE_STRIDE
 from vmt.modeling.seqformer.coarse_head import CoarseHead
 from vmt.modeling.seqformer.decoder import Decoder, LayerState
@@ -174,12 +183,18 @@ class VideoMaskTransfiner(nn.Module):
         return cls(
             backbone=backbone,
             neck=Neck(backbone, node.HIDDEN_DIM, node.NUM_LEVELS),
-            encoder=Encoder(node.ENCODER_LAYERS, **attention),
+            encoder=Encoder(
+                node.ENCODER_LAYERS,
+                **attention,
+                branch=_addition(cfg, ENCODER_BRANCHES, "ENCODER_BRANCH"),
+                frame_chunk=cfg.TEST.FRAME_CHUNK,
+            ),
             decoder=Decoder(
                 node.DECODER_LAYERS,
                 node.NUM_QUERIES,
                 **attention,
                 frame_chunk=cfg.TEST.FRAME_CHUNK,
+                mixer=_addition(cfg, BOX_MIXERS, "BOX_MIXER"),
             ),
             class_heads=ClassHeads(node.DECODER_LAYERS, node.HIDDEN_DIM, len(label_space)),
             box_heads=BoxHeads(node.DECODER_LAYERS, node.HIDDEN_DIM),
@@ -218,37 +233,44 @@ class VideoMaskTransfiner(nn.Module):
         return self.pixel_mean.device
 
     def forward(
-        self, batched_inputs: Sequence[dict[str, Any]]
+        self, batched_inputs: Sequence[dict[str, Any]], judge: Judge | None = None
     ) -> dict[str, Tensor] | list[dict[str, ClipTracklets]]:
         """Losses in training, predictions in evaluation.
 
         Args:
             batched_inputs: per clip ``image``: (T, 3, H, W) RGB in [0, 255], equal T; in training
                 also ``targets``.
+            judge: what is trained beside the model; in training only.
 
         Returns:
             Weighted losses by name, or per clip ``{"tracklets": ClipTracklets}``.
         """
         if self.training:
             clips = [clip["image"] for clip in batched_inputs]
-            return self.losses(clips, [clip["targets"] for clip in batched_inputs])
+            return self.losses(clips, [clip["targets"] for clip in batched_inputs], judge)
         return [{"tracklets": self.segment_clip(clip["image"])} for clip in batched_inputs]
 
     # --- training -------------------------------------------------------------------------------
 
-    def losses(self, clips: Sequence[Tensor], targets: Sequence[ClipTargets]) -> dict[str, Tensor]:
+    def losses(
+        self,
+        clips: Sequence[Tensor],
+        targets: Sequence[ClipTargets],
+        judge: Judge | None = None,
+    ) -> dict[str, Tensor]:
         """Weighted losses of a batch.
 
         Args:
             clips: B tensors (T, 3, H_b, W_b), RGB in [0, 255].
             targets: one per clip.
+            judge: gives more losses from what the model made of the clips.
 
         Returns:
             Scalars by name; their sum is what to minimise.
         """
         frames, padding = self._pad([self.normalise(clip) for clip in clips])
         num_frames = len(clips[0])
-        features = self._encode(frames, padding)
+        features = self._encode(frames, padding, num_frames)
         states = self.decoder(features.memory, features.levels, num_frames, self._box_heads)
         predictions = DecoderOutputs(
             torch.stack([self._class_logits(i, s.query) for i, s in enumerate(states)]),
@@ -273,7 +295,30 @@ class VideoMaskTransfiner(nn.Module):
                 outputs, targets, result.last_matches, result.num_tracklets
             )
             losses |= {k: self.refiner_criterion.weight(k) * v for k, v in refined.items()}
+        if judge is not None:
+            losses |= judge(self._evidence(frames, features, targets, result))
         return losses
+
+    @staticmethod
+    def _evidence(
+        frames: Tensor,
+        features: ClipFeatures,
+        targets: Sequence[ClipTargets],
+        result: CriterionResult,
+    ) -> Evidence:
+        """What a judge is shown; frames (B*T, 3, H, W)."""
+        h8, w8 = features.levels.shapes[0]
+        nothing = frames.new_zeros(0, targets[0].num_frames, 2 * h8, 2 * w8)
+        return Evidence(
+            frames,
+            features.memory,
+            features.levels.shapes,
+            features.levels.padding_mask,
+            [masks if masks is not None else nothing for masks in result.last_masks],
+            targets,
+            [match.target_index for match in result.last_matches],
+            result.num_tracklets,
+        )
 
     def _refine_matches(
         self,
@@ -408,43 +453,64 @@ class VideoMaskTransfiner(nn.Module):
         frames = frames.to(self.device, non_blocking=True)
         return (frames.float() - self.pixel_mean) / self.pixel_std
 
-    def _encode(self, frames: Tensor, padding: Tensor | None = None) -> ClipFeatures:
-        maps = self.backbone(frames.contiguous(memory_format=torch.channels_last))
-        memory, levels = self.encoder(self.neck(maps), padding)
-        fused = self.coarse.fuse(memory, levels.shapes)
-        keep = self.refiner is not None
+    def _encode(
+        self, frames: Tensor, padding: Tensor | None = None, num_frames: int = 1
+    ) -> ClipFeatures:
+        kept, maps = self._pyramid(frames)
+        memory, levels = self.encoder(maps, padding, num_frames)
+        masks = self._mask_maps(memory, levels)
         return ClipFeatures(
-            memory,
-            levels,
-            fused,
-            self.coarse.mask_features(fused),
-            maps[4] if keep else None,
-            maps.get(2) if keep else None,
+            memory, levels, stride4=kept["stride4"], stride2=kept["stride2"], **masks
         )
 
+    def _pyramid(self, frames: Tensor) -> tuple[dict[str, Tensor | None], list[Tensor]]:
+        """Backbone maps kept for the refiner, and the levels of the encoder."""
+        maps = self.backbone(frames.contiguous(memory_format=torch.channels_last))
+        keep = self.refiner is not None
+        kept = {"stride4": maps[4] if keep else None, "stride2": maps.get(2) if keep else None}
+        return kept, self.neck(maps)
+
+    def _mask_maps(self, memory: Tensor, levels: Levels) -> dict[str, Tensor]:
+        fused = self.coarse.fuse(memory, levels.shapes)
+        return {"fused": fused, "mask_features": self.coarse.mask_features(fused)}
+
     def _encode_chunked(self, frames: Tensor) -> ClipFeatures:
-        """``_encode`` some frames at a time, each result put in place: one copy exists at most."""
+        """``_encode`` some frames at a time, each result put in place: one copy exists at most.
+
+        An encoder that mixes frames gets all of them at once; what comes before and behind it is
+        still cut.
+        """
         num_frames = len(frames)
-        whole: dict[str, Tensor | None] = {}
-        levels: Levels | None = None
-        for rows in frame_chunks(num_frames, self.frame_chunk):
+        chunks = list(frame_chunks(num_frames, self.frame_chunk))
+        if len(chunks) == 1:
+            return self._encode(frames, num_frames=num_frames)
+        if self.encoder.mixes_frames:
+            return self._encode_together(frames, chunks)
+        shapes: list[tuple[tuple[int, int], ...]] = []
+        ratios: list[Tensor] = []
+
+        def encode(rows: slice) -> dict[str, Tensor | None]:
             part = self._encode(frames[rows])
-            if part.memory.shape[0] == num_frames:
-                return part
-            levels = part.levels
-            for name in ("memory", "fused", "mask_features", "stride4", "stride2"):
-                value: Tensor | None = getattr(part, name)
-                if value is None:
-                    whole[name] = None
-                    continue
-                if rows.start == 0:
-                    whole[name] = value.new_empty((num_frames, *value.shape[1:]))
-                target = whole[name]
-                assert target is not None, "made with the first chunk"
-                target[rows] = value
-        assert levels is not None, "a clip has at least one frame"
-        ratios = levels.valid_ratios[:1].expand(num_frames, -1, -1)
-        return ClipFeatures(levels=Levels(levels.shapes, ratios, None), **whole)  # type: ignore[arg-type]
+            shapes.append(part.levels.shapes)
+            ratios.append(part.levels.valid_ratios[:1])
+            names = ("memory", "fused", "mask_features", "stride4", "stride2")
+            return {name: getattr(part, name) for name in names}
+
+        whole = _in_place(encode, chunks, num_frames)
+        levels = Levels(shapes[0], ratios[0].expand(num_frames, -1, -1), None)
+        return ClipFeatures(levels=levels, **whole)  # type: ignore[arg-type]
+
+    def _encode_together(self, frames: Tensor, chunks: list[slice]) -> ClipFeatures:
+        def pyramid(rows: slice) -> dict[str, Tensor | None]:
+            kept, maps = self._pyramid(frames[rows])
+            return kept | {f"level{i}": level for i, level in enumerate(maps)}
+
+        whole = _in_place(pyramid, chunks, len(frames))
+        maps = [whole.pop(name) for name in list(whole) if name.startswith("level")]
+        memory, levels = self.encoder(maps, None, len(frames))
+        del maps
+        masks = _in_place(lambda rows: self._mask_maps(memory[rows], levels), chunks, len(frames))
+        return ClipFeatures(memory, levels, **masks, **whole)  # type: ignore[arg-type]
 
     def _refine(
         self,
@@ -499,3 +565,30 @@ class VideoMaskTransfiner(nn.Module):
         """(N, T, 2) as (x, y) in pixels of the unpadded frame."""
         centres = state.centres[clip][:, query_index].transpose(0, 1)
         return centres * centres.new_tensor([size[1], size[0]])
+
+
+def _addition(cfg: CfgNode, table: Registry, key: str) -> Callable[[], Any] | None:
+    """What ``MODEL.SEQFORMER`` adds to every layer of encoder or decoder: its maker, or None."""
+    name = cfg.MODEL.SEQFORMER[key]
+    if name == "none":
+        return None
+    entry = lookup(table, name, f"MODEL.SEQFORMER.{key} (or none)")
+    return lambda: entry.from_config(cfg)
+
+
+def _in_place(
+    make: Callable[[slice], Mapping[str, Tensor | None]], chunks: Iterable[slice], num_frames: int
+) -> dict[str, Tensor | None]:
+    """Call ``make`` for every chunk of frames and put what it gives side by side, by name."""
+    whole: dict[str, Tensor | None] = {}
+    for rows in chunks:
+        for name, value in make(rows).items():
+            if value is None:
+                whole[name] = None
+                continue
+            if rows.start == 0:
+                whole[name] = value.new_empty((num_frames, *value.shape[1:]))
+            target = whole[name]
+            assert target is not None, "made with the first chunk"
+            target[rows] = value
+    return whole

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vmt.layers.addition import Addition
 from vmt.layers.ms_deform_attn import MSDeformAttn
 from vmt.layers.transformer import SelfAttention
 from vmt.modeling.seqformer.encoder import Levels
@@ -52,6 +54,14 @@ class CrossAttention(MSDeformAttn):
         nn.init.zeros_(self.output_proj_box.bias)
 
 
+class BoxMixer(Addition):
+    """Base of everything in the registry BOX_MIXERS: frames of a box query tell each other."""
+
+    def forward(self, box_query: Tensor) -> Tensor:
+        """(B, T, Q, C) -> (B, T, Q, C), between self attention and deformable attention."""
+        raise NotImplementedError
+
+
 class DecoderLayer(nn.Module):
     """One layer of SeqFormer's decoder (arXiv:2112.08275, section 3.2, Eq. 1 to 4).
 
@@ -63,6 +73,7 @@ class DecoderLayer(nn.Module):
         ffn_dim: width of the feed-forward parts.
         dropout: in training.
         frame_chunk: frames sampled at once; bounds memory, changes nothing else.
+        mixer: mixes the frames of the box queries, or None.
     """
 
     def __init__(
@@ -74,9 +85,11 @@ class DecoderLayer(nn.Module):
         ffn_dim: int,
         dropout: float,
         frame_chunk: int,
+        mixer: BoxMixer | None = None,
     ) -> None:
         super().__init__()
         self.frame_chunk = frame_chunk
+        self.mixer = mixer
         self.cross_attn = CrossAttention(dim, num_levels, num_heads, num_points)
         self.instance_attn = SelfAttention(dim, num_heads, dropout)
         self.box_attn = SelfAttention(dim, num_heads, dropout)
@@ -124,6 +137,8 @@ class DecoderLayer(nn.Module):
         box_position = position.repeat_interleave(frames, dim=0)
         boxes = self.box_norm2(boxes + self.drop(self.box_attn(boxes, box_position)))
         boxes = unfold_frames(boxes, frames)
+        if self.mixer is not None:
+            boxes = self.mixer(boxes)
 
         # Box queries alone steer the sampling; both kinds read what it brings.
         steering = fold_frames((boxes + position[:, None]).expand(-1, num_frames, -1, -1))
@@ -164,6 +179,8 @@ class Decoder(nn.Module):
         ffn_dim: width of the feed-forward parts.
         dropout: in training.
         frame_chunk: frames sampled at once.
+        mixer: makes the mixer of a layer; None for SeqFormer. The first layer has none: before it,
+            box queries have no frames.
     """
 
     def __init__(
@@ -177,6 +194,7 @@ class Decoder(nn.Module):
         ffn_dim: int,
         dropout: float,
         frame_chunk: int,
+        mixer: Callable[[], BoxMixer] | None = None,
     ) -> None:
         super().__init__()
         self.query_pos = nn.Parameter(torch.empty(num_queries, dim))
@@ -187,8 +205,17 @@ class Decoder(nn.Module):
         nn.init.xavier_uniform_(self.reference.weight)
         nn.init.zeros_(self.reference.bias)
         self.layers = nn.ModuleList(
-            DecoderLayer(dim, num_levels, num_heads, num_points, ffn_dim, dropout, frame_chunk)
-            for _ in range(num_layers)
+            DecoderLayer(
+                dim,
+                num_levels,
+                num_heads,
+                num_points,
+                ffn_dim,
+                dropout,
+                frame_chunk,
+                mixer() if mixer is not None and index > 0 else None,
+            )
+            for index in range(num_layers)
         )
 
     def forward(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vmt.layers.addition import Addition
 from vmt.layers.ms_deform_attn import MSDeformAttn
 from vmt.layers.position import sine_position_2d
+from vmt.ops.frames import frame_chunks
 
 #: The code of a cell stands at its centre: 1-based place minus one half (spec of SeqFormer).
 CELL_OFFSET = 0.5
@@ -41,8 +43,25 @@ class Levels:
         return Levels(self.shapes, self.valid_ratios[rows], mask)
 
 
+class EncoderBranch(Addition):
+    """Base of everything in the registry ENCODER_BRANCHES: runs beside deformable attention."""
+
+    def forward(self, x: Tensor, levels: Levels, num_frames: int) -> Tensor:
+        """What to add to the output of deformable attention.
+
+        Args:
+            x: (B*T, S, C), input of the layer with its position code; padding holds anything.
+            levels: layout of the tokens, for B*T frames.
+            num_frames: T; the frames of a clip lie side by side.
+
+        Returns:
+            (B*T, S, C).
+        """
+        raise NotImplementedError
+
+
 class EncoderLayer(nn.Module):
-    """x = LN(x + DA(x + pos, x)); x = LN(x + FFN(x)).
+    """x = LN(x + DA(x + pos, x)); x = LN(x + FFN(x)); a branch adds its output to DA's.
 
     Args:
         dim: channels.
@@ -51,6 +70,9 @@ class EncoderLayer(nn.Module):
         num_points: K.
         ffn_dim: width of the feed-forward part.
         dropout: in training.
+        branch: what runs beside the attention, or None.
+        frame_chunk: with a branch, frames at once in all that looks at one frame alone, where no
+            gradient is asked for; bounds memory, changes nothing else.
     """
 
     def __init__(
@@ -61,8 +83,12 @@ class EncoderLayer(nn.Module):
         num_points: int,
         ffn_dim: int,
         dropout: float,
+        branch: EncoderBranch | None = None,
+        frame_chunk: int = 0,
     ) -> None:
         super().__init__()
+        self.branch = branch
+        self.frame_chunk = frame_chunk
         self.attn = MSDeformAttn(dim, num_levels, num_heads, num_points)
         self.norm1 = nn.LayerNorm(dim)
         self.linear1 = nn.Linear(dim, ffn_dim)
@@ -70,9 +96,35 @@ class EncoderLayer(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, position: Tensor, reference: Tensor, levels: Levels) -> Tensor:
-        """(B, S, C) -> (B, S, C); ``reference`` is (B, S, L, 2)."""
+    def forward(
+        self, x: Tensor, position: Tensor, reference: Tensor, levels: Levels, num_frames: int
+    ) -> Tensor:
+        """(B*T, S, C) -> (B*T, S, C); ``reference`` is (B*T, S, L, 2)."""
+        if self.branch is None:
+            return self._frames(x, position, reference, levels, None)
+        added = self.branch(x + position, levels, num_frames)
+        if torch.is_grad_enabled():
+            return self._frames(x, position, reference, levels, added)
+        out = torch.empty_like(x)
+        for rows in frame_chunks(len(x), self.frame_chunk):
+            where = position if len(position) == 1 else position[rows]
+            out[rows] = self._frames(
+                x[rows], where, reference[rows], levels.select(rows), added[rows]
+            )
+        return out
+
+    def _frames(
+        self,
+        x: Tensor,
+        position: Tensor,
+        reference: Tensor,
+        levels: Levels,
+        added: Tensor | None,
+    ) -> Tensor:
+        """What every frame goes through alone."""
         sampled = self.attn(x + position, reference, x, levels.shapes, levels.padding_mask)
+        if added is not None:
+            sampled = sampled + added
         x = self.norm1(x + self.drop(sampled))
         hidden = self.drop(F.relu_(self.linear1(x)))
         out: Tensor = self.norm2(x + self.drop(self.linear2(hidden)))
@@ -90,6 +142,11 @@ class Encoder(nn.Module):
         num_points: K.
         ffn_dim: width of the feed-forward parts.
         dropout: in training.
+        branch: makes the branch of a layer; None for SeqFormer.
+        frame_chunk: see ``EncoderLayer``.
+
+    Attributes:
+        mixes_frames: whether the frames of a clip must come together.
     """
 
     def __init__(
@@ -101,24 +158,39 @@ class Encoder(nn.Module):
         num_points: int,
         ffn_dim: int,
         dropout: float,
+        branch: Callable[[], EncoderBranch] | None = None,
+        frame_chunk: int = 0,
     ) -> None:
         super().__init__()
+        self.mixes_frames = branch is not None
         self.level_embed = nn.Parameter(torch.empty(num_levels, dim))
         nn.init.normal_(self.level_embed)
         self.layers = nn.ModuleList(
-            EncoderLayer(dim, num_levels, num_heads, num_points, ffn_dim, dropout)
+            EncoderLayer(
+                dim,
+                num_levels,
+                num_heads,
+                num_points,
+                ffn_dim,
+                dropout,
+                branch() if branch is not None else None,
+                frame_chunk,
+            )
             for _ in range(num_layers)
         )
 
-    def forward(self, maps: Sequence[Tensor], padding: Tensor | None) -> tuple[Tensor, Levels]:
+    def forward(
+        self, maps: Sequence[Tensor], padding: Tensor | None, num_frames: int = 1
+    ) -> tuple[Tensor, Levels]:
         """Encode frames.
 
         Args:
-            maps: per level (B, C, H_l, W_l).
-            padding: (B, H, W) bool, True on padding of the input; None when nothing is padded.
+            maps: per level (B*T, C, H_l, W_l).
+            padding: (B*T, H, W) bool, True on padding of the input; None when nothing is padded.
+            num_frames: T; matters to branches alone.
 
         Returns:
-            Memory (B, S, C) and the layout of its tokens.
+            Memory (B*T, S, C) and the layout of its tokens.
         """
         batch = maps[0].shape[0]
         shapes = tuple((int(m.shape[-2]), int(m.shape[-1])) for m in maps)
@@ -139,7 +211,7 @@ class Encoder(nn.Module):
         x = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
         position = position.to(x.dtype)
         for layer in self.layers:
-            x = layer(x, position, reference, levels)
+            x = layer(x, position, reference, levels, num_frames)
         return x, levels
 
 
