@@ -22,6 +22,7 @@ from vmt.checkpoint.load import load_weights
 from vmt.checkpoint.training_state import CheckpointFolder, changed_keys, seed_everything
 from vmt.config.node import load_config
 from vmt.data.build import build_train_loader, steps_per_epoch
+from vmt.engine.auxiliary import build_auxiliary
 from vmt.engine.ema import EmaHook
 from vmt.engine.evaluate import evaluate_set
 from vmt.engine.hooks import CheckpointHook, EvalHook, LogHook, OverlayHook, SignalHook
@@ -264,6 +265,7 @@ class TrainingRun:
         if initial_weights and cfg.MODEL.WEIGHTS:
             report = load_weights(model, cfg.MODEL.WEIGHTS, cfg.MODEL.NEW_PARAMETERS)
             logger.info(report.text())
+        auxiliary = build_auxiliary(cfg, device)
         seed_everything(cfg.ENGINE.SEED + comm.rank())
         model.to(device).train()
         if cfg.ENGINE.ACTIVATION_CHECKPOINTING:
@@ -285,6 +287,7 @@ class TrainingRun:
             clip_gradients=cfg.SOLVER.CLIP_GRADIENTS,
             precision=cfg.ENGINE.PRECISION,
             seed=cfg.ENGINE.SEED,
+            auxiliary=auxiliary,
         )
 
     def _check_parallel(self) -> None:

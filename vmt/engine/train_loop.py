@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from vmt.checkpoint.training_state import random_state, restore_random_state, seed_everything
+from vmt.engine.auxiliary import AuxiliaryTrainer
 from vmt.engine.lr_schedule import Schedule
 from vmt.engine.optimizer import set_factor
 from vmt.engine.parallel import (
@@ -84,6 +85,7 @@ class StepRecord:
         data_seconds: spent waiting for data.
         seconds: of the whole step.
         batch: this process's clips.
+        auxiliary: numbers of what is trained beside the network.
     """
 
     losses: dict[str, float] = field(default_factory=dict)
@@ -91,6 +93,7 @@ class StepRecord:
     data_seconds: float = 0.0
     seconds: float = 0.0
     batch: Batch = field(default_factory=list)
+    auxiliary: dict[str, float] = field(default_factory=dict)
 
 
 class Trainer:
@@ -108,6 +111,7 @@ class Trainer:
         clip_gradients: largest gradient norm, 0 for none.
         precision: "fp32", "bf16" or "fp16".
         seed: for random numbers after a resume with another number of processes.
+        auxiliary: what is trained beside the network, with an optimiser of its own; or None.
 
     Attributes:
         step: steps done so far.
@@ -133,6 +137,7 @@ class Trainer:
         clip_gradients: float = 0.0,
         precision: str = "fp32",
         seed: int = 0,
+        auxiliary: AuxiliaryTrainer | None = None,
     ) -> None:
         if precision not in PRECISIONS:
             raise ConfigError(
@@ -149,6 +154,7 @@ class Trainer:
         self.accumulate = accumulate
         self.clip_gradients = clip_gradients
         self.seed = seed
+        self.auxiliary = auxiliary
         self.step = 0
         self.last = StepRecord()
         # Two attributes: a signal that arrives while the processes agree must not be overwritten
@@ -242,8 +248,11 @@ class Trainer:
     def _run_step(self, batch: Batch) -> None:
         started = time.perf_counter()
         names = [clip["targets"].name for clip in batch]
-        set_factor(self.optimizer, self.schedule.factor(self.step))
+        factor = self.schedule.factor(self.step)
+        set_factor(self.optimizer, factor)
         self.optimizer.zero_grad(set_to_none=True)
+        if self.auxiliary is not None:
+            self.auxiliary.begin_step(self.step, factor)
         losses = self._gradients(batch)
         check_finite_losses(losses, names, self.step)
         if comm.world_size() == 1:
@@ -258,6 +267,8 @@ class Trainer:
             zip(losses, torch.stack(list(losses.values())).tolist(), strict=True)
         )
         self.last.gradient_norm = float(norm)
+        if self.auxiliary is not None:
+            self.last.auxiliary = self.auxiliary.numbers()
         self.last.seconds = time.perf_counter() - started + self.last.data_seconds
 
     def _gradients(self, batch: Batch) -> dict[str, Tensor]:
@@ -271,9 +282,13 @@ class Trainer:
             share: float | Tensor = 1.0
             if len(parts) > 1:
                 share = mean_tracklets([clip["targets"] for clip in part], self.device) / total
-            with self._synchronised(index == len(parts) - 1):
+            last = index == len(parts) - 1
+            judge = () if self.auxiliary is None else (self.auxiliary,)
+            if self.auxiliary is not None:
+                self.auxiliary.begin_part(share, last)
+            with self._synchronised(last):
                 with torch.autocast(self.device.type, self._dtype, self._dtype is not None):
-                    losses = self.module(part)
+                    losses = self.module(part, *judge)
                 losses = {name: loss.float() * share for name, loss in losses.items()}
                 self._scaler.scale(torch.stack(list(losses.values())).sum()).backward()
             for name, loss in losses.items():
@@ -305,6 +320,7 @@ class Trainer:
             "scaler": self._scaler.state_dict(),
             "rng": comm.gather(random_state()),
             "hooks": {hook.name: hook.state() for hook in self.hooks if hook.name},
+            **({"auxiliary": self.auxiliary.state()} if self.auxiliary is not None else {}),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -321,7 +337,15 @@ class Trainer:
                 f"the checkpoint of step {state['step']} belongs to another network: {wrong[0]} "
                 f"and {len(wrong) - 1} more entries differ; resume with the config it was made by."
             )
+        if ("auxiliary" in state) != (self.auxiliary is not None):
+            raise CheckpointError(
+                f"the checkpoint of step {state['step']} was made "
+                f"{'with' if 'auxiliary' in state else 'without'} an auxiliary network; resume "
+                "with the MODEL.AUXILIARY it was made by."
+            )
         load_model_state(self.model, theirs)
+        if self.auxiliary is not None:
+            self.auxiliary.load_state(state["auxiliary"])
         load_optimizer_state(self.optimizer, state["optimizer"])
         if self._scaler.is_enabled() and state["scaler"]:
             self._scaler.load_state_dict(state["scaler"])
