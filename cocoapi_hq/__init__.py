@@ -12,9 +12,10 @@ stands alone: numpy, OpenCV, pycocotools' run-length codec and an optional C++ k
 from __future__ import annotations
 
 # The function takes the name of its module on purpose: ``cocoapi_hq.evaluate(...)``.
-from cocoapi_hq.evaluate import METRICS, Results, TubeScores, evaluate
+from cocoapi_hq.evaluate import METRICS, evaluate
 from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.protocol import PROTOCOLS, TubeProtocol
+from cocoapi_hq.results import Results, TubeScores
 
 __version__ = "0.1.0"
 

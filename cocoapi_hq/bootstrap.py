@@ -10,17 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.protocol import RECALL_POINTS
-
-if TYPE_CHECKING:
-    from cocoapi_hq.evaluate import TubeScores
-    from cocoapi_hq.tube_ap import Cell
+from cocoapi_hq.results import TubeScores
+from cocoapi_hq.tube_ap import Cell
 
 Float64 = npt.NDArray[np.float64]
 _EPSILON = 2.0**-52

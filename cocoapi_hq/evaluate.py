@@ -1,17 +1,17 @@
-"""Score result files: one call for every metric of the package, one record for the answer."""
+"""Score result files: one call for every metric of the package."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from cocoapi_hq import tube_ap
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.protocol import PROTOCOLS, TubeProtocol, get_protocol
+from cocoapi_hq.protocol import TubeProtocol, get_protocol
+from cocoapi_hq.results import Results, TubeScores
 from cocoapi_hq.shards import Job, map_videos, tasks_of
-from cocoapi_hq.tube_ap import TUBE_METRICS, Cell, Curves, VideoScores
+from cocoapi_hq.tube_ap import TUBE_METRICS, Cell, VideoScores
 from cocoapi_hq.ytvis_json import Entries, GroundTruth, Source, open_ground_truth, open_list
 
 logger = logging.getLogger(__name__)
@@ -19,80 +19,6 @@ logger = logging.getLogger(__name__)
 #: Every name that ``metrics`` accepts.
 METRICS = (*TUBE_METRICS, "bdd_mots", "hota", "frame_ap", "tracklet_quality")
 _NAMED_PAIRS = 5
-
-
-@dataclass
-class TubeScores:
-    """One tube metric of one result file.
-
-    Attributes:
-        metric: ``tube_mask`` or ``tube_boundary``.
-        protocol: the rules.
-        stats: AP, AP50, ... as fractions, -1 where undefined.
-        per_category: category id -> the same numbers.
-        per_video: video id -> the same numbers, each as if that video were the whole set.
-        category_names: id -> name.
-        curves: precision and recall.
-        cells: matches of every video and category, for bootstrap and analysis.
-        video_ids: all videos of the ground truth, ascending, those without tubes included.
-    """
-
-    metric: str
-    protocol: TubeProtocol
-    stats: dict[str, float]
-    per_category: dict[int, dict[str, float]]
-    per_video: dict[int, dict[str, float]]
-    category_names: dict[int, str]
-    curves: Curves
-    cells: list[Cell]
-    video_ids: list[int]
-
-    def to_dict(self, per_category: bool = False, per_video: bool = False) -> dict[str, Any]:
-        """Plain numbers; the optional parts are keyed by category name and by video id."""
-        out: dict[str, Any] = dict(self.stats)
-        if per_category:
-            out["per_category"] = {
-                self.category_label(key): row for key, row in self.per_category.items()
-            }
-        if per_video:
-            out["per_video"] = {str(key): row for key, row in self.per_video.items()}
-        return out
-
-    def category_label(self, key: int) -> str:
-        """Name of a category; with its id when another category has the same name."""
-        name = self.category_names.get(key, "any")
-        twice = list(self.category_names.values()).count(name) > 1
-        return f"{name} ({key})" if twice else name
-
-
-@dataclass
-class Results:
-    """Everything one call computed.
-
-    Attributes:
-        name: the result file.
-        tubes: tube metrics by name.
-        others: metrics of :mod:`cocoapi_hq.mots` and its neighbours, plain numbers by name.
-        warnings: what was dropped or read in an unusual way, one sentence each.
-    """
-
-    name: str
-    tubes: dict[str, TubeScores] = field(default_factory=dict)
-    others: dict[str, dict[str, Any]] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-
-    def to_dict(self, per_category: bool = False, per_video: bool = False) -> dict[str, Any]:
-        """Metric -> numbers: AP and AR as fractions (-1 undefined), MOTS in percent."""
-        out: dict[str, Any] = {
-            name: scores.to_dict(per_category, per_video) for name, scores in self.tubes.items()
-        }
-        return {**out, **self.others}
-
-    def table(self) -> str:
-        """A compact table of all metrics, as text."""
-        from cocoapi_hq.text import results_table  # it needs this module
-
-        return results_table([self])
 
 
 def detect_protocol(truth: GroundTruth) -> str:
@@ -146,7 +72,8 @@ def evaluate(
         max_dets: detections per video and class, ascending, (1, 10, 100) by default.
         class_agnostic: score all categories as one.
         per_video: also compute the numbers of every video by itself.
-        jobs: processes; the numbers do not depend on it.
+        jobs: processes for the tube metrics, the others use this one; the numbers do not depend on
+            it.
         **track_options: ``config``, ``fill_missing_frames``, ``allow_overlap``, ``min_score``,
             ``min_tube_iou``: options of the metrics that are not tube AP.
 
@@ -283,6 +210,3 @@ def _warnings(
             f"neither intersection nor union, as in the originals: {named}{more}."
         )
     return out
-
-
-__all__ = ["METRICS", "PROTOCOLS", "Results", "TubeScores", "evaluate"]

@@ -16,10 +16,10 @@ from cocoapi_hq.attributes import AttributeScores, score_attributes
 from cocoapi_hq.bootstrap import Comparison
 from cocoapi_hq.charts import PALETTE, Bar, Line
 from cocoapi_hq.errors import ERROR_TYPES, Detection, ErrorAnalysis, TargetTube, analyse_errors
-from cocoapi_hq.evaluate import Results, TubeScores
 from cocoapi_hq.filmstrip import EXTRA, MISSING, RIGHT, filmstrip
 from cocoapi_hq.protocol import RECALL_POINTS
-from cocoapi_hq.text import COLUMNS, FRACTIONS, format_number
+from cocoapi_hq.results import Results, TubeScores
+from cocoapi_hq.tables import COLUMNS, FRACTIONS, format_number
 from cocoapi_hq.ytvis_json import Entries, GroundTruth, Source, open_ground_truth, open_list
 
 _TITLES = {

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cocoapi_hq import rle, tube_ap
-from cocoapi_hq.evaluate import TubeScores, collect
+from cocoapi_hq.evaluate import collect
 from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.protocol import (
     IOU_THRESHOLDS,
@@ -36,6 +36,7 @@ from cocoapi_hq.protocol import (
     TubeRange,
     get_protocol,
 )
+from cocoapi_hq.results import TubeScores
 from cocoapi_hq.shards import Job, map_videos, tasks_of
 from cocoapi_hq.text import coco_lines
 from cocoapi_hq.ytvis_json import (
