@@ -32,7 +32,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from cocoapi_hq import hota, mots, rle, scalabel_io
+from cocoapi_hq import hota, mots, mots_config, rle, scalabel_io
 
 RESULTS = Path(__file__).resolve().parent / "results" / "mots.json"
 HEIGHT, WIDTH = 720, 1280
@@ -172,7 +172,7 @@ def run_contender(name: str, folder: Path) -> dict[str, Any]:
         rows = hota.evaluate_hota(*paths).rows()
     elif name == "read":
         for path, is_gt in zip(paths, (True, False), strict=True):
-            scalabel_io.load_frames(path, scalabel_io.BDD100K_MOTS, is_gt=is_gt)
+            scalabel_io.load_frames(path, mots_config.BDD100K_MOTS, is_gt=is_gt)
     else:
         for path in paths:
             json.loads(path.read_bytes())

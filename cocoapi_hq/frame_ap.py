@@ -16,17 +16,8 @@ import numpy as np
 
 from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.mask_tables import MaskTable, mask_tables
-from cocoapi_hq.scalabel_io import (
-    BoolArray,
-    FloatArray,
-    FrameMasks,
-    IntArray,
-    JsonSource,
-    MotsConfig,
-    config_inside,
-    load_config,
-    load_frames,
-)
+from cocoapi_hq.mots_config import JsonSource, MotsConfig, config_inside, load_config
+from cocoapi_hq.scalabel_io import BoolArray, FloatArray, FrameMasks, IntArray, load_frames
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +108,7 @@ def evaluate_frame_ap(
     Args:
         gt: file, folder of files, or loaded content with the ground truth.
         results: the same with the predictions; each needs a score.
-        config: classes, see ``scalabel_io.load_config``.
+        config: classes, see ``mots_config.load_config``.
         allow_overlap: False drops all predictions of a frame in which two of them share a pixel
             (BDD100K's rule); True is plain COCO.
 

@@ -35,14 +35,8 @@ from scipy.optimize import linear_sum_assignment
 from cocoapi_hq import rle
 from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.mots import FramePair, VideoPairs, drop_ignored, pair_json
-from cocoapi_hq.scalabel_io import (
-    FloatArray,
-    IntArray,
-    JsonSource,
-    MotsConfig,
-    config_inside,
-    load_config,
-)
+from cocoapi_hq.mots_config import JsonSource, MotsConfig, config_inside, load_config
+from cocoapi_hq.scalabel_io import FloatArray, IntArray
 from cocoapi_hq.ytvis_json import (
     Entries,
     Source,
@@ -213,7 +207,7 @@ def evaluate_hota(
     Args:
         gt: file, folder of files, or loaded content with the ground truth.
         results: the same with the predictions.
-        config: classes, see ``scalabel_io.load_config``.
+        config: classes, see ``mots_config.load_config``.
         fill_missing_frames: take missing predicted frames as empty instead of refusing.
 
     Raises:

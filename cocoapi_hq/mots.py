@@ -17,21 +17,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from cocoapi_hq.bitmask_png import list_bitmasks, read_bitmask
 from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.mask_tables import MaskTable, mask_tables
+from cocoapi_hq.mots_config import JsonSource, MotsConfig, config_inside, load_config
 from cocoapi_hq.scalabel_io import (
     BoolArray,
     FloatArray,
     FrameMasks,
     IntArray,
-    JsonSource,
-    MotsConfig,
-    config_inside,
     group_by_video,
-    list_bitmasks,
-    load_config,
     load_frames,
-    read_bitmask,
 )
 from cocoapi_hq.ytvis_json import short
 
@@ -238,7 +234,7 @@ def evaluate_mots(
         gt: file, folder of files, or loaded content with the ground truth.
         results: the same with the predictions. Every video that is present must have exactly the
             frames of its ground truth; a video that is absent counts as empty.
-        config: classes, see ``scalabel_io.load_config``. None: the configuration inside the ground
+        config: classes, see ``mots_config.load_config``. None: the configuration inside the ground
             truth, else BDD100K's classes.
         fill_missing_frames: take predicted frames that are missing as empty instead of refusing.
 
@@ -261,7 +257,7 @@ def evaluate_mots_bitmask(
     Args:
         gt_dir: one sub-folder of PNG files per video.
         results_dir: the same with the predictions. A video that is absent counts as empty.
-        config: classes, see ``scalabel_io.load_config``.
+        config: classes, see ``mots_config.load_config``.
 
     Raises:
         ScoringError: a folder or PNG that is missing, unreadable or of the wrong mode; a predicted

@@ -1,11 +1,10 @@
-"""Read and write BDD100K MOTS files: Scalabel JSON (run lengths, polygons) and bitmask PNG folders.
+"""Read and write the frames of Scalabel JSON: run lengths and polygons, as BDD100K MOTS uses them.
 
-Source of the formats: Scalabel 071d073 and the bdd100k toolkit 9ac17c6.
+Source of the format: Scalabel 071d073.
 """
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import json
 import logging
@@ -16,78 +15,26 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, TypeAlias
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cocoapi_hq import native, rle
+from cocoapi_hq import rle
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.runs import PRESENT, NativeMasks
+from cocoapi_hq.mots_config import BDD100K_MOTS, JsonSource, MotsConfig, fail, read_json, show
+from cocoapi_hq.run_check import find_corrupt_counts
 
 logger = logging.getLogger(__name__)
 
 IntArray: TypeAlias = npt.NDArray[np.int64]
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
-JsonSource: TypeAlias = str | os.PathLike[str] | Sequence[Any] | Mapping[str, Any]
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}\Z")  # below 2^63
 _DIGITS = re.compile(r"[0-9]{1,18}\Z")
-_MAX_COUNT_CHARS = 7  # 7 groups of 5 bits hold every run of a frame below 2^34 pixels
-_CHECK_CHUNK = 1 << 20  # characters of run lengths checked at once
 _CURVE_STEPS = 16
 _FLAGS = ("crowd", "ignored")
-_PNG_RGBA8 = (8, 6)  # bit depth and colour type in the PNG header
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-
-@dataclass(frozen=True)
-class MotsConfig:
-    """Classes of a MOTS data set and what the other names in its files mean.
-
-    Attributes:
-        classes: leaf classes in the order of the tree; a bitmask stores the position plus 1.
-        super_classes: super-category -> its leaf classes. Numbers of a super-category come from
-            pooled counts.
-        aliases: name in the file -> name to use, applied before anything else.
-        distractors: name in the file -> class for which such a label is an ignored region.
-        image_size: (h, w) in pixels at which polygons are drawn, or None.
-    """
-
-    classes: tuple[str, ...]
-    super_classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    distractors: Mapping[str, str] = field(default_factory=dict)
-    image_size: tuple[int, int] | None = None
-
-    def resolve(self, name: str) -> tuple[int, bool] | None:
-        """Class position and "is an ignored label" of a name; None if the name is unknown."""
-        name = self.aliases.get(name, name)
-        leaf = self.distractors.get(name, name)
-        if leaf not in self.classes:
-            return None
-        return self.classes.index(leaf), name in self.distractors
-
-
-BDD100K_MOTS = MotsConfig(
-    classes=("pedestrian", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"),
-    super_classes={
-        "human": ("pedestrian", "rider"),
-        "vehicle": ("car", "truck", "bus", "train"),
-        "bike": ("motorcycle", "bicycle"),
-    },
-    aliases={
-        "bike": "bicycle",
-        "caravan": "car",
-        "motor": "motorcycle",
-        "person": "pedestrian",
-        "van": "car",
-    },
-    distractors={"other person": "pedestrian", "other vehicle": "car", "trailer": "truck"},
-    image_size=(720, 1280),
-)
 
 
 @dataclass
@@ -144,93 +91,6 @@ class FrameMasks:
                 score=self.scores[i],
             )
         return chosen
-
-
-@dataclass(frozen=True)
-class BitmaskFrame:
-    """One bitmask PNG, decoded.
-
-    Attributes:
-        instance_map: (H, W) int32, 0 on background, else 1 + position in the lists.
-        labels: N class positions, -1 for instances of class 0.
-        track_ids: N instance ids (B * 256 + A), ascending.
-        ignored: N flags, True where the crowd or the ignored bit is set.
-        areas: (N,) pixels.
-    """
-
-    instance_map: npt.NDArray[np.int32]
-    labels: IntArray
-    track_ids: IntArray
-    ignored: BoolArray
-    areas: IntArray
-
-
-def load_config(config: MotsConfig | JsonSource | None = None) -> MotsConfig:
-    """Class tree, aliases and distractor names.
-
-    Args:
-        config: None for BDD100K MOTS, a ``MotsConfig``, the path of a Scalabel configuration in
-            JSON, or its content: ``categories`` (a list of ``{"name", "subcategories"}``),
-            ``name_mapping``, ``ignored_mapping``, ``imageSize`` (``{"height", "width"}``). A given
-            configuration is complete: without ``name_mapping`` there are no aliases.
-
-    Raises:
-        ScoringError: the file cannot be read, or a key is missing or of the wrong type.
-    """
-    if config is None:
-        return BDD100K_MOTS
-    if isinstance(config, MotsConfig):
-        return config
-    where = "config"
-    content: Any = config
-    if isinstance(config, (str, os.PathLike)):
-        where = str(config)
-        content = _read_json(Path(config))
-    if isinstance(content, Mapping) and isinstance(content.get("config"), Mapping):
-        content = content["config"]
-        where += ": config"
-    if not isinstance(content, Mapping):
-        raise ScoringError(
-            f"{where}: the configuration is a {type(content).__name__}; "
-            'give an object {"categories": [...], ...}.'
-        )
-    classes: list[str] = []
-    supers: dict[str, tuple[str, ...]] = {}
-    _flatten_categories(content.get("categories"), f"{where}: categories", classes, supers)
-    repeated = sorted({name for name in classes if classes.count(name) > 1})
-    if repeated:
-        raise ScoringError(f"{where}: categories lists {repeated} twice; name each class once.")
-    distractors = _string_map(content.get("ignored_mapping"), f"{where}: ignored_mapping")
-    for name, leaf in distractors.items():
-        if leaf not in classes:
-            raise ScoringError(
-                f"{where}: ignored_mapping[{name!r}] is {leaf!r}, which is not one of the classes "
-                f"{classes}; name a class of the tree."
-            )
-    return MotsConfig(
-        classes=tuple(classes),
-        super_classes=supers,
-        aliases=_string_map(content.get("name_mapping"), f"{where}: name_mapping"),
-        distractors=distractors,
-        image_size=_image_size(content.get("imageSize"), f"{where}: imageSize"),
-    )
-
-
-def config_inside(source: JsonSource) -> Mapping[str, Any] | None:
-    """The ``config`` object that a Scalabel data-set file may carry, or None."""
-    content: Any = source
-    if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
-        if not path.is_file():
-            return None
-        with path.open("rb") as file:
-            if not file.read(64).lstrip().startswith(b"{"):
-                return None  # a list of frames; spare the time to read it twice
-        content = _read_json(path)
-    if not isinstance(content, Mapping):
-        return None
-    config = content.get("config")
-    return config if isinstance(config, Mapping) and config.get("categories") else None
 
 
 def load_frames(
@@ -374,108 +234,6 @@ def write_results(
         part.unlink(missing_ok=True)
 
 
-def list_bitmasks(root: str | os.PathLike[str], role: str) -> dict[str, list[Path]]:
-    """Videos (sub-folders) of a bitmask folder, each with its PNG files sorted by name.
-
-    Raises:
-        ScoringError: the folder is missing, or holds no sub-folder with PNG files.
-    """
-    folder = Path(root)
-    if not folder.is_dir():
-        raise ScoringError(
-            f"{folder}: this folder of {role} bitmasks does not exist; "
-            "give a folder with one sub-folder of PNG files per video."
-        )
-    videos = {
-        child.name: sorted(child.glob("*.png"))
-        for child in sorted(folder.iterdir())
-        if child.is_dir()
-    }
-    videos = {name: files for name, files in videos.items() if files}
-    if not videos and role == "ground truth":
-        raise ScoringError(
-            f"{folder}: no sub-folder with PNG files; give one sub-folder per video."
-        )
-    return videos
-
-
-def read_bitmask(path: str | os.PathLike[str], config: MotsConfig) -> BitmaskFrame:
-    """Decode one bitmask PNG: R class, G flags, B * 256 + A instance.
-
-    G is truncated * 8 + occluded * 4 + crowd * 2 + ignored; instance 0 is background. There is no
-    limit on the number of instances.
-
-    Raises:
-        ScoringError: not a readable RGBA PNG of 8 bits, a class outside the tree, or an instance
-            whose pixels differ in class or flags.
-    """
-    png = Path(path)
-    _require_rgba_png(png)
-    pixels = cv2.imdecode(np.fromfile(png, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None or pixels.ndim != 3 or pixels.shape[2] != 4:
-        raise ScoringError(f"{png}: the PNG data is damaged; write the bitmask again.")
-    blue, red = pixels[..., 0].astype(np.int32), pixels[..., 2].astype(np.int32)
-    flags, alpha = pixels[..., 1].astype(np.int32), pixels[..., 3].astype(np.int32)
-    ids = blue * 256 + alpha  # (H, W)
-    areas = np.bincount(ids.ravel(), minlength=1)
-    areas[0] = 0
-    track_ids = np.flatnonzero(areas)
-    position = np.zeros(len(areas), dtype=np.int32)
-    position[track_ids] = np.arange(1, len(track_ids) + 1, dtype=np.int32)
-    instance_map = position[ids]  # (H, W)
-    key = red * 256 + flags
-    key_of = np.zeros(len(areas), dtype=np.int32)
-    key_of[ids] = key
-    differs = (key_of[ids] != key) & (ids > 0)
-    if differs.any():
-        y, x = (int(v[0]) for v in np.nonzero(differs))
-        raise ScoringError(
-            f"{png}: pixels of instance {int(ids[y, x])} differ in class or flags (R, G), "
-            f"for example at x={x}, y={y}; give all pixels of an instance the same R and G."
-        )
-    classes = key_of[track_ids] // 256
-    if (classes > len(config.classes)).any():
-        bad = int(np.flatnonzero(classes > len(config.classes))[0])
-        raise ScoringError(
-            f"{png}: instance {int(track_ids[bad])} has class {int(classes[bad])} in R, but there "
-            f"are {len(config.classes)} classes; use 1 to {len(config.classes)} and 0 for none."
-        )
-    return BitmaskFrame(
-        instance_map=instance_map,
-        labels=classes.astype(np.int64) - 1,
-        track_ids=track_ids.astype(np.int64),
-        ignored=(key_of[track_ids] & 3) > 0,
-        areas=areas[track_ids].astype(np.int64),
-    )
-
-
-def bitmasks_to_frames(
-    root: str | os.PathLike[str], config: MotsConfig | JsonSource | None = None, *, is_gt: bool
-) -> list[FrameMasks]:
-    """A bitmask folder as run-length frames; crowd and ignored flags are kept.
-
-    Frames are numbered from 0 in the order of their names. Instances of class 0 are left out.
-
-    Raises:
-        ScoringError: see ``list_bitmasks`` and ``read_bitmask``.
-    """
-    classes = load_config(config)
-    frames = []
-    for video, files in list_bitmasks(root, "ground truth" if is_gt else "results").items():
-        for index, png in enumerate(files):
-            bitmask = read_bitmask(png, classes)
-            frame = FrameMasks(video, png.stem + ".jpg", index, where=str(png))
-            for i in np.flatnonzero(bitmask.labels >= 0).tolist():
-                frame.append(
-                    rle.encode(bitmask.instance_map == i + 1),
-                    int(bitmask.labels[i]),
-                    track_id=int(bitmask.track_ids[i]),
-                    ignored=bool(bitmask.ignored[i]),
-                )
-            frames.append(frame)
-    return frames
-
-
 def polygons_to_rle(polygons: Sequence[Any], image_size: tuple[int, int], where: str) -> rle.Rle:
     """Draw Scalabel polygons, Bezier parts included, and unite them.
 
@@ -497,94 +255,6 @@ def polygons_to_rle(polygons: Sequence[Any], image_size: tuple[int, int], where:
         for i, polygon in enumerate(polygons)
     ]
     return rle.from_polygons(rings, *image_size, where=f"{where}.poly2d")
-
-
-def find_corrupt_counts(counts: Sequence[str], num_pixels: Sequence[int]) -> tuple[int, str] | None:
-    """Look for run-length texts that do not describe a mask of their size.
-
-    Such texts make compiled codecs read out of bounds or never return, so nothing else may touch
-    a text before this check.
-
-    Args:
-        counts: N compressed run-length texts in COCO coding, ASCII.
-        num_pixels: N values h * w.
-
-    Returns:
-        Position and description of the first defect, or None.
-    """
-    library = native.kernel()
-    begin = size = 0
-    for end in range(1, len(counts) + 1):
-        size += len(counts[end - 1])
-        if end < len(counts) and size < _CHECK_CHUNK:
-            continue
-        texts, pixels = counts[begin:end], np.array(num_pixels[begin:end], dtype=np.int64)
-        # The kernel only tells which text is bad; a frame of one column serves it as well.
-        if library is None or not _all_sound(library, texts, pixels):
-            lengths = np.array([len(text) for text in texts], dtype=np.int64)
-            found = _corrupt_chunk("".join(texts).encode("latin-1"), lengths, pixels)
-            if found is not None:
-                return begin + found[0], found[1]
-        begin, size = end, 0
-    return None
-
-
-def _all_sound(library: ctypes.CDLL, texts: Sequence[str], num_pixels: IntArray) -> bool:
-    heights = num_pixels.astype(np.int32)
-    status = NativeMasks(library, texts, heights, np.ones_like(heights)).status
-    return bool((status == PRESENT).all())
-
-
-def _corrupt_chunk(text: bytes, lengths: IntArray, num_pixels: IntArray) -> tuple[int, str] | None:
-    """``find_corrupt_counts`` for one chunk of joined texts."""
-    if (lengths == 0).any():
-        return int(np.flatnonzero(lengths == 0)[0]), "the text is empty"
-    codes = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48  # (chars,)
-    text_ends = np.cumsum(lengths)
-    text_starts = text_ends - lengths
-
-    def owner(char: int) -> int:
-        return int(np.searchsorted(text_ends, char, side="right"))
-
-    outside = np.flatnonzero((codes < 0) | (codes > 63))
-    if len(outside):
-        char = int(outside[0])
-        return owner(char), f"character {chr(text[char])!r} is not part of the coding"
-    more = (codes & 32) > 0
-    if more[text_ends - 1].any():
-        return int(np.flatnonzero(more[text_ends - 1])[0]), "the text ends inside a number"
-    run_ends = np.flatnonzero(~more)
-    run_starts = np.concatenate([[0], run_ends[:-1] + 1])
-    chars = run_ends - run_starts + 1
-    if (chars > _MAX_COUNT_CHARS).any():
-        return owner(int(run_starts[chars > _MAX_COUNT_CHARS][0])), "a number is too long"
-    shift = 5 * (np.arange(len(codes)) - np.repeat(run_starts, chars))
-    values = np.add.reduceat((codes & 31) << shift, run_starts)
-    values -= ((codes[run_ends] & 16) > 0) * (np.int64(1) << (5 * chars))  # sign
-    # From the fourth on, a number is the difference from the one two places before.
-    first_run = np.searchsorted(run_starts, text_starts)
-    num_runs = np.diff(np.append(first_run, len(values)))
-    place = np.arange(len(values)) - np.repeat(first_run, num_runs)
-    runs = np.empty_like(values)
-    for parity in (0, 1):
-        chosen = np.flatnonzero((place % 2 == parity) & (place > 0))
-        total = np.cumsum(values[chosen])
-        head = place[chosen] <= 2
-        base = np.where(head, total - values[chosen], 0)
-        reset = np.maximum.accumulate(np.where(head, np.arange(len(chosen)), -1))
-        runs[chosen] = total - base[reset] if len(chosen) else total
-    runs[first_run] = values[first_run]
-    negative = np.flatnonzero(runs < 0)
-    if len(negative):
-        run = int(negative[0])
-        text_of_run = int(np.searchsorted(first_run, run, side="right")) - 1
-        return text_of_run, f"run {int(place[run])} has the length {int(runs[run])}"
-    totals = np.add.reduceat(runs, first_run)
-    wrong = np.flatnonzero(totals != num_pixels)
-    if len(wrong):
-        bad = int(wrong[0])
-        return bad, f"the runs cover {int(totals[bad])} pixels instead of {int(num_pixels[bad])}"
-    return None
 
 
 class _Reader:
@@ -621,17 +291,17 @@ class _Reader:
 
     def _read_frame(self, where: str, entry: Any) -> None:
         if not isinstance(entry, Mapping):
-            _fail(where, entry, "give a frame object with videoName, name, frameIndex, labels")
+            fail(where, entry, "give a frame object with videoName, name, frameIndex, labels")
         name, video, index = entry.get("name"), entry.get("videoName"), entry.get("frameIndex")
         if not self.need_tracks:
             video = "" if video is None else video
             index = len(self.frames) if index is None else index
         if not isinstance(name, str):
-            _fail(f"{where}.name", name, "give the name of the frame as text")
+            fail(f"{where}.name", name, "give the name of the frame as text")
         if not isinstance(video, str):
-            _fail(f"{where}.videoName", video, "give the name of the video as text")
+            fail(f"{where}.videoName", video, "give the name of the video as text")
         if not isinstance(index, int) or isinstance(index, bool):
-            _fail(f"{where}.frameIndex", index, "give the place in the video as an integer")
+            fail(f"{where}.frameIndex", index, "give the place in the video as an integer")
         frame = FrameMasks(video, name, index, where=where)
         self.frames.append(frame)
         self.raw_ids.append([])
@@ -643,10 +313,10 @@ class _Reader:
         if labels is None:
             return
         if not isinstance(labels, list):
-            _fail(f"{where}.labels", labels, "give a list of labels, or null")
+            fail(f"{where}.labels", labels, "give a list of labels, or null")
         for j, label in enumerate(labels):
             if not isinstance(label, Mapping):
-                _fail(f"{where}.labels[{j}]", label, "give a label object")
+                fail(f"{where}.labels[{j}]", label, "give a label object")
             if not self._take_common_label(frame, j, label):
                 self._read_label(frame, j, label)
 
@@ -695,7 +365,7 @@ class _Reader:
         if self.need_tracks:
             identity = label.get("id")
             if not isinstance(identity, (str, int)) or isinstance(identity, bool):
-                _fail(f"{frame.where}.labels[{j}].id", identity, "give the track id")
+                fail(f"{frame.where}.labels[{j}].id", identity, "give the track id")
             self.raw_ids[-1].append(identity)
         self.positions[-1].append(j)
         if mask["size"] not in self.sizes:
@@ -705,13 +375,13 @@ class _Reader:
 
     def _class_of(self, frame_where: str, j: int, name: Any) -> tuple[int, bool]:
         if not isinstance(name, str):
-            _fail(f"{frame_where}.labels[{j}].category", name, "give the class name as text")
+            fail(f"{frame_where}.labels[{j}].category", name, "give the class name as text")
         if name not in self.resolved:
             self.resolved[name] = self.config.resolve(name)
         found = self.resolved[name]
         if found is None:
             known = [*self.config.classes, *self.config.aliases, *self.config.distractors]
-            _fail(
+            fail(
                 f"{frame_where}.labels[{j}].category",
                 name,
                 f"use one of {known}, or add the name to name_mapping or ignored_mapping of the "
@@ -723,11 +393,11 @@ class _Reader:
         where = f"{frame_where}.labels[{j}].score"
         if score is None:
             if self.need_scores:
-                _fail(where, score, "give the label a score; AP ranks by it")
+                fail(where, score, "give the label a score; AP ranks by it")
             return math.nan
         number = isinstance(score, (int, float)) and not isinstance(score, bool)
         if not number or not abs(score) <= sys.float_info.max:
-            _fail(where, score, "give a finite number")
+            fail(where, score, "give a finite number")
         return float(score)
 
     def _mask_of(self, frame_where: str, j: int, label: Mapping[str, Any]) -> rle.Rle | None:
@@ -740,15 +410,15 @@ class _Reader:
             return None
         where = f"{frame_where}.labels[{j}]"
         if not self.is_gt:
-            _fail(
+            fail(
                 f"{where}.poly2d",
                 "polygons",
                 "results need run lengths; encode the mask and store it under rle",
             )
         if not isinstance(polygons, list):
-            _fail(f"{where}.poly2d", polygons, "give a list of polygons")
+            fail(f"{where}.poly2d", polygons, "give a list of polygons")
         if self.config.image_size is None:
-            _fail(
+            fail(
                 f"{where}.poly2d",
                 "polygons",
                 "drawing them needs imageSize in the configuration; add it",
@@ -767,7 +437,7 @@ class _Reader:
         for frame, positions in zip(self.frames, self.positions, strict=True):
             if bad < len(positions):
                 text = frame.rles[bad]["counts"]
-                _fail(
+                fail(
                     f"{frame.where}.labels[{positions[bad]}].rle.counts",
                     text if len(text) <= 40 else text[:40] + "...",
                     f"{reason} (size {frame.rles[bad]['size']}); encode the mask again with COCO's "
@@ -794,7 +464,7 @@ class _Reader:
         for frame, ids, positions in zip(self.frames, self.raw_ids, self.positions, strict=True):
             for k, identity in enumerate(ids):
                 if not _INTEGER.match(str(identity)):
-                    _fail(
+                    fail(
                         f"{frame.where}.labels[{positions[k]}].id",
                         identity,
                         "track ids of results are integers (up to 18 digits), also as text",
@@ -823,7 +493,7 @@ class _Reader:
                 if frame.ignored[k]:
                     continue
                 if key in seen:
-                    _fail(
+                    fail(
                         f"{frame.where}.labels[{position}].id",
                         key[1],
                         f"class {self.config.classes[key[0]]!r} has this id twice in frame "
@@ -851,7 +521,7 @@ def _frame_lists(source: JsonSource, role: str) -> Iterator[tuple[str, Sequence[
                     "or as a folder of *.json files."
                 )
         for file in files:
-            yield from _frames_of(_read_json(file), str(file))
+            yield from _frames_of(read_json(file), str(file))
         return
     yield from _frames_of(source, role)
 
@@ -863,63 +533,15 @@ def _frames_of(content: Any, where: str) -> Iterator[tuple[str, Sequence[Any]]]:
         prefix += "frames"
     if not isinstance(content, list):
         raise ScoringError(
-            f"{prefix} is {_show(content)}; give a list of frames, "
-            'or an object {"frames": [...]}.'
+            f'{prefix} is {show(content)}; give a list of frames, or an object {{"frames": [...]}}.'
         )
     yield prefix, content
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        with path.open("rb") as file:
-            return json.load(file)
-    except OSError as error:
-        raise ScoringError(f"{path}: cannot be read ({error.strerror}); check the path.") from error
-    except (ValueError, RecursionError) as error:
-        raise ScoringError(f"{path}: is not JSON ({error}); write the file again.") from error
-
-
-def _flatten_categories(
-    nodes: Any, where: str, classes: list[str], supers: dict[str, tuple[str, ...]]
-) -> None:
-    """Append leaf names to ``classes`` and inner nodes with their leaves to ``supers``."""
-    if not isinstance(nodes, list) or not nodes:
-        _fail(where, nodes, 'give a list like [{"name": "car"}, ...]')
-    for i, node in enumerate(nodes):
-        name = node.get("name") if isinstance(node, Mapping) else None
-        if not isinstance(name, str):
-            _fail(f"{where}[{i}].name", name, "give the class name as text")
-        if node.get("subcategories"):
-            before = len(classes)
-            _flatten_categories(
-                node["subcategories"], f"{where}[{i}].subcategories", classes, supers
-            )
-            supers[name] = tuple(classes[before:])
-        else:
-            classes.append(name)
-
-
-def _string_map(value: Any, where: str) -> dict[str, str]:
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping) or not all(
-        isinstance(key, str) and isinstance(name, str) for key, name in value.items()
-    ):
-        _fail(where, value, 'give an object of names, like {"person": "pedestrian"}')
-    return dict(value)
-
-
-def _image_size(value: Any, where: str) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    sides = (value.get("height"), value.get("width")) if isinstance(value, Mapping) else ()
-    return rle.check_size(sides, where)
 
 
 def _rle_shape(mask: Any, where: str) -> rle.Rle:
     """Check keys and types of a run-length object; the counts themselves come later."""
     if not isinstance(mask, Mapping):
-        _fail(where, mask, 'give {"size": [h, w], "counts": text}')
+        fail(where, mask, 'give {"size": [h, w], "counts": text}')
     size, counts = mask.get("size"), mask.get("counts")
     height, width = rle.check_size(size, where)
     if isinstance(counts, list):
@@ -927,18 +549,18 @@ def _rle_shape(mask: Any, where: str) -> rle.Rle:
     if isinstance(counts, bytes):
         counts = counts.decode("latin-1")
     if not isinstance(counts, str) or not counts.isascii():
-        _fail(f"{where}.counts", counts, "give COCO's run lengths as text or as a list")
+        fail(f"{where}.counts", counts, "give COCO's run lengths as text or as a list")
     return {"size": [height, width], "counts": counts}
 
 
 def _flagged(attributes: Any, where: str) -> bool:
     if not isinstance(attributes, Mapping):
-        _fail(where, attributes, 'give an object like {"crowd": true}, or leave it out')
+        fail(where, attributes, 'give an object like {"crowd": true}, or leave it out')
     flagged = False
     for key in _FLAGS:
         value = attributes.get(key)
         if value is not None and not isinstance(value, (bool, int)):
-            _fail(f"{where}.{key}", value, "give true or false")
+            fail(f"{where}.{key}", value, "give true or false")
         flagged = flagged or bool(value)
     return flagged
 
@@ -955,15 +577,15 @@ def _outline(polygon: Any, where: str) -> FloatArray:
     vertices = polygon.get("vertices") if isinstance(polygon, Mapping) else None
     types = polygon.get("types") if isinstance(polygon, Mapping) else None
     if not isinstance(vertices, list) or not isinstance(types, str):
-        _fail(where, polygon, 'give {"vertices": [[x, y], ...], "types": "LLL..."}')
+        fail(where, polygon, 'give {"vertices": [[x, y], ...], "types": "LLL..."}')
     try:
         points = np.array(vertices, dtype=np.float64)
     except (TypeError, ValueError):
         points = np.empty(0)
     if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
-        _fail(f"{where}.vertices", vertices, "give finite [x, y] pairs")
+        fail(f"{where}.vertices", vertices, "give finite [x, y] pairs")
     if len(types) != len(points) or len(points) < 3 or set(types) - {"L", "C"}:
-        _fail(f"{where}.types", types, "give one letter L or C for each of at least 3 vertices")
+        fail(f"{where}.types", types, "give one letter L or C for each of at least 3 vertices")
     path = [points[0]]
     i = 1
     while i < len(points):
@@ -972,7 +594,7 @@ def _outline(polygon: Any, where: str) -> FloatArray:
             i += 1
             continue
         if types[i : i + 3] != "CCC":
-            _fail(f"{where}.types", types, "curve points (C) come in threes")
+            fail(f"{where}.types", types, "curve points (C) come in threes")
         start, first, second, end = path[-1], *points[i : i + 3]
         for step in range(1, _CURVE_STEPS + 1):
             t = step / _CURVE_STEPS
@@ -980,28 +602,3 @@ def _outline(polygon: Any, where: str) -> FloatArray:
             path.append(s**3 * start + 3 * s * s * t * first + 3 * s * t * t * second + t**3 * end)
         i += 3
     return np.array(path)
-
-
-def _require_rgba_png(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            header = file.read(26)
-    except OSError as error:
-        raise ScoringError(f"{path}: cannot be read ({error.strerror}); check the path.") from error
-    if len(header) < 26 or not header.startswith(_PNG_SIGNATURE):
-        raise ScoringError(f"{path}: is not a PNG file; write bitmasks as 8-bit RGBA PNG.")
-    found = (header[24], header[25])
-    if found != _PNG_RGBA8:
-        raise ScoringError(
-            f"{path}: is a PNG with bit depth {found[0]} and colour type {found[1]}; "
-            "bitmasks are 8-bit RGBA (bit depth 8, colour type 6)."
-        )
-
-
-def _show(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _fail(where: str, value: Any, fix: str) -> NoReturn:
-    raise ScoringError(f"{where} is {_show(value)}; {fix}.")

@@ -8,7 +8,7 @@ from typing import Any
 
 from cocoapi_hq import frame_ap, hota, mots, tracklet_quality
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.scalabel_io import load_config
+from cocoapi_hq.mots_config import load_config
 from cocoapi_hq.ytvis_json import Source, open_ground_truth
 
 #: Options that each metric understands.

@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cocoapi_hq import ScoringError, hota, mots, rle
-from cocoapi_hq.scalabel_io import BDD100K_MOTS
+from cocoapi_hq.mots_config import BDD100K_MOTS
 from tests.cocoapi_hq import reference_mots as ref
 from tests.cocoapi_hq.reference_mots import Frame, Obj, box
 from tests.cocoapi_hq.test_mots import random_scene, write_png

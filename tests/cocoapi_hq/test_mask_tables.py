@@ -8,8 +8,9 @@ import json
 import numpy as np
 import pytest
 
-from cocoapi_hq import mask_tables, mots, native, rle, scalabel_io
-from cocoapi_hq.scalabel_io import BDD100K_MOTS, FrameMasks
+from cocoapi_hq import ScoringError, mask_tables, mots, native, rle, run_check, scalabel_io
+from cocoapi_hq.mots_config import BDD100K_MOTS
+from cocoapi_hq.scalabel_io import FrameMasks
 from tests.cocoapi_hq import reference_mots as ref
 from tests.cocoapi_hq.test_mots import random_scene
 from tests.cocoapi_hq.test_scalabel_io import frame, label
@@ -79,18 +80,18 @@ def test_corrupt_counts_are_refused_either_way(implementation: str) -> None:
     bad = label()
     bad["rle"]["counts"] = bad["rle"]["counts"][:-1]
     content = [frame(label(), index=0), frame(label(), bad, index=1)]
-    with pytest.raises(scalabel_io.ScoringError, match=r"\[1\]\.labels\[1\]\.rle\.counts"):
+    with pytest.raises(ScoringError, match=r"\[1\]\.labels\[1\]\.rle\.counts"):
         scalabel_io.load_frames(content, BDD100K_MOTS, is_gt=True)
 
 
 def test_chunks_are_checked_either_way(
     implementation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scalabel_io, "_CHECK_CHUNK", 16)
+    monkeypatch.setattr(run_check, "_CHECK_CHUNK", 16)
     text = rle.encode(ref.box(0, 0, 8, 4))["counts"]
-    assert scalabel_io.find_corrupt_counts([text] * 9, [200] * 9) is None
+    assert run_check.find_corrupt_counts([text] * 9, [200] * 9) is None
     for bad in range(9):
         pixels = [200] * 9
         pixels[bad] = 199
-        found = scalabel_io.find_corrupt_counts([text] * 9, pixels)
+        found = run_check.find_corrupt_counts([text] * 9, pixels)
         assert found == (bad, "the runs cover 200 pixels instead of 199")

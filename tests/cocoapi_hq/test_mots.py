@@ -17,7 +17,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from cocoapi_hq import ScoringError, mots, rle
-from cocoapi_hq.scalabel_io import BDD100K_MOTS, MotsConfig
+from cocoapi_hq.mots_config import BDD100K_MOTS, MotsConfig
 from tests.cocoapi_hq import reference_mots as ref
 from tests.cocoapi_hq.reference_mots import Frame, Obj, box
 

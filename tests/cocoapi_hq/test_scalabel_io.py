@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from cocoapi_hq import ScoringError, mots, rle, scalabel_io
-from cocoapi_hq.scalabel_io import BDD100K_MOTS, FrameMasks, MotsConfig
+from cocoapi_hq import ScoringError, bitmask_png, mots, mots_config, rle, run_check, scalabel_io
+from cocoapi_hq.mots_config import BDD100K_MOTS, MotsConfig
+from cocoapi_hq.scalabel_io import FrameMasks
 from tests.cocoapi_hq.reference_mots import box
 from tests.cocoapi_hq.test_mots import write_png
 
@@ -138,14 +139,14 @@ def test_config_file(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"config": content}))
     for source in (path, str(path), content):
-        config = scalabel_io.load_config(source)
+        config = mots_config.load_config(source)
         assert config.classes == ("x", "y")
         assert config.super_classes == {"thing": ("x", "y")}
         assert config.image_size == (7, 9)
         assert config.resolve("ex") == (0, False)
         assert config.resolve("why") == (1, True)
         assert config.resolve("z") is None
-    assert scalabel_io.load_config(None) is BDD100K_MOTS
+    assert mots_config.load_config(None) is BDD100K_MOTS
 
 
 def test_config_inside_the_ground_truth(tmp_path: Path) -> None:
@@ -173,7 +174,7 @@ def test_config_inside_the_ground_truth(tmp_path: Path) -> None:
 )
 def test_malformed_config(content: object, message: str) -> None:
     with pytest.raises(ScoringError, match=message):
-        scalabel_io.load_config(content)
+        mots_config.load_config(content)
 
 
 def corrupt(counts: object) -> Callable[[dict], None]:
@@ -315,10 +316,10 @@ def test_corrupt_counts_are_found_exactly(seed: int) -> None:
         except ScoringError:
             first = i
             break
-    found = scalabel_io.find_corrupt_counts(texts, [h * w for h, w in sizes])
+    found = run_check.find_corrupt_counts(texts, [h * w for h, w in sizes])
     assert (found is None) == (first is None)
     for i, (text, (h, w)) in enumerate(zip(texts, sizes, strict=True)):
-        alone = scalabel_io.find_corrupt_counts([text], [h * w])
+        alone = run_check.find_corrupt_counts([text], [h * w])
         if i == first:
             assert alone is not None
 
@@ -388,7 +389,7 @@ def test_written_results_are_read_back(tmp_path: Path) -> None:
 def test_bitmask_colours(tmp_path: Path) -> None:
     path = tmp_path / "0.png"
     write_png(path, [(300, 3, 2, A), (7, 8, 12, B)], (10, 20))
-    found = scalabel_io.read_bitmask(path, BDD100K_MOTS)
+    found = bitmask_png.read_bitmask(path, BDD100K_MOTS)
     assert found.track_ids.tolist() == [7, 300]
     assert found.labels.tolist() == [7, 2]
     assert found.ignored.tolist() == [False, True]
@@ -399,7 +400,7 @@ def test_bitmask_colours(tmp_path: Path) -> None:
 def test_bitmasks_become_frames_with_their_flags(tmp_path: Path) -> None:
     layers = [(1, 3, 1, A), (2, 1, 0, B), (3, 0, 0, box(0, 8, 2, 9))]
     write_png(tmp_path / "v" / "v-1.png", layers, (10, 20))
-    (found,) = scalabel_io.bitmasks_to_frames(tmp_path, is_gt=True)
+    (found,) = bitmask_png.bitmasks_to_frames(tmp_path, is_gt=True)
     assert (found.video, found.name, found.index) == ("v", "v-1.jpg", 0)
     assert (found.track_ids, found.labels) == ([1, 2], [2, 0])  # class 0 is left out
     assert found.ignored == [True, False]
@@ -411,7 +412,7 @@ def test_bitmasks_of_the_wrong_kind(tmp_path: Path) -> None:
 
     def refuse(message: str) -> None:
         with pytest.raises(ScoringError, match=message) as error:
-            scalabel_io.read_bitmask(path, BDD100K_MOTS)
+            bitmask_png.read_bitmask(path, BDD100K_MOTS)
         assert str(path) in str(error.value)
 
     refuse("cannot be read")
@@ -436,5 +437,5 @@ def test_bitmasks_of_the_wrong_kind(tmp_path: Path) -> None:
 
 def test_bitmask_folder_without_videos(tmp_path: Path) -> None:
     with pytest.raises(ScoringError, match="no sub-folder with PNG"):
-        scalabel_io.list_bitmasks(tmp_path, "ground truth")
-    assert scalabel_io.list_bitmasks(tmp_path, "results") == {}
+        bitmask_png.list_bitmasks(tmp_path, "ground truth")
+    assert bitmask_png.list_bitmasks(tmp_path, "results") == {}

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from cocoapi_hq import rle, scalabel_io
+from cocoapi_hq import bitmask_png, mots_config, rle, scalabel_io
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.scalabel_io import BDD100K_MOTS, FrameMasks, MotsConfig
+from cocoapi_hq.mots_config import BDD100K_MOTS, MotsConfig
+from cocoapi_hq.scalabel_io import FrameMasks
 from vmt.data.datasets.folders import list_frames
 from vmt.data.io import read_frame
 from vmt.data.records import PackedList, Tracklet, VideoList, VideoRecord
@@ -64,8 +65,8 @@ def load_mots(path: Path, image_root: Path, name: str, mask_key: str = "") -> Vi
 
 
 def _config(path: Path) -> MotsConfig:
-    inside = scalabel_io.config_inside(path) if path.is_file() else None
-    return scalabel_io.load_config(dict(inside)) if inside else BDD100K_MOTS
+    inside = mots_config.config_inside(path) if path.is_file() else None
+    return mots_config.load_config(dict(inside)) if inside else BDD100K_MOTS
 
 
 def _size(members: Sequence[FrameMasks], first_image: Path) -> tuple[int, int]:
@@ -120,7 +121,7 @@ class MotsAnnotations:
 
 def _load_bitmasks(path: Path, image_root: Path, name: str) -> VideoList:
     records = []
-    videos = scalabel_io.list_bitmasks(path, "ground truth")
+    videos = bitmask_png.list_bitmasks(path, "ground truth")
     for number, (video, maps) in enumerate(videos.items(), start=1):
         frames = list_frames(image_root / video)
         missing = [p for p in maps if p.stem not in frames]
@@ -167,7 +168,7 @@ class BitmaskAnnotations:
 
     @staticmethod
     def _read(path: Path) -> Iterable[list[Any]]:
-        bitmask = scalabel_io.read_bitmask(path, BDD100K_MOTS)
+        bitmask = bitmask_png.read_bitmask(path, BDD100K_MOTS)
         for i in np.flatnonzero((bitmask.labels >= 0) & ~bitmask.ignored).tolist():
             mask = rle.encode(bitmask.instance_map == i + 1)
             yield [int(bitmask.track_ids[i]), int(bitmask.labels[i]) + 1, mask]
