@@ -5,6 +5,9 @@ from __future__ import annotations
 from fvcore.common.config import CfgNode
 
 from vmt.modeling.meta_arch import vmt as _vmt
+from vmt.modeling.msts import decoder as _msts_decoder
+from vmt.modeling.msts import encoder as _msts_encoder
+from vmt.modeling.msts import separability as _msts_separability
 from vmt.modeling.refinement import dense_band as _dense_band
 from vmt.modeling.refinement import quadtree_refiner as _quadtree_refiner
 from vmt.modeling.registry import META_ARCHITECTURES, lookup
@@ -12,7 +15,14 @@ from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import ConfigError
 
 #: Imported for what they register.
-METHODS = (_vmt, _dense_band, _quadtree_refiner)
+METHODS = (
+    _vmt,
+    _dense_band,
+    _quadtree_refiner,
+    _msts_encoder,
+    _msts_decoder,
+    _msts_separability,
+)
 
 
 def build_model(cfg: CfgNode, label_space: LabelSpace) -> _vmt.VideoMaskTransfiner:

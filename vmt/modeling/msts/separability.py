@@ -1,0 +1,237 @@
+"""Foreground-background separability: a discriminator is trained beside the model, against it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from fvcore.common.config import CfgNode
+from torch import Tensor
+from torch.func import functional_call
+from torch.optim import Adam, Optimizer
+
+from vmt.modeling.criteria.auxiliary import Auxiliary, Evidence
+from vmt.modeling.msts.discriminator import Discriminator
+from vmt.modeling.registry import AUXILIARIES, register
+
+logger = logging.getLogger(__name__)
+
+#: A discriminator this close to its best loss, for so many steps on end, has nothing to teach.
+EASY_LOSS, EASY_STEPS = 0.05, 200
+
+
+@register(AUXILIARIES, "foreground_background")
+class Separability(Auxiliary):
+    """min over the model, max over the discriminator: can it tell the model's masks from true ones?
+
+    Source: arXiv:2203.13253 for the roles; loss form, weights, optimiser and ramp are ours
+    (docs/msts.md). All objects of a clip are one mask. Clips count by their tracklets.
+
+    Args:
+        dim: channels of the encoder's memory.
+        weight: of the loss for the model, behind the ramp.
+        ramp_steps: steps in which the weight grows from 0.
+        through_features: whether the model may also move the memory itself to fool it.
+        real_label: what the discriminator should say about annotations.
+        lr: of Adam.
+        betas: of Adam.
+        clip_gradients: largest norm of the discriminator's gradients.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        weight: float = 0.1,
+        ramp_steps: int = 1000,
+        through_features: bool = True,
+        real_label: float = 0.9,
+        lr: float = 1e-4,
+        betas: Sequence[float] = (0.5, 0.999),
+        clip_gradients: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.network = Discriminator(dim)
+        self.weight = weight
+        self.ramp_steps = ramp_steps
+        self.through_features = through_features
+        self.real_label = real_label
+        self.lr = lr
+        self.betas = (float(betas[0]), float(betas[1]))
+        self.clip_gradients = clip_gradients
+        self._step = 0
+        self._easy_steps = 0
+        self._gradients: dict[str, Tensor] = {}
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Separability:
+        """Build from ``MODEL.MSTS``."""
+        node = cfg.MODEL.MSTS
+        return cls(
+            cfg.MODEL.SEQFORMER.HIDDEN_DIM,
+            node.ADV_WEIGHT,
+            node.ADV_RAMP_STEPS,
+            node.ADV_THROUGH_FEATURES,
+            node.ADV_REAL_LABEL,
+            node.ADV_LR,
+            node.ADV_BETAS,
+            node.ADV_CLIP,
+        )
+
+    def build_optimizer(self) -> Optimizer:
+        """Adam without weight decay."""
+        return Adam(self.network.parameters(), lr=self.lr, betas=self.betas)
+
+    def begin_step(self, step: int) -> None:
+        """See ``Auxiliary``."""
+        self._step = step
+        self._gradients = {}
+
+    @property
+    def current_weight(self) -> float:
+        """Of the model's loss in this step."""
+        if self._easy_steps >= EASY_STEPS:
+            return 0.0
+        ramp = min(1.0, self._step / self.ramp_steps) if self.ramp_steps > 0 else 1.0
+        return self.weight * ramp
+
+    def own_loss(self, evidence: Evidence) -> Tensor:
+        """Half of both cross entropies, on detached tensors."""
+        maps = [level.detach() for level in encoder_maps(evidence)]
+        image = images(evidence)
+        masks = torch.cat([true_union(evidence), predicted_union(evidence).detach()])
+        scores = self.network(image.repeat(2, 1, 1, 1), [m.repeat(2, 1, 1, 1) for m in maps], masks)
+        real, fake = scores.chunk(2)
+        weights = cell_weights(evidence)
+        return 0.5 * (_bce(real, self.real_label, weights) + _bce(fake, 0.0, weights))
+
+    def end_step(self, own_loss: float) -> bool:
+        """Without a tracklet in any process there is nothing to learn; nor when it is too easy."""
+        if own_loss == 0.0:
+            return False
+        label = min(max(self.real_label, 1e-12), 1 - 1e-12)
+        least = -0.5 * (label * math.log(label) + (1 - label) * math.log(1 - label))
+        easy = own_loss - least < EASY_LOSS
+        self._easy_steps = self._easy_steps + 1 if easy else 0
+        if self._easy_steps == EASY_STEPS:
+            logger.warning(
+                "step %d: the discriminator told true masks from predicted ones without effort for "
+                "%d steps; its loss is left out until it errs again.",
+                self._step,
+                EASY_STEPS,
+            )
+        return self._easy_steps < EASY_STEPS
+
+    def losses(self, evidence: Evidence) -> dict[str, Tensor]:
+        """``loss_adversarial``: the model's masks should pass for true ones."""
+        maps = encoder_maps(evidence)
+        maps = self._watched("features", maps) if self.through_features else _detached(maps)
+        (mask,) = self._watched("masks", [predicted_union(evidence)])
+        frozen = {name: p.detach() for name, p in self.network.named_parameters()}
+        scores = functional_call(self.network, frozen, (images(evidence), maps, mask))
+        loss = _bce(scores, 1.0, cell_weights(evidence))
+        return {"loss_adversarial": self.current_weight * loss}
+
+    def _watched(self, name: str, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The same tensors; the gradient that comes back through them is measured."""
+
+        def note(gradient: Tensor) -> None:
+            square = gradient.detach().float().square().sum()
+            self._gradients[name] = self._gradients.get(name, torch.zeros_like(square)) + square
+
+        out = [x.view_as(x) for x in tensors]
+        for x in out:
+            if x.requires_grad:
+                x.register_hook(note)
+        return out
+
+    def numbers(self) -> dict[str, float]:
+        """Weight in this step; norms of the gradients that reached encoder maps and masks."""
+        norms = {
+            f"gradient_{name}": float(self._gradients.get(name, torch.zeros(())).sqrt())
+            for name in ("features", "masks")
+        }
+        return {"weight": self.current_weight, **norms}
+
+    def extra(self) -> dict[str, Any]:
+        """See ``Auxiliary``."""
+        return {"easy_steps": self._easy_steps}
+
+    def load_extra(self, extra: dict[str, Any]) -> None:
+        """See ``Auxiliary``."""
+        self._easy_steps = int(extra["easy_steps"])
+
+
+def encoder_maps(evidence: Evidence) -> list[Tensor]:
+    """Levels 0 to 2 of the memory as float32 maps (B*T, C, H_l, W_l), zero on padding."""
+    memory = evidence.memory.float()
+    if evidence.padding_mask is not None:
+        memory = memory.masked_fill(evidence.padding_mask[..., None], 0.0)
+    parts = memory.split([h * w for h, w in evidence.shapes], dim=1)
+    return [
+        part.transpose(1, 2).unflatten(2, shape)
+        for part, shape in zip(parts[:3], evidence.shapes[:3], strict=True)
+    ]
+
+
+def images(evidence: Evidence) -> Tensor:
+    """(B*T, 3, h8, w8), zero on padding."""
+    frames = F.interpolate(
+        evidence.frames.float(), size=evidence.shapes[0], mode="bilinear", align_corners=False
+    )
+    return frames * _valid(evidence, 0)
+
+
+def true_union(evidence: Evidence) -> Tensor:
+    """(B*T, 1, h8, w8) in [0, 1]: share of each cell that any annotated tracklet covers."""
+    size = evidence.frames.shape[-2:]
+    unions = []
+    for target in evidence.targets:
+        union = target.masks.any(0)[:, None].float()  # (T, 1, H_b, W_b)
+        missing = size[0] - union.shape[-2], size[1] - union.shape[-1]
+        unions.append(F.pad(union, (0, missing[1], 0, missing[0])))
+    return F.interpolate(torch.cat(unions), size=evidence.shapes[0], mode="area")
+
+
+def predicted_union(evidence: Evidence) -> Tensor:
+    """(B*T, 1, h8, w8) in [0, 1]: 1 - prod over matched queries of (1 - p), zero on padding."""
+    unions = [
+        -torch.expm1(F.logsigmoid(-masks.float()).sum(0))[:, None]  # (T, 1, h4, w4)
+        for masks in evidence.mask_logits
+    ]
+    union = F.interpolate(
+        torch.cat(unions), size=evidence.shapes[0], mode="bilinear", align_corners=False
+    )
+    return union * _valid(evidence, 0)
+
+
+def cell_weights(evidence: Evidence) -> Tensor:
+    """(B*T, 1, h32, w32): the mean over a clip's valid cells, times its share of the tracklets."""
+    valid = _valid(evidence, 2).unflatten(0, (len(evidence.targets), -1))
+    counts = valid.new_tensor([len(target) for target in evidence.targets]).view(-1, 1, 1, 1, 1)
+    share = counts / evidence.num_tracklets
+    weights: Tensor = valid / valid.sum((1, 2, 3, 4), keepdim=True) * share
+    return weights.flatten(0, 1)
+
+
+def _valid(evidence: Evidence, level: int) -> Tensor:
+    """(B*T, 1, H_l, W_l) float, 0 on padding."""
+    shape = evidence.shapes[level]
+    if evidence.padding_mask is None:
+        return evidence.frames.new_ones(len(evidence.frames), 1, *shape)
+    start = sum(h * w for h, w in evidence.shapes[:level])
+    cells = evidence.padding_mask[:, start : start + shape[0] * shape[1]]
+    valid: Tensor = (~cells).float().unflatten(1, shape)
+    return valid[:, None]
+
+
+def _bce(logits: Tensor, label: float, weights: Tensor) -> Tensor:
+    wanted = torch.full_like(logits, label)
+    return F.binary_cross_entropy_with_logits(logits, wanted, weights, reduction="sum")
+
+
+def _detached(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [x.detach() for x in tensors]
