@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vmt.checkpoint.files import read_weights
 from vmt.checkpoint.key_maps.rows import UNUSED
+from vmt.layers.addition import Addition
 from vmt.utils.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,9 @@ class LoadReport:
         missing: names that the network needs and the file lacks.
         mismatched: (name, shape in the file, shape in the network).
         unexpected: names in the file that the network does not have.
-        new: missing or mismatched names that the config declares as newly initialised.
+        new: missing or mismatched names that the config declares as newly initialised, or missing
+            ones of an ``Addition`` of which the file has nothing.
+        unused: names in the file that no network reads, as the file calls them.
     """
 
     source: str
@@ -37,6 +40,7 @@ class LoadReport:
     mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
@@ -50,6 +54,7 @@ class LoadReport:
             ("missing", self.missing),
             ("newly initialised", self.new),
             ("in the file but not in the network", self.unexpected),
+            ("in the file, read by no network", self.unused),
         )
         for kind, names in kinds:
             for family, count in sorted(Counter(map(_family, names)).items()):
@@ -81,15 +86,17 @@ def load_weights(
         CheckpointError: unreadable, or the network needs something that the file does not have.
     """
     file = read_weights(path)
-    state = {k: v for k, v in file.ours().items() if not k.startswith(UNUSED)}
+    everything = file.ours()
+    state = {k: v for k, v in everything.items() if not k.startswith(UNUSED)}
     wanted = model.state_dict()
     report = LoadReport(str(file.path))
-    allowed = tuple(new_parameters)
+    report.unused = sorted(k.removeprefix(UNUSED) for k in everything if k.startswith(UNUSED))
+    allowed = (*new_parameters, *_absent_additions(model, state))
     for name, value in wanted.items():
         fits = name in state and state[name].shape == value.shape
         if fits:
             report.loaded.append(name)
-        elif allowed and name.startswith(allowed):
+        elif name.startswith(allowed):
             report.new.append(name)
         elif name not in state:
             report.missing.append(name)
@@ -101,6 +108,12 @@ def load_weights(
         raise CheckpointError(_summary(report))
     model.load_state_dict({name: state[name] for name in report.loaded}, strict=False)
     return report
+
+
+def _absent_additions(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """Prefixes of the additions of a network of which a file holds nothing."""
+    prefixes = [f"{name}." for name, part in model.named_modules() if isinstance(part, Addition)]
+    return [prefix for prefix in prefixes if not any(name.startswith(prefix) for name in state)]
 
 
 def _summary(report: LoadReport) -> str:

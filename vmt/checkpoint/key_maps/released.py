@@ -1,4 +1,8 @@
-"""The table for the files that SeqFormer's and VMT's authors published (R50, R101, Swin-L)."""
+"""The table for the files that SeqFormer's and VMT's authors published (R50, R101, Swin-L).
+
+It covers files of MS-STS VIS's public repository too: they are SeqFormer's, with entries that
+nothing there reads.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +40,8 @@ RELEASED = KeyMap(
         Rename(_DEC + ".self_attn_box.{x*}", "decoder.layers.{i}.box_attn.{x*}"),
         Rename(_DEC + ".self_attn.{x*}", "decoder.layers.{i}.instance_attn.{x*}"),
         Rename(_DEC + ".time_attention_weights.{p}", "decoder.layers.{i}.frame_score.{p}"),
+        Unused(_DEC + ".temp_attn_box.{x*}", "declared in MS-STS VIS's repository, never called"),
+        Rename(_DEC + ".mixer.{x*}", "decoder.layers.{i}.mixer.{x*}"),
         Rename(_DEC + ".{m}_box.{p}", "decoder.layers.{i}.box_{m}.{p}"),
         Rename(_DEC + ".{m}.{p}", "decoder.layers.{i}.instance_{m}.{p}"),
         Rename("detr.transformer.reference_points.{p}", "decoder.reference.{p}"),
