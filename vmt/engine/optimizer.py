@@ -17,6 +17,9 @@ GROUPS = (
     ("sampling", re.compile(r"(^|\.)(reference|sampling_offsets)\."), "SAMPLING_FACTOR"),
 )
 REST = "rest"
+#: Of parts that a method adds to the published network, these are not decayed: a gate that starts
+#: at zero must be free to open. The published network decays everything.
+UNDECAYED = re.compile(r"\.(branch|mixer)\.(.*\.)?(gate|norm\d*)(\.|$)")
 
 
 def parameter_groups(
@@ -31,7 +34,7 @@ def parameter_groups(
 
     Returns:
         Groups for a torch optimizer with ``name``, ``params``, ``param_names``, ``lr`` and
-        ``base_lr``; none is empty.
+        ``base_lr``; none is empty. The group of ``UNDECAYED`` has a ``weight_decay`` of 0.
     """
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in parameters:
@@ -39,9 +42,11 @@ def parameter_groups(
             continue
         row = next((row for row in GROUPS if row[1].search(name)), None)
         title = row[0] if row is not None else REST
+        free = UNDECAYED.search(name) is not None
+        title += "_undecayed" if free else ""
         lr = base_lr * (factors[row[2]] if row is not None else 1.0)
         empty = {"name": title, "params": [], "param_names": [], "lr": lr, "base_lr": lr}
-        group = groups.setdefault(title, empty)
+        group = groups.setdefault(title, empty | ({"weight_decay": 0.0} if free else {}))
         group["params"].append(parameter)
         group["param_names"].append(name)
     return list(groups.values())
