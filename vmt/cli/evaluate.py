@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="OUT", help="write all numbers there")
     parser.add_argument("--html", type=Path, metavar="REPORT", help="write a report to look at")
     parser.add_argument("--images", type=Path, metavar="DIR", help="frames, for the report")
-    parser.add_argument("--jobs", type=int, default=1, help="processes for tube metrics (default 1)")
+    parser.add_argument("--jobs", type=int, default=1, help="processes for tube AP (default 1)")
     parser.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples")
     tubes = parser.add_argument_group("tube AP")
     tubes.add_argument(
