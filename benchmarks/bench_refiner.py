@@ -1,21 +1,28 @@
 #!/usr/bin/env python3
 """Time and peak memory of the refinement stage: quadtree beside dense_band on the same inputs.
 
-Moving ellipses stand for objects. Untrained weights would mark arbitrary cells, so both refiners
-get the regions that perfect weights would give them: dense_band's second stage is told the true
-masks at H/4 (its band follows from them), the quadtree's nodes are the incoherent regions of the
-annotation. Both still compute everything they would compute otherwise. Each measurement is a
-process of its own; memory is the growth of the resident set (GPU: of the allocator) during the
-refinement. Growth is measured around a base setting, one quantity at a time; the slope is that of
-a straight line through the points on log-log axes.
+Moving blobs with wavy contours stand for objects. Untrained weights would mark arbitrary cells, so
+both refiners get the regions that perfect weights would give them: dense_band's second stage is
+told the true masks at H/4 (its band follows from them), the quadtree's nodes are the incoherent
+regions of the annotation. Both still compute everything they would compute otherwise. dense_band
+refines at most 12,000 points per frame and drops the others; the quadtree never reaches its limit
+here. `quadtree_mixed` is the quadtree with MODEL.REFINER.REGION_RULE mixed, Mask Transfiner's
+narrower definition of incoherence.
+
+Each measurement is a process of its own that prepares the same inputs for every variant, loads what
+a first operation loads, and gives freed memory back; memory is the highest resident set during the
+refinement (GPU: highest allocation) above what was there before. Growth is measured around a base
+setting, one quantity at a time; the slope is that of a straight line on log-log axes.
 
 Example:
-  python benchmarks/bench_refiner.py --frames 5 --tracklets 5
+  python benchmarks/bench_refiner.py --frames 5 --tracklets 1 5 --heights 352
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import math
 import statistics
@@ -25,33 +32,46 @@ import time
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
+import torch.nn.functional as F
 from common import machine, write_json
 from torch import Tensor
 
+from vmt.modeling.criteria.incoherent_region import RegionRule
 from vmt.modeling.incoherence.regions import region_levels
 from vmt.modeling.refinement.base import Refiner, RefinerInput
 from vmt.modeling.refinement.dense_band import DenseBand
 from vmt.modeling.refinement.quadtree_refiner import STRIDES, QuadtreeRefiner
 
+mpl.use("Agg")
 RESULT = Path(__file__).resolve().parent / "results/refiner.json"
-VARIANTS = ("dense_band", "quadtree", "quadtree_no_qsg")
+PLOT = Path(__file__).resolve().parents[1] / "docs/images/refiner_growth.png"
+VARIANTS = ("dense_band", "quadtree", "quadtree_mixed", "quadtree_no_qsg")
 #: Share of the frame that an object covers.
 AREA = 0.1
 #: As in configs: TEST.FRAME_CHUNK.
 FRAME_CHUNK = 2
 
 
-def ellipses(num: int, frames: int, height: int, width: int) -> Tensor:
-    """(N, T, H, W) bool: ellipses of equal size that drift."""
+def blobs(num: int, frames: int, height: int, width: int) -> Tensor:
+    """(N, T, H, W) bool: blobs with wavy contours, of equal area, that drift."""
     ry, rx = (side * math.sqrt(AREA / math.pi) for side in (height, width))
-    y = torch.arange(height).view(1, 1, -1, 1)
-    x = torch.arange(width).view(1, 1, 1, -1)
-    place = torch.rand(num, 1, 2, generator=torch.Generator().manual_seed(0)) * 0.5 + 0.2
+    generator = torch.Generator().manual_seed(0)
+    place = torch.rand(num, 1, 2, generator=generator) * 0.5 + 0.2
+    phase = torch.rand(num, 1, 2, generator=generator) * 2 * math.pi
     centres = place + 0.02 * torch.arange(frames).view(1, -1, 1)
     cy, cx = (centres % 1.0 * torch.tensor([height, width]))[..., None, None].unbind(2)
-    return ((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 < 1
+    dy = (torch.arange(height).view(1, 1, -1, 1) - cy) / ry
+    dx = (torch.arange(width).view(1, 1, 1, -1) - cx) / rx
+    angle = torch.atan2(dy, dx)
+    waves = [
+        depth * torch.sin(count * angle + phase[..., i, None, None])
+        for i, (count, depth) in enumerate(((5, 0.15), (12, 0.08)))
+    ]
+    return (dy**2 + dx**2).sqrt() < 1 + sum(waves)
 
 
 def clip(args: argparse.Namespace) -> RefinerInput:
@@ -63,7 +83,7 @@ def clip(args: argparse.Namespace) -> RefinerInput:
         return torch.randn(*shape, generator=generator).to(args.device)
 
     (h8, w8), (h4, w4), (h2, w2) = ((-(-args.height // s), -(-args.width // s)) for s in STRIDES)
-    masks = ellipses(N, T, args.height, args.width)
+    masks = blobs(N, T, args.height, args.width)
     coarse = masks[..., 4::8, 4::8].float() * 8 - 4
     return RefinerInput(
         frames=normal(T, 3, args.height, args.width),
@@ -110,10 +130,15 @@ def refiner_of(variant: str, inputs: RefinerInput) -> Refiner:
         band.masks = inputs.masks_gt
         return band
     tree = ToldQuadtree(
-        256, True, grouped=variant == "quadtree", train_nodes="truth", frame_chunk=FRAME_CHUNK
+        256,
+        True,
+        grouped=variant != "quadtree_no_qsg",
+        train_nodes="truth",
+        frame_chunk=FRAME_CHUNK,
     )
     sizes = [(-(-inputs.frame_size[0] // s), -(-inputs.frame_size[1] // s)) for s in STRIDES]
-    tree.told = region_levels(inputs.masks_gt, STRIDES, sizes)
+    rule: RegionRule = "mixed" if variant == "quadtree_mixed" else "residue"
+    tree.told = region_levels(inputs.masks_gt, STRIDES, sizes, rule=rule)
     return tree
 
 
@@ -121,6 +146,15 @@ def resident_mb(key: str) -> float:
     """``VmRSS`` or ``VmHWM`` of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
+
+
+def settle() -> None:
+    """Load what the first convolution and product load; give freed memory back."""
+    F.conv2d(torch.zeros(1, 64, 8, 8), torch.zeros(64, 64, 3, 3))
+    F.scaled_dot_product_attention(*torch.zeros(3, 1, 4, 8, 16))
+    F.linear(torch.zeros(64, 64), torch.zeros(64, 64))
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 @torch.inference_mode()
@@ -134,6 +168,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated() / 2**20
     else:
+        settle()
         before = resident_mb("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again
     for _ in range(args.repeats + 1):
@@ -159,8 +194,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 def run(args: argparse.Namespace, variant: str, **changes: int) -> dict[str, Any]:
     """Measure in a fresh process."""
-    values = {n: getattr(args, n) for n in ("frames", "tracklets", "height", "width", "repeats")}
-    values |= changes
+    values = {"repeats": args.repeats} | changes
     command = [sys.executable, __file__, "--variant", variant, "--device", args.device]
     command += [part for name, value in values.items() for part in (f"--{name}", str(value))]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
@@ -180,58 +214,96 @@ def slope(rows: list[dict[str, Any]], size: Any, value: str) -> float:
     return round(float(np.polyfit(x, np.log([row[value] for row in rows]), 1)[0]), 2)
 
 
+def slopes(rows: list[dict[str, Any]], size: Any) -> dict[str, Any]:
+    """Rows of one variant and their exponents."""
+    return {"rows": rows} | {
+        f"slope_{value}": slope(rows, size, value) for value in ("seconds", "peak_mb")
+    }
+
+
+def plot(growth: dict[str, Any], sizes: dict[str, Any], path: Path) -> None:
+    """Seconds and megabytes against each quantity, log-log, slopes in the legends."""
+    figure, axes = plt.subplots(2, len(growth), figsize=(4.2 * len(growth), 7), squeeze=False)
+    labels = {"seconds": "seconds", "peak_mb": "MB above what was there"}
+    for column, (name, variants) in enumerate(growth.items()):
+        for row, (value, label) in enumerate(labels.items()):
+            axis = axes[row][column]
+            for variant, result in variants.items():
+                axis.loglog(
+                    [sizes[name](r) for r in result["rows"]],
+                    [r[value] for r in result["rows"]],
+                    marker="o",
+                    label=f"{variant}: slope {result[f'slope_{value}']:.2f}",
+                )
+            axis.set_xlabel(name)
+            axis.set_ylabel(label)
+            axis.grid(True, which="both", alpha=0.3)
+            axis.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=80)
+    print(f"wrote {path}")
+
+
 def main() -> None:
-    """Compare at the base setting, then let frames, tracklets and resolution grow."""
+    """Compare for several counts and sizes, then let frames and resolution grow."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--height", type=int, default=352)
-    parser.add_argument("--width", type=int, default=640)
+    parser.add_argument("--heights", type=int, nargs="+", default=[352, 528])
     parser.add_argument("--frames", type=int, default=5)
-    parser.add_argument("--tracklets", type=int, default=5)
+    parser.add_argument("--tracklets", type=int, nargs="+", default=[1, 5, 10, 20])
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--growth-base", type=int, default=2, help="tracklets unless they grow")
-    parser.add_argument("--growth-frames", type=int, nargs="*", default=[2, 5, 10])
-    parser.add_argument("--growth-tracklets", type=int, nargs="*", default=[1, 2, 4, 8])
-    parser.add_argument("--growth-heights", type=int, nargs="*", default=[176, 352, 528])
+    parser.add_argument("--growth-frames", type=int, nargs="*", default=[2, 5, 10, 20])
+    parser.add_argument("--growth-heights", type=int, nargs="*", default=[176, 352, 528, 704])
     parser.add_argument("--output", type=Path, default=RESULT)
+    parser.add_argument("--plot", type=Path, default=PLOT)
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--height", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--width", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.variant:
+        args.tracklets = args.tracklets[0]
         print(json.dumps(measure(args)))
         return
-    base = {variant: run(args, variant) for variant in VARIANTS}
-    ratios = {
-        variant: {
-            key: round(base["dense_band"][key] / base[variant][key], 2)
-            for key in ("seconds", "peak_mb")
-        }
-        for variant in VARIANTS[1:]
+
+    def setting(height: int, frames: int, tracklets: int) -> dict[str, int]:
+        width = height * 640 // 352
+        return {"height": height, "width": width, "frames": frames, "tracklets": tracklets}
+
+    table = []
+    for height in args.heights:
+        for count in args.tracklets:
+            rows = {v: run(args, v, **setting(height, args.frames, count)) for v in VARIANTS}
+            band = rows["dense_band"]
+            for row in rows.values():
+                row |= {
+                    f"dense_band_{key}_over_this": round(band[key] / row[key], 2)
+                    for key in ("seconds", "peak_mb")
+                }
+            table += rows.values()
+    sizes: dict[str, Any] = {
+        "tracklets": lambda row: row["tracklets"],
+        "frames": lambda row: row["frames"],
+        "pixels": lambda row: row["height"] * row["width"],
     }
-    print(json.dumps(ratios))
-    sweeps = (
-        ("frames", [{"frames": n} for n in args.growth_frames], lambda r: r["frames"]),
-        ("tracklets", [{"tracklets": n} for n in args.growth_tracklets], lambda r: r["tracklets"]),
-        (
-            "pixels",
-            [{"height": n, "width": n * args.width // args.height} for n in args.growth_heights],
-            lambda r: r["height"] * r["width"],
-        ),
-    )
-    growth: dict[str, Any] = {}
-    fixed = {"tracklets": args.growth_base}
-    for name, settings, size in sweeps:
-        for variant in VARIANTS[:2]:
-            rows = [run(args, variant, **fixed | setting) for setting in settings]
-            growth.setdefault(name, {})[variant] = {
-                "rows": rows,
-                "slope_seconds": slope(rows, size, "seconds"),
-                "slope_peak_mb": slope(rows, size, "peak_mb"),
-            }
-        print(name, {v: {k: g[k] for k in g if k != "rows"} for v, g in growth[name].items()})
-    content = {"machine": machine(), "base": base, "dense_band_over": ratios, "growth": growth}
-    write_json(args.output, content)
+    few = args.growth_base
+    settings = {
+        "frames": [setting(args.heights[0], n, few) for n in args.growth_frames],
+        "pixels": [setting(n, args.frames, few) for n in args.growth_heights],
+    }
+    growth: dict[str, Any] = {name: {} for name in sizes}
+    for variant in VARIANTS[:3]:
+        growth["tracklets"][variant] = slopes(
+            [r for r in table if r["variant"] == variant and r["height"] == args.heights[0]],
+            sizes["tracklets"],
+        )
+        for name, changes in settings.items():
+            rows_of_sweep = [run(args, variant, **change) for change in changes]
+            growth[name][variant] = slopes(rows_of_sweep, sizes[name])
+    write_json(args.output, {"machine": machine(), "table": table, "growth": growth})
+    plot(growth, sizes, args.plot)
 
 
 if __name__ == "__main__":

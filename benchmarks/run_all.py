@@ -27,6 +27,11 @@ RESULTS = HERE / "results"
 BENCHMARKS: dict[str, tuple[str, list[str], list[str]]] = {
     "deform_attn": ("bench_deform_attn.py", [], ["--repeats", "3"]),
     "model": ("bench_model.py", [], ["--repeats", "1"]),
+    "refiner": (
+        "bench_refiner.py",
+        [],
+        ["--tracklets", "1", "5", "--growth-frames", "2", "5", "--growth-heights", "176", "352"],
+    ),
     "end_to_end": ("bench_end_to_end.py", [], ["--frames", "16"]),
     "long_video": ("bench_long_video.py", [], ["--frames", "300"]),
     "scoring": ("bench_scoring.py", [], ["--videos", "40", "--baseline-videos", "4"]),

@@ -13,11 +13,14 @@ from tests.synthetic import shape_clip
 from vmt.checkpoint.files import write_weights
 from vmt.checkpoint.load import load_weights
 from vmt.modeling.meta_arch.build import build_model
+from vmt.modeling.quadtree.window import Window, window_around
 from vmt.modeling.quadtree.write_back import to_next_level
+from vmt.modeling.refinement import quadtree_refiner
 from vmt.modeling.refinement.base import RefinerInput
 from vmt.modeling.refinement.quadtree_criterion import QuadtreeOutput, node_l1_loss
 from vmt.modeling.refinement.quadtree_refiner import STRIDES, QuadtreeRefiner
 from vmt.modeling.refinement.sequence_encoder import InstanceGuidance, SequenceEncoder
+from vmt.ops import strips
 from vmt.utils.errors import ConfigError
 
 DIM, EMBED = 32, 16
@@ -253,6 +256,45 @@ def test_sequences_do_not_see_each_other() -> None:
         alone = encoder(x[part], position[part], [length], query, tracklet[part])
         torch.testing.assert_close(together[part], alone, atol=1e-5, rtol=1e-5)
         start += length
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(104, 138), (97, 131)])
+@pytest.mark.parametrize("stride2", [True, False])
+def test_windows_and_strips_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], stride2: bool
+) -> None:
+    """Fine levels near the roots only and a few rows at a time, against whole maps."""
+    inputs = clip_input(size, num=2, frames=2, stride2=stride2)
+    refiner = refiner_with(has_stride2=stride2, thresholds=(0.0, 2.0, 2.0))
+    roots = refiner(inputs).tree.score
+    refiner.thresholds = (roots.sort().values[-3].item(), 0.0, 0.0)
+    windows = []
+
+    def watched(marked: Tensor, margin: int) -> Window:
+        windows.append((window_around(marked, margin), marked.shape))
+        return windows[-1][0]
+
+    monkeypatch.setattr(quadtree_refiner, "window_around", watched)
+    monkeypatch.setattr(strips, "STRIP_VALUES", 1)
+    monkeypatch.setattr(strips, "MIN_ROWS", 7)
+    small = refiner(inputs)
+    assert any(w.right - w.left < shape[-1] - 2 for w, shape in windows)
+    monkeypatch.setattr(quadtree_refiner, "WINDOW_MARGIN", 10**6)
+    monkeypatch.setattr(strips, "STRIP_VALUES", 10**9)
+    whole = refiner(inputs)
+    assert len(small.tree) > 20
+    assert torch.equal(small.tree.y, whole.tree.y)
+    torch.testing.assert_close(small.tree.score, whole.tree.score, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(small.mask_logits, whole.mask_logits, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_tracklets_run_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    refiner, inputs = refiner_with(), clip_input()
+    together = refiner(inputs).node_logits
+    monkeypatch.setattr(quadtree_refiner, "NODES_AT_ONCE", 1)
+    torch.testing.assert_close(refiner(inputs).node_logits, together, atol=1e-5, rtol=1e-5)
 
 
 def test_budgets_and_nodes_of_training() -> None:

@@ -60,6 +60,11 @@ class IncoherenceDetector(nn.Module):
         pairs = zip(pairwise(self.widths), self.kernels, strict=True)
         return sum(a * b * k * k + b for (a, b), k in pairs)
 
+    @property
+    def halo(self) -> int:
+        """Cells on each side of a cell that its score depends on."""
+        return sum(kernel // 2 for kernel in self.kernels)
+
     def layers(self, parameters: Tensor) -> list[Layer]:
         """Cut parameter vectors into layers: all weights first, (out, in, k, k); then all biases.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -53,17 +52,15 @@ def write_back(
     Returns:
         Per level (N, T, h_l, w_l) logits.
     """
-    parts: list[list[Tensor]] = [[] for _ in tree.sizes]
+    out = [coarse_logits.new_empty((*coarse_logits.shape[:2], *size)) for size in tree.sizes]
     node_logits = node_logits.to(coarse_logits.dtype)
     for rows in frame_chunks(tree.num_frames, frame_chunk):
         inside = (tree.frame >= rows.start) & (tree.frame < rows.stop)
         maps = coarse_logits[:, rows]
         for level, size in enumerate(tree.sizes):
-            if level:
-                maps = to_next_level(maps, size, mode)
+            maps = to_next_level(maps, size, mode) if level else maps.clone()
             nodes = (inside & (tree.level == level)).nonzero()[:, 0]
             n, t, y, x = tree.cells(nodes)
-            cell = ((n * maps.shape[1] + t - rows.start) * size[0] + y) * size[1] + x
-            maps = maps.flatten().scatter(0, cell, node_logits[nodes]).view(maps.shape)
-            parts[level].append(maps)
-    return [torch.cat(level, dim=1) for level in parts]
+            maps[n, t - rows.start, y, x] = node_logits[nodes]
+            out[level][:, rows] = maps
+    return out

@@ -13,8 +13,14 @@ from vmt.layers.position import sine_features, sine_position_of_cells
 from vmt.modeling.quadtree.tree import SequenceQuadtree
 from vmt.modeling.refinement.base import Refiner
 from vmt.ops.resize import nearest
+from vmt.ops.strips import in_row_strips
 
 RGB_HIDDEN = 32
+#: Cells on each side that three 3x3 convolutions read.
+RGB_HALO = 3
+#: Stride-8 cells that a cut reaches into stride-4 and stride-2 features: one in the fusing layer,
+#: and one stride-4 cell more in the reducing layer.
+FINE_HALO = 1.5
 
 
 class PyramidRefiner(Refiner):
@@ -54,35 +60,67 @@ class PyramidRefiner(Refiner):
             layers += [conv, nn.ReLU(inplace=True)]
         self.rgb = nn.Sequential(*layers)
 
-    def level_features(
-        self, fused: Tensor, stride4: Tensor, stride2: Tensor | None, frames: Tensor
+    def rgb_levels(self, frames: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """RGB embedding: computed at stride 2, averaged down.
+
+        Args:
+            frames: (t, 3, H, W), normalised.
+            sizes: (h, w) at strides 8, 4 and 2.
+
+        Returns:
+            (t, embed_dim, h, w) per level.
+        """
+        pixels = nearest(frames, sizes[2]).contiguous(memory_format=torch.channels_last)
+        values = len(pixels) * self.lift_s2.out_channels * sizes[2][1]
+        rgb2 = in_row_strips(
+            lambda top, bottom: self.rgb(pixels[..., top:bottom, :]), sizes[2][0], RGB_HALO, values
+        )
+        rgb4 = halve(rgb2, sizes[1])
+        return [halve(rgb4, sizes[0]), rgb4, rgb2]
+
+    def features_s8(self, fused: Tensor, rgb8: Tensor) -> Tensor:
+        """(t, dim, h8, w8) fused map and embedding -> (t, embed_dim, h8, w8)."""
+        return F.relu_(self.reduce_s8(fused)) + rgb8
+
+    def fine_features(
+        self, fused: Tensor, stride4: Tensor, stride2: Tensor | None, rgb4: Tensor, rgb2: Tensor
     ) -> list[Tensor]:
-        """Maps of some frames.
+        """Maps of the finer levels, of whole frames or of the same part of each.
+
+        Cells within ``FINE_HALO`` stride-8 cells of a cut differ from those of whole frames.
 
         Args:
             fused: (t, dim, h8, w8).
             stride4: (t, stride4_dim, h4, w4).
             stride2: (t, embed_dim, h2, w2), or None where the backbone has none.
-            frames: (t, 3, H, W), normalised.
+            rgb4: (t, embed_dim, h4, w4).
+            rgb2: (t, embed_dim, h2, w2); without gradient its memory is taken for the result.
 
         Returns:
-            (t, embed_dim, h, w) at strides 8, 4 and 2.
+            (t, embed_dim, h, w) at strides 4 and 2.
         """
-        size4 = (int(stride4.shape[-2]), int(stride4.shape[-1]))
-        lifted = nearest(F.relu_(self.fuse_s4(fused)), size4)
-        s4 = F.relu_(self.reduce_s4(stride4 + lifted))
-        if self.compress is None:
-            assert stride2 is not None, "the backbone declared a stride-2 map"
-            high = stride2
-        else:
-            high = nearest(self.compress(stride4), (2 * size4[0], 2 * size4[1]))
-        size2 = (int(high.shape[-2]), int(high.shape[-1]))
-        pixels = nearest(frames, size2).contiguous(memory_format=torch.channels_last)
-        rgb2 = self.rgb(pixels)
-        s2 = nearest(F.relu_(self.lift_s2(s4)), size2) + high + rgb2
-        rgb4 = halve(rgb2, size4)
-        rgb8 = halve(rgb4, (int(fused.shape[-2]), int(fused.shape[-1])))
-        return [F.relu(self.reduce_s8(fused)) + rgb8, s4 + rgb4, s2]
+        t, channels, h4, w4 = stride4.shape
+        fused4 = F.relu_(self.fuse_s4(fused))
+
+        def rows_s4(top: int, bottom: int) -> Tensor:
+            above = fused4[..., top // 2 : (bottom + 1) // 2, :]
+            lifted = F.interpolate(above, scale_factor=2.0, mode="nearest")
+            mixed = lifted[..., top % 2 : top % 2 + bottom - top, :w4]
+            return F.relu_(self.reduce_s4(mixed.add_(stride4[..., top:bottom, :])))
+
+        s4 = in_row_strips(rows_s4, h4, 1, t * channels * w4)
+        lifted = F.relu_(self.lift_s2(s4))
+        if self.compress is not None:
+            lifted = lifted + self.compress(stride4)
+        if torch.is_grad_enabled():
+            s2 = rgb2 + nearest(lifted, (int(rgb2.shape[-2]), int(rgb2.shape[-1])))
+            return [s4 + rgb4, s2 if stride2 is None else s2 + stride2]
+        for a, b in ((0, 0), (0, 1), (1, 0), (1, 1)):  # the same doubling, in place
+            part = rgb2[..., a::2, b::2]
+            part += lifted[..., : part.shape[-2], : part.shape[-1]]
+        if stride2 is not None:
+            rgb2 += stride2
+        return [s4.add_(rgb4), rgb2]
 
 
 def halve(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -6,8 +6,10 @@ we depart from it, stands in docs/quadtree.md.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -19,6 +21,7 @@ from vmt.layers.mlp import MLP, controller
 from vmt.modeling.backbones.base import Backbone
 from vmt.modeling.criteria.incoherent_region import RegionRule
 from vmt.modeling.incoherence.detector import DETECTORS, IncoherenceDetector
+from vmt.modeling.incoherence.detector import WIDTH as DETECTOR_WIDTH
 from vmt.modeling.incoherence.regions import (
     REGION_KINDS,
     REGION_RULES,
@@ -27,6 +30,7 @@ from vmt.modeling.incoherence.regions import (
 )
 from vmt.modeling.quadtree.build import best_nodes, build_quadtree
 from vmt.modeling.quadtree.tree import SequenceQuadtree, join_frames
+from vmt.modeling.quadtree.window import Window, window_around
 from vmt.modeling.quadtree.write_back import PROPAGATIONS, to_next_level, write_back
 from vmt.modeling.refinement.base import RefinerInput, RefinerLosses
 from vmt.modeling.refinement.node_encoder import NodeEncoder, PyramidRefiner
@@ -36,11 +40,18 @@ from vmt.modeling.refinement.sequence_encoder import SequenceEncoder
 from vmt.modeling.registry import REFINERS, register
 from vmt.ops.frames import frame_chunks
 from vmt.ops.resize import cell_centres_px
+from vmt.ops.strips import in_row_strips
 from vmt.utils.errors import ConfigError
 
 #: Input pixels per cell of the levels, and what their layers are called.
 STRIDES = (8, 4, 2)
 LEVELS = ("s8", "s4", "s2")
+#: Stride-8 cells around the roots that are computed with them: what a node below one reads.
+WINDOW_MARGIN = 3
+#: Score of a cell that was not looked at.
+OUTSIDE = -math.inf
+#: Nodes refined at once, at least one tracklet, when no gradient is asked for; bounds memory.
+NODES_AT_ONCE = 8192
 TRAIN_NODES = ("detected", "truth", "union")
 TrainNodes = Literal["detected", "truth", "union"]
 
@@ -222,7 +233,10 @@ class QuadtreeRefiner(PyramidRefiner):
         sizes = self._level_sizes(inputs)
         regions = self._regions(inputs, sizes)
         trees, tokens, probs, logits = [], [], [], []
-        for rows in frame_chunks(len(inputs.frames), self.frame_chunk):
+        chunk = self.frame_chunk
+        if not torch.is_grad_enabled() and inputs.frames.device.type == "cpu":
+            chunk = 1  # more would be no faster
+        for rows in frame_chunks(len(inputs.frames), chunk):
             found = self._grow(inputs, rows, sizes, parameters, regions)
             trees.append(found[0])
             tokens.append(found[1])
@@ -233,7 +247,7 @@ class QuadtreeRefiner(PyramidRefiner):
         coarse = torch.cat(probs)[chosen]
         node_logits = self._refine_nodes(inputs, tree, torch.cat(tokens)[chosen], coarse)
         levels = write_back(
-            tree, node_logits, inputs.coarse_logits.detach(), self.propagation, self.frame_chunk
+            tree, node_logits, inputs.coarse_logits.detach(), self.propagation, chunk
         )
         return QuadtreeOutput(
             mask_logits=levels[-1],
@@ -293,37 +307,87 @@ class QuadtreeRefiner(PyramidRefiner):
     ) -> tuple[SequenceQuadtree, Tensor, Tensor, list[Tensor]]:
         """Trees of some frames: nodes, tokens (P, C), coarse probabilities (P,), detector logits.
 
-        Dense maps exist in here only; what leaves at inference belongs to nodes.
+        Dense maps exist in here only; what leaves at inference belongs to nodes. Finer levels are
+        computed in a window around the roots; in training, whose losses read the detector's
+        scores of all cells, everywhere.
         """
-        stride2 = inputs.stride2[rows].detach() if inputs.stride2 is not None else None
-        maps = self.level_features(
-            inputs.fused[rows], inputs.stride4[rows].detach(), stride2, inputs.frames[rows]
-        )
+        maps = self.rgb_levels(inputs.frames[rows], sizes)
+        maps[0] = self.features_s8(inputs.fused[rows], maps[0])
         centres_px = inputs.centres_px[:, rows].detach().float()
-        coarse = inputs.coarse_logits[:, rows].detach().sigmoid()
         if parameters is not None and parameters.ndim == 3:
             parameters = parameters[:, rows]
-        probs, logits, scores = [], [], []
-        for level, (name, stride, size) in enumerate(zip(LEVELS, STRIDES, sizes, strict=True)):
-            coarse = to_next_level(coarse, size) if level else coarse
-            offsets = centres_px[..., None, None] - cell_centres_px(size, stride, centres_px)
-            own = torch.cat([offsets.to(coarse.dtype), coarse[:, :, None]], dim=2)
-            logits.append(self.detector(name, maps[level], own, parameters))
-            probs.append(coarse)
-            score = logits[-1].detach().float().sigmoid()
+        probs: list[Tensor] = []
+        logits, scores = [], []
+        window = Window(0, sizes[0][0], 0, sizes[0][1])
+        for level, size in enumerate(sizes):
+            if level:
+                probs.append(to_next_level(probs[-1], size))
+            else:
+                probs.append(inputs.coarse_logits[:, rows].detach().sigmoid())
+            prob = window.crop(probs[-1], level)
+            found = self._detect(level, maps[level], prob, centres_px, window, parameters)
+            score = prob.new_full(probs[-1].shape, OUTSIDE, dtype=torch.float32)
+            window.crop(score, level).copy_(found.detach().sigmoid())
             if regions:
                 score = self._training_score(score, regions[level][:, rows])
             scores.append(score)
+            if self.training:
+                logits.append(found)
+            if level == 0:
+                if not self.training:
+                    window = window_around(score >= self.thresholds[0], WINDOW_MARGIN)
+                maps[1:] = self._fine_features(inputs, rows, window, maps[1], maps[2])
         budget = self.train_frame_points if self.training else 0
         tree = build_quadtree(scores, self.thresholds, budget)
         features, values = [], []
         for level, (feature_map, prob) in enumerate(zip(maps, probs, strict=True)):
             n, t, y, x = tree.cells((tree.level == level).nonzero()[:, 0])
-            features.append(feature_map[t, :, y, x])
             values.append(prob[n, t, y, x])
+            if level:
+                y, x = y - (window.top << level), x - (window.left << level)
+            features.append(feature_map[t, :, y, x])
         coarse_of_node = torch.cat(values)
         tokens = self.node_encoder(torch.cat(features), coarse_of_node)
         return tree, tokens, coarse_of_node, logits
+
+    def _fine_features(
+        self, inputs: RefinerInput, rows: slice, window: Window, rgb4: Tensor, rgb2: Tensor
+    ) -> list[Tensor]:
+        """Maps of the levels below the coarsest, inside the window."""
+        stride2 = None
+        if self.compress is None and inputs.stride2 is not None:
+            stride2 = window.crop(inputs.stride2[rows].detach(), 2)
+        return self.fine_features(
+            window.crop(inputs.fused[rows], 0),
+            window.crop(inputs.stride4[rows].detach(), 1),
+            stride2,
+            window.crop(rgb4, 1),
+            window.crop(rgb2, 2),
+        )
+
+    def _detect(
+        self,
+        level: int,
+        features: Tensor,
+        prob: Tensor,
+        centres_px: Tensor,
+        window: Window,
+        parameters: Tensor | None,
+    ) -> Tensor:
+        """Logits of the detector, (N, t, h, w); features (t, C, h, w), prob (N, t, h, w)."""
+        N, t, h, w = prob.shape
+        top_px, left_px = (STRIDES[0] * cells for cells in (window.top, window.left))
+        cells = cell_centres_px((h, w), STRIDES[level], prob)
+        cells += cells.new_tensor([left_px, top_px])[:, None, None]
+
+        def rows_of(top: int, bottom: int) -> Tensor:
+            offsets = centres_px[..., None, None] - cells[:, top:bottom]
+            own = torch.cat([offsets.to(prob.dtype), prob[:, :, None, top:bottom]], dim=2)
+            part = features[..., top:bottom, :]
+            found: Tensor = self.detector(LEVELS[level], part, own, parameters)
+            return found
+
+        return in_row_strips(rows_of, h, self.detector.halo, N * t * DETECTOR_WIDTH * w)
 
     def _training_score(self, score: Tensor, region: Tensor) -> Tensor:
         if self.train_nodes == "detected":
@@ -343,16 +407,29 @@ class QuadtreeRefiner(PyramidRefiner):
     def _refine_nodes(
         self, inputs: RefinerInput, tree: SequenceQuadtree, tokens: Tensor, coarse: Tensor
     ) -> Tensor:
-        """(P, C) tokens and (P,) coarse probabilities -> (P,) logits."""
-        position = self.node_encoder.position(tree, with_time=self.grouped).to(tokens.dtype)
-        sequences = tree.lengths(per_frame=not self.grouped)
-        tokens = self.encoder(tokens, position, sequences, inputs.query, tree.tracklet)
-        centres_px = inputs.centres_px.detach()[tree.tracklet, tree.frame]
+        """(P, C) tokens and (P,) coarse probabilities -> (P,) logits; tracklets on their own."""
         parameters = self.controller(inputs.query)
-        logits: Tensor = self.decoder(
-            tokens, centres_px - tree.centres_px(STRIDES), coarse, parameters, tree.lengths()
-        )
-        return logits
+        logits = [coarse.new_zeros(0)]
+        for part in _groups(tree.lengths(), 0 if torch.is_grad_enabled() else NODES_AT_ONCE):
+            nodes = tree.select(torch.arange(part.start, part.stop, device=tree.level.device))
+            position = self.node_encoder.position(nodes, with_time=self.grouped).to(tokens.dtype)
+            sequences = nodes.lengths(per_frame=not self.grouped)
+            x = self.encoder(tokens[part], position, sequences, inputs.query, nodes.tracklet)
+            centres_px = inputs.centres_px.detach()[nodes.tracklet, nodes.frame]
+            offsets_px = centres_px - nodes.centres_px(STRIDES)
+            logits.append(self.decoder(x, offsets_px, coarse[part], parameters, nodes.lengths()))
+        return torch.cat(logits)
+
+
+def _groups(lengths: Sequence[int], limit: int) -> list[slice]:
+    """Slices of neighbouring sequences with at most ``limit`` tokens or one sequence; 0: all."""
+    bounds = [0]
+    end = 0
+    for length in lengths:
+        if limit and end > bounds[-1] and end + length - bounds[-1] > limit:
+            bounds.append(end)
+        end += length
+    return [slice(a, b) for a, b in pairwise([*bounds, end]) if b > a]
 
 
 def _of_tracklets(inputs: RefinerInput, index: Tensor) -> RefinerInput:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vmt.layers.transformer import EncoderLayer
 
 #: Tokens whose feed-forward layer runs at once when no gradient is asked for; bounds memory.
-FFN_CHUNK = 1024
+FFN_CHUNK = 256
 
 
 class NodeAttentionLayer(EncoderLayer):
