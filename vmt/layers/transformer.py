@@ -54,6 +54,26 @@ class SelfAttention(nn.Module):
         mixed: Tensor = self.out_proj(out.transpose(1, 2).flatten(2))
         return mixed
 
+    def weights_of(self, x: Tensor, position: Tensor, token: int) -> Tensor:
+        """How much one token reads of every other, mean over heads: for people to look at.
+
+        Args:
+            x: (S, C), one sequence.
+            position: (S, C).
+            token: which reads.
+
+        Returns:
+            (S,), adding up to 1.
+        """
+        dim = x.shape[-1]
+        query_key = F.linear(
+            x + position, self.in_proj_weight[: 2 * dim], self.in_proj_bias[: 2 * dim]
+        )
+        query, key = query_key.unflatten(-1, (2, self.num_heads, -1)).unbind(1)  # (S, M, D) each
+        scores = torch.einsum("md,smd->ms", query[token], key) * key.shape[-1] ** -0.5
+        weights: Tensor = scores.softmax(-1).mean(0)
+        return weights
+
 
 class EncoderLayer(nn.Module):
     """Post-norm transformer layer: self attention, then feed-forward.

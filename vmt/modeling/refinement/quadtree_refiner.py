@@ -229,15 +229,32 @@ class QuadtreeRefiner(PyramidRefiner):
         tracklets = self._draw_tracklets(inputs)
         if tracklets is not None:
             inputs = _of_tracklets(inputs, tracklets)
+        regions = self._regions(inputs, self.level_sizes(inputs))
+        return self._run(inputs, regions, self.train_nodes, tracklets)
+
+    def refine_regions(self, inputs: RefinerInput, regions: Sequence[Tensor]) -> QuadtreeOutput:
+        """``forward`` with nodes that are given, not detected: for pictures and studies.
+
+        Args:
+            inputs: a clip.
+            regions: per level (N, T, h, w) bool, of ``level_sizes``.
+        """
+        return self._run(inputs, regions, "truth", None)
+
+    def _run(
+        self,
+        inputs: RefinerInput,
+        regions: Sequence[Tensor],
+        source: TrainNodes,
+        tracklets: Tensor | None,
+    ) -> QuadtreeOutput:
         parameters = self._detector_parameters(inputs)
-        sizes = self._level_sizes(inputs)
-        regions = self._regions(inputs, sizes)
         trees, tokens, probs, logits = [], [], [], []
         chunk = self.frame_chunk
         if not torch.is_grad_enabled() and inputs.frames.device.type == "cpu":
             chunk = 1  # more would be no faster
         for rows in frame_chunks(len(inputs.frames), chunk):
-            found = self._grow(inputs, rows, sizes, parameters, regions)
+            found = self._grow(inputs, rows, parameters, regions, source)
             trees.append(found[0])
             tokens.append(found[1])
             probs.append(found[2])
@@ -279,7 +296,7 @@ class QuadtreeRefiner(PyramidRefiner):
         parameters: Tensor = mlp(query)
         return parameters
 
-    def _level_sizes(self, inputs: RefinerInput) -> tuple[tuple[int, int], ...]:
+    def level_sizes(self, inputs: RefinerInput) -> tuple[tuple[int, int], ...]:
         """(h, w) at strides 8, 4 and 2."""
         h8, w8 = inputs.coarse_logits.shape[-2:]
         h4, w4 = inputs.stride4.shape[-2:]
@@ -301,9 +318,9 @@ class QuadtreeRefiner(PyramidRefiner):
         self,
         inputs: RefinerInput,
         rows: slice,
-        sizes: Sequence[tuple[int, int]],
         parameters: Tensor | None,
         regions: Sequence[Tensor],
+        source: TrainNodes,
     ) -> tuple[SequenceQuadtree, Tensor, Tensor, list[Tensor]]:
         """Trees of some frames: nodes, tokens (P, C), coarse probabilities (P,), detector logits.
 
@@ -311,6 +328,7 @@ class QuadtreeRefiner(PyramidRefiner):
         computed in a window around the roots; in training, whose losses read the detector's
         scores of all cells, everywhere.
         """
+        sizes = self.level_sizes(inputs)
         maps = self.rgb_levels(inputs.frames[rows], sizes)
         maps[0] = self.features_s8(inputs.fused[rows], maps[0])
         centres_px = inputs.centres_px[:, rows].detach().float()
@@ -329,7 +347,7 @@ class QuadtreeRefiner(PyramidRefiner):
             score = prob.new_full(probs[-1].shape, OUTSIDE, dtype=torch.float32)
             window.crop(score, level).copy_(found.detach().sigmoid())
             if regions:
-                score = self._training_score(score, regions[level][:, rows])
+                score = _with_truth(score, regions[level][:, rows], source)
             scores.append(score)
             if self.training:
                 logits.append(found)
@@ -389,12 +407,6 @@ class QuadtreeRefiner(PyramidRefiner):
 
         return in_row_strips(rows_of, h, self.detector.halo, N * t * DETECTOR_WIDTH * w)
 
-    def _training_score(self, score: Tensor, region: Tensor) -> Tensor:
-        if self.train_nodes == "detected":
-            return score
-        truth = region.to(score.dtype)
-        return truth if self.train_nodes == "truth" else torch.maximum(score, truth)
-
     def _within_budget(self, tree: SequenceQuadtree) -> tuple[SequenceQuadtree, Tensor]:
         """The nodes that are refined, in sequence, and which of ``tree``'s they are."""
         limit, priority = self.max_points, tree.score
@@ -419,6 +431,14 @@ class QuadtreeRefiner(PyramidRefiner):
             offsets_px = centres_px - nodes.centres_px(STRIDES)
             logits.append(self.decoder(x, offsets_px, coarse[part], parameters, nodes.lengths()))
         return torch.cat(logits)
+
+
+def _with_truth(score: Tensor, region: Tensor, source: TrainNodes) -> Tensor:
+    """Scores by which nodes are chosen, given what should be nodes."""
+    if source == "detected":
+        return score
+    truth = region.to(score.dtype)
+    return truth if source == "truth" else torch.maximum(score, truth)
 
 
 def _groups(lengths: Sequence[int], limit: int) -> list[slice]:
