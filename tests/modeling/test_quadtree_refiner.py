@@ -453,3 +453,30 @@ def test_it_learns_one_clip(config_of) -> None:
         first = sum(h[name] for h in history[:3])
         last = sum(h[name] for h in history[-3:])
         assert last < 0.8 * first, (name, [round(h[name], 3) for h in history])
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_parts_compile_in_one_graph() -> None:
+    """Detector, token layer, attention, guidance and decoder; the tree's sizes depend on data."""
+    torch._dynamo.reset()
+    refiner, inputs = refiner_with(), clip_input()
+    parameters = refiner._detector_parameters(inputs)
+    own = torch.randn(3, 3, 3, 7, 9)
+    x, position = torch.randn(30, EMBED), torch.randn(30, EMBED)
+    tracklet = torch.arange(3).repeat_interleave(10)
+    layer, guidance = refiner.encoder.layers[0], refiner.encoder.guidance[0]
+    instances = refiner.encoder.instance(inputs.query)
+    calls = [
+        (refiner.detector, ("s8", torch.randn(3, EMBED, 7, 9), own, parameters)),
+        (refiner.node_encoder, (x, x[:, 0])),
+        (layer.forward_sequences, (x, position, [10, 10, 10])),
+        (guidance, (x, position, instances, refiner.encoder.own, tracklet)),
+        (
+            refiner.decoder,
+            (x, x[:, :2], x[:, 0], refiner.controller(inputs.query), [10, 10, 10]),
+        ),
+    ]
+    for part, arguments in calls:
+        compiled = torch.compile(part, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(*arguments), part(*arguments))
