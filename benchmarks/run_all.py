@@ -38,6 +38,7 @@ BENCHMARKS: dict[str, tuple[str, list[str], list[str]]] = {
     "mots": ("bench_mots.py", [], ["--videos", "2"]),
     "data": ("bench_data.py", [], []),
     "training": ("bench_training.py", [], []),
+    "msts": ("bench_msts.py", [], ["--repeats", "1", "--frames", "5"]),
 }
 GPU_BENCHMARKS: dict[str, tuple[str, list[str], list[str]]] = {
     "deform_attn_cuda": ("bench_deform_attn_cuda.py", [], []),
@@ -46,6 +47,7 @@ GPU_BENCHMARKS: dict[str, tuple[str, list[str], list[str]]] = {
         ["--device", "cuda", "--output", str(RESULTS / "model_cuda.json")],
         [],
     ),
+    "msts_cuda": ("bench_msts.py", ["--device", "cuda"], ["--device", "cuda", "--repeats", "1"]),
 }
 
 
