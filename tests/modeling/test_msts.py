@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from tests.engine.clips import SHAPES, make_trainer, quick_config
 from tests.modeling.reference_msts import split_attention
 from tests.published_weights import published_state
+from vmt.checkpoint.describe import describe
+from vmt.checkpoint.files import read_weights, write_weights
+from vmt.checkpoint.key_maps.released import RELEASED
 from vmt.checkpoint.load import load_weights
 from vmt.engine.optimizer import build_optimizer
 from vmt.modeling.meta_arch.build import build_model
@@ -320,6 +323,18 @@ def test_files_of_seqformer_and_of_the_public_repository(clip: Tensor, tmp_path)
     assert len(unused) == 6
     assert "in the file, read by no network" in again.text()
     assert set(again.unused) - set(unused) == set(report.unused)
+
+
+def test_weights_of_ours_go_to_the_published_layout_and_back(tmp_path) -> None:
+    _, ours = pair()
+    released = RELEASED.to_released(ours.state_dict())
+    assert released.unknown == []
+    back = RELEASED.to_ours(released.state)
+    assert back.unknown == []
+    for name, value in ours.state_dict().items():
+        assert torch.equal(back.state[name], value), name
+    write_weights(ours.state_dict(), tmp_path / "ours.safetensors")
+    assert describe(read_weights(tmp_path / "ours.safetensors")).method == "MS-STS VIS"
 
 
 def test_half_an_addition_is_no_addition(tmp_path) -> None:

@@ -50,6 +50,7 @@ def describe(file: WeightFile) -> Description:
     backbone, label = next(
         ((name, label) for key, name, label in BACKBONES if key in names), ("unknown", "")
     )
+    split = any(".branch.intra." in name for name in names)
     refined = any(name.startswith("refiner.") for name in names)
     banded = any(name.startswith("refiner.branches.") for name in names)
     if not any(name.startswith("decoder.") for name in names):
@@ -59,8 +60,12 @@ def describe(file: WeightFile) -> Description:
     else:
         method = f"Video Mask Transfiner, refiner {'dense_band' if banded else 'unknown'}"
         stem = "vmt_release" if banded else ""
+    folder = "hq_ytvis"
+    if split:
+        method = f"MS-STS VIS base; {method}" if refined else "MS-STS VIS"
+        folder, stem = "ytvis_2019", "" if refined else "msts"
     head = state.get("heads.cls.0.weight")
-    config = f"configs/hq_ytvis/{stem}_{label}.yaml" if stem and label else ""
+    config = f"configs/{folder}/{stem}_{label}.yaml" if stem and label else ""
     return Description(
         layout="published" if file.published else "ours",
         method=method,
