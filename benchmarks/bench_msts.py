@@ -2,9 +2,10 @@
 """What MS-STS VIS's additions cost: time and peak memory per clip beside SeqFormer, same run.
 
 Each measurement is a process of its own, so that its peak memory is its own too. Gates are opened:
-nothing is left out. Random weights; the time does not depend on them. On a CPU the processor time of
-the process is given too: others on the machine change it less than the time on the clock. "train" is forward and
-backward pass of one clip of five frames and, for MS-STS, the step of its discriminator.
+nothing is left out. Random weights; the time does not depend on them. On a CPU the processor time
+of the process is given too: others on the machine change it less than the time on the clock.
+"train" is forward and backward pass of one clip of five frames and, for MS-STS, the step of its
+discriminator.
 
 Example:
   python benchmarks/bench_msts.py --frames 5 36 --device cpu
