@@ -9,9 +9,13 @@ refines at most 12,000 points per frame and drops the others; the quadtree never
 here. `quadtree_mixed` is the quadtree with MODEL.REFINER.REGION_RULE mixed, Mask Transfiner's
 narrower definition of incoherence.
 
+Seconds are the processor time of the measuring process, all threads together, so that other work on
+the machine changes them little; wall_seconds stands beside them (GPU: both are wall time).
 Each measurement is a process of its own that prepares the same inputs for every variant, loads what
-a first operation loads, and gives freed memory back; memory is the highest resident set during the
-refinement (GPU: highest allocation) above what was there before. Growth is measured around a base
+a first operation loads, and gives freed memory back. Memory is the highest resident set of a first
+pass (GPU: highest allocation) above what was there before, with large blocks leaving the process as
+they are freed, as otherwise the C library's reuse of its heap would be measured; time is that of
+later passes. Growth is measured around a base
 setting, one quantity at a time; the slope is that of a straight line on log-log axes.
 
 Example:
@@ -50,6 +54,8 @@ mpl.use("Agg")
 RESULT = Path(__file__).resolve().parent / "results/refiner.json"
 PLOT = Path(__file__).resolve().parents[1] / "docs/images/refiner_growth.png"
 VARIANTS = ("dense_band", "quadtree", "quadtree_mixed", "quadtree_no_qsg")
+#: Tracklets that are measured without grouping.
+BASE_TRACKLETS = 5
 #: Share of the frame that an object covers.
 AREA = 0.1
 #: As in configs: TEST.FRAME_CHUNK.
@@ -148,6 +154,13 @@ def resident_mb(key: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
 
 
+def map_blocks_from(megabytes: int) -> None:
+    """Blocks of that size are mapped on their own (glibc), so that freed ones leave the process."""
+    libc = ctypes.CDLL(None)
+    libc.mallopt(ctypes.c_int(-3), ctypes.c_int(megabytes << 20))  # M_MMAP_THRESHOLD
+    libc.mallopt(ctypes.c_int(-1), ctypes.c_int(megabytes << 20))  # M_TRIM_THRESHOLD
+
+
 def settle() -> None:
     """Load what the first convolution and product load; give freed memory back."""
     F.conv2d(torch.zeros(1, 64, 8, 8), torch.zeros(64, 64, 3, 3))
@@ -160,10 +173,11 @@ def settle() -> None:
 @torch.inference_mode()
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Run one variant in this process."""
+    map_blocks_from(1)
     inputs = clip(args)
     refiner = refiner_of(args.variant, inputs).eval().to(args.device)
     on_gpu = args.device.startswith("cuda")
-    seconds, out = [], None
+    seconds, processor, out = [], [], None
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated() / 2**20
@@ -173,15 +187,19 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again
     for _ in range(args.repeats + 1):
         out = None
-        start = time.perf_counter()
+        start, start_cpu = time.perf_counter(), time.process_time()
         out = refiner(inputs)
         if on_gpu:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
-    peak = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else resident_mb("VmHWM")
+        processor.append(time.process_time() - start_cpu)
+        if len(seconds) == 1:  # the first pass is for memory, the others for time
+            peak = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else resident_mb("VmHWM")
+            map_blocks_from(32)
     row = {
         "variant": args.variant,
-        "seconds": statistics.median(seconds[1:] or seconds),
+        "seconds": statistics.median((seconds if on_gpu else processor)[1:]),
+        "wall_seconds": statistics.median(seconds[1:]),
         "peak_mb": peak - before,
         **{name: getattr(args, name) for name in ("frames", "tracklets", "height", "width")},
     }
@@ -249,14 +267,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--heights", type=int, nargs="+", default=[352, 528])
+    parser.add_argument("--heights", type=int, nargs="+", default=[240, 352])
     parser.add_argument("--frames", type=int, default=5)
     parser.add_argument("--tracklets", type=int, nargs="+", default=[1, 5, 10, 20])
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--growth-base", type=int, default=2, help="tracklets unless they grow")
-    parser.add_argument("--growth-frames", type=int, nargs="*", default=[2, 5, 10, 20])
-    parser.add_argument("--growth-heights", type=int, nargs="*", default=[176, 352, 528, 704])
+    parser.add_argument("--growth-frames", type=int, nargs="*", default=[2, 5, 10])
+    parser.add_argument("--growth-heights", type=int, nargs="*", default=[176, 352, 528])
     parser.add_argument("--output", type=Path, default=RESULT)
     parser.add_argument("--plot", type=Path, default=PLOT)
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
@@ -275,7 +293,8 @@ def main() -> None:
     table = []
     for height in args.heights:
         for count in args.tracklets:
-            rows = {v: run(args, v, **setting(height, args.frames, count)) for v in VARIANTS}
+            chosen = VARIANTS if count == BASE_TRACKLETS else VARIANTS[:3]
+            rows = {v: run(args, v, **setting(height, args.frames, count)) for v in chosen}
             band = rows["dense_band"]
             for row in rows.values():
                 row |= {
@@ -290,13 +309,13 @@ def main() -> None:
     }
     few = args.growth_base
     settings = {
-        "frames": [setting(args.heights[0], n, few) for n in args.growth_frames],
+        "frames": [setting(args.heights[-1], n, few) for n in args.growth_frames],
         "pixels": [setting(n, args.frames, few) for n in args.growth_heights],
     }
     growth: dict[str, Any] = {name: {} for name in sizes}
     for variant in VARIANTS[:3]:
         growth["tracklets"][variant] = slopes(
-            [r for r in table if r["variant"] == variant and r["height"] == args.heights[0]],
+            [r for r in table if r["variant"] == variant and r["height"] == args.heights[-1]],
             sizes["tracklets"],
         )
         for name, changes in settings.items():

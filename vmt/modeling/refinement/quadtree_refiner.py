@@ -254,15 +254,16 @@ class QuadtreeRefiner(PyramidRefiner):
         if not torch.is_grad_enabled() and inputs.frames.device.type == "cpu":
             chunk = 1  # more would be no faster
         for rows in frame_chunks(len(inputs.frames), chunk):
-            found = self._grow(inputs, rows, parameters, regions, source)
-            trees.append(found[0])
-            tokens.append(found[1])
-            probs.append(found[2])
+            grown, of_nodes, prob, found = self._grow(inputs, rows, parameters, regions, source)
+            trees.append(grown)
+            tokens.append(of_nodes)
+            probs.append(prob)
             if self.training:
-                logits.append(found[3])
+                logits.append(found)
         tree, chosen = self._within_budget(join_frames(trees))
-        coarse = torch.cat(probs)[chosen]
-        node_logits = self._refine_nodes(inputs, tree, torch.cat(tokens)[chosen], coarse)
+        coarse, joined = torch.cat(probs)[chosen], torch.cat(tokens)[chosen]
+        tokens.clear()
+        node_logits = self._refine_nodes(inputs, tree, joined, coarse)
         levels = write_back(
             tree, node_logits, inputs.coarse_logits.detach(), self.propagation, chunk
         )
