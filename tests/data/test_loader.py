@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from cocoapi_hq import rle
 from tests.synthetic import write_moving_shapes
@@ -77,6 +79,52 @@ def test_workers_do_not_change_what_is_seen(
     straight: Batches, shapes: Path, make_config: Any
 ) -> None:
     assert_same(take(make_config(train=shapes, DATALOADER__NUM_WORKERS=2), shapes, 6), straight)
+
+
+def test_pinning_reaches_every_tensor_of_a_clip(
+    straight: Batches, shapes: Path, make_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Page-locked memory needs a GPU; what is asked for it, and what comes back, does not.
+    pinned: list[int] = []
+
+    def pin(self: torch.Tensor) -> torch.Tensor:
+        pinned.append(self.data_ptr())
+        return self.clone()
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    space = label_space_from_json(shapes)
+    clips = build_train_loader(make_config(train=shapes), space).clips
+    drawn = [clips[n] for n in range(len(straight[0]))]
+    expected = [
+        tensor.data_ptr()
+        for entry in drawn
+        if entry.sample is not None
+        for targets in [entry.sample["targets"]]
+        for tensor in (
+            entry.sample["image"],
+            *(targets.labels, targets.boxes_cxcywh, targets.masks, targets.valid),
+        )
+    ]
+    handed = pin_memory(drawn)
+    assert sorted(pinned) == sorted(expected)
+    assert_same([[entry.sample for entry in handed]], straight[:1])
+
+
+def test_workers_pin_where_asked(
+    straight: Batches, shapes: Path, make_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    class Spy(DataLoader[Any]):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            asked.append(options.pop("pin_memory"))
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr("vmt.data.build.DataLoader", Spy)
+    cfg = make_config(train=shapes, DATALOADER__NUM_WORKERS=1)
+    for wanted in (False, True):
+        assert_same(take(cfg, shapes, 1, pin_memory=wanted), straight[:1])
+    assert asked == [False, True]
 
 
 def test_a_run_goes_on_where_it_stopped(straight: Batches, shapes: Path, make_config: Any) -> None:

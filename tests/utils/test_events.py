@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -44,3 +47,49 @@ def test_tensorboard_files_appear(tmp_path: Path) -> None:
 def test_wandb_says_how_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="pip install wandb"):
         WeightsAndBiases("project", tmp_path, {})
+
+
+class FakeRun:
+    """What ``wandb.init`` gives, as far as the writer knows it."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[int, dict[str, float]]] = []
+        self.finished = 0
+
+    def log(self, scalars: dict[str, float], *, step: int) -> None:
+        assert not self.finished
+        self.lines.append((step, scalars))
+
+    def finish(self) -> None:
+        self.finished += 1
+
+
+def test_wandb_gets_settings_scalars_and_an_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, asked = FakeRun(), []
+
+    def init(**options: Any) -> FakeRun:
+        asked.append(options)
+        return run
+
+    fake = ModuleType("wandb")
+    vars(fake)["init"] = init
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    folder = tmp_path / "run_7"
+    writer = WeightsAndBiases("videos", folder, {"SOLVER": {"BASE_LR": 0.1}})
+    writer.write(20, {"loss": 3.5})
+    writer.write(40, {"loss": 2.5})
+    writer.close()
+    (options,) = asked
+    # The same id and resume="allow": a resumed training goes on with its own curve.
+    assert options == {
+        "project": "videos",
+        "name": "run_7",
+        "id": "run_7",
+        "resume": "allow",
+        "dir": str(folder),
+        "config": {"SOLVER": {"BASE_LR": 0.1}},
+    }
+    assert run.lines == [(20, {"loss": 3.5}), (40, {"loss": 2.5})]
+    assert run.finished == 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -51,6 +51,19 @@ class _Drawn:
     sample: Sample | None
     error: Exception | None
     skipped: tuple[str, ...]
+
+    def pin_memory(self) -> _Drawn:
+        """The same in page-locked memory; torch's loader calls this in a thread of its own."""
+        if self.sample is None:
+            return self
+        targets = self.sample["targets"]
+        pinned = {
+            name: getattr(targets, name).pin_memory()
+            for name in ("labels", "boxes_cxcywh", "masks", "valid")
+        }
+        image = self.sample["image"].pin_memory()
+        sample = {**self.sample, "image": image, "targets": replace(targets, **pinned)}
+        return replace(self, sample=sample)
 
 
 class TrainClips(Dataset[_Drawn]):
@@ -154,6 +167,7 @@ class TrainLoader:
         num_workers: int,
         prefetch: int,
         timeout: float,
+        pin_memory: bool = False,
     ) -> None:
         self.clips = clips
         self.start_step = start_step
@@ -163,6 +177,7 @@ class TrainLoader:
         self.skipped: Counter[str] = Counter()
         self._numbers = _Numbers(batch, rank, world_size, start_step)
         self._prefetch = prefetch
+        self._pin_memory = pin_memory
 
     def __iter__(self) -> Iterator[list[Sample]]:
         """Batches from ``start_step`` on.
@@ -196,6 +211,7 @@ class TrainLoader:
             collate_fn=_as_list,
             prefetch_factor=self._prefetch,
             timeout=self.timeout,
+            pin_memory=self._pin_memory,
             worker_init_fn=_init_worker,
         )
         yield from loader
@@ -329,6 +345,7 @@ def build_train_loader(
     rank: int = 0,
     world_size: int = 1,
     start_step: int = 0,
+    pin_memory: bool = False,
 ) -> TrainLoader:
     """The training batches of one process.
 
@@ -338,6 +355,8 @@ def build_train_loader(
         rank: of this process, from 0.
         world_size: number of processes.
         start_step: step of the first batch; a run that resumes there sees what it would have seen.
+        pin_memory: clips of worker processes arrive in page-locked memory, from where a copy to a
+            GPU need not be waited for.
 
     Returns:
         An endless iterable. Each element is this process's part of one step: dicts with ``image``
@@ -359,6 +378,7 @@ def build_train_loader(
         num_workers=node.NUM_WORKERS,
         prefetch=node.PREFETCH,
         timeout=node.TIMEOUT,
+        pin_memory=pin_memory,
     )
 
 

@@ -312,6 +312,7 @@ class TrainingRun:
             rank=comm.rank(),
             world_size=comm.world_size(),
             start_step=start_step,
+            pin_memory=process_device(self.cfg).type == "cuda",
         )
 
     # --- hooks ----------------------------------------------------------------------------------

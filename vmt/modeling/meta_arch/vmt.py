@@ -277,7 +277,7 @@ class VideoMaskTransfiner(nn.Module):
             torch.stack([s.boxes for s in states]),
         )
         mask_features = unfold_frames(features.mask_features, num_frames)
-        targets = [target.to(self.device) for target in targets]
+        targets = [target.to(self.device, non_blocking=True) for target in targets]
 
         def mask_head(layer: int, clip: int, query_index: Tensor) -> Tensor:
             state = states[layer]
