@@ -272,7 +272,7 @@ def main() -> None:
     parser.add_argument("--tracklets", type=int, nargs="+", default=[1, 5, 10, 20])
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--growth-base", type=int, default=2, help="tracklets unless they grow")
+    parser.add_argument("--growth-base", type=int, default=1, help="tracklets unless they grow")
     parser.add_argument("--growth-frames", type=int, nargs="*", default=[2, 5, 10])
     parser.add_argument("--growth-heights", type=int, nargs="*", default=[176, 352, 528])
     parser.add_argument("--output", type=Path, default=RESULT)
@@ -287,7 +287,7 @@ def main() -> None:
         return
 
     def setting(height: int, frames: int, tracklets: int) -> dict[str, int]:
-        width = height * 640 // 352
+        width = height * 640 // 352 // 8 * 8
         return {"height": height, "width": width, "frames": frames, "tracklets": tracklets}
 
     table = []
@@ -302,6 +302,8 @@ def main() -> None:
                     for key in ("seconds", "peak_mb")
                 }
             table += rows.values()
+    content: dict[str, Any] = {"machine": machine(), "table": table}
+    write_json(args.output, content)
     sizes: dict[str, Any] = {
         "tracklets": lambda row: row["tracklets"],
         "frames": lambda row: row["frames"],
@@ -321,7 +323,7 @@ def main() -> None:
         for name, changes in settings.items():
             rows_of_sweep = [run(args, variant, **change) for change in changes]
             growth[name][variant] = slopes(rows_of_sweep, sizes[name])
-    write_json(args.output, {"machine": machine(), "table": table, "growth": growth})
+    write_json(args.output, content | {"growth": growth})
     plot(growth, sizes, args.plot)
 
 

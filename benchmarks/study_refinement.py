@@ -1,0 +1,320 @@
+#!/usr/bin/env python3
+r"""Do refiners learn to sharpen masks, and does grouping frames help? A study for one CPU thread.
+
+Four rows: the coarse mask as it comes, `dense_band`, `quadtree` without and with quadtree sequence
+grouping. All refiners have the same small widths and sit on the same small network, trained with
+them from random weights: two maps at strides 2 and 4, one at stride 8, and a query per tracklet
+pooled from the stride-8 map under the coarse mask. The coarse mask is the annotation averaged over
+8 x 8 pixels, shifted by up to 3 pixels per frame and blurred. The same clips in the same order, the
+same number of steps and the same optimiser for each. Scored on held-out clips and, where it is
+given, on real ones: tube IoU of masks and of boundary regions (2% of the diagonal).
+
+Steps are stored as they are done: called again, the study goes on where it was stopped.
+
+Example:
+  python benchmarks/study_refinement.py --steps 600 --seeds 0 1 2 --clips ../shared/data/clips \
+      --output output/study_refinement
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+REPO = Path(__file__).resolve().parents[1]
+if __package__ in (None, ""):
+    sys.path.insert(0, str(REPO))
+
+from benchmarks.common import machine, write_json  # noqa: E402
+from tests.synthetic import shape_clip  # noqa: E402
+from vmt.config.node import load_config  # noqa: E402
+from vmt.data.datasets.ytvis import load_ytvis_json  # noqa: E402
+from vmt.data.mapper import decode_masks  # noqa: E402
+from vmt.inference.video_io import read_image  # noqa: E402
+from vmt.modeling.criteria.matcher import Match  # noqa: E402
+from vmt.modeling.quadtree.write_back import to_next_level  # noqa: E402
+from vmt.modeling.refinement.base import Refiner, RefinerInput, RefinerOutput  # noqa: E402
+from vmt.modeling.refinement.dense_band import DenseBand  # noqa: E402
+from vmt.modeling.refinement.quadtree_refiner import QuadtreeRefiner  # noqa: E402
+from vmt.ops.resize import aligned_upsample2  # noqa: E402
+from vmt.structures.boxes import masks_to_boxes, xyxy_to_cxcywh  # noqa: E402
+from vmt.structures.clip import ClipTargets  # noqa: E402
+
+#: Widths of the network, of the refiner, of its feed-forward layers; its layers and heads.
+DIM, EMBED, FFN, LAYERS, HEADS = 32, 16, 64, 2, 2
+SIZE = (96, 128)
+FRAMES = 5
+#: Logit of a cell that lies wholly inside the object.
+SURE = 4.0
+SHIFT_PX = 3
+BATCH = 2
+LEARNING_RATE = 1e-3
+#: Seeds of held-out clips start here; those of training count from 0.
+HELD_OUT = 10**6
+ROWS = ("coarse", "dense_band", "quadtree_no_qsg", "quadtree")
+SCORES = ("mask", "boundary")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Frames (T, 3, H, W) in [0, 255] and masks (N, T, H, W) bool."""
+
+    frames: Tensor
+    masks: Tensor
+
+
+def synthetic(seed: int) -> Sample:
+    """A clip of moving shapes with exact masks."""
+    clip = shape_clip(FRAMES, SIZE, seed)
+    return Sample(clip["image"], clip["targets"].masks)
+
+
+def real_clips(folder: Path) -> list[Sample]:
+    """The first frames of every clip of a folder in YouTube-VIS layout, at the study's size."""
+    samples = []
+    records = load_ytvis_json(folder / "annotations.json", folder / "JPEGImages", "clips")
+    for index in range(len(records)):
+        record = records[index]
+        rows = list(range(min(FRAMES, len(record))))
+        pictures = [
+            cv2.resize(read_image(record.frame_paths[t]), SIZE[::-1], interpolation=cv2.INTER_AREA)
+            for t in rows
+        ]
+        masks = torch.from_numpy(decode_masks(record.tracklets(rows), len(rows), record.size))
+        small = F.interpolate(masks.float(), SIZE, mode="area") >= 0.5
+        frames = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float()
+        samples.append(Sample(frames, small[small.flatten(1).any(1)]))
+    return samples
+
+
+def coarse_logits(masks: Tensor, seed: int) -> Tensor:
+    """(N, T, H, W) bool -> (N, T, h8, w8): shifted, averaged, blurred."""
+    generator = torch.Generator().manual_seed(seed)
+    shifts = torch.randint(-SHIFT_PX, SHIFT_PX + 1, (*masks.shape[:2], 2), generator=generator)
+    H, W = masks.shape[-2:]
+    room = F.pad(masks.float(), (SHIFT_PX,) * 4)
+    moved = torch.zeros_like(masks, dtype=torch.float32)
+    for n, tube_shifts in enumerate(shifts.tolist()):
+        for t, (dy, dx) in enumerate(tube_shifts):
+            y, x = SHIFT_PX - dy, SHIFT_PX - dx
+            moved[n, t] = room[n, t, y : y + H, x : x + W]
+    share = F.avg_pool2d(moved, 8, ceil_mode=True)
+    blurred = F.avg_pool2d(share, 3, stride=1, padding=1, count_include_pad=False)
+    return (share + blurred - 1) * SURE
+
+
+class SmallNetwork(nn.Module):
+    """What a base detector gives a refiner, from pixels and coarse masks.
+
+    Args:
+        refiner: what is studied.
+    """
+
+    def __init__(self, refiner: Refiner) -> None:
+        super().__init__()
+        self.stride2 = nn.Conv2d(3, EMBED, 3, 2, 1)
+        self.stride4 = nn.Conv2d(EMBED, DIM, 3, 2, 1)
+        self.stride8 = nn.Conv2d(DIM, DIM, 3, 2, 1)
+        self.fused = nn.Conv2d(DIM, DIM, 3, 1, 1)
+        # Queries of a decoder leave a norm; without it dynamic weights start near zero.
+        self.query = nn.Sequential(nn.Linear(DIM, DIM), nn.LayerNorm(DIM))
+        self.refiner = refiner
+
+    def inputs(self, sample: Sample, seed: int) -> RefinerInput:
+        """The refiner's view of a clip."""
+        frames = (sample.frames - 120) / 60
+        stride2 = self.stride2(frames)
+        stride4 = F.relu(self.stride4(F.relu(stride2)))
+        fused = F.relu(self.fused(F.relu(self.stride8(stride4))))
+        coarse = coarse_logits(sample.masks, seed)
+        inside = coarse.sigmoid()
+        pooled = torch.einsum("nthw,tchw->nc", inside, fused)
+        area = inside.sum((1, 2, 3)).clamp(min=1e-6)
+        H, W = sample.masks.shape[-2:]
+        found = to_next_level(to_next_level(to_next_level(coarse, (H, W)), (H, W)), (H, W))
+        boxes = xyxy_to_cxcywh(masks_to_boxes(found > 0) / torch.tensor([W, H, W, H]))
+        return RefinerInput(
+            frames=frames,
+            stride4=stride4,
+            stride2=stride2,
+            fused=fused,
+            coarse_logits=coarse,
+            query=self.query(pooled / area[:, None]),
+            centres_px=boxes[..., :2] * torch.tensor([W, H]),
+            boxes_cxcywh=boxes,
+            frame_size=(H, W),
+            masks_gt=sample.masks if self.training else None,
+        )
+
+    def forward(self, sample: Sample, seed: int) -> RefinerOutput:
+        """Refine a clip."""
+        out: RefinerOutput = self.refiner(self.inputs(sample, seed))
+        return out
+
+
+def network_of(row: str, seed: int) -> SmallNetwork:
+    """A fresh network; all rows of a seed start from the same base."""
+    widths: dict[str, Any] = {"dim": DIM, "embed_dim": EMBED, "num_heads": HEADS}
+    widths |= {"num_layers": LAYERS, "ffn_dim": FFN, "dropout": 0.0}
+    torch.manual_seed(seed)
+    if row == "dense_band":
+        return SmallNetwork(DenseBand(DIM, True, **widths))
+    return SmallNetwork(QuadtreeRefiner(DIM, True, grouped=row == "quadtree", **widths))
+
+
+def targets_of(sample: Sample) -> ClipTargets:
+    """The annotation as the losses want it."""
+    H, W = sample.masks.shape[-2:]
+    boxes = xyxy_to_cxcywh(masks_to_boxes(sample.masks) / torch.tensor([W, H, W, H]))
+    return ClipTargets(
+        labels=torch.zeros(len(boxes), dtype=torch.int64),
+        boxes_cxcywh=boxes.clamp(min=1e-6),
+        masks=sample.masks,
+        valid=sample.masks.flatten(2).any(2),
+    )
+
+
+def train(row: str, seed: int, steps: int, folder: Path) -> SmallNetwork:
+    """Train one row, from its checkpoint where there is one."""
+    network = network_of(row, seed).train()
+    optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)
+    criterion = type(network.refiner).criterion(load_config(None, []))
+    path = folder / f"{row}_{seed}.pt"
+    first = 0
+    if path.is_file():
+        state = torch.load(path, weights_only=True)
+        network.load_state_dict(state["network"])
+        optimiser.load_state_dict(state["optimiser"])
+        first = state["step"]
+    for step in range(first, steps):
+        torch.manual_seed(1000 * seed + step)
+        optimiser.param_groups[0]["lr"] = LEARNING_RATE * (0.1 if step >= 0.8 * steps else 1.0)
+        for clip in range(BATCH):
+            number = (seed * steps + step) * BATCH + clip
+            sample = synthetic(number)
+            pairs = torch.arange(len(sample.masks))
+            losses = criterion.measure(
+                [network(sample, number)],
+                [targets_of(sample)],
+                [Match(pairs, pairs)],
+                len(pairs) * BATCH,
+            )
+            total = sum(criterion.weight(name) * loss for name, loss in losses.items())
+            assert isinstance(total, Tensor), "there are losses"
+            total.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+        if (step + 1) % 50 == 0 or step + 1 == steps:
+            state = {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
+            part = path.with_suffix(".part")
+            torch.save(state | {"step": step + 1}, part)
+            part.replace(path)
+            print(f"{row} seed {seed} step {step + 1}: loss {total.item():.3f}", flush=True)
+    return network.eval()
+
+
+def boundary(masks: Tensor) -> Tensor:
+    """(..., H, W) bool -> pixels of the mask within 2% of the diagonal of its contour."""
+    H, W = masks.shape[-2:]
+    reach = max(1, round(0.02 * (H**2 + W**2) ** 0.5))
+    outside = F.pad(1 - masks.float().reshape(-1, 1, H, W), (1, 1, 1, 1), value=1.0)
+    for _ in range(reach):
+        outside = F.max_pool2d(outside, 3, 1, padding=1)
+    return masks & (outside[..., 1:-1, 1:-1] > 0).reshape(masks.shape)
+
+
+def tube_iou(found: Tensor, truth: Tensor) -> float:
+    """Mean over tracklets of intersection over union, both summed over frames, in per cent."""
+    overlap = (found & truth).flatten(1).sum(1)
+    union = (found | truth).flatten(1).sum(1)
+    return 100 * float((overlap / union.clamp(min=1)).mean())
+
+
+@torch.inference_mode()
+def score(predict: Callable[[Sample, int], Tensor], samples: list[Sample]) -> dict[str, float]:
+    """Mean tube IoUs; ``predict`` gives logits (N, T, h, w) at stride 2."""
+    values: dict[str, list[float]] = {name: [] for name in SCORES}
+    for index, sample in enumerate(samples):
+        H, W = sample.masks.shape[-2:]
+        logits = aligned_upsample2(predict(sample, HELD_OUT + index))[..., :H, :W]
+        found = logits > 0
+        values["mask"].append(tube_iou(found, sample.masks))
+        values["boundary"].append(tube_iou(boundary(found), boundary(sample.masks)))
+    return {name: statistics.mean(value) for name, value in values.items()}
+
+
+def propagated(sample: Sample, seed: int) -> Tensor:
+    """The coarse mask at stride 2, as the quadtree leaves cells that are no nodes."""
+    logits = coarse_logits(sample.masks, seed)
+    for stride in (4, 2):
+        H, W = sample.masks.shape[-2:]
+        logits = to_next_level(logits, (-(-H // stride), -(-W // stride)))
+    return logits
+
+
+def table(results: dict[str, Any], sets: list[str]) -> str:
+    """Mean and spread over seeds as Markdown."""
+    heads = [f"{name}: {score}" for name in sets for score in SCORES]
+    lines = [f"| | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for row in ROWS:
+        cells = []
+        for name in sets:
+            for key in SCORES:
+                values = [run[name][key] for run in results[row].values()]
+                spread = statistics.stdev(values) if len(values) > 1 else 0.0
+                cells.append(f"{statistics.mean(values):.1f} ± {spread:.1f}")
+        lines.append(f"| {row} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Train, score, write ``study.json`` and ``table.md``."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--held-out", type=int, default=40, help="synthetic clips scored")
+    parser.add_argument("--clips", type=Path, help="annotations.json, JPEGImages/: scored too")
+    parser.add_argument("--output", type=Path, required=True, help="folder of everything")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    folder = args.output / f"steps_{args.steps}"
+    folder.mkdir(parents=True, exist_ok=True)
+    sets = {"held-out": [synthetic(HELD_OUT + i) for i in range(args.held_out)]}
+    if args.clips is not None:
+        sets["real"] = real_clips(args.clips)
+    path = folder / "study.json"
+    results: dict[str, Any] = {row: {} for row in ROWS}
+    if path.is_file():
+        results |= json.loads(path.read_text())["results"]
+    for seed in args.seeds:
+        for row in ROWS:
+            if set(results[row].get(str(seed), {})) >= set(sets):
+                continue
+            predict: Callable[[Sample, int], Tensor] = propagated
+            if row != "coarse":
+                network = train(row, seed, args.steps, folder)
+                predict = lambda sample, number, of=network: of(sample, number).mask_logits  # noqa: E731
+            results[row][str(seed)] = {n: score(predict, clips) for n, clips in sets.items()}
+            write_json(path, {"machine": machine(), "steps": args.steps, "results": results})
+    text = table(results, list(sets))
+    (folder / "table.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
