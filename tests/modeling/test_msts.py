@@ -173,6 +173,19 @@ def test_padding_changes_nothing(concat: str) -> None:
 
 
 @torch.no_grad()
+def test_padding_of_the_coarser_level_is_zero_before_it_is_resized() -> None:
+    branch, shown = open_branch(), []
+    branch.inter.partner.register_forward_pre_hook(lambda _, args: shown.append(args[0]))
+    padding = torch.zeros(2, TOKENS, dtype=torch.bool)
+    starts = list(itertools.accumulate(h * w for h, w in SHAPES_HW))
+    padding[:, starts[0] + 8 : starts[1]] = True  # most of level 1
+    branch(tokens(2), layout(2, padding), 2)
+    assert shown[0].shape == (1, 2, 12, 16)
+    assert (shown[0][:, :, 8:] == 0).all()
+    assert (shown[0][:, :, :8] != 0).all()
+
+
+@torch.no_grad()
 def test_what_a_position_reads() -> None:
     """Its own level and the next coarser one at its place; the coarsest level itself alone."""
     starts = [0, *itertools.accumulate(h * w for h, w in SHAPES_HW)]
