@@ -149,7 +149,10 @@ class Separability(Auxiliary):
         return out
 
     def numbers(self) -> dict[str, float]:
-        """Weight in this step; norms of the gradients that reached encoder maps and masks."""
+        """Weight in this step; norms of the gradients that reached encoder maps and masks.
+
+        With fp16 these carry the loss scale.
+        """
         norms = {
             f"gradient_{name}": float(self._gradients.get(name, torch.zeros(())).sqrt())
             for name in ("features", "masks")
