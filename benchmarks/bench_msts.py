@@ -101,8 +101,8 @@ def measure(variant: str, frames: int, train: bool, args: argparse.Namespace) ->
         "variant": variant,
         "frames": frames,
         "mode": "train" if train else "test",
-        "seconds_median": statistics.median(seconds[1:]),
-        "seconds_min": min(seconds[1:]),
+        "seconds_median": statistics.median(seconds[1:] or seconds),
+        "seconds_min": min(seconds[1:] or seconds),
         "parameters": parameter_count(model)[0],
         "state_dict_elements": parameter_count(model)[2],
     }
@@ -111,7 +111,7 @@ def measure(variant: str, frames: int, train: bool, args: argparse.Namespace) ->
     else:
         row["peak_rss_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
         row["rss_with_weights_gb"] = weights
-        row["cpu_seconds_median"] = statistics.median(cpu_seconds[1:])
+        row["cpu_seconds_median"] = statistics.median(cpu_seconds[1:] or cpu_seconds)
     return row
 
 
@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--height", type=int, default=360)
     parser.add_argument("--width", type=int, default=640)
     parser.add_argument("--frames", type=int, nargs="+", default=[5, 36])
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3, help="after a first pass; 0: that one")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--no-train", action="store_true", help="leave the training step out")
@@ -136,7 +136,11 @@ def main() -> None:
         return
     jobs = [(frames, "test") for frames in args.frames]
     jobs += [] if args.no_train else [(TRAIN_FRAMES, "train")]
-    rows = []
+    name = "msts_cuda.json" if args.device.startswith("cuda") else "msts_cpu.json"
+    output = args.output or RESULTS / name
+    size = [args.height, args.width]
+    facts = {"machine": machine(), "size": size, "repeats": args.repeats}
+    rows: list[dict[str, Any]] = []
     for frames, mode in jobs:
         base: dict[str, Any] = {}
         for variant in args.variants:
@@ -149,20 +153,13 @@ def main() -> None:
             clock = "cpu_seconds_median" if "cpu_seconds_median" in row else "seconds_median"
             row["over_first"] = row[clock] / base[clock]
             rows.append(row)
+            write_json(output, {**facts, "rows": rows})  # a long run that is cut short leaves some
             memory = row.get("peak_gpu_gb", row.get("peak_rss_gb"))
             print(
                 f"{variant:10s} T={frames:3d} {mode:5s} {row['seconds_median']:7.3f} s, "
                 f"{clock} x{row['over_first']:.2f}, {memory:.2f} GB",
                 flush=True,
             )
-    name = "msts_cuda.json" if args.device.startswith("cuda") else "msts_cpu.json"
-    content = {
-        "machine": machine(),
-        "size": [args.height, args.width],
-        "repeats": args.repeats,
-        "rows": rows,
-    }
-    write_json(args.output or RESULTS / name, content)
 
 
 if __name__ == "__main__":
