@@ -172,7 +172,7 @@ def _random_morphology(mask: ByteArray, rng: np.random.Generator) -> ByteArray:
 
 
 def _iou(a: ByteArray, b: ByteArray) -> float:
-    return float(np.count_nonzero(a & b) / max(np.count_nonzero(a | b), 1))
+    return int(np.count_nonzero(a & b)) / max(int(np.count_nonzero(a | b)), 1)
 
 
 def degrade_file(

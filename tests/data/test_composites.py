@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+
+from vmt.data import composites
+from vmt.data.composites import (
+    OVERSAMPLING,
+    SHAPES,
+    CompositeOptions,
+    _warped_alpha,
+    composite_clip,
+)
+
+
+def _photos():
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (90, 140, 3), dtype=np.uint8)]
+
+
+def test_same_seed_same_clip():
+    options = CompositeOptions(num_frames=3, size=(64, 80), num_objects=2)
+    a, b = (composite_clip(np.random.default_rng(4), options, _photos()) for _ in range(2))
+    assert (a.frames == b.frames).all()
+    assert (a.masks == b.masks).all()
+    assert a.frames.shape == (3, 64, 80, 3)
+    assert a.masks.shape == (2, 3, 64, 80)
+    assert a.frames.dtype == np.uint8
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_visible_parts_are_disjoint_and_present(seed):
+    options = CompositeOptions(num_frames=3, size=(96, 96), num_objects=3)
+    clip = composite_clip(np.random.default_rng(seed), options, _photos())
+    assert (clip.masks.sum(0) <= 1).all()
+    assert clip.masks[-1].any(axis=(1, 2)).all() or options.occluder_prob
+
+
+def test_the_boundary_is_where_the_colours_change(monkeypatch):
+    """Flat object on flat background: what is nearer to the object's colour is the mask."""
+    colours = iter([30.0, 220.0] * 10)
+
+    def flat(rng, size, photos):
+        return np.full((*size, 3), next(colours), np.float32)
+
+    monkeypatch.setattr(composites, "_picture", flat)
+    options = CompositeOptions(num_frames=2, size=(96, 96), occluder_prob=0, corrupt=False)
+    for seed in range(10):
+        clip = composite_clip(np.random.default_rng(seed), options)
+        value = clip.frames[..., 0].astype(int)
+        clear = abs(value - 125) > 1  # half covered, to the rounding
+        assert ((value > 125) == clip.masks[0])[clear].all()
+        assert clip.masks.any()
+
+
+def test_warped_coverage_is_centred():
+    """A square of 8 pixels moved by whole and half pixels covers what arithmetic says."""
+    shape = np.zeros((40, 40), np.uint8)
+    shape[8:24, 8:24] = 255  # 4..12 in pixels
+    for move, first in ((0.0, (4, 1.0)), (0.5, (4, 0.5))):
+        warp = np.array([[1, 0, move], [0, 1, 0]], np.float32)
+        alpha = _warped_alpha(shape, warp, (20, 20))
+        assert alpha.sum() == pytest.approx(64, abs=0.5)
+        assert alpha[8, first[0]] == pytest.approx(first[1], abs=0.02)
+    assert OVERSAMPLING == 2
+
+
+@pytest.mark.parametrize("draw", SHAPES)
+def test_every_shape_draws_something(draw):
+    for seed in range(10):
+        image = np.zeros((80, 80), np.uint8)
+        draw(np.random.default_rng(seed), image)
+        assert 20 < (image > 0).sum() < 80 * 80
+        assert set(np.unique(image)) <= {0, 255}
+
+
+def test_outlines_of_photos_are_used_and_empty_ones_skipped():
+    outline = np.zeros((50, 30), bool)
+    outline[10:40, 5:25] = True
+    options = CompositeOptions(num_frames=2, size=(64, 64), photo_shape_prob=1.0, occluder_prob=0)
+    for outlines in ([outline], [np.zeros((50, 30), bool)]):
+        clip = composite_clip(np.random.default_rng(0), options, outlines=outlines)
+        assert clip.masks.any()
+
+
+def test_objects_move():
+    options = CompositeOptions(num_frames=4, size=(96, 96), occluder_prob=0, speed_px=8)
+    moved = 0
+    for seed in range(5):
+        masks = composite_clip(np.random.default_rng(seed), options).masks[0]
+        moved += (masks[0] != masks[-1]).any()
+    assert moved == 5
