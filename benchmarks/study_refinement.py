@@ -6,14 +6,16 @@ grouping. All refiners have the same small widths and sit on the same small netw
 them from random weights: two maps at strides 2 and 4, one at stride 8, and a query per tracklet
 pooled from the stride-8 map under the coarse mask. The coarse mask is the annotation averaged over
 8 x 8 pixels, shifted by up to 3 pixels per frame and blurred. The same clips in the same order, the
-same number of steps and the same optimiser for each. Scored on held-out clips and, where it is
-given, on real ones: tube IoU of masks and of boundary regions (2% of the diagonal).
+same number of steps and the same optimiser for each. Clips are composites: combs, hairs, holes and
+outlines of photos move over pictures; half of the photos are kept for scoring. Scored on held-out
+clips and, where it is given, on real ones: tube IoU of masks and of boundary regions (2% of the
+diagonal).
 
 Steps are stored as they are done: called again, the study goes on where it was stopped.
 
 Example:
-  python benchmarks/study_refinement.py --steps 600 --seeds 0 1 2 --clips ../shared/data/clips \
-      --output output/study_refinement
+  python benchmarks/study_refinement.py --steps 600 --seeds 0 1 2 --images ../shared/data/images \
+      --clips ../shared/data/clips --output output/study_refinement
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,8 +41,9 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(REPO))
 
 from benchmarks.common import machine, write_json  # noqa: E402
-from tests.synthetic import shape_clip  # noqa: E402
 from vmt.config.node import load_config  # noqa: E402
+from vmt.data.composites import CompositeOptions, composite_clip  # noqa: E402
+from vmt.data.datasets.coco import load_coco_json  # noqa: E402
 from vmt.data.datasets.ytvis import load_ytvis_json  # noqa: E402
 from vmt.data.mapper import decode_masks  # noqa: E402
 from vmt.inference.video_io import read_image  # noqa: E402
@@ -56,6 +60,10 @@ from vmt.structures.clip import ClipTargets  # noqa: E402
 DIM, EMBED, FFN, LAYERS, HEADS = 32, 16, 64, 2, 2
 SIZE = (96, 128)
 FRAMES = 5
+NUM_OBJECTS = 2
+#: Images read at most, and the least share of one that a thing covers to lend its outline.
+MAX_PHOTOS = 200
+MIN_OUTLINE = 0.02
 #: Logit of a cell that lies wholly inside the object.
 SURE = 4.0
 SHIFT_PX = 3
@@ -75,10 +83,39 @@ class Sample:
     masks: Tensor
 
 
-def synthetic(seed: int) -> Sample:
-    """A clip of moving shapes with exact masks."""
-    clip = shape_clip(FRAMES, SIZE, seed)
-    return Sample(clip["image"], clip["targets"].masks)
+@dataclass(frozen=True)
+class Material:
+    """What composites are made of: photos (h, w, 3) uint8 and outlines (h, w) bool of things."""
+
+    photos: list[npt.NDArray[np.uint8]]
+    outlines: list[npt.NDArray[np.bool_]]
+
+
+def material_of(folder: Path | None) -> tuple[Material, Material]:
+    """Photos for training and for held-out clips: every other image; none without a folder."""
+    halves = Material([], []), Material([], [])
+    if folder is None:
+        return halves
+    records = load_coco_json(folder / "instances.json", folder / "JPEGImages", "images")
+    for index in range(min(len(records), MAX_PHOTOS)):
+        record = records[index]
+        half = halves[index % 2]
+        half.photos.append(read_image(record.frame_paths[0]))
+        masks = decode_masks(record.tracklets([0]), 1, record.size)[:, 0]
+        half.outlines.extend(mask for mask in masks if mask.mean() > MIN_OUTLINE)
+    return halves
+
+
+def synthetic(seed: int, material: Material) -> Sample:
+    """A clip of objects with fine structure pasted over pictures; masks are exact."""
+    rng = np.random.default_rng(seed)
+    options = CompositeOptions(num_frames=FRAMES, size=SIZE, num_objects=NUM_OBJECTS)
+    while True:
+        clip = composite_clip(rng, options, material.photos, material.outlines)
+        seen = clip.masks[clip.masks.any((1, 2, 3))]
+        if len(seen):
+            frames = torch.from_numpy(clip.frames).permute(0, 3, 1, 2).float()
+            return Sample(frames, torch.from_numpy(seen))
 
 
 def real_clips(folder: Path) -> list[Sample]:
@@ -186,7 +223,7 @@ def targets_of(sample: Sample) -> ClipTargets:
     )
 
 
-def train(row: str, seed: int, steps: int, folder: Path) -> SmallNetwork:
+def train(row: str, seed: int, steps: int, folder: Path, material: Material) -> SmallNetwork:
     """Train one row, from its checkpoint where there is one."""
     network = network_of(row, seed).train()
     optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)
@@ -203,7 +240,7 @@ def train(row: str, seed: int, steps: int, folder: Path) -> SmallNetwork:
         optimiser.param_groups[0]["lr"] = LEARNING_RATE * (0.1 if step >= 0.8 * steps else 1.0)
         for clip in range(BATCH):
             number = (seed * steps + step) * BATCH + clip
-            sample = synthetic(number)
+            sample = synthetic(number, material)
             pairs = torch.arange(len(sample.masks))
             losses = criterion.measure(
                 [network(sample, number)],
@@ -288,13 +325,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--held-out", type=int, default=40, help="synthetic clips scored")
+    parser.add_argument("--images", type=Path, help="instances.json, JPEGImages/: photos to paste")
     parser.add_argument("--clips", type=Path, help="annotations.json, JPEGImages/: scored too")
     parser.add_argument("--output", type=Path, required=True, help="folder of everything")
     args = parser.parse_args()
     torch.set_num_threads(1)
     folder = args.output / f"steps_{args.steps}"
     folder.mkdir(parents=True, exist_ok=True)
-    sets = {"held-out": [synthetic(HELD_OUT + i) for i in range(args.held_out)]}
+    for_training, for_scores = material_of(args.images)
+    sets = {"held-out": [synthetic(HELD_OUT + i, for_scores) for i in range(args.held_out)]}
     if args.clips is not None:
         sets["real"] = real_clips(args.clips)
     path = folder / "study.json"
@@ -307,7 +346,7 @@ def main() -> None:
                 continue
             predict: Callable[[Sample, int], Tensor] = propagated
             if row != "coarse":
-                network = train(row, seed, args.steps, folder)
+                network = train(row, seed, args.steps, folder, for_training)
                 predict = lambda sample, number, of=network: of(sample, number).mask_logits  # noqa: E731
             results[row][str(seed)] = {n: score(predict, clips) for n, clips in sets.items()}
             write_json(path, {"machine": machine(), "steps": args.steps, "results": results})
