@@ -73,6 +73,7 @@ def test_any_memory_order():
     masks = np.stack([np.asfortranarray(mask) for mask in _disks()])
     for mask in (masks, np.asfortranarray(masks)):
         found = degrade_tube(mask, "paper", np.random.default_rng(1))
+        assert found.flags.c_contiguous
         assert (found == degrade_tube(_disks(), "paper", np.random.default_rng(1))).all()
 
 

@@ -73,7 +73,7 @@ def degrade_tube(
     pure_halo = rng.random() < 0.3
     plan = _Plan(rng.uniform(0.8, 1.0), int(rng.integers(3, 8)) if pure_halo else 0)
     seed = int(rng.integers(2**63))
-    coarse = np.zeros_like(masks)
+    coarse = np.zeros(masks.shape, dtype=np.bool_)
     for t, mask in enumerate(masks):
         crop = _crop_of(mask)
         if crop is None:
