@@ -1,0 +1,176 @@
+"""How coarse degraded masks are, and what two classical methods make of them.
+
+Clean masks of real clips are degraded (`vmt.data.degrade`) and given, with the frames, to a guided
+filter and to GrabCut. Means over tracklets; boundary IoU with bands of 2% and 0.5% of the frame's
+diagonal. The clip bmx-trees, whose annotation is coarse itself, is left out.
+
+Example:
+  python benchmarks/bench_mask_refinement.py --frames-per-clip 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from common import machine, write_json
+
+from cocoapi_hq import rle
+from cocoapi_hq.boundary import boundary_region
+from cocoapi_hq.tracklet_quality import compare_tubes, temporal_stability
+from vmt.data.degrade import KINDS, degrade_tube
+from vmt.data.io import read_frame
+
+CLIPS = Path(__file__).parents[2] / "shared/data/clips"
+RESULT = Path(__file__).parent / "results/mask_refinement.json"
+#: Its annotation is too coarse to say anything about boundaries.
+LEFT_OUT = ("bmx-trees",)
+#: Pixels around the coarse contour that GrabCut decides about.
+BAND_PX = 12
+FINE_RATIO = 0.005
+
+Method = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def keep(frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The coarse mask itself."""
+    return mask
+
+
+def guided_filter(
+    frame: np.ndarray, mask: np.ndarray, radius: int = 8, eps: float = 1e-3
+) -> np.ndarray:
+    """He, Sun, Tang, "Guided Image Filtering", with the grey frame as guide; cut at 0.5."""
+    guide = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
+    values = mask.astype(np.float32)
+
+    def mean(x: np.ndarray) -> np.ndarray:
+        return cv2.blur(x, (2 * radius + 1, 2 * radius + 1))
+
+    mean_guide, mean_values = mean(guide), mean(values)
+    covariance = mean(guide * values) - mean_guide * mean_values
+    slope = covariance / (mean(guide * guide) - mean_guide**2 + eps)
+    offset = mean_values - slope * mean_guide
+    return mean(slope) * guide + mean(offset) > 0.5
+
+
+def grab_cut(frame: np.ndarray, mask: np.ndarray, rounds: int = 3) -> np.ndarray:
+    """OpenCV's GrabCut, free within ``BAND_PX`` of the coarse contour, around the object only."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not rows.size:
+        return mask
+    margin = 3 * BAND_PX
+    part = (
+        slice(max(rows[0] - margin, 0), rows[-1] + margin + 1),
+        slice(max(columns[0] - margin, 0), columns[-1] + margin + 1),
+    )
+    coarse = mask[part].astype(np.uint8)
+    kernel = np.ones((2 * BAND_PX + 1, 2 * BAND_PX + 1), np.uint8)
+    labels = np.where(coarse, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    labels[cv2.erode(coarse, kernel) > 0] = cv2.GC_FGD
+    labels[cv2.dilate(coarse, kernel) == 0] = cv2.GC_BGD
+    if not (labels & 1).any() or (labels & 1).all():
+        return mask
+    cv2.setRNGSeed(0)
+    image = np.ascontiguousarray(frame[part][..., ::-1])
+    models = np.zeros((1, 65)), np.zeros((1, 65))
+    labels, *_ = cv2.grabCut(image, labels, None, *models, rounds, cv2.GC_INIT_WITH_MASK)
+    found = mask.copy()
+    found[part] = (labels & 1) > 0
+    return found
+
+
+METHODS: dict[str, Method] = {"coarse": keep, "guided_filter": guided_filter, "grab_cut": grab_cut}
+
+
+def scores(clean: np.ndarray, found: np.ndarray, consecutive: bool) -> dict[str, float]:
+    """Quality of one tube, masks (T, H, W) bool of the frames where the object is visible."""
+    gt, pred = ([rle.encode(mask) for mask in tube] for tube in (clean, found))
+    j, f, curve = compare_tubes(gt, pred)
+    fine = []
+    for a, b in zip(gt, pred, strict=True):
+        x, y = (rle.decode(boundary_region(mask, FINE_RATIO)) for mask in (a, b))
+        fine.append(np.count_nonzero(x & y) / max(np.count_nonzero(x | y), 1))
+    return {
+        "tube_iou": np.count_nonzero(clean & found) / max(np.count_nonzero(clean | found), 1),
+        "boundary_iou_2%": float(np.mean(curve)),
+        "boundary_iou_0.5%": float(np.mean(fine)),
+        "J&F": (j + f) / 2,
+        "stability": temporal_stability(curve) if consecutive else math.nan,
+    }
+
+
+def tracklets(root: Path, per_clip: int) -> list[dict[str, Any]]:
+    """Visible frames and clean masks of every tracklet, evenly spaced; 0: all frames."""
+    content = json.loads((root / "annotations.json").read_text())
+    videos = {video["id"]: video for video in content["videos"] if video["name"] not in LEFT_OUT}
+    found = []
+    for row in content["annotations"]:
+        if row["video_id"] not in videos:
+            continue
+        video = videos[row["video_id"]]
+        visible = [t for t, mask in enumerate(row["segmentations"]) if mask is not None]
+        if per_clip and len(visible) > per_clip:
+            chosen = np.linspace(0, len(visible) - 1, per_clip).round().astype(int)
+            visible = [visible[k] for k in chosen]
+        size = (video["height"], video["width"])
+        found.append(
+            {
+                "name": f"{video['name']}/{row['id']}",
+                "id": row["id"],
+                "files": [root / "JPEGImages" / video["file_names"][t] for t in visible],
+                "masks": [rle.validate(row["segmentations"][t], "mask", size) for t in visible],
+            }
+        )
+    return found
+
+
+def main() -> None:
+    """Measure and write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--clips", type=Path, default=CLIPS)
+    parser.add_argument("--frames-per-clip", type=int, default=0, help="0: all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=RESULT)
+    args = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    for tracklet in tracklets(args.clips, args.frames_per_clip):
+        frames = [read_frame(path) for path in tracklet["files"]]
+        clean = np.stack([np.ascontiguousarray(rle.decode(m)) for m in tracklet["masks"]])
+        for kind in KINDS:
+            rng = np.random.default_rng([args.seed, tracklet["id"]])
+            coarse = degrade_tube(clean, kind, rng)
+            for name, method in METHODS.items():
+                start = time.perf_counter()
+                found = [method(*pair) for pair in zip(frames, coarse, strict=True)]
+                seconds = (time.perf_counter() - start) / len(frames)
+                quality = scores(clean, np.stack(found), args.frames_per_clip == 0)
+                about = {"tracklet": tracklet["name"], "kind": kind, "method": name}
+                rows.append(about | quality | {"seconds_per_mask": seconds})
+    means = []
+    for kind in KINDS:
+        for name in METHODS:
+            own = [row for row in rows if row["kind"] == kind and row["method"] == name]
+            keys = [key for key in own[0] if key not in ("tracklet", "kind", "method")]
+            mean = {key: float(np.mean([row[key] for row in own])) for key in keys}
+            means.append({"kind": kind, "method": name} | mean)
+            numbers = "  ".join(f"{key} {value:.3f}" for key, value in mean.items())
+            print(f"{kind:8} {name:14} {numbers}")
+    for row in (*rows, *means):
+        row.update({k: None for k, v in row.items() if isinstance(v, float) and math.isnan(v)})
+    options = {"frames_per_clip": args.frames_per_clip, "seed": args.seed}
+    content = {"machine": machine(), "options": options, "means": means, "tracklets": rows}
+    write_json(args.output, content)
+
+
+if __name__ == "__main__":
+    main()
