@@ -1,7 +1,9 @@
 r"""Where a training step spends its time and memory, and whether the data keep up.
 
 Moving shapes are written to a temporary folder as JPEG and JSON, so loading means reading, decoding
-and augmenting. Each measurement of memory runs in a process of its own.
+and augmenting. Each measurement of memory runs in a process of its own. Attempts to make a step
+cheaper are measured side by side: one step of each in turn, processor time, ratio to the step of
+the same turn as it is.
 
 Example:
     python benchmarks/bench_training.py --config-file configs/quick/seqformer_tiny.yaml
@@ -17,16 +19,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 REPO = Path(__file__).resolve().parents[1]
 if __package__ in (None, ""):
     sys.path.insert(0, str(REPO))
+
+from torchvision.ops.misc import FrozenBatchNorm2d  # noqa: E402
 
 from benchmarks.common import machine, write_json  # noqa: E402
 from tests.synthetic import write_moving_shapes  # noqa: E402
@@ -44,6 +51,15 @@ from vmt.modeling.meta_arch.build import build_model  # noqa: E402
 DEFAULT = "configs/quick/seqformer_tiny.yaml"
 SIZE = (240, 426)
 TOP = 12
+#: A real network whose memory is measured beside the config's.
+LARGE = (
+    "configs/Base-SeqFormer.yaml",
+    [
+        *("INPUT.CLIP_FRAMES", "5", "SOLVER.CLIPS_PER_BATCH", "1", "INPUT.AUGMENTATION", "none"),
+        *("INPUT.MIN_SIZE_TRAIN", "[192]", "INPUT.MAX_SIZE_TRAIN", "340"),
+    ],
+)
+KINDS = ("plain", "checkpointing")
 
 
 def main() -> None:
@@ -57,7 +73,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes that load data")
     parser.add_argument("--threads", type=int, help="of torch; default: all cores")
     parser.add_argument("--output", type=Path, default=REPO / "benchmarks/results/training.json")
-    parser.add_argument("--memory", choices=["plain", "checkpointing"], help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, help="the rest stays as --output has it"
+    )
+    parser.add_argument("--memory", choices=KINDS, help=argparse.SUPPRESS)
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE")
     args = parser.parse_args()
@@ -66,20 +85,21 @@ def main() -> None:
     if args.memory:
         print(json.dumps(memory(args)))
         return
+    content: dict[str, Any] = {"config": Path(args.config_file).stem, **machine()}
+    if args.only and args.output.is_file():
+        content = json.loads(args.output.read_text()) | content
     with tempfile.TemporaryDirectory() as folder:
         write_moving_shapes(Path(folder), 4, 12, SIZE, 0)
         args.data = Path(folder)
-        content: dict[str, Any] = {"config": Path(args.config_file).stem, **machine()}
         content["frame_size"] = list(SIZE)
         content["clips_per_step"] = config(args).SOLVER.CLIPS_PER_BATCH
-        content["loader"] = loader_rate(args)
-        content["step"] = step_times(args)
-        content["profile"] = top_costs(args)
-        content["memory"] = {kind: in_process(args, kind) for kind in ("plain", "checkpointing")}
-    rate = content["loader"]["batches_per_second"] * content["step"]["seconds"]
-    content["loader_rate_over_step_rate"] = round(rate, 2)
+        for name in args.only or PARTS:
+            content[name] = PARTS[name](args)
+            print(name, json.dumps(content[name], indent=1), flush=True)
+    if "loader" in content and "step" in content:
+        rate = content["loader"]["batches_per_second"] * content["step"]["seconds"]
+        content["loader_rate_over_step_rate"] = round(rate, 2)
     write_json(args.output, content)
-    print(json.dumps(content, indent=1))
 
 
 def config(args: argparse.Namespace) -> Any:
@@ -180,9 +200,105 @@ def top_costs(args: argparse.Namespace) -> list[dict[str, Any]]:
     ]
 
 
+# --- attempts -----------------------------------------------------------------------------------
+
+
+def as_it_is(trainer: Trainer) -> None:
+    """No change."""
+
+
+def fused_adam(trainer: Trainer) -> None:
+    """AdamW in one pass over each parameter."""
+    for group in trainer.optimizer.param_groups:
+        group.update(fused=True, foreach=False)
+
+
+def foreach_adam(trainer: Trainer) -> None:
+    """AdamW operation by operation over all parameters."""
+    for group in trainer.optimizer.param_groups:
+        group["foreach"] = True
+
+
+def channels_last_weights(trainer: Trainer) -> None:
+    """Weights of the backbone in the order in which its frames come."""
+    trainer.model.get_submodule("backbone").to(memory_format=torch.channels_last)
+
+
+def folded_norms(trainer: Trainer) -> None:
+    """Frozen batch norm as part of the convolution before it."""
+    last: nn.Conv2d | None = None
+    for module in trainer.model.get_submodule("backbone").modules():
+        if isinstance(module, nn.Conv2d):
+            last = module
+        elif isinstance(module, FrozenBatchNorm2d) and last is not None:
+            last.forward = types.MethodType(_folded(module), last)  # type: ignore[method-assign]
+            module.forward = _same  # type: ignore[method-assign]
+            last = None
+
+
+def _folded(norm: FrozenBatchNorm2d) -> Callable[[nn.Conv2d, Tensor], Tensor]:
+    def forward(self: nn.Conv2d, x: Tensor) -> Tensor:
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        weight, bias = (
+            self.weight * scale[:, None, None, None],
+            norm.bias - norm.running_mean * scale,
+        )
+        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+    return forward
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+#: Name -> change of a trainer; "flush_denormal" and "bf16" are set where they are measured.
+ATTEMPTS: dict[str, Callable[[Trainer], None]] = {
+    "as it is": as_it_is,
+    "fused AdamW": fused_adam,
+    "foreach AdamW": foreach_adam,
+    "channels_last weights": channels_last_weights,
+    "frozen batch norm folded into convolutions": folded_norms,
+    "flush_denormal": as_it_is,
+    "ENGINE.PRECISION bf16": as_it_is,
+}
+
+
+def attempts(args: argparse.Namespace) -> dict[str, Any]:
+    """Processor time of a step with each change, and its ratio to the step as it is."""
+    steppers = {}
+    for name, change in ATTEMPTS.items():
+        changed = argparse.Namespace(**vars(args))
+        if "bf16" in name:
+            changed.overrides = [*args.overrides, "ENGINE.PRECISION", "bf16"]
+        steppers[name] = make_trainer(changed, 1)
+        change(steppers[name])
+    seconds: dict[str, list[float]] = {name: [] for name in steppers}
+    for turn in range(args.steps + 2):
+        for name, trainer in steppers.items():
+            torch.set_flush_denormal(name == "flush_denormal")
+            trainer.schedule = Schedule(trainer.step + 1)
+            started = time.process_time()
+            trainer.train()
+            if turn >= 2:
+                seconds[name].append(time.process_time() - started)
+    torch.set_flush_denormal(False)
+    plain = seconds["as it is"]
+    return {
+        name: {
+            "cpu_seconds": round(statistics.median(own), 4),
+            "ratio": round(statistics.median([a / b for a, b in zip(own, plain, strict=True)]), 3),
+        }
+        for name, own in seconds.items()
+    }
+
+
+# --- memory -------------------------------------------------------------------------------------
+
+
 def memory(args: argparse.Namespace) -> dict[str, Any]:
     """Peak of this process over a few steps, and their time."""
-    trainer, times = make_trainer(args, 4, recompute=args.memory == "checkpointing"), Times()
+    trainer, times = make_trainer(args, 2, recompute=args.memory == "checkpointing"), Times()
     before = peak_memory_mb(trainer.device)
     trainer.hooks.append(times)
     trainer.train()
@@ -194,13 +310,36 @@ def memory(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def in_process(args: argparse.Namespace, kind: str) -> Any:
-    """``memory`` in a process of its own."""
-    command = [sys.executable, __file__, "--memory", kind, "--config-file", args.config_file]
+def in_process(args: argparse.Namespace, kind: str, config: str, overrides: list[str]) -> Any:
+    """``memory`` of a config in a process of its own."""
+    command = [sys.executable, __file__, "--memory", kind, "--config-file", config]
     command += ["--data", str(args.data), "--threads", str(torch.get_num_threads())]
-    done = subprocess.run([*command, *args.overrides], capture_output=True, text=True, check=True)
+    done = subprocess.run([*command, *overrides], capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
+
+def memory_of_config(args: argparse.Namespace) -> dict[str, Any]:
+    """Peak with and without recomputed activations."""
+    return {kind: in_process(args, kind, args.config_file, args.overrides) for kind in KINDS}
+
+
+def memory_of_r50(args: argparse.Namespace) -> dict[str, Any]:
+    """The same for ``LARGE``."""
+    path, overrides = LARGE
+    found = {kind: in_process(args, kind, str(REPO / path), overrides) for kind in KINDS}
+    for row in found.values():
+        del row["seconds"]  # of one step after a cold start: says little
+    return {"config": path, "overrides": overrides, **found}
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
+    "loader": loader_rate,
+    "step": step_times,
+    "profile": top_costs,
+    "attempts": attempts,
+    "memory": memory_of_config,
+    "memory_r50": memory_of_r50,
+}
 
 if __name__ == "__main__":
     main()

@@ -5,8 +5,8 @@ It is scored on real clips of which nothing was trained on, before and after. Al
 folder, the study goes on where it was left. docs/training_study.md has the results.
 
 Example:
-    python benchmarks/study_training.py --images ../shared/data/images --clips ../shared/data/clips \
-        --steps 1600 --output output/study
+    python benchmarks/study_training.py --images ../shared/data/images \
+        --clips ../shared/data/clips --steps 1600 --output output/study
 """
 
 from __future__ import annotations
