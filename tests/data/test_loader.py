@@ -30,6 +30,7 @@ from vmt.data.build import (
 from vmt.data.labels import label_space_from_json
 from vmt.data.mapper import ClipMapper
 from vmt.data.order import SampleOrder
+from vmt.data.workers import iterate
 from vmt.utils.errors import AnnotationError, ConfigError, VideoError
 
 Batches = list[list[dict[str, Any]]]
@@ -421,3 +422,14 @@ def test_eval_videos(shapes: Path, make_config: Any) -> None:
         (k + 1, f"shapes_{k:03d}", 6, (48, 64)) for k in range(3)
     ]
     assert all(path.is_file() for video in videos for path in video.frame_paths)
+
+
+def test_a_worker_that_dies_while_it_hands_over_a_batch_is_one_that_died() -> None:
+    def batches() -> Iterator[int]:
+        yield 1
+        raise ConnectionResetError("reset by peer")
+
+    found = iterate(batches())
+    assert next(found) == 1
+    with pytest.raises(RuntimeError, match=r"^DataLoader worker died .*reset by peer"):
+        next(found)

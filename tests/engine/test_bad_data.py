@@ -40,7 +40,8 @@ def test_a_damaged_frame_ends_the_training_or_is_counted(damaged: Path, tmp_path
     assert scalars(tmp_path / "b", "skipped_files")[6] > 0
 
 
-def test_a_loading_process_that_dies_ends_the_training(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wait", [0.0, 0.2])
+def test_a_loading_process_that_dies_ends_the_training(tmp_path: Path, wait: float) -> None:
     path = write_moving_shapes(tmp_path, 1, 3, (64, 96), 0)
     overrides = [word for pair in TINY.items() for word in pair]
     overrides += ["DATASETS.TRAIN", f'["{path}@{tmp_path / "JPEGImages"}"]']
@@ -50,6 +51,9 @@ def test_a_loading_process_that_dies_ends_the_training(tmp_path: Path) -> None:
         def after_step(self, trainer: Trainer) -> None:
             for child in multiprocessing.active_children():
                 child.kill()
+            # The news of the death may come here already, or later in the midst of a step; it must
+            # wait until the next batch is asked for.
+            time.sleep(wait)
 
     trainer = make_trainer(
         cfg,

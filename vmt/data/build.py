@@ -29,6 +29,7 @@ from vmt.data.order import SampleOrder
 from vmt.data.pseudo_clip import build_pseudo_clip
 from vmt.data.records import VideoDataset, VideoRecord
 from vmt.data.transforms import build_augmentation
+from vmt.data.workers import iterate
 from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import AnnotationError, ConfigError, VideoError, VmtError
 
@@ -214,7 +215,7 @@ class TrainLoader:
             pin_memory=self._pin_memory,
             worker_init_fn=_init_worker,
         )
-        yield from loader
+        yield from iterate(loader)
 
     def _unpack(self, entry: _Drawn) -> Sample:
         for message in entry.skipped:
