@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 from tests.engine.clips import SHAPES, batches, empty_clip, make_trainer, quick_config
 from tests.synthetic import shape_clip
 from vmt.engine.ema import EmaHook
-from vmt.engine.parallel import recompute_activations, repeated_layers
+from vmt.engine.parallel import compile_layers, recompute_activations, repeated_layers
 from vmt.engine.train_loop import Batch, Hook, Trainer, split_batch
 from vmt.modeling.criteria.finite import NonFiniteError
 from vmt.modeling.meta_arch.build import build_model
@@ -308,3 +309,20 @@ def test_a_checkpoint_of_another_network_is_refused() -> None:
     other = make_trainer(quick_config("seqformer_tiny", *SMALL[:2]), 2, 1)
     with pytest.raises(CheckpointError, match="belongs to another network"):
         trainer.load_state(other.state())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_layers_train_as_eager_ones() -> None:
+    one_layer = ("MODEL.SEQFORMER.ENCODER_LAYERS", "1", "MODEL.SEQFORMER.DECODER_LAYERS", "1")
+    cfg = quick_config("seqformer_tiny", *SMALL, *one_layer, "MODEL.SEQFORMER.DROPOUT", "0.0")
+    found = []
+    for compiled in (False, True):
+        trainer = make_trainer(cfg, 2, clips=1)
+        if compiled:
+            compile_layers(trainer.model)
+        trainer.train()
+        layers = trainer.model.get_submodule("encoder.layers").children()
+        assert all((layer._compiled_call_impl is not None) is compiled for layer in layers)
+        found.append(torch.tensor([*trainer.last.losses.values(), trainer.last.gradient_norm]))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)

@@ -294,7 +294,7 @@ def default_config() -> Node:
     cfg.ENGINE.PARALLEL = "ddp"
     # Recompute layers of backbone, encoder and decoder in the backward pass: less memory.
     cfg.ENGINE.ACTIVATION_CHECKPOINTING = False
-    # torch.compile for backbone, encoder and decoder layers.
+    # torch.compile for the layers of encoder and decoder.
     cfg.ENGINE.COMPILE = False
     # Decay per step of the moving average of the weights, for instance 0.9998; 0: none [S].
     cfg.ENGINE.EMA_DECAY = 0.0

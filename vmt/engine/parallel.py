@@ -59,11 +59,11 @@ def _recomputed(layer: nn.Module, forward: Any, *args: Any) -> Any:
 
 
 def compile_layers(model: nn.Module) -> None:
-    """Hand the backbone and ``repeated_layers`` to torch.compile; matching and losses stay eager.
+    """Hand the layers of encoder and decoder to torch.compile; all else stays eager.
 
-    Names of parameters do not change.
+    The backbone too: sizes change from clip to clip, and with them as symbols its backward pass
+    takes torch more than ten minutes to compile. Names of parameters do not change.
     """
-    model.get_submodule("backbone").compile(dynamic=True)
     for part in ("encoder", "decoder"):
         for layer in model.get_submodule(f"{part}.layers").children():
             layer.compile(dynamic=True)
