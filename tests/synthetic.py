@@ -40,7 +40,7 @@ class ShapeVideo:
 
 
 def moving_shapes(
-    num_frames: int, size: tuple[int, int], seed: int, num_shapes: int = 2
+    num_frames: int, size: tuple[int, int], seed: int, num_shapes: int = 2, zoom: float = 1.0
 ) -> ShapeVideo:
     """Draw a video in memory.
 
@@ -49,6 +49,8 @@ def moving_shapes(
         size: (h, w) in pixels.
         seed: the same seed, the same video.
         num_shapes: G; every one is visible in at least one frame.
+        zoom: how many times larger (or, by chance, smaller) a shape is in the last frame than in
+            the first; halfway it has the size that it has without.
     """
     rng = np.random.default_rng(seed)
     height, width = size
@@ -64,8 +66,11 @@ def moving_shapes(
             step = rng.uniform(-0.06, 0.06, 2) * min(size)
             color = rng.integers(0, 50, 3)
             color[category - 1] = rng.integers(200, 256)
+            growth = np.ones(num_frames)
+            if zoom != 1:
+                growth = zoom ** (rng.choice([-1, 1]) * np.linspace(-0.5, 0.5, num_frames))
             for t in range(num_frames):
-                seen = _shape(category, start + t * step, radius, size)
+                seen = _shape(category, start + t * step, radius * growth[t], size)
                 masks[:g, t] &= ~seen
                 masks[g, t] = seen
                 frames[t][seen] = color
@@ -116,7 +121,12 @@ def shape_clip(
 
 
 def write_moving_shapes(
-    folder: Path, num_videos: int, num_frames: int, size: tuple[int, int], seed: int
+    folder: Path,
+    num_videos: int,
+    num_frames: int,
+    size: tuple[int, int],
+    seed: int,
+    zoom: float = 1.0,
 ) -> Path:
     """Write videos as frames and YouTube-VIS JSON.
 
@@ -126,13 +136,14 @@ def write_moving_shapes(
         num_frames: of each video.
         size: (h, w) in pixels.
         seed: of the first video; the next ones take the next seeds.
+        zoom: see ``moving_shapes``.
 
     Returns:
         Path of the JSON.
     """
     videos, annotations = [], []
     for k in range(num_videos):
-        video, name = moving_shapes(num_frames, size, seed + k), f"shapes_{k:03d}"
+        video, name = moving_shapes(num_frames, size, seed + k, zoom=zoom), f"shapes_{k:03d}"
         image_folder = folder / "JPEGImages" / name
         image_folder.mkdir(parents=True, exist_ok=True)
         for t, frame in enumerate(video.frames):

@@ -122,6 +122,10 @@ def default_config() -> Node:
     cfg.MODEL.REFINER.TRAIN_FRAME_POINTS = 300
     cfg.MODEL.REFINER.TRAIN_POINTS = 4000
     cfg.MODEL.REFINER.TRAIN_TRACKLETS = 10
+    # Pixels that count as 1 in the offsets to the instance's centre [R: 1].
+    cfg.MODEL.REFINER.OFFSET_UNIT_PX = 1.0
+    # Let gradients reach the backbone's stride-4 and stride-2 maps [R: False].
+    cfg.MODEL.REFINER.TRAIN_MAPS = False
 
     cfg.MODEL.LOSS = Node()  # weights and focal parameters [S]
     cfg.MODEL.LOSS.CLASS_WEIGHT = 2.0

@@ -32,6 +32,7 @@ class RefinerInput:
         box_query: (N, T, C) box queries of the last decoder layer, where the caller has them.
         masks_gt: (N, T, H, W) bool, the annotation of each tracklet; in training only, for
             refiners that choose by it what to refine.
+        roots: (N, T, h8, w8) bool, cells that ``quadtree`` refines whatever its detector says.
     """
 
     frames: Tensor
@@ -45,6 +46,7 @@ class RefinerInput:
     frame_size: tuple[int, int]
     box_query: Tensor | None = None
     masks_gt: Tensor | None = None
+    roots: Tensor | None = None
 
 
 @dataclass(frozen=True)

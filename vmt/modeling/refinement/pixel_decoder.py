@@ -31,7 +31,7 @@ class PixelDecoder(nn.Module):
     def forward(
         self,
         x: Tensor,
-        offsets_px: Tensor,
+        offsets: Tensor,
         coarse: Tensor,
         parameters: Tensor,
         lengths: Sequence[int],
@@ -40,7 +40,7 @@ class PixelDecoder(nn.Module):
 
         Args:
             x: (P, C) tokens, tracklet after tracklet.
-            offsets_px: (P, 2) as (dx, dy): instance centre minus node centre, in pixels.
+            offsets: (P, 2) as (dx, dy): instance centre minus node centre.
             coarse: (P,) coarse probability.
             parameters: (N, 177) weights of the dynamic layers.
             lengths: nodes of each of the N tracklets.
@@ -48,7 +48,7 @@ class PixelDecoder(nn.Module):
         Returns:
             (P,) logits.
         """
-        own = torch.cat([offsets_px.to(x.dtype), coarse[:, None].to(x.dtype)], dim=1)
+        own = torch.cat([offsets.to(x.dtype), coarse[:, None].to(x.dtype)], dim=1)
         stacked = torch.cat([own, F.relu(self.reduce(x))], dim=1)  # (P, 11)
         logits = [stacked.new_zeros(0)]
         for n, nodes in enumerate(stacked.split(list(lengths))):

@@ -86,6 +86,9 @@ class QuadtreeRefiner(PyramidRefiner):
         train_frame_points: most nodes per tracklet, level and frame in training, at random.
         train_points: most nodes per tracklet in training, at random.
         train_tracklets: most tracklets per clip in training, at random.
+        offset_unit_px: pixels that count as 1 in the offsets to the instance's centre which
+            detector and decoder read; 1 as in the released code.
+        train_maps: let gradients reach the backbone's maps; the released code does not.
         frame_chunk: frames of which dense maps exist at once.
     """
 
@@ -114,6 +117,8 @@ class QuadtreeRefiner(PyramidRefiner):
         train_frame_points: int = 300,
         train_points: int = 4000,
         train_tracklets: int = 10,
+        offset_unit_px: float = 1.0,
+        train_maps: bool = False,
         frame_chunk: int = 2,
     ) -> None:
         super().__init__(dim, stride4_dim, has_stride2, embed_dim, rgb_kernels)
@@ -129,6 +134,8 @@ class QuadtreeRefiner(PyramidRefiner):
         self.train_frame_points = train_frame_points
         self.train_points = train_points
         self.train_tracklets = train_tracklets
+        self.offset_unit_px = offset_unit_px
+        self.train_maps = train_maps
         self.frame_chunk = frame_chunk
         self.detector = IncoherenceDetector(
             embed_dim, LEVELS, detector_kernel, static=detector == "fcn"
@@ -201,6 +208,8 @@ class QuadtreeRefiner(PyramidRefiner):
             train_frame_points=node.TRAIN_FRAME_POINTS,
             train_points=node.TRAIN_POINTS,
             train_tracklets=node.TRAIN_TRACKLETS,
+            offset_unit_px=node.OFFSET_UNIT_PX,
+            train_maps=node.TRAIN_MAPS,
             frame_chunk=cfg.TEST.FRAME_CHUNK,
         )
 
@@ -349,6 +358,8 @@ class QuadtreeRefiner(PyramidRefiner):
             window.crop(score, level).copy_(found.detach().sigmoid())
             if regions:
                 score = _with_truth(score, regions[level][:, rows], source)
+            if level == 0 and inputs.roots is not None:
+                score = torch.maximum(score, inputs.roots[:, rows].to(score.dtype))
             scores.append(score)
             if self.training:
                 logits.append(found)
@@ -375,14 +386,17 @@ class QuadtreeRefiner(PyramidRefiner):
         """Maps of the levels below the coarsest, inside the window."""
         stride2 = None
         if self.compress is None and inputs.stride2 is not None:
-            stride2 = window.crop(inputs.stride2[rows].detach(), 2)
+            stride2 = window.crop(self._map(inputs.stride2[rows]), 2)
         return self.fine_features(
             window.crop(inputs.fused[rows], 0),
-            window.crop(inputs.stride4[rows].detach(), 1),
+            window.crop(self._map(inputs.stride4[rows]), 1),
             stride2,
             window.crop(rgb4, 1),
             window.crop(rgb2, 2),
         )
+
+    def _map(self, backbone_map: Tensor) -> Tensor:
+        return backbone_map if self.train_maps else backbone_map.detach()
 
     def _detect(
         self,
@@ -400,7 +414,7 @@ class QuadtreeRefiner(PyramidRefiner):
         cells += cells.new_tensor([left_px, top_px])[:, None, None]
 
         def rows_of(top: int, bottom: int) -> Tensor:
-            offsets = centres_px[..., None, None] - cells[:, top:bottom]
+            offsets = (centres_px[..., None, None] - cells[:, top:bottom]) / self.offset_unit_px
             own = torch.cat([offsets.to(prob.dtype), prob[:, :, None, top:bottom]], dim=2)
             part = features[..., top:bottom, :]
             found: Tensor = self.detector(LEVELS[level], part, own, parameters)
@@ -429,8 +443,8 @@ class QuadtreeRefiner(PyramidRefiner):
             sequences = nodes.lengths(per_frame=not self.grouped)
             x = self.encoder(tokens[part], position, sequences, inputs.query, nodes.tracklet)
             centres_px = inputs.centres_px.detach()[nodes.tracklet, nodes.frame]
-            offsets_px = centres_px - nodes.centres_px(STRIDES)
-            logits.append(self.decoder(x, offsets_px, coarse[part], parameters, nodes.lengths()))
+            offsets = (centres_px - nodes.centres_px(STRIDES)) / self.offset_unit_px
+            logits.append(self.decoder(x, offsets, coarse[part], parameters, nodes.lengths()))
         return torch.cat(logits)
 
 
@@ -463,4 +477,5 @@ def _of_tracklets(inputs: RefinerInput, index: Tensor) -> RefinerInput:
         boxes_cxcywh=inputs.boxes_cxcywh[index],
         box_query=None if inputs.box_query is None else inputs.box_query[index],
         masks_gt=None if inputs.masks_gt is None else inputs.masks_gt[index],
+        roots=None if inputs.roots is None else inputs.roots[index],
     )
