@@ -37,6 +37,10 @@ def default_config() -> Node:
     cfg.MODEL.BACKBONE.FREEZE_STAGES = 2
     # Stochastic depth of Swin in training [S].
     cfg.MODEL.BACKBONE.DROP_PATH = 0.3
+    # timm networks only: "frozen" batch norm, or "group" norm, which learns from random weights;
+    # channels of the stages (none: the network's own) [D].
+    cfg.MODEL.BACKBONE.NORM = "frozen"
+    cfg.MODEL.BACKBONE.WIDTHS = []
 
     cfg.MODEL.SEQFORMER = Node()  # all values [S]
     cfg.MODEL.SEQFORMER.HIDDEN_DIM = 256
@@ -122,10 +126,28 @@ def default_config() -> Node:
     cfg.MODEL.REFINER.TRAIN_FRAME_POINTS = 300
     cfg.MODEL.REFINER.TRAIN_POINTS = 4000
     cfg.MODEL.REFINER.TRAIN_TRACKLETS = 10
+    # Nodes attend within squares of so many stride-8 cells, over all frames [P: 0, to all].
+    cfg.MODEL.REFINER.WINDOW = 0
     # Pixels that count as 1 in the offsets to the instance's centre [R: 1].
     cfg.MODEL.REFINER.OFFSET_UNIT_PX = 1.0
     # Let gradients reach the backbone's stride-4 and stride-2 maps [R: False].
     cfg.MODEL.REFINER.TRAIN_MAPS = False
+
+    cfg.MODEL.MASK_REFINER = Node()  # META_ARCHITECTURE MaskRefiner [D]
+    # Where the instance query comes from: "mask_pool", the features under the mask.
+    cfg.MODEL.MASK_REFINER.QUERY_SOURCE = "mask_pool"
+    # Channels of its stride-8 map and query.
+    cfg.MODEL.MASK_REFINER.DIM = 64
+    # Objects are cut out with their surroundings; cut-outs whose longer side is shorter than the
+    # first or longer than the second, in pixels, are resized.
+    cfg.MODEL.MASK_REFINER.CROP_SIZES = [96, 384]
+    # Surroundings on each side: share of the longer side, and least number of pixels.
+    cfg.MODEL.MASK_REFINER.MARGIN = 0.1
+    cfg.MODEL.MASK_REFINER.MIN_MARGIN_PX = 24
+    # Stride-8 cells around the coarse contour that are refined whatever the detector says.
+    cfg.MODEL.MASK_REFINER.BAND_CELLS = 1
+    # Most tracklets per clip in training, at random; 0: all.
+    cfg.MODEL.MASK_REFINER.TRAIN_TRACKLETS = 2
 
     cfg.MODEL.LOSS = Node()  # weights and focal parameters [S]
     cfg.MODEL.LOSS.CLASS_WEIGHT = 2.0
@@ -195,6 +217,9 @@ def default_config() -> Node:
     cfg.INPUT.MAX_IMAGE_OBJECTS = 25
     # Tracklets that no frame of the clip shows stay targets ([S]: True).
     cfg.INPUT.KEEP_INVISIBLE = False
+    # For a mask refiner: what makes its input coarse, one drawn per tracklet: kinds of
+    # `vmt degrade` and "clean", as often as named; none: samples have no coarse masks [D].
+    cfg.INPUT.DEGRADE = []
 
     cfg.DATASETS = Node()
     # Folder of the data sets; empty: $DETECTRON2_DATASETS, or ./datasets.

@@ -23,8 +23,9 @@ from vmt.data import order as orders
 from vmt.data.catalog import load_dataset
 from vmt.data.clip_sampler import build_sampler
 from vmt.data.datasets.categories import coco_map
+from vmt.data.degrade import KINDS
 from vmt.data.labels import label_table
-from vmt.data.mapper import ClipMapper
+from vmt.data.mapper import CLEAN, ClipMapper
 from vmt.data.order import SampleOrder
 from vmt.data.pseudo_clip import build_pseudo_clip
 from vmt.data.records import VideoDataset, VideoRecord
@@ -302,6 +303,10 @@ def build_train_clips(cfg: CfgNode, label_space: LabelSpace) -> TrainClips:
         )
         for data, name in zip(sets, maps, strict=True)
     ]
+    known = (*KINDS, CLEAN)
+    for kind in cfg.INPUT.DEGRADE:
+        if kind not in known:
+            raise ConfigError(f"INPUT.DEGRADE: {kind!r} is none of {', '.join(known)}.")
     mapper = ClipMapper(
         num_frames=cfg.INPUT.CLIP_FRAMES,
         sampler=build_sampler(cfg.INPUT.SAMPLER, cfg.INPUT.SAMPLER_RANGE),
@@ -309,6 +314,7 @@ def build_train_clips(cfg: CfgNode, label_space: LabelSpace) -> TrainClips:
         augmentation=build_augmentation(cfg),
         max_image_objects=cfg.INPUT.MAX_IMAGE_OBJECTS,
         keep_invisible=cfg.INPUT.KEEP_INVISIBLE,
+        degrade=tuple(cfg.INPUT.DEGRADE),
     )
     return TrainClips(
         sets,

@@ -39,6 +39,19 @@ class CompositeClip:
 
 
 @dataclass(frozen=True)
+class Cutout:
+    """A thing in a photo.
+
+    Args:
+        mask: (h, w) bool.
+        pixels: (h, w, 3) uint8 RGB, the photo itself.
+    """
+
+    mask: BoolArray
+    pixels: ByteArray
+
+
+@dataclass(frozen=True)
 class CompositeOptions:
     """What clips look like.
 
@@ -49,6 +62,7 @@ class CompositeOptions:
         occluder_prob: chance of a shape in front that is not annotated.
         photo_shape_prob: chance that an object has the outline of a region from a photo, if any
             are given.
+        cutout_prob: chance that such an object keeps its own pixels, if it has any.
         speed_px: largest step of an object between frames, in pixels.
         corrupt: blur, noise and JPEG compression.
     """
@@ -58,6 +72,7 @@ class CompositeOptions:
     num_objects: int = 1
     occluder_prob: float = 0.3
     photo_shape_prob: float = 0.4
+    cutout_prob: float = 0.5
     speed_px: float = 6.0
     corrupt: bool = True
 
@@ -66,7 +81,7 @@ def composite_clip(
     rng: np.random.Generator,
     options: CompositeOptions,
     photos: Sequence[ByteArray] = (),
-    outlines: Sequence[BoolArray] = (),
+    outlines: Sequence[BoolArray | Cutout] = (),
 ) -> CompositeClip:
     """Draw a clip; the same generator state gives the same clip.
 
@@ -74,7 +89,8 @@ def composite_clip(
         rng: source of all draws.
         options: see there.
         photos: (h, w, 3) uint8 RGB, any size; generated textures are used too, and alone without.
-        outlines: (h, w) bool, any size, shapes of things in photos; empty ones are skipped.
+        outlines: (h, w) bool, any size, shapes of things in photos, alone or with their pixels;
+            empty ones are skipped.
 
     Returns:
         The clip. An object may be hidden, or leave the frame, for some frames.
@@ -87,9 +103,15 @@ def composite_clip(
     for k in range(count + int(occluded)):
         of_photo = outlines and rng.random() < options.photo_shape_prob
         canvas = int(min(H, W) * rng.uniform(0.4, 0.95)) if k < count else min(H, W) // 2
-        shape = _photo_shape(rng, canvas, outlines) if of_photo else draw_shape(rng, canvas)
         # The texture is painted beyond the outline, so that resampling never mixes in black.
-        texture = _picture(rng, (canvas, canvas), photos)
+        if of_photo:
+            shape, own = _photo_shape(rng, canvas, outlines)
+        else:
+            shape, own = draw_shape(rng, canvas), None
+        if own is not None and rng.random() < options.cutout_prob:
+            texture = own
+        else:
+            texture = _picture(rng, (canvas, canvas), photos)
         texture = _separated(rng, texture, frames[0])
         alphas = []
         for t, warp in enumerate(_path(rng, options, canvas)):
@@ -262,24 +284,51 @@ SHAPES: tuple[Callable[[np.random.Generator, ByteArray], None], ...] = (
 )
 
 
-def _photo_shape(rng: np.random.Generator, canvas: int, outlines: Sequence[BoolArray]) -> ByteArray:
-    """The outline of something in a photo, smoothed, scaled to the canvas."""
-    mask = outlines[int(rng.integers(len(outlines)))]
+def _photo_shape(
+    rng: np.random.Generator, canvas: int, outlines: Sequence[BoolArray | Cutout]
+) -> tuple[ByteArray, FloatArray | None]:
+    """Something in a photo, scaled to the canvas: its smoothed outline, and its pixels if known.
+
+    Returns:
+        (n * canvas, n * canvas) uint8 and (canvas, canvas, 3).
+    """
+    drawn = outlines[int(rng.integers(len(outlines)))]
+    mask = drawn.mask if isinstance(drawn, Cutout) else drawn
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not rows.size:
-        return draw_shape(rng, canvas)
-    part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        return draw_shape(rng, canvas), None
+    # A square around the thing, so large that it fills the canvas but for a margin.
+    reach = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
+    scale = 0.95 * canvas / reach
+    centre = (columns[0] + columns[-1]) / 2, (rows[0] + rows[-1]) / 2
+    flip = -1.0 if rng.random() < 0.5 else 1.0
+
+    def warp(side: int, zoom: float) -> FloatArray:
+        shift = ((side - 1) / 2 - flip * zoom * centre[0], (side - 1) / 2 - zoom * centre[1])
+        return np.array([[flip * zoom, 0, shift[0]], [0, zoom, shift[1]]], np.float32)
+
     side = OVERSAMPLING * canvas
-    scale = 0.95 * side / max(part.shape)
-    size = (max(2, int(part.shape[1] * scale)), max(2, int(part.shape[0] * scale)))
-    scaled = cv2.resize(part.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
+    scaled = cv2.warpAffine(mask.astype(np.float32), warp(side, OVERSAMPLING * scale), (side, side))
     scaled = cv2.GaussianBlur(scaled, (0, 0), OVERSAMPLING) > 0.5
     if not scaled.any():
-        return draw_shape(rng, canvas)
-    image = np.zeros((side, side), np.uint8)
-    y, x = (side - size[1]) // 2, (side - size[0]) // 2
-    image[y : y + size[1], x : x + size[0]] = 255 * scaled.astype(np.uint8)
-    return image if rng.random() < 0.5 else np.ascontiguousarray(image[:, ::-1])
+        return draw_shape(rng, canvas), None
+    shape = 255 * scaled.astype(np.uint8)
+    if not isinstance(drawn, Cutout):
+        return shape, None
+    pixels = drawn.pixels
+    zoom = scale
+    if scale < 1:  # averaged before, so that fewer pixels do not mean jagged ones
+        small = (max(1, round(mask.shape[1] * scale)), max(1, round(mask.shape[0] * scale)))
+        pixels = cv2.resize(pixels, small, interpolation=cv2.INTER_AREA)
+        centre = (
+            (centre[0] + 0.5) * small[0] / mask.shape[1] - 0.5,
+            (centre[1] + 0.5) * small[1] / mask.shape[0] - 0.5,
+        )
+        zoom = 1.0
+    own = cv2.warpAffine(
+        pixels, warp(canvas, zoom), (canvas, canvas), borderMode=cv2.BORDER_REFLECT
+    )
+    return shape, own.astype(np.float32)
 
 
 def _picture(

@@ -15,6 +15,7 @@ from torchvision import tv_tensors
 from cocoapi_hq import rle
 from cocoapi_hq.exceptions import ScoringError
 from vmt.data.clip_sampler import Sampler
+from vmt.data.degrade import degrade_tube
 from vmt.data.io import read_frame
 from vmt.data.pseudo_clip import PseudoClip
 from vmt.data.records import Tracklet, VideoRecord
@@ -25,6 +26,8 @@ from vmt.utils.errors import AnnotationError
 
 #: Least value of a box coordinate in targets [SeqFormer code].
 _MIN_COORDINATE = 1e-6
+#: In ``INPUT.DEGRADE``: the mask as it is.
+CLEAN = "clean"
 
 
 def decode_masks(
@@ -99,6 +102,8 @@ class ClipMapper:
         augmentation: applied last.
         max_image_objects: stills with more objects give no sample; 0: no limit.
         keep_invisible: tracklets that no frame shows stay targets, unless a crop cut them off.
+        degrade: kinds of ``vmt.data.degrade``, one drawn per tracklet, and "clean"; samples then
+            have coarse masks too.
     """
 
     num_frames: int
@@ -107,6 +112,7 @@ class ClipMapper:
     augmentation: Compose
     max_image_objects: int = 25
     keep_invisible: bool = False
+    degrade: tuple[str, ...] = ()
 
     def __call__(
         self,
@@ -125,7 +131,8 @@ class ClipMapper:
 
         Returns:
             ``image`` (T, 3, H, W) uint8 RGB, ``targets`` (``ClipTargets`` with G >= 1), and the
-            strings ``video_id``, ``clip_id``, ``dataset``; or None when nothing is visible.
+            strings ``video_id``, ``clip_id``, ``dataset``; with ``degrade`` also ``coarse``
+            (G, T, H, W) bool; or None when nothing is visible.
 
         Raises:
             VideoError: a frame is missing, damaged, or of another size than the annotations.
@@ -151,7 +158,8 @@ class ClipMapper:
         if clip.cropped or not self.keep_invisible:
             masks, labels = masks[visible], labels[visible]
         clip_id = ",".join(map(str, frames))
-        return {
+        coarse = {"coarse": self._degraded(masks.numpy(), rng)} if self.degrade else {}
+        return coarse | {
             "image": clip.frames.as_subclass(Tensor).contiguous(),
             "targets": clip_targets(
                 masks.contiguous(), labels, video_id=record.name, clip_id=clip_id
@@ -160,6 +168,15 @@ class ClipMapper:
             "clip_id": clip_id,
             "dataset": record.dataset,
         }
+
+    def _degraded(self, masks: npt.NDArray[np.bool_], rng: np.random.Generator) -> Tensor:
+        """(G, T, H, W), made coarse tracklet by tracklet."""
+        coarse = masks.copy()
+        for tube in coarse:
+            kind = self.degrade[int(rng.integers(len(self.degrade)))]
+            if kind != CLEAN:
+                tube[:] = degrade_tube(tube, kind, rng, coherent=bool(rng.random() < 0.5))
+        return torch.from_numpy(coarse)
 
     def _read(
         self,

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import yaml
 from fvcore.common.config import CfgNode
-from torch import Tensor
+from torch import Tensor, nn
 
 from vmt.checkpoint.files import SAFETENSORS, write_weights
 from vmt.checkpoint.load import load_weights
@@ -34,7 +34,7 @@ from vmt.engine.parallel import compile_layers, distribute, model_state, recompu
 from vmt.engine.train_loop import Hook, Trainer
 from vmt.evaluation.expected import unmet
 from vmt.inference.atomic import AtomicFile, make_folder
-from vmt.modeling.meta_arch.build import build_model
+from vmt.modeling.meta_arch.build import build_model, build_network
 from vmt.modeling.meta_arch.vmt import VideoMaskTransfiner
 from vmt.structures.labels import LabelSpace
 from vmt.utils import comm
@@ -299,11 +299,13 @@ class TrainingRun:
         if engine.OVERLAY_PERIOD:
             raise ConfigError("ENGINE.OVERLAY_PERIOD needs the whole network in one process: ddp.")
 
-    def _build_model(self, pretrained: bool) -> VideoMaskTransfiner:
+    def _build_model(self, pretrained: bool) -> nn.Module:
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.MODEL.BACKBONE.PRETRAINED = cfg.MODEL.BACKBONE.PRETRAINED and pretrained
-        return build_model(cfg, self.label_space)
+        # What is evaluated on the way must be able to find objects.
+        build = build_model if cfg.DATASETS.TEST else build_network
+        return build(cfg, self.label_space)
 
     def _open_loader(self, start_step: int) -> Any:
         return build_train_loader(
@@ -394,6 +396,7 @@ class TrainingRun:
         devices = [trainer.device] if trainer.device.type == "cuda" else []
         with torch.random.fork_rng(devices):  # an evaluation must not change the training
             model = self._build_model(pretrained=False)
+        assert isinstance(model, VideoMaskTransfiner), "built by build_model"
         model.load_state_dict(weights)
         return model.to(trainer.device).eval()
 

@@ -9,6 +9,7 @@ from vmt.modeling.backbones.resnet import ResNet
 from vmt.modeling.backbones.swin import Swin
 from vmt.modeling.backbones.timm_features import TimmFeatures
 from vmt.modeling.registry import BACKBONES, lookup, register
+from vmt.utils.errors import ConfigError
 
 TIMM_PREFIX = "timm/"
 
@@ -29,15 +30,30 @@ def _swin_l(node: CfgNode) -> Backbone:
     return Swin(drop_path=node.DROP_PATH, pretrained=source)
 
 
-def build_backbone(cfg: CfgNode) -> Backbone:
+def build_backbone(cfg: CfgNode, in_channels: int = 3) -> Backbone:
     """Build ``MODEL.BACKBONE.NAME``.
 
+    Args:
+        cfg: the config.
+        in_channels: of the frames; other than 3 with timm networks only.
+
     Raises:
-        ConfigError: an unknown name.
+        ConfigError: an unknown name, or a key that the network does not know.
     """
     node = cfg.MODEL.BACKBONE
     if node.NAME.startswith(TIMM_PREFIX):
-        return TimmFeatures(node.NAME.removeprefix(TIMM_PREFIX), pretrained=node.PRETRAINED)
+        return TimmFeatures(
+            node.NAME.removeprefix(TIMM_PREFIX),
+            pretrained=node.PRETRAINED,
+            in_channels=in_channels,
+            norm=node.NORM,
+            widths=node.WIDTHS,
+        )
+    if in_channels != 3 or node.NORM != "frozen" or node.WIDTHS:
+        raise ConfigError(
+            f"MODEL.BACKBONE.NAME {node.NAME} has three input channels, frozen norms and widths of "
+            "its own; timm/<name> networks take others (MODEL.BACKBONE.NORM, WIDTHS)."
+        )
     builder = lookup(BACKBONES, node.NAME, "MODEL.BACKBONE.NAME (or timm/<any timm name>)")
     backbone = builder(node)
     assert isinstance(backbone, Backbone), "a registered builder must return a Backbone"

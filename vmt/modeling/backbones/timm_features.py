@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
 import timm
 import torch.nn.functional as F
+from timm.layers import GroupNorm
 from torch import Tensor
 
 from vmt.modeling.backbones.base import Backbone, freeze_batch_norm
 from vmt.utils.errors import ConfigError
 
 NEEDED_STRIDES = (4, 8, 16, 32)
+NORMS = ("frozen", "group")
+#: Groups of every group norm.
+GROUPS = 8
 
 
 class TimmFeatures(Backbone):
@@ -18,22 +26,44 @@ class TimmFeatures(Backbone):
     Args:
         name: timm's name, without ``timm/``.
         pretrained: weights through timm.
+        in_channels: of the frames.
+        norm: "frozen", batch norm with fixed statistics, or "group", group norm, which learns from
+            random weights.
+        widths: channels of the stages, for networks whose constructor takes ``channels``; none:
+            the network's own.
 
     Raises:
-        ConfigError: timm does not know the name, or it has no maps at strides 4, 8, 16 and 32.
+        ConfigError: timm does not know the name, it has no maps at strides 4, 8, 16 and 32, or it
+            does not take the norm or the widths.
     """
 
-    def __init__(self, name: str, pretrained: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        pretrained: bool = False,
+        in_channels: int = 3,
+        norm: str = "frozen",
+        widths: Sequence[int] = (),
+    ) -> None:
         super().__init__()
+        if norm not in NORMS:
+            raise ConfigError(f"MODEL.BACKBONE.NORM must be one of {', '.join(NORMS)}, not {norm}.")
         key = f"MODEL.BACKBONE.NAME: timm/{name}"
         if not timm.is_model(name):
             near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
             raise ConfigError(f"{key} is unknown to timm; near it: {', '.join(near) or 'nothing'}.")
+        extra: dict[str, Any] = {}
+        if norm == "group":
+            extra["norm_layer"] = partial(GroupNorm, num_groups=GROUPS)
+        if widths:
+            extra["channels"] = tuple(widths)
         try:
-            body = timm.create_model(name, pretrained=pretrained, features_only=True)
+            body = timm.create_model(
+                name, pretrained=pretrained, features_only=True, in_chans=in_channels, **extra
+            )
         except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
             raise ConfigError(f"{key} gives no feature maps ({error}).") from error
-        self.body = freeze_batch_norm(body)
+        self.body = freeze_batch_norm(body) if norm == "frozen" else body
         info = zip(body.feature_info.reduction(), body.feature_info.channels(), strict=True)
         self.channels = {int(stride): int(channels) for stride, channels in info}
         lacking = [stride for stride in NEEDED_STRIDES if stride not in self.channels]

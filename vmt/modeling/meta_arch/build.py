@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from fvcore.common.config import CfgNode
+from torch import nn
 
+from vmt.modeling.meta_arch import mask_refiner as _mask_refiner
 from vmt.modeling.meta_arch import vmt as _vmt
 from vmt.modeling.msts import decoder as _msts_decoder
 from vmt.modeling.msts import encoder as _msts_encoder
@@ -17,6 +19,7 @@ from vmt.utils.errors import ConfigError
 #: Imported for what they register.
 METHODS = (
     _vmt,
+    _mask_refiner,
     _dense_band,
     _quadtree_refiner,
     _msts_encoder,
@@ -25,12 +28,15 @@ METHODS = (
 )
 
 
-def build_model(cfg: CfgNode, label_space: LabelSpace) -> _vmt.VideoMaskTransfiner:
-    """Build the network that a config describes, with fresh weights, on the CPU.
+def build_network(cfg: CfgNode, label_space: LabelSpace) -> nn.Module:
+    """Build what ``MODEL.META_ARCHITECTURE`` names, with fresh weights, on the CPU.
 
     Args:
         cfg: see ``vmt.config.defaults``.
         label_space: what its classes are.
+
+    Returns:
+        A network that gives weighted losses in training mode.
 
     Raises:
         ConfigError: an unknown name, or values that do not fit together.
@@ -38,11 +44,26 @@ def build_model(cfg: CfgNode, label_space: LabelSpace) -> _vmt.VideoMaskTransfin
     architecture = lookup(
         META_ARCHITECTURES, cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE"
     )
+    network = architecture.from_config(cfg, label_space)
+    assert isinstance(network, nn.Module), "a registered architecture must build one"
+    return network
+
+
+def build_model(cfg: CfgNode, label_space: LabelSpace) -> _vmt.VideoMaskTransfiner:
+    """``build_network`` for one that segments videos.
+
+    Raises:
+        ConfigError: see there; or the network does something else.
+    """
     precisions = _vmt.PRECISIONS
     if cfg.TEST.PRECISION not in precisions:
         raise ConfigError(
             f"TEST.PRECISION must be one of {', '.join(precisions)}, not {cfg.TEST.PRECISION!r}."
         )
-    model = architecture.from_config(cfg, label_space)
-    assert isinstance(model, _vmt.VideoMaskTransfiner), "a registered architecture must build one"
+    model = build_network(cfg, label_space)
+    if not isinstance(model, _vmt.VideoMaskTransfiner):
+        raise ConfigError(
+            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} finds no objects in videos; it "
+            "sharpens given masks: vmt refine runs it, vmt train without DATASETS.TEST trains it."
+        )
     return model

@@ -77,6 +77,21 @@ class SequenceQuadtree:
         counted: list[int] = torch.bincount(group, minlength=count).tolist()
         return counted
 
+    def blocks(self, side: int, shift: int = 0, per_frame: bool = False) -> Tensor:
+        """(P,) int64, equal for nodes of one tracklet whose roots lie in one square of cells.
+
+        Args:
+            side: of a square, in cells of the coarsest level; it stands in all frames.
+            shift: the grid of squares begins so many cells beyond the map's corner.
+            per_frame: every frame has squares of its own.
+        """
+        y, x = ((place >> self.level) + shift for place in (self.y, self.x))
+        rows, columns = ((size + shift - 1) // side + 1 for size in self.sizes[0])
+        key = self.tracklet
+        if per_frame:
+            key = key * self.num_frames + self.frame
+        return (key * rows + y // side) * columns + x // side
+
     def cells(self, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(tracklet, frame, y, x) of some nodes, an index into maps (N, T, h, w) of their level.
 

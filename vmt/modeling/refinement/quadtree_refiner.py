@@ -72,6 +72,8 @@ class QuadtreeRefiner(PyramidRefiner):
         rgb_kernels: see ``PyramidRefiner``.
         grouped: nodes of all frames of a tracklet form one sequence (quadtree sequence grouping);
             False: each frame alone, with neither attention nor a time code across frames.
+        window: nodes attend within squares of so many stride-8 cells, over all frames; those of
+            every second layer are shifted by half. 0: to all nodes of the tracklet.
         guided: with instance guidance layers.
         detector: "video_query", "frame_query" or "fcn": what makes the detector's weights.
         detector_kernel: 3 or 1, see ``IncoherenceDetector``.
@@ -104,6 +106,7 @@ class QuadtreeRefiner(PyramidRefiner):
         dropout: float = 0.1,
         rgb_kernels: Sequence[int] = (3, 3, 3),
         grouped: bool = True,
+        window: int = 0,
         guided: bool = True,
         detector: str = "video_query",
         detector_kernel: int = 3,
@@ -123,6 +126,7 @@ class QuadtreeRefiner(PyramidRefiner):
     ) -> None:
         super().__init__(dim, stride4_dim, has_stride2, embed_dim, rgb_kernels)
         self.grouped = grouped
+        self.window = window
         self.detector_kind = detector
         self.thresholds = tuple(thresholds)
         self.region: RegionKind = region
@@ -177,6 +181,8 @@ class QuadtreeRefiner(PyramidRefiner):
                     f"MODEL.REFINER.{key} must be one of {', '.join(map(str, allowed))}, "
                     f"not {node[key]!r}."
                 )
+        if node.WINDOW < 0:
+            raise ConfigError(f"MODEL.REFINER.WINDOW must be 0 or more, not {node.WINDOW}.")
         for key in ("INC_THRESHOLDS", "RGB_KERNELS"):
             if len(node[key]) != len(STRIDES):
                 raise ConfigError(f"MODEL.REFINER.{key} must have 3 values, not {node[key]!r}.")
@@ -195,6 +201,7 @@ class QuadtreeRefiner(PyramidRefiner):
             dropout=node.DROPOUT,
             rgb_kernels=node.RGB_KERNELS,
             grouped=node.QSG,
+            window=node.WINDOW,
             guided=node.IGL,
             detector=node.DETECTOR,
             detector_kernel=node.INC_KERNEL,
@@ -356,10 +363,8 @@ class QuadtreeRefiner(PyramidRefiner):
             found = self._detect(level, maps[level], prob, centres_px, window, parameters)
             score = prob.new_full(probs[-1].shape, OUTSIDE, dtype=torch.float32)
             window.crop(score, level).copy_(found.detach().sigmoid())
-            if regions:
-                score = _with_truth(score, regions[level][:, rows], source)
-            if level == 0 and inputs.roots is not None:
-                score = torch.maximum(score, inputs.roots[:, rows].to(score.dtype))
+            given = inputs.roots if level == 0 else None
+            score = _with_given(score, regions[level:], given, rows, source)
             scores.append(score)
             if self.training:
                 logits.append(found)
@@ -441,19 +446,31 @@ class QuadtreeRefiner(PyramidRefiner):
             nodes = tree.select(torch.arange(part.start, part.stop, device=tree.level.device))
             position = self.node_encoder.position(nodes, with_time=self.grouped).to(tokens.dtype)
             sequences = nodes.lengths(per_frame=not self.grouped)
-            x = self.encoder(tokens[part], position, sequences, inputs.query, nodes.tracklet)
+            blocks = [
+                nodes.blocks(self.window, shift, per_frame=not self.grouped)
+                for shift in ((0, self.window // 2) if self.window else ())
+            ]
+            x = self.encoder(
+                tokens[part], position, sequences, inputs.query, nodes.tracklet, blocks
+            )
             centres_px = inputs.centres_px.detach()[nodes.tracklet, nodes.frame]
             offsets = (centres_px - nodes.centres_px(STRIDES)) / self.offset_unit_px
             logits.append(self.decoder(x, offsets, coarse[part], parameters, nodes.lengths()))
         return torch.cat(logits)
 
 
-def _with_truth(score: Tensor, region: Tensor, source: TrainNodes) -> Tensor:
-    """Scores by which nodes are chosen, given what should be nodes."""
-    if source == "detected":
-        return score
-    truth = region.to(score.dtype)
-    return truth if source == "truth" else torch.maximum(score, truth)
+def _with_given(
+    score: Tensor,
+    regions: Sequence[Tensor],
+    roots: Tensor | None,
+    rows: slice,
+    source: TrainNodes,
+) -> Tensor:
+    """Scores by which nodes are chosen, with what is known to be one; ``regions``: of the level."""
+    if regions and source != "detected":
+        truth = regions[0][:, rows].to(score.dtype)
+        score = truth if source == "truth" else torch.maximum(score, truth)
+    return score if roots is None else torch.maximum(score, roots[:, rows].to(score.dtype))
 
 
 def _groups(lengths: Sequence[int], limit: int) -> list[slice]:

@@ -154,6 +154,7 @@ class SequenceEncoder(nn.Module):
         lengths: Sequence[int],
         query: Tensor,
         tracklet: Tensor,
+        blocks: Sequence[Tensor] = (),
     ) -> Tensor:
         """Refine tokens.
 
@@ -163,15 +164,29 @@ class SequenceEncoder(nn.Module):
             lengths: of the sequences.
             query: (N, query_dim) instance queries.
             tracklet: (P,) int64, whose node it is.
+            blocks: (P,) int64 keys, for the layers in turn: tokens attend to those of the same key
+                only, wherever they stand. None: to their whole sequence.
 
         Returns:
             (P, C).
         """
         if not len(x):
             return x
+        sorted_blocks = [_sorted(keys) for keys in blocks]
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, NodeAttentionLayer), "built with node attention layers"
-            x = layer.forward_sequences(x, position, lengths)
+            if sorted_blocks:
+                order, back, sizes = sorted_blocks[index % len(sorted_blocks)]
+                x = layer.forward_sequences(x[order], position[order], sizes)[back]
+            else:
+                x = layer.forward_sequences(x, position, lengths)
             if self.guidance is not None:
                 x = self.guidance[index](x, position, self.instance(query), self.own, tracklet)
         return x
+
+
+def _sorted(keys: Tensor) -> tuple[Tensor, Tensor, list[int]]:
+    """Order that brings equal keys together, the way back, and how many each has."""
+    order = keys.argsort(stable=True)
+    _, counts = keys[order].unique_consecutive(return_counts=True)
+    return order, order.argsort(), counts.tolist()

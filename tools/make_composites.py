@@ -1,0 +1,178 @@
+#!/usr/bin/env python3
+r"""Write clips of things pasted over photos, whose boundaries are exact by construction.
+
+Outlines and pixels come from the regions of a COCO file, and from drawn shapes with combs, hairs
+and holes. The result is a folder in YouTube-VIS layout, to train or to test mask refiners with.
+Things that can hardly be seen are left out. A folder that is there already is not touched.
+
+Example:
+  python tools/make_composites.py --images my/instances.json@my/JPEGImages --clips 2000 \
+      --output output/composites
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from cocoapi_hq import rle
+from vmt.data.composites import CompositeClip, CompositeOptions, Cutout, composite_clip
+from vmt.data.datasets.coco import load_coco_json
+from vmt.data.io import read_frame
+from vmt.data.mapper import decode_masks
+from vmt.inference.atomic import AtomicFile, make_folder
+from vmt.utils.errors import OutputError, VmtError
+
+logger = logging.getLogger("make_composites")
+#: Least share of a photo that a region covers to be cut out, and of its box that it must fill.
+MIN_AREA, MIN_FILL = 0.01, 0.15
+#: Least share of a frame that an object covers on average, and least mean colour difference
+#: between the two sides of its boundary, in grey levels.
+MIN_VISIBLE, MIN_CONTRAST = 0.01, 8.0
+#: Pixels that a cut-out loses all around: polygons run outside of things.
+ERODE_PX = 2
+
+
+def material(source: str) -> tuple[list[npt.NDArray[np.uint8]], list[Cutout]]:
+    """Photos and the things in them, of ``my.json@images``."""
+    path, _, folder = source.partition("@")
+    records = load_coco_json(Path(path), Path(folder), "images")
+    photos, cutouts = [], []
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * ERODE_PX + 1,) * 2)
+    for index in range(len(records)):
+        record = records[index]
+        photo = read_frame(record.frame_paths[0], record.size)
+        photos.append(photo)
+        for mask in decode_masks(record.tracklets([0]), 1, record.size)[:, 0]:
+            eroded = cv2.erode(mask.astype(np.uint8), kernel).astype(bool)
+            rows, columns = np.flatnonzero(eroded.any(1)), np.flatnonzero(eroded.any(0))
+            if not rows.size or eroded.mean() < MIN_AREA:
+                continue
+            box = (rows[-1] - rows[0] + 1) * (columns[-1] - columns[0] + 1)
+            if eroded.sum() >= MIN_FILL * box:
+                cutouts.append(Cutout(eroded, photo))
+    return photos, cutouts
+
+
+def usable(clip: CompositeClip) -> npt.NDArray[np.bool_]:
+    """(N,) whether each object covers enough and stands out in the middle frame."""
+    middle = len(clip.frames) // 2
+    frame = clip.frames[middle].astype(np.float32)
+    kernel = np.ones((7, 7), np.uint8)
+    found = []
+    for tube in clip.masks:
+        mask = tube[middle].astype(np.uint8)
+        inner = (mask - cv2.erode(mask, kernel)).astype(bool)
+        outer = (cv2.dilate(mask, kernel) - mask).astype(bool)
+        if tube.mean() < MIN_VISIBLE or not inner.any() or not outer.any():
+            found.append(False)
+            continue
+        gap = np.abs(frame[inner].mean(0) - frame[outer].mean(0)).max()
+        found.append(bool(gap >= MIN_CONTRAST))
+    return np.array(found, dtype=np.bool_)
+
+
+def write_clips(
+    folder: Path, count: int, options: CompositeOptions, seed: int, source: str | None
+) -> None:
+    """Frames as JPEG and ``annotations.json``, which appears last."""
+    target = folder / "annotations.json"
+    if target.exists():
+        raise OutputError(f"{target}: exists; give another --output.")
+    photos, cutouts = material(source) if source else ([], [])
+    logger.info("%d photos, %d things cut out of them", len(photos), len(cutouts))
+    videos: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    H, W = options.size
+    started, draws = time.perf_counter(), 0
+    while len(videos) < count:
+        rng = np.random.default_rng([seed, draws])
+        draws += 1
+        clip = composite_clip(rng, options, photos, cutouts)
+        kept = usable(clip)
+        if not kept.any():
+            continue
+        name = f"composite_{len(videos):05d}"
+        frames = make_folder(folder / "JPEGImages" / name)
+        names = [f"{name}/{t:05d}.jpg" for t in range(len(clip.frames))]
+        for t, frame in enumerate(clip.frames):
+            cv2.imwrite(
+                str(frames / f"{t:05d}.jpg"), frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95]
+            )
+        video_id = len(videos) + 1
+        videos.append(
+            {
+                "id": video_id,
+                "width": W,
+                "height": H,
+                "length": len(names),
+                "file_names": names,
+            }
+        )
+        for tube in clip.masks[kept]:
+            masks = [rle.encode(mask) if mask.any() else None for mask in tube]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "video_id": video_id,
+                    "category_id": 1,
+                    "iscrowd": 0,
+                    "segmentations": masks,
+                    "bboxes": [mask and list(rle.to_box(mask)) for mask in masks],
+                    "areas": [mask and rle.area(mask) for mask in masks],
+                }
+            )
+        if len(videos) % 100 == 0:
+            pace = (time.perf_counter() - started) / len(videos)
+            left = pace * (count - len(videos))
+            logger.info("%d of %d clips, eta %.0f s", len(videos), count, left)
+    content = {
+        "videos": videos,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "object"}],
+    }
+    with AtomicFile(target) as file:
+        file.write(json.dumps(content).encode())
+    logger.info("%s: %d clips, %d objects", target, len(videos), len(annotations))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the folder; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", help="COCO JSON@FOLDER; none: drawn shapes and textures only")
+    parser.add_argument("--clips", type=int, default=1000, help="how many (default 1000)")
+    parser.add_argument("--frames", type=int, default=5, help="of each (default 5)")
+    parser.add_argument("--size", type=int, nargs=2, default=[224, 224], help="height width")
+    parser.add_argument("--objects", type=int, default=1, help="per clip (default 1)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    options = CompositeOptions(
+        num_frames=args.frames,
+        size=(args.size[0], args.size[1]),
+        num_objects=args.objects,
+        photo_shape_prob=0.6,
+    )
+    try:
+        write_clips(make_folder(args.output), args.clips, options, args.seed, args.images)
+    except VmtError as error:
+        print(f"make_composites: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,320 @@
+"""A refiner without a detector: the coarse mask itself says what the object is. Wiring only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from fvcore.common.config import CfgNode
+from torch import Tensor, nn
+
+from vmt.modeling.backbones.base import Backbone
+from vmt.modeling.backbones.build import build_backbone
+from vmt.modeling.criteria.matcher import Match
+from vmt.modeling.refinement.base import Refiner, RefinerInput, RefinerLosses, RefinerOutput
+from vmt.modeling.registry import META_ARCHITECTURES, REFINERS, lookup, register
+from vmt.ops.crops import TubeCrop, follow
+from vmt.ops.resize import aligned_upsample2
+from vmt.structures.boxes import masks_to_boxes, xyxy_to_cxcywh
+from vmt.structures.clip import ClipTargets
+from vmt.structures.labels import LabelSpace
+from vmt.utils.errors import ConfigError
+
+#: Stride of the coarsest level and of the fused map, in pixels.
+STRIDE = 8
+#: Logit of a cell that lies wholly inside the coarse mask (spec 5).
+SURE = 4.0
+#: A doubling keeps cell i at pixel 2i + 1: after three of them a cell of stride 8 stands for the
+#: pixels around 8i + 7.5, half a cell right of and below its own square.
+HALF_CELL = STRIDE // 2
+#: Groups of every group norm outside the backbone.
+GROUPS = 8
+
+
+@dataclass(frozen=True)
+class RefinedTube:
+    """One tracklet, sharpened.
+
+    Args:
+        probability: (T, H, W) float of the whole frames; outside ``looked_at`` the coarse mask.
+        looked_at: (T, H, W) bool, pixels below a root of the quadtree.
+    """
+
+    probability: Tensor
+    looked_at: Tensor
+
+
+class Declared(Backbone):
+    """Channels by stride, for a refiner's constructor; holds no network."""
+
+    def __init__(self, channels: dict[int, int]) -> None:
+        super().__init__()
+        self.channels = channels
+
+
+class MaskPoolQuery(nn.Module):
+    """The query of a tracklet from its mask: what is inside, and what surrounds it.
+
+    Args:
+        dim: channels of the features and of the query.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(2 * dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.LayerNorm(dim)
+        )
+
+    def forward(self, features: Tensor, inside: Tensor) -> Tensor:
+        """Pool over space and time.
+
+        Args:
+            features: (T, C, h, w).
+            inside: (T, h, w) in [0, 1], share of each cell that the mask covers.
+
+        Returns:
+            (1, C).
+        """
+        pooled = []
+        for weight in (inside, 1 - inside):
+            total = torch.einsum("tchw,thw->c", features, weight)
+            pooled.append(total / weight.sum().clamp(min=1e-3))
+        query: Tensor = self.mlp(torch.cat(pooled)[None])
+        return query
+
+
+@register(META_ARCHITECTURES, "MaskRefiner")
+class MaskRefinerNetwork(nn.Module):
+    """Sharpens given masks, of any class and from any source, tracklet by tracklet.
+
+    The paper's annotation refinement (arXiv:2207.14012, section 3.2) takes its instance queries
+    from a detector. Here the query is pooled under the mask, so that no detector is needed
+    (``MODEL.MASK_REFINER.QUERY_SOURCE: mask_pool``, ours). The object is cut out in every frame;
+    the backbone reads four channels, RGB and the coarse mask.
+
+    ``forward`` takes one dict per clip: ``image`` (T, 3, H, W), ``coarse`` (G, T, H, W) bool and,
+    in training, ``targets``; it gives weighted losses.
+
+    Args:
+        backbone: with four input channels and a stride-2 map.
+        refiner: with ``has_stride2``, from the registry.
+        criterion: its losses.
+        dim: channels of the fused map and of the query.
+        embed_dim: channels of the refiner's maps.
+        crop_sizes: shortest and longest side of cut-outs, see ``follow``.
+        margin: see ``follow``.
+        min_margin_px: see ``follow``; must be wider than any error of the coarse mask.
+        band_cells: stride-8 cells around the coarse contour that are looked at in any case.
+        train_tracklets: most tracklets per clip in training, at random; 0: all.
+        label_space: unused by the network, kept with its weights.
+        pixel_mean: of RGB in [0, 255].
+        pixel_std: of RGB in [0, 255].
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        refiner: Refiner,
+        criterion: RefinerLosses,
+        dim: int,
+        embed_dim: int,
+        crop_sizes: tuple[int, int],
+        margin: float,
+        min_margin_px: int,
+        band_cells: int,
+        train_tracklets: int,
+        label_space: LabelSpace,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.laterals = nn.ModuleDict(
+            {str(s): nn.Conv2d(backbone.channels[s], dim, 1) for s in (8, 16, 32)}
+        )
+        self.fuse = nn.Sequential(
+            nn.Conv2d(dim, dim, 3, padding=1), nn.GroupNorm(GROUPS, dim), nn.ReLU()
+        )
+        self.stride2 = nn.Conv2d(backbone.channels[2], embed_dim, 1)
+        self.query = MaskPoolQuery(dim)
+        self.refiner = refiner
+        self.criterion = criterion
+        self.crop_sizes = crop_sizes
+        self.margin = margin
+        self.min_margin_px = min_margin_px
+        self.band_cells = band_cells
+        self.train_tracklets = train_tracklets
+        self.label_space = label_space
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (pixel_mean, pixel_std))
+        self.register_buffer("pixel_mean", mean, persistent=False)
+        self.register_buffer("pixel_std", std, persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, label_space: LabelSpace) -> MaskRefinerNetwork:
+        """Build from ``MODEL``.
+
+        Raises:
+            ConfigError: an unknown backbone or refiner, or values that do not fit together.
+        """
+        node = cfg.MODEL.MASK_REFINER
+        if node.QUERY_SOURCE != "mask_pool":
+            raise ConfigError(
+                f"MODEL.MASK_REFINER.QUERY_SOURCE {node.QUERY_SOURCE!r}: MaskRefiner knows "
+                "mask_pool; 'detector' is for MODEL.META_ARCHITECTURE VideoMaskTransfiner."
+            )
+        backbone = build_backbone(cfg, in_channels=4)
+        if 2 not in backbone.channels:
+            raise ConfigError(
+                f"MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} has no map of stride 2."
+            )
+        width = cfg.MODEL.REFINER.EMBED_DIM
+        entry = lookup(REFINERS, cfg.MODEL.REFINER.NAME, "MODEL.REFINER.NAME")
+        refiner_cfg = cfg.clone()
+        refiner_cfg.defrost()
+        refiner_cfg.MODEL.SEQFORMER.HIDDEN_DIM = node.DIM
+        return cls(
+            backbone=backbone,
+            # Its stride-2 map is projected to the refiner's width on the way.
+            refiner=entry.from_config(refiner_cfg, Declared({**backbone.channels, 2: width})),
+            criterion=entry.criterion(cfg),
+            dim=node.DIM,
+            embed_dim=width,
+            crop_sizes=(node.CROP_SIZES[0], node.CROP_SIZES[1]),
+            margin=node.MARGIN,
+            min_margin_px=node.MIN_MARGIN_PX,
+            band_cells=node.BAND_CELLS,
+            train_tracklets=node.TRAIN_TRACKLETS,
+            label_space=label_space,
+            pixel_mean=cfg.MODEL.PIXEL_MEAN,
+            pixel_std=cfg.MODEL.PIXEL_STD,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """Weighted losses of a batch; see the class."""
+        chosen = [self._draw(clip["coarse"]) for clip in batched_inputs]
+        count = sum(map(len, chosen))
+        losses: dict[str, Tensor] = {}
+        for clip, tracklets in zip(batched_inputs, chosen, strict=True):
+            frames = clip["image"].to(self.device, torch.float32)
+            targets, coarse = clip["targets"].to(self.device), clip["coarse"].to(self.device)
+            for g in tracklets:
+                shown = coarse[g].flatten(1).any(1)
+                found = self._losses(frames[shown], coarse[g, shown], targets.masks[g, shown])
+                for name, loss in found.items():
+                    part = self.criterion.weight(name) * loss / max(count, 1)
+                    losses[name] = losses[name] + part if name in losses else part
+        if not losses:
+            zero = torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum() * 0.0
+            return {"loss_mask_refine": zero}
+        return losses
+
+    def _draw(self, coarse: Tensor) -> list[int]:
+        """Which tracklets of (G, T, H, W) to learn from: none without a coarse pixel."""
+        shown = coarse.flatten(1).any(1).nonzero()[:, 0]
+        order = torch.randperm(len(shown))
+        if self.train_tracklets:
+            order = order[: self.train_tracklets]
+        return [int(g) for g in shown[order]]
+
+    def _losses(self, frames: Tensor, coarse: Tensor, masks_gt: Tensor) -> dict[str, Tensor]:
+        """Of one tracklet, (T, 3, H, W), (T, H, W) and (T, H, W)."""
+        crop = self._follow(coarse)
+        wanted = crop.cut(masks_gt[:, None].float())[:, 0] >= 0.5
+        inputs = self._inputs(frames, coarse, crop, wanted[None])
+        output = self.refiner(inputs)
+        one = torch.zeros(1, dtype=torch.int64, device=frames.device)
+        scale = masks_to_boxes(wanted[None]).new_tensor(crop.size[::-1] * 2)
+        targets = ClipTargets(
+            labels=one,
+            boxes_cxcywh=xyxy_to_cxcywh(masks_to_boxes(wanted[None]) / scale).clamp(min=1e-6),
+            masks=wanted[None],
+            valid=wanted[None].flatten(2).any(2),
+        )
+        found: dict[str, Tensor] = self.criterion.measure([output], [targets], [Match(one, one)], 1)
+        return found
+
+    def _follow(self, coarse: Tensor) -> TubeCrop:
+        return follow(coarse, self.margin, self.min_margin_px, *self.crop_sizes)
+
+    def _inputs(
+        self, frames: Tensor, coarse: Tensor, crop: TubeCrop, masks_gt: Tensor | None
+    ) -> RefinerInput:
+        """What the refiner is told of one tracklet; frames (T, 3, H, W) in [0, 255]."""
+        pixels = crop.cut((frames - self.pixel_mean) / self.pixel_std)  # (T, 3, h, w)
+        share = crop.cut(coarse[:, None].float())  # (T, 1, h, w)
+        maps = self.backbone(torch.cat([pixels, 2 * share - 1], dim=1))
+        top = self.laterals["32"](maps[32])
+        for stride in (16, 8):
+            side = self.laterals[str(stride)](maps[stride])
+            top = side + F.interpolate(top, side.shape[-2:], mode="nearest")
+        fused = self.fuse(top)
+        inside = F.avg_pool2d(share, STRIDE)[:, 0]  # (T, h8, w8)
+        moved = F.pad(share, (0, HALF_CELL, 0, HALF_CELL), mode="replicate")
+        prob = F.avg_pool2d(moved[..., HALF_CELL:, HALF_CELL:], STRIDE)[:, 0]
+        boxes_px = masks_to_boxes(share[None, :, 0] > 0.5)  # (1, T, 4) xyxy
+        boxes = xyxy_to_cxcywh(boxes_px / boxes_px.new_tensor(crop.size[::-1] * 2))
+        centres_px = boxes[..., :2] * boxes.new_tensor(crop.size[::-1])
+        return RefinerInput(
+            frames=pixels,
+            stride4=maps[4],
+            stride2=self.stride2(maps[2]),
+            fused=fused,
+            coarse_logits=((2 * prob - 1) * SURE)[None],
+            query=self.query(fused, inside),
+            centres_px=centres_px,
+            boxes_cxcywh=boxes,
+            frame_size=crop.size,
+            masks_gt=masks_gt,
+            roots=self._band(share)[None],
+        )
+
+    def _band(self, share: Tensor) -> Tensor:
+        """(T, 1, h, w) mask -> (T, h8, w8) bool, cells near its contour."""
+        low = -F.max_pool2d(-share, STRIDE)
+        mixed = ((F.max_pool2d(share, STRIDE) > 0.5) & (low <= 0.5)).float()
+        # A contour that runs along the edges of cells mixes none of them.
+        right = F.pad((share[..., 1:] > 0.5) != (share[..., :-1] > 0.5), (0, 1)).float()
+        below = F.pad((share[..., 1:, :] > 0.5) != (share[..., :-1, :] > 0.5), (0, 0, 0, 1)).float()
+        crossed = F.max_pool2d(torch.maximum(right, below), STRIDE)
+        side = 2 * self.band_cells + 1
+        near = F.max_pool2d(torch.maximum(mixed, crossed), side, 1, self.band_cells)
+        return near[:, 0] > 0
+
+    @torch.no_grad()
+    def refine_tube(self, frames: Tensor, coarse: Tensor) -> RefinedTube:
+        """Sharpen one tracklet.
+
+        Args:
+            frames: (T, 3, H, W) RGB in [0, 255].
+            coarse: (T, H, W) bool, with at least one pixel in every frame.
+        """
+        crop = self._follow(coarse)
+        inputs = self._inputs(frames, coarse, crop, None)
+        output: RefinerOutput = self.refiner(inputs)
+        logits = aligned_upsample2(output.mask_logits)[0]  # (T, h, w)
+        assert inputs.roots is not None, "made above"
+        tree = getattr(output, "tree", None)
+        cells = inputs.roots[0].clone()
+        if tree is not None:
+            _, t, y, x = tree.cells((tree.level == 0).nonzero()[:, 0])
+            cells[t, y, x] = True
+        probability = coarse.float()
+        looked_at = torch.zeros_like(probability)
+        inside = cells.repeat_interleave(STRIDE, 1).repeat_interleave(STRIDE, 2).float()
+        inside = F.pad(inside, (HALF_CELL, 0, HALF_CELL, 0))[..., : crop.size[0], : crop.size[1]]
+        crop.paste(inside, looked_at)
+        refined = torch.zeros_like(probability)
+        crop.paste(logits.sigmoid(), refined)
+        where = looked_at > 0.5
+        return RefinedTube(torch.where(where, refined, probability), where)

@@ -1,0 +1,111 @@
+"""A window that follows an object through a clip, to be cut out, worked on and pasted back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+#: Sides of cut-outs are multiples of this, in pixels: whole cells of the coarsest feature map.
+DIVISOR = 32
+#: Small objects are enlarged at most so many times.
+MAX_ZOOM = 2.0
+
+
+@dataclass(frozen=True)
+class TubeCrop:
+    """T windows of one size; they may reach beyond the frame.
+
+    Args:
+        top: (T,) int64, first row of each window in its frame, in pixels; may be negative.
+        left: (T,) int64, first column.
+        window: (h, w) of the windows in pixels of the frame.
+        size: (h, w) of the cut-outs, multiples of ``DIVISOR``.
+        frame_size: (H, W).
+    """
+
+    top: Tensor
+    left: Tensor
+    window: tuple[int, int]
+    size: tuple[int, int]
+    frame_size: tuple[int, int]
+
+    def cut(self, values: Tensor) -> Tensor:
+        """(T, C, H, W) float -> (T, C, *size), antialiased; 0 beyond the frame."""
+        part = values.new_zeros(*values.shape[:2], *self.window)
+        for t, (frame, own) in enumerate(self._places()):
+            part[t, :, own[0], own[1]] = values[t, :, frame[0], frame[1]]
+        if self.window == self.size:
+            return part
+        return F.interpolate(part, self.size, mode="bilinear", antialias=True)
+
+    def paste(self, values: Tensor, into: Tensor) -> None:
+        """Put cut-outs (T, *size) back where they were cut from.
+
+        Args:
+            values: float.
+            into: (T, H, W), changed inside the windows only.
+        """
+        if self.window != self.size:
+            down = self.window[0] < self.size[0]
+            values = F.interpolate(
+                values[:, None], self.window, mode="bilinear", antialias=down, align_corners=False
+            )[:, 0]
+        for t, (frame, own) in enumerate(self._places()):
+            into[t, frame[0], frame[1]] = values[t, own[0], own[1]]
+
+    def _places(self) -> list[tuple[tuple[slice, slice], tuple[slice, slice]]]:
+        """Per frame: rows and columns in the frame, and in the window."""
+        places = []
+        for corner in zip(self.top.tolist(), self.left.tolist(), strict=True):
+            frame, own = [], []
+            for start, side, limit in zip(corner, self.window, self.frame_size, strict=True):
+                first, last = max(start, 0), min(start + side, limit)
+                frame.append(slice(first, max(first, last)))
+                own.append(slice(first - start, max(first, last) - start))
+            places.append(((frame[0], frame[1]), (own[0], own[1])))
+        return places
+
+
+def follow(
+    masks: Tensor, margin: float, min_margin_px: int, min_size: int, max_size: int
+) -> TubeCrop:
+    """Windows around an object, centred on its box in every frame.
+
+    Args:
+        masks: (T, H, W) bool, with at least one pixel in every frame.
+        margin: space on each side as a share of the box's longer side.
+        min_margin_px: least space on each side.
+        min_size: objects whose window has a shorter longer side are enlarged.
+        max_size: larger ones are made smaller; a multiple of ``DIVISOR``.
+
+    Raises:
+        ValueError: a frame without a pixel.
+    """
+    H, W = int(masks.shape[1]), int(masks.shape[2])
+    boxes = []
+    for mask in masks:
+        rows, columns = (mask.any(axis).nonzero()[:, 0] for axis in (1, 0))
+        if not len(rows):
+            raise ValueError("follow: a frame shows nothing of the object.")
+        boxes.append([int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1])
+    box = torch.tensor(boxes)
+    height, width = (int((box[:, k + 1] - box[:, k]).max()) for k in (0, 2))
+    space = 2 * max(min_margin_px, math.ceil(margin * max(height, width)))
+    longer = max(height, width) + space
+    scale = 1.0
+    if longer > max_size:
+        scale = max_size / longer
+    elif longer < min_size:
+        scale = min(min_size / longer, MAX_ZOOM)
+    cells = [max(math.ceil((side + space) * scale / DIVISOR - 1e-6), 2) for side in (height, width)]
+    size = (cells[0] * DIVISOR, cells[1] * DIVISOR)
+    window = (round(size[0] / scale), round(size[1] / scale))
+    top, left = (
+        (box[:, k] + box[:, k + 1] - side).div(2, rounding_mode="floor")
+        for k, side in zip((0, 2), window, strict=True)
+    )
+    return TubeCrop(top, left, window, size, (H, W))
