@@ -41,12 +41,12 @@ from vmt.config.node import load_config  # noqa: E402
 from vmt.data.build import build_train_loader  # noqa: E402
 from vmt.data.labels import label_space_from_json  # noqa: E402
 from vmt.engine.hooks import peak_memory_mb  # noqa: E402
-from vmt.engine.load import resolve_device  # noqa: E402
 from vmt.engine.lr_schedule import Schedule  # noqa: E402
 from vmt.engine.optimizer import build_optimizer  # noqa: E402
 from vmt.engine.parallel import recompute_activations  # noqa: E402
 from vmt.engine.train_loop import Batch, Hook, Trainer  # noqa: E402
 from vmt.modeling.meta_arch.build import build_model  # noqa: E402
+from vmt.utils.device import resolve_device  # noqa: E402
 
 DEFAULT = "configs/quick/seqformer_tiny.yaml"
 SIZE = (240, 426)

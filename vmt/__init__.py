@@ -1,7 +1,8 @@
 """Video Mask Transfiner: high-quality video instance segmentation.
 
 ``vmt.load_model(config, weights)`` builds a network, ``vmt.VideoPredictor(model).stream(frames)``
-runs it over a video of any length. Both load lazily, so that ``import vmt`` stays quick.
+runs it over a video of any length; ``vmt.MaskRefiner.from_pretrained().refine(frames, masks)``
+sharpens masks that are there. They load lazily, so that ``import vmt`` stays quick.
 """
 
 from __future__ import annotations
@@ -12,11 +13,16 @@ from vmt.version import __version__
 
 if TYPE_CHECKING:
     from vmt.engine.load import load_model
+    from vmt.inference.mask_refiner import MaskRefiner
     from vmt.inference.predictor import VideoPredictor
 
-__all__ = ["VideoPredictor", "__version__", "load_model"]
+__all__ = ["MaskRefiner", "VideoPredictor", "__version__", "load_model"]
 
-_LAZY = {"load_model": "vmt.engine.load", "VideoPredictor": "vmt.inference.predictor"}
+_LAZY = {
+    "load_model": "vmt.engine.load",
+    "MaskRefiner": "vmt.inference.mask_refiner",
+    "VideoPredictor": "vmt.inference.predictor",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -27,7 +27,7 @@ from vmt.engine.ema import EmaHook
 from vmt.engine.evaluate import evaluate_set
 from vmt.engine.hooks import CheckpointHook, EvalHook, LogHook, OverlayHook, SignalHook
 from vmt.engine.launch import Processes, launch
-from vmt.engine.load import model_from_config, resolve_device, resolve_label_space
+from vmt.engine.load import model_from_config, resolve_label_space
 from vmt.engine.lr_schedule import Schedule
 from vmt.engine.optimizer import build_optimizer
 from vmt.engine.parallel import compile_layers, distribute, model_state, recompute_activations
@@ -38,6 +38,7 @@ from vmt.modeling.meta_arch.build import build_model, build_network
 from vmt.modeling.meta_arch.vmt import VideoMaskTransfiner
 from vmt.structures.labels import LabelSpace
 from vmt.utils import comm
+from vmt.utils.device import resolve_device
 from vmt.utils.errors import ConfigError
 from vmt.utils.events import JsonLines, ScalarWriter, TensorBoard, WeightsAndBiases
 

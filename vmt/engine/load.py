@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from fvcore.common.config import CfgNode
 
 from vmt.checkpoint.load import load_weights
@@ -16,28 +15,9 @@ from vmt.data.labels import label_space_from_json
 from vmt.modeling.meta_arch.build import build_model
 from vmt.modeling.meta_arch.vmt import VideoMaskTransfiner
 from vmt.structures.labels import LabelSpace
-from vmt.utils.errors import ConfigError
+from vmt.utils.device import resolve_device
 
 logger = logging.getLogger(__name__)
-
-
-def resolve_device(name: str) -> torch.device:
-    """``auto`` or a torch device name -> a device that works.
-
-    Raises:
-        ConfigError: no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n", 1)[0]
-        raise ConfigError(
-            f"MODEL.DEVICE: {name!r} cannot be used ({reason}); `vmt doctor` shows what can."
-        ) from None
-    return device
 
 
 def resolve_label_space(name: str, beside: Path | None = None) -> LabelSpace:

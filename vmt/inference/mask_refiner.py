@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from vmt.checkpoint.load import load_weights
+from vmt.config.node import load_config
+from vmt.inference.windows import iter_windows
+from vmt.modeling.meta_arch.build import build_network
+from vmt.modeling.meta_arch.mask_refiner import MaskRefinerNetwork, RefinedTube
+from vmt.structures.labels import LabelSpace
+from vmt.utils.device import resolve_device
+from vmt.utils.errors import ConfigError
 
 ByteArray = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float32]
 
 #: Least IoU of a refined mask with its coarse mask; below it the frame is rejected (spec 5).
 MIN_IOU = 0.5
+#: Confidence above which a pixel takes its new label (spec 5).
+ACCEPT = 0.65
+#: Frames refined together, and how many of them the next window sees again.
+WINDOW, OVERLAP = 8, 2
+#: The weights that come with the package; their config lies beside them.
+SHIPPED = Path(__file__).parents[1] / "weights/mask_refiner.safetensors"
+_ANYTHING = LabelSpace("object", ("object",), (1,))
 
 
 @dataclass(frozen=True)
@@ -43,8 +63,8 @@ class FrameRefiner(Protocol):
         frames: Iterable[ByteArray],
         masks: Iterable[BoolArray],
         *,
-        accept: float = 0.65,
-        window: int = 8,
+        accept: float = ACCEPT,
+        window: int = WINDOW,
     ) -> Iterator[RefinedFrame]:
         """Refine a video of any length in memory that does not grow with it.
 
@@ -65,8 +85,239 @@ class FrameRefiner(Protocol):
         ...
 
 
-def refine_all(
-    refiner: FrameRefiner, frames: Sequence[ByteArray], masks: BoolArray
-) -> list[RefinedFrame]:
-    """``stream`` over masks (N, T, H, W) that are in memory."""
-    return list(refiner.stream(frames, (masks[:, t] for t in range(masks.shape[1]))))
+@dataclass(frozen=True)
+class RefinedClip:
+    """``RefinedFrame`` of T frames.
+
+    Args:
+        masks: (N, T, H, W) bool.
+        confidence: (N, T) float.
+        changed_px: (N, T) int64.
+        rejected: (N, T) bool.
+    """
+
+    masks: BoolArray
+    confidence: npt.NDArray[np.float64]
+    changed_px: npt.NDArray[np.int64]
+    rejected: BoolArray
+
+
+@dataclass
+class _Held:
+    """A frame that still is in a window: its input, and per tracklet the votes so far."""
+
+    frame: Tensor
+    coarse: BoolArray
+    votes: list[list[_Vote]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Vote:
+    """What one window says of one tracklet in one frame."""
+
+    rows: slice
+    columns: slice
+    probability: FloatArray
+    looked_at: BoolArray
+    weight: float
+
+
+class MaskRefiner:
+    """Sharpens masks of any class and from any source.
+
+    Windows overlap by two frames, whose probabilities are averaged with weights that fall from the
+    middle of a window to its ends. Pixels change only near the contour or where the network finds
+    detail, and only where it is sure (Video Mask Transfiner, arXiv:2207.14012, section 3.2).
+
+    Args:
+        network: in evaluation mode.
+
+    Example:
+        ``refined = vmt.MaskRefiner.from_pretrained().refine(frames, masks)``
+    """
+
+    def __init__(self, network: MaskRefinerNetwork) -> None:
+        self.network = network
+
+    @classmethod
+    def from_pretrained(
+        cls, weights: str | Path | None = None, device: str = "auto"
+    ) -> MaskRefiner:
+        """Load a network.
+
+        Args:
+            weights: of a training, with its ``config.yaml`` (or ``<name>.yaml``) beside them; None
+                for those that come with the package.
+            device: a torch device name or "auto".
+
+        Raises:
+            ConfigError: no config beside the weights, or it is not of a mask refiner.
+            CheckpointError: the weights cannot be used.
+        """
+        path = SHIPPED if weights is None else Path(weights)
+        beside = [path.with_suffix(".yaml"), path.parent / "config.yaml"]
+        config = next((file for file in beside if file.is_file()), None)
+        if config is None:
+            raise ConfigError(
+                f"{path}: its config must lie beside it, as {beside[0].name} or config.yaml; "
+                "vmt train writes it there."
+            )
+        cfg = load_config(config)
+        cfg.defrost()
+        cfg.MODEL.BACKBONE.PRETRAINED = False
+        network = build_network(cfg, _ANYTHING)
+        if not isinstance(network, MaskRefinerNetwork):
+            raise ConfigError(
+                f"{config}: MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, but a mask "
+                "refiner is needed; see configs/refine/."
+            )
+        load_weights(network, path)
+        return cls(network.to(resolve_device(device)).eval())
+
+    def refine(
+        self,
+        frames: npt.NDArray[np.uint8] | Sequence[ByteArray],
+        masks: BoolArray,
+        *,
+        accept: float = ACCEPT,
+        window: int = WINDOW,
+    ) -> RefinedClip:
+        """``stream`` over a clip that is in memory.
+
+        Args:
+            frames: (T, H, W, 3) uint8 RGB.
+            masks: (N, T, H, W) bool.
+            accept: see ``FrameRefiner.stream``.
+            window: see there.
+
+        Raises:
+            ValueError: sizes or counts disagree.
+        """
+        masks = np.asarray(masks)
+        if masks.ndim != 4:
+            raise ValueError(
+                f"masks must be (tracklets, frames, height, width), not of shape {masks.shape}; "
+                "masks[None] makes one tracklet of (frames, height, width)."
+            )
+        per_frame = (masks[:, t] for t in range(masks.shape[1]))
+        done = list(self.stream(frames, per_frame, accept=accept, window=window))
+        if not done:
+            raise ValueError("there are no frames.")
+        return RefinedClip(
+            masks=np.stack([frame.masks for frame in done], axis=1),
+            confidence=np.stack([frame.confidence for frame in done], axis=1),
+            changed_px=np.stack([frame.changed_px for frame in done], axis=1),
+            rejected=np.stack([frame.rejected for frame in done], axis=1),
+        )
+
+    def stream(
+        self,
+        frames: Iterable[ByteArray],
+        masks: Iterable[BoolArray],
+        *,
+        accept: float = ACCEPT,
+        window: int = WINDOW,
+    ) -> Iterator[RefinedFrame]:
+        """See ``FrameRefiner``."""
+        if window < 1:
+            raise ValueError(f"window must be at least 1 frame, not {window}.")
+        if not 0.5 <= accept < 1:
+            raise ValueError(f"accept must be in [0.5, 1), not {accept}.")
+        held = _pairs(frames, masks)
+        for part in iter_windows(held, window, max(window - OVERLAP, 1)):
+            self._vote(part.frames)
+            for item in part.frames[: part.final_until - part.start]:
+                yield _decide(item, accept)
+
+    def _vote(self, held: Sequence[_Held]) -> None:
+        """Refine every tracklet of a window; adds to ``votes``."""
+        video = torch.stack([item.frame for item in held]).to(self.network.device)
+        for n in range(len(held[0].coarse)):
+            shown = [t for t, item in enumerate(held) if item.coarse[n].any()]
+            if not shown:
+                continue
+            coarse = np.stack([held[t].coarse[n] for t in shown])
+            tube = self.network.refine_tube(
+                video[shown], torch.from_numpy(coarse).to(self.network.device)
+            )
+            for vote, t in zip(_votes(tube, shown, len(held)), shown, strict=True):
+                held[t].votes[n].append(vote)
+
+
+def _pairs(frames: Iterable[ByteArray], masks: Iterable[BoolArray]) -> Iterator[_Held]:
+    """Frames with their masks, checked.
+
+    Raises:
+        ValueError: sizes or counts disagree.
+    """
+    first: _Held | None = None
+    rest = iter(masks)
+    count = 0
+    for count, frame in enumerate(frames, start=1):
+        mask = next(rest, None)
+        if mask is None:
+            raise ValueError(f"frame {count} has no masks: give as many as frames.")
+        mask = np.asarray(mask)
+        if mask.ndim != 3 or mask.shape[1:] != frame.shape[:2]:
+            raise ValueError(
+                f"frame {count} is {frame.shape[1]}x{frame.shape[0]}, its masks have shape "
+                f"{mask.shape}; they must be (tracklets, {frame.shape[0]}, {frame.shape[1]})."
+            )
+        pixels = torch.from_numpy(np.ascontiguousarray(frame.transpose(2, 0, 1)))
+        item = _Held(pixels, mask.astype(np.bool_), [[] for _ in mask])
+        first = first or item
+        if item.coarse.shape != first.coarse.shape:
+            raise ValueError(
+                f"frame {count} has masks of shape {mask.shape}, the first {first.coarse.shape}: "
+                "size and number of tracklets must not change within a video."
+            )
+        yield item
+    if next(rest, None) is not None:
+        raise ValueError(f"there are {count} frames, but masks of more.")
+
+
+def _votes(tube: RefinedTube, shown: Sequence[int], length: int) -> Iterator[_Vote]:
+    probability = tube.probability.float().cpu().numpy()
+    looked_at = tube.looked_at.cpu().numpy()
+    for k, (t, place) in enumerate(zip(shown, tube.places, strict=True)):
+        inside = (k, place.own_rows, place.own_columns)
+        weight = min(t + 1, length - t)
+        yield _Vote(place.rows, place.columns, probability[inside], looked_at[inside], weight)
+
+
+def _decide(item: _Held, accept: float) -> RefinedFrame:
+    """Masks from votes: acceptance, guards, and what is said about them."""
+    count = len(item.coarse)
+    masks = item.coarse.copy()
+    confidence = np.ones(count)
+    rejected = np.zeros(count, np.bool_)
+    for n, votes in enumerate(item.votes):
+        if not votes:
+            continue
+        # Windows of one frame differ little: all fit into the rectangle around them.
+        rows = slice(min(v.rows.start for v in votes), max(v.rows.stop for v in votes))
+        columns = slice(min(v.columns.start for v in votes), max(v.columns.stop for v in votes))
+        shape = (rows.stop - rows.start, columns.stop - columns.start)
+        total, weight = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        for vote in votes:
+            place = (
+                slice(vote.rows.start - rows.start, vote.rows.stop - rows.start),
+                slice(vote.columns.start - columns.start, vote.columns.stop - columns.start),
+            )
+            own = vote.weight * vote.looked_at
+            total[place] += own * vote.probability
+            weight[place] += own
+        seen = weight > 0
+        probability = total / np.maximum(weight, 1e-6)
+        sure = np.maximum(probability, 1 - probability)
+        coarse = item.coarse[n, rows, columns]
+        found = np.where(seen & (sure > accept), probability > 0.5, coarse)
+        if seen.any():
+            confidence[n] = float(sure[seen].mean())
+        common = np.count_nonzero(found & coarse)
+        if not found.any() or common < MIN_IOU * np.count_nonzero(found | coarse):
+            rejected[n] = True
+        else:
+            masks[n, rows, columns] = found
+    changed = np.count_nonzero(masks != item.coarse, axis=(1, 2))
+    return RefinedFrame(masks, confidence, changed.astype(np.int64), rejected)

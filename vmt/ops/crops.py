@@ -1,4 +1,4 @@
-"""A window that follows an object through a clip, to be cut out, worked on and pasted back."""
+"""A window that follows an object through a clip, to be cut out, worked on and put back."""
 
 from __future__ import annotations
 
@@ -13,6 +13,23 @@ from torch import Tensor
 DIVISOR = 32
 #: Small objects are enlarged at most so many times.
 MAX_ZOOM = 2.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a window and its frame overlap.
+
+    Args:
+        rows: of the frame.
+        columns: of the frame.
+        own_rows: of the window.
+        own_columns: of the window.
+    """
+
+    rows: slice
+    columns: slice
+    own_rows: slice
+    own_columns: slice
 
 
 @dataclass(frozen=True)
@@ -33,41 +50,45 @@ class TubeCrop:
     size: tuple[int, int]
     frame_size: tuple[int, int]
 
-    def cut(self, values: Tensor) -> Tensor:
-        """(T, C, H, W) float -> (T, C, *size), antialiased; 0 beyond the frame."""
-        part = values.new_zeros(*values.shape[:2], *self.window)
-        for t, (frame, own) in enumerate(self._places()):
-            part[t, :, own[0], own[1]] = values[t, :, frame[0], frame[1]]
+    def cut(self, values: Tensor, beyond: Tensor | None = None) -> Tensor:
+        """Cut out and resize, antialiased.
+
+        Args:
+            values: (T, C, H, W), any type.
+            beyond: (C, 1, 1) float, what stands beyond the frame; None: 0.
+
+        Returns:
+            (T, C, *size) float32.
+        """
+        shape = (*values.shape[:2], *self.window)
+        part = torch.zeros(shape, device=values.device)
+        if beyond is not None:
+            part += beyond
+        for t, place in enumerate(self.places()):
+            seen = values[t, :, place.rows, place.columns]
+            part[t, :, place.own_rows, place.own_columns] = seen.to(part.dtype)
         if self.window == self.size:
             return part
         return F.interpolate(part, self.size, mode="bilinear", antialias=True)
 
-    def paste(self, values: Tensor, into: Tensor) -> None:
-        """Put cut-outs (T, *size) back where they were cut from.
+    def restore(self, values: Tensor) -> Tensor:
+        """(T, *size) float -> (T, *window), at the scale of the frame."""
+        if self.window == self.size:
+            return values
+        down = self.window[0] < self.size[0]
+        return F.interpolate(values[:, None], self.window, mode="bilinear", antialias=down)[:, 0]
 
-        Args:
-            values: float.
-            into: (T, H, W), changed inside the windows only.
-        """
-        if self.window != self.size:
-            down = self.window[0] < self.size[0]
-            values = F.interpolate(
-                values[:, None], self.window, mode="bilinear", antialias=down, align_corners=False
-            )[:, 0]
-        for t, (frame, own) in enumerate(self._places()):
-            into[t, frame[0], frame[1]] = values[t, own[0], own[1]]
-
-    def _places(self) -> list[tuple[tuple[slice, slice], tuple[slice, slice]]]:
-        """Per frame: rows and columns in the frame, and in the window."""
-        places = []
+    def places(self) -> list[Place]:
+        """Where each window lies."""
+        found = []
         for corner in zip(self.top.tolist(), self.left.tolist(), strict=True):
             frame, own = [], []
             for start, side, limit in zip(corner, self.window, self.frame_size, strict=True):
                 first, last = max(start, 0), min(start + side, limit)
                 frame.append(slice(first, max(first, last)))
                 own.append(slice(first - start, max(first, last) - start))
-            places.append(((frame[0], frame[1]), (own[0], own[1])))
-        return places
+            found.append(Place(*frame, *own))
+        return found
 
 
 def follow(

@@ -15,8 +15,9 @@ from vmt.modeling.backbones.base import Backbone
 from vmt.modeling.backbones.build import build_backbone
 from vmt.modeling.criteria.matcher import Match
 from vmt.modeling.refinement.base import Refiner, RefinerInput, RefinerLosses, RefinerOutput
+from vmt.modeling.refinement.quadtree_criterion import QuadtreeOutput
 from vmt.modeling.registry import META_ARCHITECTURES, REFINERS, lookup, register
-from vmt.ops.crops import TubeCrop, follow
+from vmt.ops.crops import Place, TubeCrop, follow
 from vmt.ops.resize import aligned_upsample2
 from vmt.structures.boxes import masks_to_boxes, xyxy_to_cxcywh
 from vmt.structures.clip import ClipTargets
@@ -27,24 +28,23 @@ from vmt.utils.errors import ConfigError
 STRIDE = 8
 #: Logit of a cell that lies wholly inside the coarse mask (spec 5).
 SURE = 4.0
-#: A doubling keeps cell i at pixel 2i + 1: after three of them a cell of stride 8 stands for the
-#: pixels around 8i + 7.5, half a cell right of and below its own square.
-HALF_CELL = STRIDE // 2
 #: Groups of every group norm outside the backbone.
 GROUPS = 8
 
 
 @dataclass(frozen=True)
 class RefinedTube:
-    """One tracklet, sharpened.
+    """One tracklet, sharpened in windows that follow it.
 
     Args:
-        probability: (T, H, W) float of the whole frames; outside ``looked_at`` the coarse mask.
-        looked_at: (T, H, W) bool, pixels below a root of the quadtree.
+        probability: (T, h, w) float in [0, 1] of the windows, at the scale of the frames.
+        looked_at: (T, h, w) bool, pixels below a root of the quadtree; others mean nothing.
+        places: where the windows lie.
     """
 
     probability: Tensor
     looked_at: Tensor
+    places: list[Place]
 
 
 class Declared(Backbone):
@@ -206,7 +206,7 @@ class MaskRefinerNetwork(nn.Module):
         count = sum(map(len, chosen))
         losses: dict[str, Tensor] = {}
         for clip, tracklets in zip(batched_inputs, chosen, strict=True):
-            frames = clip["image"].to(self.device, torch.float32)
+            frames = clip["image"].to(self.device)
             targets, coarse = clip["targets"].to(self.device), clip["coarse"].to(self.device)
             for g in tracklets:
                 shown = coarse[g].flatten(1).any(1)
@@ -230,7 +230,7 @@ class MaskRefinerNetwork(nn.Module):
     def _losses(self, frames: Tensor, coarse: Tensor, masks_gt: Tensor) -> dict[str, Tensor]:
         """Of one tracklet, (T, 3, H, W), (T, H, W) and (T, H, W)."""
         crop = self._follow(coarse)
-        wanted = crop.cut(masks_gt[:, None].float())[:, 0] >= 0.5
+        wanted = crop.cut(masks_gt[:, None])[:, 0] >= 0.5
         inputs = self._inputs(frames, coarse, crop, wanted[None])
         output = self.refiner(inputs)
         one = torch.zeros(1, dtype=torch.int64, device=frames.device)
@@ -251,8 +251,9 @@ class MaskRefinerNetwork(nn.Module):
         self, frames: Tensor, coarse: Tensor, crop: TubeCrop, masks_gt: Tensor | None
     ) -> RefinerInput:
         """What the refiner is told of one tracklet; frames (T, 3, H, W) in [0, 255]."""
-        pixels = crop.cut((frames - self.pixel_mean) / self.pixel_std)  # (T, 3, h, w)
-        share = crop.cut(coarse[:, None].float())  # (T, 1, h, w)
+        pixels = crop.cut(frames, self.pixel_mean)  # (T, 3, h, w)
+        pixels = (pixels - self.pixel_mean) / self.pixel_std
+        share = crop.cut(coarse[:, None])  # (T, 1, h, w)
         maps = self.backbone(torch.cat([pixels, 2 * share - 1], dim=1))
         top = self.laterals["32"](maps[32])
         for stride in (16, 8):
@@ -260,8 +261,6 @@ class MaskRefinerNetwork(nn.Module):
             top = side + F.interpolate(top, side.shape[-2:], mode="nearest")
         fused = self.fuse(top)
         inside = F.avg_pool2d(share, STRIDE)[:, 0]  # (T, h8, w8)
-        moved = F.pad(share, (0, HALF_CELL, 0, HALF_CELL), mode="replicate")
-        prob = F.avg_pool2d(moved[..., HALF_CELL:, HALF_CELL:], STRIDE)[:, 0]
         boxes_px = masks_to_boxes(share[None, :, 0] > 0.5)  # (1, T, 4) xyxy
         boxes = xyxy_to_cxcywh(boxes_px / boxes_px.new_tensor(crop.size[::-1] * 2))
         centres_px = boxes[..., :2] * boxes.new_tensor(crop.size[::-1])
@@ -270,7 +269,7 @@ class MaskRefinerNetwork(nn.Module):
             stride4=maps[4],
             stride2=self.stride2(maps[2]),
             fused=fused,
-            coarse_logits=((2 * prob - 1) * SURE)[None],
+            coarse_logits=((2 * inside - 1) * SURE)[None],
             query=self.query(fused, inside),
             centres_px=centres_px,
             boxes_cxcywh=boxes,
@@ -296,7 +295,7 @@ class MaskRefinerNetwork(nn.Module):
         """Sharpen one tracklet.
 
         Args:
-            frames: (T, 3, H, W) RGB in [0, 255].
+            frames: (T, 3, H, W) uint8 RGB.
             coarse: (T, H, W) bool, with at least one pixel in every frame.
         """
         crop = self._follow(coarse)
@@ -304,17 +303,11 @@ class MaskRefinerNetwork(nn.Module):
         output: RefinerOutput = self.refiner(inputs)
         logits = aligned_upsample2(output.mask_logits)[0]  # (T, h, w)
         assert inputs.roots is not None, "made above"
-        tree = getattr(output, "tree", None)
         cells = inputs.roots[0].clone()
-        if tree is not None:
-            _, t, y, x = tree.cells((tree.level == 0).nonzero()[:, 0])
+        if isinstance(output, QuadtreeOutput):
+            _, t, y, x = output.tree.cells(output.tree.level == 0)
             cells[t, y, x] = True
-        probability = coarse.float()
-        looked_at = torch.zeros_like(probability)
-        inside = cells.repeat_interleave(STRIDE, 1).repeat_interleave(STRIDE, 2).float()
-        inside = F.pad(inside, (HALF_CELL, 0, HALF_CELL, 0))[..., : crop.size[0], : crop.size[1]]
-        crop.paste(inside, looked_at)
-        refined = torch.zeros_like(probability)
-        crop.paste(logits.sigmoid(), refined)
-        where = looked_at > 0.5
-        return RefinedTube(torch.where(where, refined, probability), where)
+        inside = cells.repeat_interleave(STRIDE, 1).repeat_interleave(STRIDE, 2)
+        return RefinedTube(
+            crop.restore(logits.sigmoid()), crop.restore(inside.float()) > 0.5, crop.places()
+        )

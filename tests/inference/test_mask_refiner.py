@@ -1,0 +1,154 @@
+"""Windows, acceptance and guards of the mask refiner, around networks that are made up."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import vmt
+from vmt.inference.mask_refiner import MaskRefiner
+from vmt.modeling.meta_arch.mask_refiner import RefinedTube
+from vmt.ops.crops import Place
+from vmt.utils.errors import ConfigError
+
+H, W = 20, 30
+
+
+class MadeUp:
+    """Says ``probability(t)`` of the frame whose first pixel is t, in the whole frame."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, probability, looked_at=None):
+        self.probability, self.looked_at = probability, looked_at
+        self.calls = []
+
+    def refine_tube(self, frames, coarse):
+        self.calls.append([int(frame[0, 0, 0]) for frame in frames])
+        found = torch.stack([self.probability(t, len(self.calls)) for t in self.calls[-1]])
+        seen = torch.ones(found.shape, dtype=torch.bool)
+        if self.looked_at is not None:
+            seen &= self.looked_at
+        whole = Place(slice(0, H), slice(0, W), slice(0, H), slice(0, W))
+        return RefinedTube(found.float(), seen, [whole] * len(frames))
+
+
+def video(length=5, tracklets=1):
+    frames = np.zeros((length, H, W, 3), np.uint8)
+    frames[:, 0, 0] = np.arange(length)[:, None]
+    masks = np.zeros((tracklets, length, H, W), bool)
+    masks[:, :, 5:15, 5:15] = True
+    return frames, masks
+
+
+def square(first, last, inside=0.9):
+    found = torch.full((H, W), 1 - inside)
+    found[first:last, first:last] = inside
+    return found
+
+
+def test_masks_follow_the_network():
+    frames, masks = video(tracklets=2)
+    done = MaskRefiner(MadeUp(lambda t, _: square(6, 15))).refine(frames, masks)
+    assert done.masks.shape == masks.shape
+    assert (done.masks.sum((2, 3)) == 81).all()
+    assert (done.changed_px == 19).all()
+    assert np.allclose(done.confidence, 0.9)
+    assert not done.rejected.any()
+
+
+def test_unsure_pixels_and_pixels_that_were_not_looked_at_stay():
+    frames, masks = video(1)
+    unsure = MaskRefiner(MadeUp(lambda t, _: square(6, 15, inside=0.6)))
+    assert (unsure.refine(frames, masks).masks == masks).all()
+    assert unsure.refine(frames, masks, accept=0.55).masks.sum() == 81
+    left = torch.zeros(H, W, dtype=torch.bool)
+    left[:, :10] = True
+    half = MaskRefiner(MadeUp(lambda t, _: square(6, 15), looked_at=left)).refine(frames, masks)
+    assert (half.masks[..., 10:] == masks[..., 10:]).all()
+    assert half.masks[0, 0, 5:15, 5:10].sum() == 36
+
+
+@pytest.mark.parametrize("size", [(5, 5), (6, 10)])
+def test_far_from_the_coarse_mask_is_rejected(size):
+    """Empty, and 16 of 100 pixels."""
+    frames, masks = video(2)
+    done = MaskRefiner(MadeUp(lambda t, _: square(*size) if t else square(5, 15))).refine(
+        frames, masks
+    )
+    assert done.rejected.tolist() == [[False, True]]
+    assert (done.masks == masks).all()
+    assert done.changed_px.tolist() == [[0, 0]]
+
+
+def test_null_frames_are_neither_shown_nor_touched():
+    frames, masks = video(4, tracklets=2)
+    masks[0, 1] = False
+    masks[1] = False
+    network = MadeUp(lambda t, _: square(6, 15))
+    done = MaskRefiner(network).refine(frames, masks)
+    assert network.calls == [[0, 2, 3]]
+    assert not done.masks[0, 1].any()
+    assert not done.masks[1].any()
+    assert done.confidence[0, 1] == 1
+
+
+def test_overlapping_windows_are_averaged_towards_their_middles():
+    """Windows 0..3 and 2..5: frame 3 ends the first, and is nearer to the middle of the second."""
+    frames, masks = video(6)
+
+    def says(t, call):
+        return square(5, 15, 0.95) if call == 1 else square(5, 15, 0.7)
+
+    network = MadeUp(says)
+    done = MaskRefiner(network).refine(frames, masks, window=4)
+    assert network.calls == [[0, 1, 2, 3], [2, 3, 4, 5]]
+    # weights 1 2 2 1 and 1 2 2 1 from frame 2 on
+    expected = [0.95, 0.95, (2 * 0.95 + 0.7) / 3, (0.95 + 2 * 0.7) / 3, 0.7, 0.7]
+    assert np.allclose(done.confidence[0], expected, atol=1e-6)
+
+
+def test_memory_does_not_grow_with_the_video():
+    """Results come while the source is read: no more than a window and a step ahead."""
+    read = 0
+
+    def source():
+        nonlocal read
+        for t in range(50):
+            read += 1
+            yield np.full((H, W, 3), t, np.uint8)
+
+    masks = (video(1)[1][:, 0] for _ in range(50))
+    refiner = MaskRefiner(MadeUp(lambda t, _: square(5, 15)))
+    for done, _ in enumerate(refiner.stream(source(), masks, window=8), start=1):
+        assert read <= done + 8 + 6
+    assert done == 50
+
+
+def test_bad_input():
+    frames, masks = video(3)
+    refiner = MaskRefiner(MadeUp(lambda t, _: square(5, 15)))
+    with pytest.raises(ValueError, match=r"masks\[None\]"):
+        refiner.refine(frames, masks[0])
+    with pytest.raises(ValueError, match="frame 3 has no masks"):
+        refiner.refine(frames, masks[:, :2])
+    with pytest.raises(ValueError, match="3 frames, but masks of more"):
+        refiner.refine(frames, np.concatenate([masks, masks], 1))
+    with pytest.raises(ValueError, match="frame 1 is 30x20"):
+        refiner.refine(frames, masks[..., :-1])
+    with pytest.raises(ValueError, match="accept"):
+        refiner.refine(frames, masks, accept=1.0)
+    with pytest.raises(ValueError, match="window"):
+        refiner.refine(frames, masks, window=0)
+    changing = [masks[:, 0], np.concatenate([masks[:, 1]] * 2), masks[:, 2]]
+    with pytest.raises(ValueError, match="frame 2 has masks"):
+        list(refiner.stream(frames, changing))
+
+
+def test_weights_need_their_config(tmp_path):
+    with pytest.raises(ConfigError, match=r"x\.yaml or config\.yaml"):
+        vmt.MaskRefiner.from_pretrained(tmp_path / "x.safetensors")
+    (tmp_path / "x.yaml").write_text("MODEL: {META_ARCHITECTURE: VideoMaskTransfiner}")
+    with pytest.raises(ConfigError, match="a mask refiner is needed"):
+        vmt.MaskRefiner.from_pretrained(tmp_path / "x.safetensors")
