@@ -46,7 +46,7 @@ CLEAN = "clean"
 
 def per_frame(method: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Method:
     """A method for single images, used on each frame."""
-    return lambda frames, masks: np.stack([method(*pair) for pair in zip(frames, masks)])
+    return lambda frames, masks: np.stack(list(map(method, frames, masks)))
 
 
 def mask_refiner(weights: Path | None) -> Method:

@@ -132,7 +132,8 @@ def prepare(args: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
 
 def table(results: Mapping[str, Mapping[str, Any]], tests: list[str]) -> str:
     """Mean and standard deviation over seeds, and the paired difference, as Markdown."""
-    lines = ["| test set | score | SeqFormer | MS-STS | difference, seed by seed |", "|---" * 5 + "|"]
+    head = "| test set | score | SeqFormer | MS-STS | difference, seed by seed |"
+    lines = [head, "|---" * 5 + "|"]
     for test in tests:
         for key in KEYS:
             values = {

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 
@@ -6,6 +7,7 @@ from vmt.data.composites import (
     OVERSAMPLING,
     SHAPES,
     CompositeOptions,
+    Cutout,
     _warped_alpha,
     composite_clip,
 )
@@ -88,3 +90,36 @@ def test_objects_move():
         masks = composite_clip(np.random.default_rng(seed), options).masks[0]
         moved += (masks[0] != masks[-1]).any()
     assert moved == 5
+
+
+def test_cutouts_keep_their_own_pixels():
+    """A red thing in a green photo: what is pasted is red to its boundary, whatever its size."""
+    for size in (40, 300):
+        photo = np.zeros((2 * size, 2 * size, 3), np.uint8)
+        photo[..., 1] = 255
+        mask = np.zeros(photo.shape[:2], bool)
+        yy, xx = np.mgrid[: 2 * size, : 2 * size]
+        mask[(yy - size) ** 2 + (xx - 0.8 * size) ** 2 < (size / 2) ** 2] = True
+        photo[mask] = (255, 0, 0)
+        options = CompositeOptions(
+            num_frames=2, size=(96, 96), occluder_prob=0, photo_shape_prob=1, cutout_prob=1,
+            corrupt=False,
+        )  # fmt: skip
+        grey = [np.full((90, 140, 3), 90, np.uint8)]
+        for seed in range(4):
+            clip = composite_clip(np.random.default_rng(seed), options, grey, [Cutout(mask, photo)])
+            tube = clip.masks[0]
+            inner = np.stack([cv2.erode(m.astype(np.uint8), np.ones((5, 5))) for m in tube]) > 0
+            red, green = clip.frames[inner][:, 0].astype(int), clip.frames[inner][:, 1].astype(int)
+            assert tube.any()
+            assert (red > green).mean() > 0.99
+
+
+def test_outlines_without_pixels_and_empty_ones_still_work():
+    outline = np.zeros((60, 80), bool)
+    outline[10:50, 20:60] = True
+    options = CompositeOptions(num_frames=2, size=(64, 64), photo_shape_prob=1, cutout_prob=1)
+    nothing = Cutout(np.zeros((60, 80), bool), np.zeros((60, 80, 3), np.uint8))
+    for made in (outline, nothing):
+        clip = composite_clip(np.random.default_rng(0), options, _photos(), [made])
+        assert clip.masks.shape == (1, 2, 64, 64)

@@ -416,6 +416,24 @@ def test_refined_masks_reach_the_targets(two_videos: Path, make_config: Any) -> 
     assert not any(s["targets"].masks.all() for s in flat(take(cfg, two_videos, 2)))
 
 
+def test_coarse_masks_are_made_from_the_targets(shapes: Path, make_config: Any) -> None:
+    plain = flat(take(make_config(train=shapes), shapes, 3))
+    assert not any("coarse" in sample for sample in plain)
+    halo = flat(take(make_config(train=shapes, INPUT__DEGRADE=["halo"]), shapes, 3))
+    for sample in halo:
+        masks = sample["targets"].masks
+        shown = masks.flatten(2).any(2)
+        assert sample["coarse"].shape == masks.shape
+        assert (sample["coarse"] >= masks)[shown].all()
+        assert (sample["coarse"].sum((2, 3)) > masks.sum((2, 3)))[shown].all()
+        assert not sample["coarse"][~shown].any()
+    clean = flat(take(make_config(train=shapes, INPUT__DEGRADE=["clean"]), shapes, 3))
+    assert all(torch.equal(sample["coarse"], sample["targets"].masks) for sample in clean)
+    cfg = make_config(train=shapes, INPUT__DEGRADE=["halo", "blur"])
+    with pytest.raises(ConfigError, match=r"INPUT\.DEGRADE.*blur"):
+        build_train_loader(cfg, label_space_from_json(shapes))
+
+
 def test_eval_videos(shapes: Path, make_config: Any) -> None:
     videos = build_eval_videos(make_config(), f"{shapes}@{shapes.parent / 'JPEGImages'}")
     assert [(v.id, v.name, len(v), v.size) for v in videos] == [

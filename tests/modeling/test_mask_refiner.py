@@ -1,4 +1,4 @@
-"""The network that sharpens given masks: what holds whatever its weights are, and that it learns."""
+"""The network that sharpens given masks: what holds with any weights, and that it learns."""
 
 from __future__ import annotations
 

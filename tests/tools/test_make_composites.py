@@ -1,0 +1,70 @@
+"""The folder that tools/make_composites.py writes can be read and trained from."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from cocoapi_hq import rle
+from vmt.data.datasets.ytvis import load_ytvis_json
+
+TOOL = Path(__file__).parents[2] / "tools/make_composites.py"
+
+
+def run(*args: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(TOOL), *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def photo_set(folder: Path) -> str:
+    """One photo with a bright disc that is annotated, and a speck that is too small."""
+    folder.mkdir()
+    yy, xx = np.mgrid[:120, :160]
+    disc = ((yy - 60) ** 2 + (xx - 70) ** 2) < 35**2
+    speck = ((yy - 10) ** 2 + (xx - 10) ** 2) < 4
+    image = np.full((120, 160, 3), 60, np.uint8)
+    image[disc] = (200, 120, 60)
+    cv2.imwrite(str(folder / "a.png"), image)
+    rows = [
+        {"id": k, "image_id": 1, "category_id": 3, "iscrowd": 0, "segmentation": rle.encode(mask),
+         "bbox": list(rle.to_box(rle.encode(mask))), "area": int(mask.sum())}
+        for k, mask in enumerate((disc, speck), start=1)
+    ]  # fmt: skip
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 160, "height": 120}],
+        "annotations": rows,
+        "categories": [{"id": 3, "name": "disc"}],
+    }
+    (folder / "instances.json").write_text(json.dumps(content))
+    return f"{folder / 'instances.json'}@{folder}"
+
+
+def test_a_small_set(tmp_path: Path) -> None:
+    out = tmp_path / "composites"
+    done = run("--images", photo_set(tmp_path / "photos"), "--clips", 3, "--frames", 3, "--size",
+               64, 80, "--output", out)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "1 photos, 1 things" in done.stderr
+    records = load_ytvis_json(out / "annotations.json", out / "JPEGImages", "composites")
+    assert len(records) == 3
+    content = json.loads((out / "annotations.json").read_text())
+    for row in content["annotations"]:
+        masks = [mask for mask in row["segmentations"] if mask]
+        assert masks
+        assert all(mask["size"] == [64, 80] for mask in masks)
+    frames = sorted((out / "JPEGImages").rglob("*.jpg"))
+    assert len(frames) == 9
+    assert cv2.imread(str(frames[0])).shape == (64, 80, 3)
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "annotations.json").write_text("mine")
+    done = run("--clips", 1, "--output", tmp_path)
+    assert done.returncode == 2
+    assert "exists; give another --output" in done.stderr
+    assert (tmp_path / "annotations.json").read_text() == "mine"
