@@ -130,7 +130,11 @@ def scores(clean: np.ndarray, found: np.ndarray, consecutive: bool) -> dict[str,
 def tracklets(root: Path, per_clip: int) -> list[dict[str, Any]]:
     """Visible frames and clean masks of every tracklet, evenly spaced; 0: all frames."""
     content = json.loads((root / "annotations.json").read_text())
-    videos = {video["id"]: video for video in content["videos"] if video["name"] not in LEFT_OUT}
+    videos = {}
+    for video in content["videos"]:
+        video.setdefault("name", Path(video["file_names"][0]).parts[0])
+        if video["name"] not in LEFT_OUT:
+            videos[video["id"]] = video
     found = []
     for row in content["annotations"]:
         if row["video_id"] not in videos:

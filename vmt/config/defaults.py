@@ -339,5 +339,22 @@ def default_config() -> Node:
     # Minutes after which a process stops to wait for the others and fails.
     cfg.ENGINE.TIMEOUT_MINUTES = 30
 
+    cfg.SELF_CORRECT = Node()  # tools/self_correct.py; DATASETS.TRAIN is the clean set
+    # Set whose masks are corrected, a name or my.json@images.
+    cfg.SELF_CORRECT.COARSE = ""
+    # Set with true masks, and JSON of the same annotations with coarse ones, for the stop rule.
+    cfg.SELF_CORRECT.VAL = ""
+    cfg.SELF_CORRECT.VAL_COARSE = ""
+    # True masks of COARSE, for studies that know them: scored, never trained on.
+    cfg.SELF_CORRECT.TRUTH = ""
+    # Most iterations [P: 4], and gain in tube boundary AP, in points, below which to stop [D].
+    cfg.SELF_CORRECT.ITERATIONS = 4
+    cfg.SELF_CORRECT.MIN_GAIN = 0.2
+    # Steps of iterations after the first; 0: SOLVER.MAX_STEPS.
+    cfg.SELF_CORRECT.NEXT_STEPS = 0
+    # Confidence above which a pixel takes its new label [P], and frames per window [D].
+    cfg.SELF_CORRECT.ACCEPT = 0.65
+    cfg.SELF_CORRECT.WINDOW = 8
+
     cfg.OUTPUT_DIR = "output"
     return cfg
