@@ -1,0 +1,1 @@
+"""Files of masks in any of the usual forms: read frame by frame, written back with other masks."""

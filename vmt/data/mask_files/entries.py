@@ -1,0 +1,395 @@
+"""Masks in one JSON file: YouTube-VIS annotations, results, COCO annotations and results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cocoapi_hq import rle
+from cocoapi_hq.ytvis_json import is_int, short
+from vmt.data.mask_files.base import (
+    BoolArray,
+    FindChanges,
+    FrameChanges,
+    FrameSet,
+    Size,
+    TrackletName,
+    VideoChanges,
+    checked_mask,
+    list_few,
+    size_text,
+)
+from vmt.data.mask_files.json_list import Json, JsonList, read_json_list
+from vmt.utils.errors import AnnotationError
+
+#: The list of masks that is read and written, one entry per frame.
+VIDEO_KEY = "segmentations"
+#: Its counterpart in annotations of images.
+IMAGE_KEY = "segmentation"
+
+
+@dataclass(frozen=True)
+class EntryOptions:
+    """What of a JSON file is refined.
+
+    Args:
+        mask_key: list of masks in annotations of videos.
+        min_score: results below it are left alone.
+        members: JSON that lists the videos or images of a result file; None without one.
+    """
+
+    mask_key: str = VIDEO_KEY
+    min_score: float = 0.0
+    members: Path | None = None
+
+
+@dataclass(frozen=True)
+class Member:
+    """A video or image as the file lists it.
+
+    Args:
+        id: its id.
+        label: for people.
+        folder: of its frames, where ``file_names`` is None.
+        file_names: of its frames; None when no file lists them.
+        size: (h, w) in pixels; None when the file does not say.
+    """
+
+    id: int
+    label: str
+    folder: str = ""
+    file_names: tuple[str, ...] | None = None
+    size: Size | None = None
+
+
+def open_entries(content: JsonList, options: EntryOptions) -> EntryFile:
+    """Find the videos of a JSON file.
+
+    Args:
+        content: the file.
+        options: what of it is refined.
+
+    Raises:
+        AnnotationError: none of the known forms, or its entries break their format.
+    """
+    form = _form_of(content, options)
+    listed = content
+    if content.name == "results" and options.members is not None:
+        listed = read_json_list(options.members)
+    members = _members(listed, "images" if form.image else "videos")
+    rows: dict[int, list[int]] = {}
+    for row, place in enumerate(content.places):
+        key = place.member
+        if not is_int(key):
+            raise AnnotationError(
+                f"{content.where(row)}.{form.member} is {short(key)}; give an integer."
+            )
+        if members and key not in members:
+            raise AnnotationError(
+                f"{content.where(row)}.{form.member} is {key}, but {listed.path} has no such "
+                f"{form.noun}; give the files that belong together."
+            )
+        rows.setdefault(int(key), []).append(row)
+    if not members:
+        members = {key: _unlisted(content, key, chosen[0]) for key, chosen in rows.items()}
+    categories = _categories(listed)
+    videos = tuple(
+        EntryVideo(content, form, options, member, tuple(rows[key]), categories)
+        for key, member in members.items()
+        if key in rows
+    )
+    if not videos:
+        raise AnnotationError(f"{content.path}: {content.name} is empty; there is no mask.")
+    return EntryFile(content.path, form.text, videos, content, form)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """One of the four JSON forms: its name, and whether its entries are of images."""
+
+    text: str
+    image: bool
+    mask_key: str
+
+    @property
+    def member(self) -> str:
+        return "image_id" if self.image else "video_id"
+
+    @property
+    def noun(self) -> str:
+        return "image" if self.image else "video"
+
+
+def _form_of(content: JsonList, options: EntryOptions) -> _Form:
+    first = content.first if content.first is not None else {}
+    of_video = "video_id" in first and options.mask_key in first
+    of_image = "image_id" in first and IMAGE_KEY in first
+    results = content.name == "results"
+    if of_video and (results or "videos" in content.top):
+        text = "YouTube-VIS results" if results else "YouTube-VIS annotations"
+        return _Form(text, False, options.mask_key)
+    if of_image and (results or "images" in content.top):
+        return _Form("COCO results" if results else "COCO annotations", True, IMAGE_KEY)
+    raise AnnotationError(
+        f"{content.path}: is none of the known kinds of mask file. Known are YouTube-VIS "
+        f"annotations (videos, annotations with video_id and {options.mask_key}), COCO annotations "
+        f"(images, annotations with image_id and {IMAGE_KEY}), results (a list of entries with "
+        "video_id or image_id), one frame's polygons (shapes with label and points), and folders "
+        f"of PNG label maps or of polygon files. {_what_it_is(content)}"
+    )
+
+
+def _what_it_is(content: JsonList) -> str:
+    if content.first is not None:
+        return f"Its first entry has {list_few(sorted(map(str, content.first)))}."
+    keys = sorted(map(str, content.top))
+    return f"It has {list_few(keys)}." if keys else "It holds no entry."
+
+
+def _categories(listed: JsonList) -> dict[int, str]:
+    rows = listed.top.get("categories")
+    return {
+        row["id"]: str(row.get("name", row["id"]))
+        for row in (rows if isinstance(rows, list) else ())
+        if isinstance(row, dict) and is_int(row.get("id"))
+    }
+
+
+def _members(listed: JsonList, key: str) -> dict[int, Member]:
+    """The videos or images that a file lists; empty when it lists none (results)."""
+    rows = listed.top.get(key)
+    if rows is None and listed.name == "results":
+        return {}
+    if not isinstance(rows, list):
+        raise AnnotationError(f"{listed.path}: has no list {key!r}, which names the frames.")
+    members: dict[int, Member] = {}
+    for k, row in enumerate(rows):
+        where = f"{listed.path}: {key}[{k}]"
+        if not isinstance(row, dict) or not is_int(row.get("id")):
+            raise AnnotationError(f"{where} is {short(row)}; give an object with an integer id.")
+        names = row.get("file_names") if key == "videos" else [row.get("file_name")]
+        if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+            raise AnnotationError(f"{where} (id={row['id']}) does not list its frames; add them.")
+        sides = row.get("height"), row.get("width")
+        size = sides if all(is_int(side) and side > 0 for side in sides) else None
+        label = str(row.get("name") or _label(key, row["id"], names[0]))
+        members[row["id"]] = Member(row["id"], label, "", tuple(names), size)  # type: ignore[arg-type]
+    return members
+
+
+def _label(key: str, identity: int, name: str) -> str:
+    if key == "images":
+        return name
+    return Path(name).parent.name or f"video {identity}"
+
+
+def _unlisted(content: JsonList, key: int, row: int) -> Member:
+    """A video or image of a result file by itself: its own name, or its id, names its frames."""
+    name = content.element(row).get("video_name")
+    folder = name if isinstance(name, str) and name else str(key)
+    return Member(key, folder, folder)
+
+
+@dataclass(frozen=True)
+class EntryVideo:
+    """The entries of one video; see ``base.MaskVideo``."""
+
+    content: JsonList
+    form: _Form
+    options: EntryOptions
+    member: Member
+    rows: tuple[int, ...]
+    categories: Mapping[int, str]
+
+    @property
+    def key(self) -> str:
+        """See ``base.MaskVideo``."""
+        return f"{self.form.noun}_{self.member.id}"
+
+    @property
+    def label(self) -> str:
+        """See ``base.MaskVideo``."""
+        return self.member.label
+
+    @property
+    def file_names(self) -> tuple[str, ...] | None:
+        """See ``base.MaskVideo``."""
+        return self.member.file_names
+
+    @property
+    def folder(self) -> str:
+        """See ``base.MaskVideo``."""
+        return self.member.folder
+
+    def stamp(self) -> str:
+        """See ``base.MaskVideo``."""
+        status = self.content.path.stat()
+        return f"{status.st_size} {status.st_mtime_ns} {self.options}"
+
+    def load(self, frames: FrameSet) -> EntryMasks:
+        """See ``base.MaskVideo``."""
+        if self.member.size not in (None, frames.size):
+            raise AnnotationError(
+                f"{self.content.path}: says that {self.label} has frames of "
+                f"{size_text(self.member.size or frames.size)} pixels, but those of "
+                f"{frames.where} have {size_text(frames.size)}; give the frames that the masks "
+                "were drawn on."
+            )
+        found: list[tuple[TrackletName, list[str | None]]] = []
+        empty = 0
+        length = 1 if self.form.image else frames.count
+        for row in self.rows:
+            element = self.content.element(row)
+            if self._left_alone(element):
+                continue
+            where = f"{self.content.where(row)}.{self.form.mask_key}"
+            given = element.get(self.form.mask_key)
+            masks = [given] if self.form.image else given
+            if masks is None:
+                continue
+            if not isinstance(masks, list):
+                raise AnnotationError(
+                    f"{where} is {short(masks)}; give one mask or null per frame."
+                )
+            length = len(masks) if length is None else length
+            if len(masks) != length:
+                raise AnnotationError(
+                    f"{where} has {len(masks)} entries, but {frames.where} has {length} frames; "
+                    "give one mask or null per frame."
+                )
+            counts = [self._counts(m, f"{where}[{t}]", frames) for t, m in enumerate(masks)]
+            empty += sum(bool(m) and c is None for m, c in zip(masks, counts, strict=True))
+            found.append((TrackletName(str(row), self._name(element, row)), counts))
+        note = f"{empty} of its masks have no pixel and stay so." if empty else ""
+        return EntryMasks(
+            tracklets=[name for name, _ in found],
+            counts=[counts for _, counts in found],
+            size=frames.size,
+            length=length,
+            note=note,
+            names=() if self.file_names is None else self.file_names,
+        )
+
+    def _left_alone(self, element: Mapping[str, Json]) -> bool:
+        score = element.get("score")
+        low = isinstance(score, (int, float)) and score < self.options.min_score
+        return bool(element.get("iscrowd")) or low
+
+    def _counts(self, mask: Json, where: str, frames: FrameSet) -> str | None:
+        """Run lengths of a mask that is there and has a pixel."""
+        if not mask:
+            return None
+        checked = checked_mask(mask, where, frames.size)
+        if tuple(checked["size"]) != frames.size:
+            raise AnnotationError(
+                f"{where}: the mask is {size_text(checked['size'])} pixels, but the frames of "
+                f"{frames.where} are {size_text(frames.size)}; give the frames that the masks were "
+                "drawn on."
+            )
+        return checked["counts"] if rle.area(checked) else None
+
+    def _name(self, element: Mapping[str, Json], row: int) -> str:
+        identity = element.get("id")
+        kind = self.categories.get(element.get("category_id", -1), "object")
+        return f"{kind} {identity if is_int(identity) else f'#{row}'}"
+
+
+@dataclass(frozen=True)
+class EntryMasks:
+    """The masks of one video as run lengths; see ``base.VideoMasks``."""
+
+    tracklets: Sequence[TrackletName]
+    counts: Sequence[Sequence[str | None]]
+    size: Size
+    length: int | None
+    note: str
+    names: tuple[str, ...]
+    frames: Sequence[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        held = {t for row in self.counts for t, counts in enumerate(row) if counts is not None}
+        object.__setattr__(self, "frames", sorted(held))
+
+    def name(self, frame: int) -> str:
+        """See ``base.VideoMasks``."""
+        return self.names[frame] if self.names else str(frame)
+
+    def at(self, frame: int) -> BoolArray:
+        """See ``base.VideoMasks``."""
+        masks = np.zeros((len(self.counts), *self.size), dtype=np.bool_)
+        for target, row in zip(masks, self.counts, strict=True):
+            counts = row[frame]
+            if counts is not None:
+                target[...] = rle.decode({"size": list(self.size), "counts": counts})
+        return masks
+
+
+@dataclass(frozen=True)
+class EntryFile:
+    """A JSON file of masks; see ``base.MaskFile``."""
+
+    path: Path
+    form: str
+    videos: Sequence[EntryVideo]
+    content: JsonList
+    _form: _Form
+
+    def rewrite(self, find: FindChanges) -> Iterator[tuple[str, Iterable[bytes]]]:
+        """See ``base.MaskFile``; elements without a change are copied byte by byte."""
+        yield "", self._pieces(find)
+
+    def _pieces(self, find: FindChanges) -> Iterator[bytes]:
+        video_of = {row: video for video in self.videos for row in video.rows}
+        last: tuple[str, dict[int, dict[int, rle.Rle]]] = ("", {})
+        done = 0
+        for row, place in enumerate(self.content.places):
+            video = video_of.get(row)
+            if video is None:
+                continue
+            if last[0] != video.key:
+                last = (video.key, _by_row(find(video.key)))
+            masks = last[1].get(row)
+            if not masks:
+                continue
+            element = self.content.element(row)
+            _put(element, masks, self._form)
+            yield self.content.text[done : place.begin].encode()
+            yield self.content.spelled(row, element).encode()
+            done = place.end
+        yield self.content.text[done:].encode()
+
+
+def _by_row(changes: VideoChanges | None) -> dict[int, dict[int, rle.Rle]]:
+    """Row of the file -> frame -> new mask."""
+    found: dict[int, dict[int, rle.Rle]] = {}
+    frames: Iterable[FrameChanges] = () if changes is None else changes
+    for frame in frames:
+        for change in frame.changes:
+            if change.counts is not None and changes is not None:
+                row = int(changes.tracklets[change.tracklet].key)
+                mask: rle.Rle = {"size": list(frame.size), "counts": change.counts}
+                found.setdefault(row, {})[frame.frame] = mask
+    return found
+
+
+def _put(element: dict[str, Any], masks: Mapping[int, rle.Rle], form: _Form) -> None:
+    """Replace masks of an element, and their boxes and areas where it has them."""
+    for t, mask in masks.items():
+        box, area = list(rle.to_box(mask)), rle.area(mask)
+        if form.image:
+            element[form.mask_key] = mask
+            replaced = {"bbox": box, "area": area}
+            element.update({key: value for key, value in replaced.items() if key in element})
+            continue
+        element[form.mask_key][t] = mask
+        # Boxes and areas belong to the plain masks, not to another list beside them.
+        if form.mask_key != VIDEO_KEY:
+            continue
+        for key, value in (("bboxes", box), ("areas", area)):
+            values = element.get(key)
+            if isinstance(values, list) and t < len(values):
+                values[t] = value
