@@ -26,6 +26,7 @@ COMMANDS = {
         "COCO with video ids, PNG folders, MOTS -> YouTube-VIS JSON",
     ),
     "split": ("vmt.cli.split", "cut an annotation file by a frozen list of video ids"),
+    "refine": ("vmt.cli.refine", "coarse masks in, sharp masks out: JSON, label maps, polygons"),
     "degrade": ("vmt.cli.degrade", "make clean masks coarse, to test what should sharpen them"),
     "convert": ("vmt.cli.convert", "published weight file <-> our names"),
     "inspect": ("vmt.cli.inspect", "say what a weight, annotation or config file is"),
