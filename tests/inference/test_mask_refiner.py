@@ -8,7 +8,7 @@ import torch
 
 import vmt
 from vmt.inference.mask_refiner import MaskRefiner
-from vmt.modeling.meta_arch.mask_refiner import RefinedTube
+from vmt.modeling.refinement.given_masks import RefinedTube
 from vmt.ops.crops import Place
 from vmt.utils.errors import ConfigError
 
@@ -24,14 +24,20 @@ class MadeUp:
         self.probability, self.looked_at = probability, looked_at
         self.calls = []
 
-    def refine_tube(self, frames, coarse):
+    def refine_tubes(self, frames, coarse):
+        for n, masks in enumerate(coarse):
+            shown = masks.flatten(1).any(1).nonzero()[:, 0].tolist()
+            if shown:
+                yield self.refine_tube(n, shown, frames[shown])
+
+    def refine_tube(self, n, shown, frames):
         self.calls.append([int(frame[0, 0, 0]) for frame in frames])
         found = torch.stack([self.probability(t, len(self.calls)) for t in self.calls[-1]])
         seen = torch.ones(found.shape, dtype=torch.bool)
         if self.looked_at is not None:
             seen &= self.looked_at
         whole = Place(slice(0, H), slice(0, W), slice(0, H), slice(0, W))
-        return RefinedTube(found.float(), seen, [whole] * len(frames))
+        return RefinedTube(n, shown, found.float(), seen, [whole] * len(frames))
 
 
 def video(length=5, tracklets=1):

@@ -47,7 +47,7 @@ def clip(frames: int = 3) -> dict:
 def test_only_pixels_below_roots_are_looked_at():
     net = network().eval()
     data = clip()
-    tube = net.refine_tube(data["image"], data["coarse"][0])
+    tube = next(net.refine_tubes(data["image"], data["coarse"]))
     assert tube.probability.shape == tube.looked_at.shape
     for t, place in enumerate(tube.places):
         coarse = data["coarse"][0, t, place.rows, place.columns]
@@ -97,7 +97,7 @@ def test_it_learns_to_remove_a_halo():
         sum(net([data]).values()).backward()
         optimizer.step()
     net.eval()
-    tube = net.refine_tube(data["image"], data["coarse"][0])
+    tube = next(net.refine_tubes(data["image"], data["coarse"]))
     iou = []
     for t, place in enumerate(tube.places):
         inside = (t, place.own_rows, place.own_columns)

@@ -9,6 +9,7 @@ from typing import Any
 
 from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.ytvis_json import is_int, open_ground_truth, parse_json, read_bytes, short
+from vmt.data.datasets.categories import label_space
 from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import AnnotationError, ConfigError
 
@@ -133,3 +134,23 @@ def label_space_from_json(path: str | Path, name: str = "") -> LabelSpace:
             raise AnnotationError(f"{path}: categories[{k}].id {key} stands twice.")
         found[int(key)] = str(row.get("name") or f"category_{key}")
     return LabelSpace(name or path.stem, tuple(found.values()), tuple(found))
+
+
+def resolve_label_space(name: str, beside: Path | None = None) -> LabelSpace:
+    """``MODEL.LABEL_SPACE``: a known name, or a JSON file with ``categories``.
+
+    Args:
+        name: of the label space or file.
+        beside: folder in which a file of that name is looked for when there is none where it says;
+            the config of a finished training names the file that lies beside it.
+
+    Raises:
+        ConfigError: an unknown name.
+        AnnotationError: the file holds no categories.
+    """
+    path = Path(name)
+    if path.suffix != ".json":
+        return label_space(name)
+    if not path.is_file() and beside is not None and (beside / path).is_file():
+        path = beside / path
+    return label_space_from_json(path)

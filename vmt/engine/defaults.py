@@ -22,12 +22,13 @@ from vmt.checkpoint.load import load_weights
 from vmt.checkpoint.training_state import CheckpointFolder, changed_keys, seed_everything
 from vmt.config.node import load_config
 from vmt.data.build import build_train_loader, steps_per_epoch
+from vmt.data.labels import resolve_label_space
 from vmt.engine.auxiliary import build_auxiliary
 from vmt.engine.ema import EmaHook
 from vmt.engine.evaluate import evaluate_set
 from vmt.engine.hooks import CheckpointHook, EvalHook, LogHook, OverlayHook, SignalHook
 from vmt.engine.launch import Processes, launch
-from vmt.engine.load import model_from_config, resolve_label_space
+from vmt.engine.load import model_from_config
 from vmt.engine.lr_schedule import Schedule
 from vmt.engine.optimizer import build_optimizer
 from vmt.engine.parallel import compile_layers, distribute, model_state, recompute_activations

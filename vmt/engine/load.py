@@ -10,34 +10,12 @@ from fvcore.common.config import CfgNode
 
 from vmt.checkpoint.load import load_weights
 from vmt.config.node import load_config
-from vmt.data.datasets.categories import label_space
-from vmt.data.labels import label_space_from_json
+from vmt.data.labels import resolve_label_space
 from vmt.modeling.meta_arch.build import build_model
 from vmt.modeling.meta_arch.vmt import VideoMaskTransfiner
-from vmt.structures.labels import LabelSpace
 from vmt.utils.device import resolve_device
 
 logger = logging.getLogger(__name__)
-
-
-def resolve_label_space(name: str, beside: Path | None = None) -> LabelSpace:
-    """``MODEL.LABEL_SPACE``: a known name, or a JSON file with ``categories``.
-
-    Args:
-        name: of the label space or file.
-        beside: folder in which a file of that name is looked for when there is none where it says;
-            the config of a finished training names the file that lies beside it.
-
-    Raises:
-        ConfigError: an unknown name.
-        AnnotationError: the file holds no categories.
-    """
-    path = Path(name)
-    if path.suffix != ".json":
-        return label_space(name)
-    if not path.is_file() and beside is not None and (beside / path).is_file():
-        path = beside / path
-    return label_space_from_json(path)
 
 
 def model_from_config(cfg: CfgNode, beside: Path | None = None) -> VideoMaskTransfiner:

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from vmt.checkpoint.load import load_weights
 from vmt.config.node import load_config
+from vmt.data.labels import resolve_label_space
 from vmt.inference.windows import iter_windows
 from vmt.modeling.meta_arch.build import build_network
-from vmt.modeling.meta_arch.mask_refiner import MaskRefinerNetwork, RefinedTube
+from vmt.modeling.refinement.given_masks import RefinedTube, TubeRefiner
 from vmt.structures.labels import LabelSpace
 from vmt.utils.device import resolve_device
 from vmt.utils.errors import ConfigError
@@ -136,7 +137,7 @@ class MaskRefiner:
         ``refined = vmt.MaskRefiner.from_pretrained().refine(frames, masks)``
     """
 
-    def __init__(self, network: MaskRefinerNetwork) -> None:
+    def __init__(self, network: TubeRefiner) -> None:
         self.network = network
 
     @classmethod
@@ -165,8 +166,11 @@ class MaskRefiner:
         cfg = load_config(config)
         cfg.defrost()
         cfg.MODEL.BACKBONE.PRETRAINED = False
-        network = build_network(cfg, _ANYTHING)
-        if not isinstance(network, MaskRefinerNetwork):
+        space = _ANYTHING
+        if cfg.MODEL.MASK_REFINER.QUERY_SOURCE == "detector":  # the only one with classes
+            space = resolve_label_space(cfg.MODEL.LABEL_SPACE, config.parent)
+        network = build_network(cfg, space)
+        if not isinstance(network, TubeRefiner):
             raise ConfigError(
                 f"{config}: MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, but a mask "
                 "refiner is needed; see configs/refine/."
@@ -231,17 +235,12 @@ class MaskRefiner:
 
     def _vote(self, held: Sequence[_Held]) -> None:
         """Refine every tracklet of a window; adds to ``votes``."""
-        video = torch.stack([item.frame for item in held]).to(self.network.device)
-        for n in range(len(held[0].coarse)):
-            shown = [t for t, item in enumerate(held) if item.coarse[n].any()]
-            if not shown:
-                continue
-            coarse = np.stack([held[t].coarse[n] for t in shown])
-            tube = self.network.refine_tube(
-                video[shown], torch.from_numpy(coarse).to(self.network.device)
-            )
-            for vote, t in zip(_votes(tube, shown, len(held)), shown, strict=True):
-                held[t].votes[n].append(vote)
+        device = self.network.device
+        video = torch.stack([item.frame for item in held]).to(device)
+        coarse = torch.from_numpy(np.stack([item.coarse for item in held], axis=1)).to(device)
+        for tube in self.network.refine_tubes(video, coarse):
+            for vote, t in zip(_votes(tube, len(held)), tube.frames, strict=True):
+                held[t].votes[tube.tracklet].append(vote)
 
 
 def _pairs(frames: Iterable[ByteArray], masks: Iterable[BoolArray]) -> Iterator[_Held]:
@@ -276,10 +275,10 @@ def _pairs(frames: Iterable[ByteArray], masks: Iterable[BoolArray]) -> Iterator[
         raise ValueError(f"there are {count} frames, but masks of more.")
 
 
-def _votes(tube: RefinedTube, shown: Sequence[int], length: int) -> Iterator[_Vote]:
+def _votes(tube: RefinedTube, length: int) -> Iterator[_Vote]:
     probability = tube.probability.float().cpu().numpy()
     looked_at = tube.looked_at.cpu().numpy()
-    for k, (t, place) in enumerate(zip(shown, tube.places, strict=True)):
+    for k, (t, place) in enumerate(zip(tube.frames, tube.places, strict=True)):
         inside = (k, place.own_rows, place.own_columns)
         weight = min(t + 1, length - t)
         yield _Vote(place.rows, place.columns, probability[inside], looked_at[inside], weight)

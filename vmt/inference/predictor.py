@@ -16,6 +16,7 @@ from torch import Tensor
 from vmt.inference.linking import FrameLogits, TrackSummary, WindowLinker, whole_video_frames
 from vmt.inference.postprocess import masks_at_video_size
 from vmt.inference.windows import Window, iter_windows
+from vmt.ops.resize import network_size
 from vmt.structures.labels import LabelSpace
 from vmt.structures.masks import Rle, encode_crop
 from vmt.structures.predictions import ClipTracklets
@@ -346,17 +347,13 @@ def resize_frame(frame: Frame, min_size: int, max_size: int = 0) -> Frame:
         VideoError: the frame is so narrow that the long side would pass ``MAX_LONG_SIDE``.
     """
     height, width = frame.shape[:2]
-    short, long = min(height, width), max(height, width)
-    target_short, target_long = min_size, min_size * long // short
-    if max_size and target_long > max_size:
-        target_short, target_long = max(max_size * short // long, 1), max_size
-    if target_long > MAX_LONG_SIDE:
+    size = network_size(height, width, min_size, max_size)
+    if max(size) > MAX_LONG_SIDE:
         raise VideoError(
-            f"frames of {width}x{height} pixels become {target_long} pixels long at a short side "
+            f"frames of {width}x{height} pixels become {max(size)} pixels long at a short side "
             f"of {min_size}; bound the long side with INPUT.MAX_SIZE_TEST 1333, or crop the video."
         )
-    size = (target_long, target_short) if width >= height else (target_short, target_long)
-    if size == (width, height):
+    if size == (height, width):
         return frame.copy()
-    resized = Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)
+    resized = Image.fromarray(frame).resize(size[::-1], Image.Resampling.BILINEAR)
     return np.array(resized)

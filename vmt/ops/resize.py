@@ -27,6 +27,25 @@ def _double_last(x: Tensor) -> Tensor:
     return torch.stack([(before + x) * 0.5, x], dim=-1).flatten(-2)
 
 
+def network_size(height: int, width: int, min_size: int, max_size: int = 0) -> tuple[int, int]:
+    """Size of the network's input for frames of some size, as the released VMT has it.
+
+    Args:
+        height: of the frames, in pixels.
+        width: likewise.
+        min_size: short side of the result; the long side is cut to an integer.
+        max_size: bound of the long side, which then gives the scale; 0: none.
+
+    Returns:
+        (h, w).
+    """
+    short, long = min(height, width), max(height, width)
+    target_short, target_long = min_size, min_size * long // short
+    if max_size and target_long > max_size:
+        target_short, target_long = max(max_size * short // long, 1), max_size
+    return (target_short, target_long) if width >= height else (target_long, target_short)
+
+
 def nearest(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Nearest-neighbour resize: cell i reads floor(i * in / out), PyTorch's default rule.
 

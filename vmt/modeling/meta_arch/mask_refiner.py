@@ -1,9 +1,8 @@
-"""A refiner without a detector: the coarse mask itself says what the object is. Wiring only."""
+"""Networks that sharpen given masks, and the one that needs no detector. Wiring only."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,37 +13,26 @@ from torch import Tensor, nn
 from vmt.modeling.backbones.base import Backbone
 from vmt.modeling.backbones.build import build_backbone
 from vmt.modeling.criteria.matcher import Match
+from vmt.modeling.meta_arch.query_refiner import QueryRefiner
 from vmt.modeling.refinement.base import Refiner, RefinerInput, RefinerLosses, RefinerOutput
-from vmt.modeling.refinement.quadtree_criterion import QuadtreeOutput
+from vmt.modeling.refinement.given_masks import (
+    STRIDE,
+    RefinedTube,
+    by_pixel,
+    coarse_logits,
+    contour_band,
+    looked_at_cells,
+)
 from vmt.modeling.registry import META_ARCHITECTURES, REFINERS, lookup, register
-from vmt.ops.crops import Place, TubeCrop, follow
+from vmt.ops.crops import TubeCrop, follow
 from vmt.ops.resize import aligned_upsample2
 from vmt.structures.boxes import masks_to_boxes, xyxy_to_cxcywh
 from vmt.structures.clip import ClipTargets
 from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import ConfigError
 
-#: Stride of the coarsest level and of the fused map, in pixels.
-STRIDE = 8
-#: Logit of a cell that lies wholly inside the coarse mask (spec 5).
-SURE = 4.0
 #: Groups of every group norm outside the backbone.
 GROUPS = 8
-
-
-@dataclass(frozen=True)
-class RefinedTube:
-    """One tracklet, sharpened in windows that follow it.
-
-    Args:
-        probability: (T, h, w) float in [0, 1] of the windows, at the scale of the frames.
-        looked_at: (T, h, w) bool, pixels below a root of the quadtree; others mean nothing.
-        places: where the windows lie.
-    """
-
-    probability: Tensor
-    looked_at: Tensor
-    places: list[Place]
 
 
 class Declared(Backbone):
@@ -86,14 +74,13 @@ class MaskPoolQuery(nn.Module):
         return query
 
 
-@register(META_ARCHITECTURES, "MaskRefiner")
 class MaskRefinerNetwork(nn.Module):
     """Sharpens given masks, of any class and from any source, tracklet by tracklet.
 
     The paper's annotation refinement (arXiv:2207.14012, section 3.2) takes its instance queries
-    from a detector. Here the query is pooled under the mask, so that no detector is needed
-    (``MODEL.MASK_REFINER.QUERY_SOURCE: mask_pool``, ours). The object is cut out in every frame;
-    the backbone reads four channels, RGB and the coarse mask.
+    from a detector (``QueryRefiner``). Here the query is pooled under the mask, so that none is
+    needed (``MODEL.MASK_REFINER.QUERY_SOURCE: mask_pool``, ours). The object is cut out in every
+    frame; the backbone reads four channels, RGB and the coarse mask.
 
     ``forward`` takes one dict per clip: ``image`` (T, 3, H, W), ``coarse`` (G, T, H, W) bool and,
     in training, ``targets``; it gives weighted losses.
@@ -163,11 +150,6 @@ class MaskRefinerNetwork(nn.Module):
             ConfigError: an unknown backbone or refiner, or values that do not fit together.
         """
         node = cfg.MODEL.MASK_REFINER
-        if node.QUERY_SOURCE != "mask_pool":
-            raise ConfigError(
-                f"MODEL.MASK_REFINER.QUERY_SOURCE {node.QUERY_SOURCE!r}: MaskRefiner knows "
-                "mask_pool; 'detector' is for MODEL.META_ARCHITECTURE VideoMaskTransfiner."
-            )
         backbone = build_backbone(cfg, in_channels=4)
         if 2 not in backbone.channels:
             raise ConfigError(
@@ -269,45 +251,64 @@ class MaskRefinerNetwork(nn.Module):
             stride4=maps[4],
             stride2=self.stride2(maps[2]),
             fused=fused,
-            coarse_logits=((2 * inside - 1) * SURE)[None],
+            coarse_logits=coarse_logits(share[None, :, 0]),
             query=self.query(fused, inside),
             centres_px=centres_px,
             boxes_cxcywh=boxes,
             frame_size=crop.size,
             masks_gt=masks_gt,
-            roots=self._band(share)[None],
+            roots=contour_band(share, self.band_cells)[None],
         )
 
-    def _band(self, share: Tensor) -> Tensor:
-        """(T, 1, h, w) mask -> (T, h8, w8) bool, cells near its contour."""
-        low = -F.max_pool2d(-share, STRIDE)
-        mixed = ((F.max_pool2d(share, STRIDE) > 0.5) & (low <= 0.5)).float()
-        # A contour that runs along the edges of cells mixes none of them.
-        right = F.pad((share[..., 1:] > 0.5) != (share[..., :-1] > 0.5), (0, 1)).float()
-        below = F.pad((share[..., 1:, :] > 0.5) != (share[..., :-1, :] > 0.5), (0, 0, 0, 1)).float()
-        crossed = F.max_pool2d(torch.maximum(right, below), STRIDE)
-        side = 2 * self.band_cells + 1
-        near = F.max_pool2d(torch.maximum(mixed, crossed), side, 1, self.band_cells)
-        return near[:, 0] > 0
-
     @torch.no_grad()
-    def refine_tube(self, frames: Tensor, coarse: Tensor) -> RefinedTube:
-        """Sharpen one tracklet.
+    def refine_tubes(self, frames: Tensor, coarse: Tensor) -> Iterator[RefinedTube]:
+        """See ``TubeRefiner``."""
+        for tracklet, masks in enumerate(coarse):
+            shown = masks.flatten(1).any(1)
+            if shown.any():
+                yield self._refine_tube(tracklet, shown, frames[shown], masks[shown])
 
-        Args:
-            frames: (T, 3, H, W) uint8 RGB.
-            coarse: (T, H, W) bool, with at least one pixel in every frame.
-        """
+    def _refine_tube(
+        self, tracklet: int, shown: Tensor, frames: Tensor, coarse: Tensor
+    ) -> RefinedTube:
+        """Of (T, 3, H, W) uint8 and (T, H, W) bool with a pixel in every frame."""
         crop = self._follow(coarse)
         inputs = self._inputs(frames, coarse, crop, None)
         output: RefinerOutput = self.refiner(inputs)
         logits = aligned_upsample2(output.mask_logits)[0]  # (T, h, w)
         assert inputs.roots is not None, "made above"
-        cells = inputs.roots[0].clone()
-        if isinstance(output, QuadtreeOutput):
-            _, t, y, x = output.tree.cells(output.tree.level == 0)
-            cells[t, y, x] = True
-        inside = cells.repeat_interleave(STRIDE, 1).repeat_interleave(STRIDE, 2)
+        inside = by_pixel(looked_at_cells(inputs.roots, output)[0])
         return RefinedTube(
-            crop.restore(logits.sigmoid()), crop.restore(inside.float()) > 0.5, crop.places()
+            tracklet,
+            shown.nonzero()[:, 0].tolist(),
+            crop.restore(logits.sigmoid()),
+            crop.restore(inside.float()) > 0.5,
+            crop.places(),
         )
+
+
+#: ``MODEL.MASK_REFINER.QUERY_SOURCE`` -> what builds the network.
+QUERY_SOURCES: dict[str, Callable[[CfgNode, LabelSpace], nn.Module]] = {
+    "mask_pool": MaskRefinerNetwork.from_config,
+    "detector": QueryRefiner.from_config,
+}
+
+
+@register(META_ARCHITECTURES, "MaskRefiner")
+class ByQuerySource:
+    """The entry of the registry: builds the network that ``QUERY_SOURCE`` names."""
+
+    @staticmethod
+    def from_config(cfg: CfgNode, label_space: LabelSpace) -> nn.Module:
+        """Build from ``MODEL``.
+
+        Raises:
+            ConfigError: an unknown source, or see the networks.
+        """
+        source = cfg.MODEL.MASK_REFINER.QUERY_SOURCE
+        if source not in QUERY_SOURCES:
+            raise ConfigError(
+                f"MODEL.MASK_REFINER.QUERY_SOURCE must be one of {', '.join(QUERY_SOURCES)}, "
+                f"not {source!r}."
+            )
+        return QUERY_SOURCES[source](cfg, label_space)

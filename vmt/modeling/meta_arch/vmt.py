@@ -163,6 +163,11 @@ class VideoMaskTransfiner(nn.Module):
         Raises:
             ConfigError: an unknown backbone or refiner, or values that do not fit together.
         """
+        return cls(**cls.parts(cfg, label_space))
+
+    @staticmethod
+    def parts(cfg: CfgNode, label_space: LabelSpace) -> dict[str, Any]:
+        """Arguments of the constructor; see ``from_config``."""
         node = cfg.MODEL.SEQFORMER
         backbone = build_backbone(cfg)
         attention = {
@@ -180,30 +185,30 @@ class VideoMaskTransfiner(nn.Module):
             refiner_criterion = entry.criterion(cfg)
         loss, matcher = cfg.MODEL.LOSS, cfg.MODEL.MATCHER
         focal = {"focal_alpha": loss.FOCAL_ALPHA, "focal_gamma": loss.FOCAL_GAMMA}
-        return cls(
-            backbone=backbone,
-            neck=Neck(backbone, node.HIDDEN_DIM, node.NUM_LEVELS),
-            encoder=Encoder(
+        return {
+            "backbone": backbone,
+            "neck": Neck(backbone, node.HIDDEN_DIM, node.NUM_LEVELS),
+            "encoder": Encoder(
                 node.ENCODER_LAYERS,
                 **attention,
                 branch=_addition(cfg, ENCODER_BRANCHES, "ENCODER_BRANCH"),
                 frame_chunk=cfg.TEST.FRAME_CHUNK,
             ),
-            decoder=Decoder(
+            "decoder": Decoder(
                 node.DECODER_LAYERS,
                 node.NUM_QUERIES,
                 **attention,
                 frame_chunk=cfg.TEST.FRAME_CHUNK,
                 mixer=_addition(cfg, BOX_MIXERS, "BOX_MIXER"),
             ),
-            class_heads=ClassHeads(node.DECODER_LAYERS, node.HIDDEN_DIM, len(label_space)),
-            box_heads=BoxHeads(node.DECODER_LAYERS, node.HIDDEN_DIM),
-            coarse=CoarseHead(node.HIDDEN_DIM, node.MASK_CHANNELS),
-            refiner=refiner,
-            label_space=label_space,
-            pixel_mean=cfg.MODEL.PIXEL_MEAN,
-            pixel_std=cfg.MODEL.PIXEL_STD,
-            criterion=SetCriterion(
+            "class_heads": ClassHeads(node.DECODER_LAYERS, node.HIDDEN_DIM, len(label_space)),
+            "box_heads": BoxHeads(node.DECODER_LAYERS, node.HIDDEN_DIM),
+            "coarse": CoarseHead(node.HIDDEN_DIM, node.MASK_CHANNELS),
+            "refiner": refiner,
+            "label_space": label_space,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "criterion": SetCriterion(
                 HungarianClipMatcher(
                     matcher.CLASS_COST,
                     matcher.BOX_COST,
@@ -221,11 +226,11 @@ class VideoMaskTransfiner(nn.Module):
                 mask_absent=matcher.MASK_ABSENT,
                 **focal,
             ),
-            refiner_criterion=refiner_criterion,
-            top_k=cfg.TEST.TOP_K,
-            frame_chunk=cfg.TEST.FRAME_CHUNK,
-            precision=cfg.TEST.PRECISION,
-        )
+            "refiner_criterion": refiner_criterion,
+            "top_k": cfg.TEST.TOP_K,
+            "frame_chunk": cfg.TEST.FRAME_CHUNK,
+            "precision": cfg.TEST.PRECISION,
+        }
 
     @property
     def device(self) -> torch.device:
