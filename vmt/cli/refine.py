@@ -129,10 +129,11 @@ def run(args: argparse.Namespace) -> int:
         _write_text(args.report, build_page(_Report(job, args).page()))
     log = args.log or args.output.with_name(f"{args.output.name}.changes.json")
     _write_text(log, json.dumps(job.log(), indent=1) + "\n")
+    summary = job.summary()
     job.work.write_output(masks)
     job.work.remove()
     written = [args.output, log] + ([args.report] if args.report is not None else [])
-    print(f"{job.summary()}\nwritten: {', '.join(map(str, written))}")
+    print(f"{summary}\nwritten: {', '.join(map(str, written))}")
     return 0
 
 

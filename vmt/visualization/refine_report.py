@@ -280,7 +280,7 @@ font-variant-numeric:tabular-nums}
 .card span{color:var(--soft);font-size:13px}
 .was{color:var(--before);font-weight:600}.is{color:var(--after);font-weight:600}
 .plus{color:#1c9a4f;font-weight:600}.minus{color:#d43838;font-weight:600}
-.examples{display:grid;grid-template-columns:repeat(auto-fill,minmax(500px,1fr));gap:26px}
+.examples{columns:2 480px;column-gap:26px}
 .pair{display:flex;gap:8px;align-items:flex-start}
 .pair>*{flex:1 1 0;min-width:0}
 .slide{position:relative;border-radius:8px;overflow:hidden;--x:50%}
@@ -298,18 +298,20 @@ color:#fff;font:600 12px/1.5 system-ui,sans-serif;pointer-events:none}
 .slide input{position:absolute;inset:0;width:100%;height:100%;margin:0;opacity:0;
 cursor:ew-resize}
 .slide:focus-within{outline:2px solid #2563a8}
-figure{margin:0}
+figure{margin:0 0 24px;break-inside:avoid}
 figcaption{font-size:13px;color:var(--soft);margin-top:6px}
 figcaption b{color:var(--ink)}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;margin:4px 0 12px}
-th,td{padding:7px 12px;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
-th{color:var(--soft);font-weight:600;font-size:13px;vertical-align:bottom}
+th,td{padding:7px 9px;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap;
+font-size:14px}
+th{color:var(--soft);font-weight:600;font-size:13px;vertical-align:bottom;white-space:normal}
+td:last-child{white-space:normal;min-width:90px}
 th:first-child,td:first-child,th:nth-child(2),td:nth-child(2){text-align:left}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 20px;margin:10px 0 0}
 dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
 footer{color:var(--soft);font-size:13px;margin-top:26px}
-@media (max-width:640px){.pair{flex-direction:column}.examples{grid-template-columns:1fr}}
+@media (max-width:640px){.pair{flex-direction:column}.examples{columns:1}}
 @media print{body{background:#fff}section{break-inside:avoid}}
 """
 
@@ -423,7 +425,7 @@ def _cells(row: ReportRow) -> list[str]:
         "" if difference is None else _number(difference.boundary_iou),
         f"{row.confidence:.2f}",
         "" if difference is None else _arrow(difference.steadiness),
-        "" if difference is None else _arrow(difference.flicker),
+        "" if difference is None else _arrow(difference.flicker, 3),
         f"{len(row.rejected)} ({escape(rejected)})" if row.rejected else "0",
     ]
 
@@ -432,10 +434,10 @@ def _number(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.2f}"
 
 
-def _arrow(pair: tuple[float, float]) -> str:
+def _arrow(pair: tuple[float, float], digits: int = 2) -> str:
     if math.isnan(pair[0]) or math.isnan(pair[1]):
         return ""
-    return f"{pair[0]:.3f} &rarr; {pair[1]:.3f}"
+    return f"{pair[0]:.{digits}f} &rarr; {pair[1]:.{digits}f}"
 
 
 def _settings(settings: Sequence[tuple[str, str]]) -> str:

@@ -264,7 +264,7 @@ class EntryVideo:
             counts = [self._counts(m, f"{where}[{t}]", frames) for t, m in enumerate(masks)]
             empty += sum(bool(m) and c is None for m, c in zip(masks, counts, strict=True))
             found.append((TrackletName(str(row), self._name(element, row)), counts))
-        note = f"{empty} of its masks have no pixel and stay so." if empty else ""
+        note = f"{empty} empty masks (no pixel) stay as they are." if empty else ""
         return EntryMasks(
             tracklets=[name for name, _ in found],
             counts=[counts for _, counts in found],

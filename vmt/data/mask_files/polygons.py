@@ -39,7 +39,7 @@ def make_polygon_codec(files: Sequence[Path], size: Size) -> PolygonCodec:
     """See ``folders.MakeCodec``."""
     del size
     others = sum(not _is_polygon(shape) for path in files for shape in _shapes(path)[1])
-    return PolygonCodec(f"{others} shapes are no polygons and are left alone." if others else "")
+    return PolygonCodec(f"{others} shapes that are no polygons are left alone." if others else "")
 
 
 @dataclass(frozen=True)
