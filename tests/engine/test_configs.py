@@ -11,12 +11,12 @@ import torch
 from tests.engine.clips import CONFIGS
 from tests.synthetic import shape_clip
 from vmt.config.node import load_config
-from vmt.data.datasets.categories import label_space
+from vmt.data.labels import resolve_label_space
 from vmt.engine.auxiliary import build_auxiliary
 from vmt.engine.lr_schedule import Schedule
 from vmt.engine.optimizer import build_optimizer
 from vmt.engine.train_loop import Trainer
-from vmt.modeling.meta_arch.build import build_model
+from vmt.modeling.meta_arch.build import build_network
 
 FILES = sorted(
     str(path.relative_to(CONFIGS))
@@ -35,15 +35,18 @@ def test_there_are_configs() -> None:
     "name", [pytest.param(f, marks=[] if f.endswith(FAST) else pytest.mark.slow) for f in FILES]
 )
 def test_one_step(name: str) -> None:
-    cfg = load_config(Path(CONFIGS) / name, ["MODEL.DEVICE", "cpu"])
+    path = Path(CONFIGS) / name
+    cfg = load_config(path, ["MODEL.DEVICE", "cpu"])
     torch.manual_seed(0)
-    model = build_model(cfg, label_space(cfg.MODEL.LABEL_SPACE))
+    model = build_network(cfg, resolve_label_space(cfg.MODEL.LABEL_SPACE, path.parent))
+    clip = shape_clip(2, (64, 96), 0)
+    clip["coarse"] = clip["targets"].masks.roll(3, -1)  # for networks that are given masks
     before = {key: value.clone() for key, value in model.state_dict().items()}
     trainer = Trainer(
         model,
         build_optimizer(cfg, model),
         Schedule(1),
-        lambda start: iter([[shape_clip(2, (64, 96), 0)]]),
+        lambda start: iter([[clip]]),
         torch.device("cpu"),
         clip_gradients=cfg.SOLVER.CLIP_GRADIENTS,
         precision=cfg.ENGINE.PRECISION,
@@ -57,4 +60,8 @@ def test_one_step(name: str) -> None:
     after = model.state_dict()
     moved = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
     parts = {"backbone", "neck", "encoder", "decoder", "heads", "coarse"}
+    if cfg.MODEL.META_ARCHITECTURE == "MaskRefiner":
+        parts = {"backbone", "laterals", "fuse", "stride2", "query"}
+        if cfg.MODEL.MASK_REFINER.QUERY_SOURCE == "detector":
+            parts = set()
     assert moved == parts | ({"refiner"} if refines else set())
