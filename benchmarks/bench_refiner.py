@@ -53,7 +53,9 @@ from vmt.modeling.refinement.quadtree_refiner import STRIDES, QuadtreeRefiner
 mpl.use("Agg")
 RESULT = Path(__file__).resolve().parent / "results/refiner.json"
 PLOT = Path(__file__).resolve().parents[1] / "docs/images/refiner_growth.png"
-VARIANTS = ("dense_band", "quadtree", "quadtree_mixed", "quadtree_no_qsg")
+VARIANTS = ("dense_band", "quadtree", "quadtree_window", "quadtree_mixed", "quadtree_no_qsg")
+#: MODEL.REFINER.WINDOW of `quadtree_window`.
+WINDOW = 4
 #: Tracklets that are measured without grouping.
 BASE_TRACKLETS = 5
 #: Share of the frame that an object covers.
@@ -139,6 +141,7 @@ def refiner_of(variant: str, inputs: RefinerInput) -> Refiner:
         256,
         True,
         grouped=variant != "quadtree_no_qsg",
+        window=WINDOW if variant == "quadtree_window" else 0,
         train_nodes="truth",
         frame_chunk=FRAME_CHUNK,
     )
@@ -293,7 +296,7 @@ def main() -> None:
     table = []
     for height in args.heights:
         for count in args.tracklets:
-            chosen = VARIANTS if count == BASE_TRACKLETS else VARIANTS[:3]
+            chosen = VARIANTS if count == BASE_TRACKLETS else VARIANTS[:4]
             rows = {v: run(args, v, **setting(height, args.frames, count)) for v in chosen}
             band = rows["dense_band"]
             for row in rows.values():
@@ -315,7 +318,7 @@ def main() -> None:
         "pixels": [setting(n, args.frames, few) for n in args.growth_heights],
     }
     growth: dict[str, Any] = {name: {} for name in sizes}
-    for variant in VARIANTS[:3]:
+    for variant in VARIANTS[:4]:
         growth["tracklets"][variant] = slopes(
             [r for r in table if r["variant"] == variant and r["height"] == args.heights[-1]],
             sizes["tracklets"],

@@ -66,12 +66,19 @@ MAX_PHOTOS = 200
 MIN_OUTLINE = 0.02
 #: Logit of a cell that lies wholly inside the object.
 SURE = 4.0
-SHIFT_PX = 3
-BATCH = 2
+SHIFT_PX = 2
+#: Pixels that count as 1 in offsets to the instance's centre, for all refiners: in raw pixels, as
+#: released, offsets drown the features in dynamic layers that have yet to learn.
+OFFSET_UNIT_PX = 64.0
+#: Nodes per tracklet, level and frame in training; small frames need fewer than the default.
+TRAIN_FRAME_POINTS = 150
+#: Side, in stride-8 cells, of the squares within which `quadtree_window` attends.
+WINDOW = 4
+BATCH = 1
 LEARNING_RATE = 1e-3
 #: Seeds of held-out clips start here; those of training count from 0.
 HELD_OUT = 10**6
-ROWS = ("coarse", "dense_band", "quadtree_no_qsg", "quadtree")
+ROWS = ("coarse", "dense_band", "quadtree_no_qsg", "quadtree", "quadtree_window")
 SCORES = ("mask", "boundary")
 
 
@@ -109,7 +116,7 @@ def material_of(folder: Path | None) -> tuple[Material, Material]:
 def synthetic(seed: int, material: Material) -> Sample:
     """A clip of objects with fine structure pasted over pictures; masks are exact."""
     rng = np.random.default_rng(seed)
-    options = CompositeOptions(num_frames=FRAMES, size=SIZE, num_objects=NUM_OBJECTS)
+    options = CompositeOptions(num_frames=FRAMES, size=SIZE, num_objects=NUM_OBJECTS, corrupt=False)
     while True:
         clip = composite_clip(rng, options, material.photos, material.outlines)
         seen = clip.masks[clip.masks.any((1, 2, 3))]
@@ -137,7 +144,7 @@ def real_clips(folder: Path) -> list[Sample]:
 
 
 def coarse_logits(masks: Tensor, seed: int) -> Tensor:
-    """(N, T, H, W) bool -> (N, T, h8, w8): shifted, averaged, blurred."""
+    """(N, T, H, W) bool -> (N, T, h8, w8): shifted, averaged."""
     generator = torch.Generator().manual_seed(seed)
     shifts = torch.randint(-SHIFT_PX, SHIFT_PX + 1, (*masks.shape[:2], 2), generator=generator)
     H, W = masks.shape[-2:]
@@ -147,9 +154,7 @@ def coarse_logits(masks: Tensor, seed: int) -> Tensor:
         for t, (dy, dx) in enumerate(tube_shifts):
             y, x = SHIFT_PX - dy, SHIFT_PX - dx
             moved[n, t] = room[n, t, y : y + H, x : x + W]
-    share = F.avg_pool2d(moved, 8, ceil_mode=True)
-    blurred = F.avg_pool2d(share, 3, stride=1, padding=1, count_include_pad=False)
-    return (share + blurred - 1) * SURE
+    return (2 * F.avg_pool2d(moved, 8, ceil_mode=True) - 1) * SURE
 
 
 class SmallNetwork(nn.Module):
@@ -205,10 +210,14 @@ def network_of(row: str, seed: int) -> SmallNetwork:
     """A fresh network; all rows of a seed start from the same base."""
     widths: dict[str, Any] = {"dim": DIM, "embed_dim": EMBED, "num_heads": HEADS}
     widths |= {"num_layers": LAYERS, "ffn_dim": FFN, "dropout": 0.0}
+    widths |= {"offset_unit_px": OFFSET_UNIT_PX, "train_maps": True}
     torch.manual_seed(seed)
     if row == "dense_band":
         return SmallNetwork(DenseBand(DIM, True, **widths))
-    return SmallNetwork(QuadtreeRefiner(DIM, True, grouped=row == "quadtree", **widths))
+    widths |= {"train_frame_points": TRAIN_FRAME_POINTS}
+    if row == "quadtree_window":
+        widths |= {"window": WINDOW}
+    return SmallNetwork(QuadtreeRefiner(DIM, True, grouped=row != "quadtree_no_qsg", **widths))
 
 
 def targets_of(sample: Sample) -> ClipTargets:
@@ -328,6 +337,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, help="instances.json, JPEGImages/: photos to paste")
     parser.add_argument("--clips", type=Path, help="annotations.json, JPEGImages/: scored too")
     parser.add_argument("--output", type=Path, required=True, help="folder of everything")
+    parser.add_argument("--rows", choices=ROWS, nargs="+", default=list(ROWS))
     args = parser.parse_args()
     torch.set_num_threads(1)
     folder = args.output / f"steps_{args.steps}"
@@ -341,7 +351,7 @@ def main() -> None:
     if path.is_file():
         results |= json.loads(path.read_text())["results"]
     for seed in args.seeds:
-        for row in ROWS:
+        for row in args.rows:
             if set(results[row].get(str(seed), {})) >= set(sets):
                 continue
             predict: Callable[[Sample, int], Tensor] = propagated

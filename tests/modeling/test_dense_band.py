@@ -123,7 +123,8 @@ def slow_decode(refiner: DenseBand, y, probs, boxes, centres_px, layers) -> Tens
     for n in range(len(probs)):
         dx = centres_px[n, 0] - (2 * torch.arange(w) + 1).expand(h, w)
         dy = centres_px[n, 1] - (2 * torch.arange(h) + 1)[:, None].expand(h, w)
-        stacked = torch.cat([y, probs[n], boxes[n, None].float(), dx[None], dy[None]])[None]
+        offsets = torch.stack([dx, dy]) / refiner.offset_unit_px
+        stacked = torch.cat([y, probs[n], boxes[n, None].float(), offsets])[None]
         x = sum(branch(stacked) for branch in refiner.branches)[0]
         for i, (weight, bias) in enumerate(layers):
             x = torch.einsum("oi,ihw->ohw", weight[n], x) + bias[n][:, None, None]
@@ -135,6 +136,7 @@ def slow_decode(refiner: DenseBand, y, probs, boxes, centres_px, layers) -> Tens
 @pytest.mark.parametrize("has_stride2", [True, False])
 def test_shared_convolutions_change_nothing(has_stride2: bool, monkeypatch) -> None:
     refiner, inputs = refiner_and_input(has_stride2)
+    refiner.offset_unit_px = 1.0 if has_stride2 else 16.0
     with torch.no_grad():
         fast = refiner(inputs)
         monkeypatch.setattr(refiner, "_decode", lambda *args: slow_decode(refiner, *args))
@@ -156,6 +158,16 @@ def test_instances_share_tokens_but_not_masks() -> None:
     with torch.no_grad():
         a, b = refiner(inputs).mask_logits, refiner(permuted).mask_logits
     torch.testing.assert_close(a[order], b, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("train_maps", [True, False])
+def test_gradients_of_backbone_maps_are_a_switch(train_maps: bool) -> None:
+    refiner, inputs = refiner_and_input(True)
+    refiner.train_maps = train_maps
+    maps = [inputs.stride4.requires_grad_(), inputs.stride2.requires_grad_()]
+    refiner(inputs).mask_logits.sum().backward()
+    reached = [bool(m.grad is not None and m.grad.abs().sum() > 0) for m in maps]
+    assert reached == [train_maps, train_maps]
 
 
 def test_no_band_no_tokens() -> None:

@@ -44,9 +44,10 @@ def test_weights_of_one_token_are_those_of_the_layer(heads: int) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("window", [0, 3])
 @pytest.mark.parametrize("grouped", [True, False])
-def test_a_node_reads_its_own_sequence(grouped: bool) -> None:
-    refiner, inputs = refiner_with(grouped=grouped), clip_input()
+def test_a_node_reads_its_own_sequence(grouped: bool, window: int) -> None:
+    refiner, inputs = refiner_with(grouped=grouped, window=window), clip_input()
     with LastAttention(refiner) as attention:
         tree = refiner(inputs).tree
     for node in (0, len(tree) // 2, len(tree) - 1):
@@ -54,6 +55,8 @@ def test_a_node_reads_its_own_sequence(grouped: bool) -> None:
         mine = tree.tracklet == tree.tracklet[node]
         if not grouped:
             mine &= tree.frame == tree.frame[node]
+        if window:  # the second and last layer's squares are shifted by half
+            mine &= tree.blocks(window, window // 2) == tree.blocks(window, window // 2)[node]
         assert torch.equal(others.sort().values, mine.nonzero()[:, 0])
         assert torch.equal(weights, weights.sort(descending=True).values)
     before = len(attention.sequences)

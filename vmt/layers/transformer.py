@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,30 +31,46 @@ class SelfAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor, position: Tensor) -> Tensor:
+    def forward(self, x: Tensor, position: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
         """Attend among the tokens of each sequence.
 
         Args:
             x: (B, S, C).
             position: (B, S, C), or broadcastable to it.
+            lengths: of sequences that lie one after another along S, none 0; tokens attend within
+                theirs. None: S is one sequence.
 
         Returns:
             (B, S, C).
         """
+        heads = self._heads(x, position)
+        if lengths is None:
+            read = self._attend(heads)
+        else:
+            parts = [part.split(list(lengths), 2) for part in heads]
+            read = torch.cat([self._attend(part) for part in zip(*parts, strict=True)], 1)
+        mixed: Tensor = self.out_proj(read)
+        return mixed
+
+    def _heads(self, x: Tensor, position: Tensor) -> list[Tensor]:
+        """(B, S, C) twice -> query, key and value, (B, M, S, C/M) each."""
         dim = x.shape[-1]
         query_key = F.linear(
             x + position, self.in_proj_weight[: 2 * dim], self.in_proj_bias[: 2 * dim]
         )
         value = F.linear(x, self.in_proj_weight[2 * dim :], self.in_proj_bias[2 * dim :])
         query, key = query_key.chunk(2, dim=-1)
-        heads = [
+        return [
             part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (query, key, value)
-        ]  # (B, M, S, C/M) each
+        ]
+
+    def _attend(self, heads: Sequence[Tensor]) -> Tensor:
+        """Query, key and value -> (B, S, C), what the heads read, side by side."""
+        query, key, value = heads
         out = F.scaled_dot_product_attention(
-            heads[0], heads[1], heads[2], dropout_p=self.dropout if self.training else 0.0
+            query, key, value, dropout_p=self.dropout if self.training else 0.0
         )
-        mixed: Tensor = self.out_proj(out.transpose(1, 2).flatten(2))
-        return mixed
+        return out.transpose(1, 2).flatten(2)
 
     def weights_of(self, x: Tensor, position: Tensor, token: int) -> Tensor:
         """How much one token reads of every other, mean over heads: for people to look at.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from vmt.layers.transformer import SelfAttention
 from vmt.modeling.quadtree.tree import SequenceQuadtree
 from vmt.modeling.refinement.quadtree_refiner import STRIDES, QuadtreeRefiner
+from vmt.modeling.refinement.sequence_encoder import sorted_by_block
 from vmt.visualization.colors import Rgb
 
 Frame = npt.NDArray[np.uint8]
@@ -104,13 +106,31 @@ class LastAttention:
         layer = refiner.encoder.layers[-1].get_submodule("self_attn")
         assert isinstance(layer, SelfAttention), "node attention is self attention"
         self.layer = layer
-        self.sequences: list[tuple[Tensor, Tensor]] = []
+        self.encoder = refiner.encoder
+        #: Tokens (S, C), positions (S, C) and places in the tree (S,) of every sequence.
+        self.sequences: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._nodes = 0
+        self._order = torch.zeros(0, dtype=torch.int64)
 
     def __enter__(self) -> LastAttention:
-        def keep(module: nn.Module, args: tuple[Tensor, Tensor]) -> None:
-            self.sequences.append((args[0][0], args[1][0]))
+        def start(module: nn.Module, args: tuple[Any, ...]) -> None:
+            x, blocks = args[0], args[5]
+            order = torch.arange(len(x), device=x.device)
+            if blocks:
+                last = len(self.encoder.layers) - 1
+                order = sorted_by_block(blocks[last % len(blocks)])[0]
+            self._order = order + self._nodes
+            self._nodes += len(x)
 
-        self._hook = self.layer.register_forward_pre_hook(keep)
+        def keep(module: nn.Module, args: tuple[Tensor, Tensor, list[int]]) -> None:
+            x, position, lengths = args
+            parts = (x[0].split(lengths), position[0].split(lengths), self._order.split(lengths))
+            self.sequences += zip(*parts, strict=True)
+
+        self._hooks = [
+            self.encoder.register_forward_pre_hook(start),
+            self.layer.register_forward_pre_hook(keep),
+        ]
         return self
 
     def __exit__(
@@ -119,23 +139,23 @@ class LastAttention:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
 
-    def weights(self, node: int) -> tuple[int, Tensor]:
+    def weights(self, node: int) -> tuple[Tensor, Tensor]:
         """How much a node read of every node of its sequence, mean over heads.
 
         Args:
             node: index into the tree that the refiner gave.
 
         Returns:
-            Index of the sequence's first node, and (S,) weights that add up to 1.
+            (S,) indices of the sequence's nodes, and (S,) weights that add up to 1.
         """
-        first = 0
-        for x, position in self.sequences:
-            if node < first + len(x):
-                return first, self.layer.weights_of(x, position, node - first)
-            first += len(x)
-        raise ValueError(f"node {node} is not among the {first} nodes that were refined.")
+        for x, position, nodes in self.sequences:
+            here = (nodes == node).nonzero()[:, 0]
+            if len(here):
+                return nodes, self.layer.weights_of(x, position, int(here[0]))
+        raise ValueError(f"node {node} is not among the {self._nodes} nodes that were refined.")
 
 
 @dataclass(frozen=True)
@@ -208,6 +228,6 @@ def attention_picture(
 @torch.no_grad()
 def top_attended(attention: LastAttention, node: int, k: int) -> tuple[Tensor, Tensor]:
     """The ``k`` nodes that a node read most: (k,) indices into the tree and (k,) weights."""
-    first, weights = attention.weights(node)
+    nodes, weights = attention.weights(node)
     best = weights.topk(min(k, len(weights)))
-    return best.indices + first, best.values
+    return nodes[best.indices], best.values

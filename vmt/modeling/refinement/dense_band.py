@@ -60,6 +60,9 @@ class DenseBand(Refiner):
             (the release draws at random, spec 8 row 1).
         wrap_boxes: a box that starts left of or above the frame wraps around as in the release
             (spec 8 row 2); else it is cut at the frame.
+        offset_unit_px: pixels that count as 1 in the offsets to the instance's centre which the
+            dynamic layers read; 1 as in the released code.
+        train_maps: let gradients reach the backbone's maps; the released code does not.
         frame_chunk: frames at once.
     """
 
@@ -75,11 +78,15 @@ class DenseBand(Refiner):
         dropout: float = 0.1,
         max_points: int = 12000,
         wrap_boxes: bool = True,
+        offset_unit_px: float = 1.0,
+        train_maps: bool = False,
         frame_chunk: int = 4,
     ) -> None:
         super().__init__()
         self.max_points = max_points
         self.wrap_boxes = wrap_boxes
+        self.offset_unit_px = offset_unit_px
+        self.train_maps = train_maps
         self.frame_chunk = frame_chunk
         self.stage2_controller = controller(dim, num_dynamic_parameters(WIDTHS))
         self.controller = controller(dim, num_dynamic_parameters(WIDTHS))
@@ -139,13 +146,16 @@ class DenseBand(Refiner):
             dropout=node.DROPOUT,
             max_points=node.MAX_POINTS,
             wrap_boxes=node.BOX_MASK == "release",
+            offset_unit_px=node.OFFSET_UNIT_PX,
+            train_maps=node.TRAIN_MAPS,
             frame_chunk=cfg.TEST.FRAME_CHUNK,
         )
 
     def forward(self, inputs: RefinerInput) -> RefinerOutput:
         """See ``Refiner``; the result has stride 2. Gradients reach queries and ``fused`` only.
 
-        The released code detaches backbone maps, boxes, centres and the masks of earlier stages.
+        The released code detaches backbone maps (``train_maps`` lets gradients reach them), boxes,
+        centres and the masks of earlier stages.
         """
         stage2 = split_dynamic_parameters(self.stage2_controller(inputs.query), WIDTHS)
         stage3 = split_dynamic_parameters(self.controller(inputs.query), WIDTHS)
@@ -156,6 +166,9 @@ class DenseBand(Refiner):
             stage.append(masks_s4)
         return RefinerOutput(torch.cat(refined, 1), 2, torch.cat(stage, 1))
 
+    def _map(self, backbone_map: Tensor) -> Tensor:
+        return backbone_map if self.train_maps else backbone_map.detach()
+
     def _refine_chunk(
         self,
         inputs: RefinerInput,
@@ -164,7 +177,7 @@ class DenseBand(Refiner):
         stage3: Sequence[tuple[Tensor, Tensor]],
     ) -> tuple[Tensor, Tensor]:
         """Some frames: (N, t, h2, w2) and (N, t, h4, w4) logits."""
-        stride4 = inputs.stride4[rows].detach()
+        stride4 = self._map(inputs.stride4[rows])
         centres_px = inputs.centres_px[:, rows].detach()
         coarse = inputs.coarse_logits[:, rows].detach().sigmoid()
         features = self._stride4_features(inputs.fused[rows], stride4)
@@ -173,7 +186,7 @@ class DenseBand(Refiner):
 
         if self.compress is None:
             assert inputs.stride2 is not None, "the backbone declared a stride-2 map"
-            high = inputs.stride2[rows].detach()
+            high = self._map(inputs.stride2[rows])
         else:
             h4, w4 = stride4.shape[-2:]
             high = nearest(self.compress(stride4), (2 * h4, 2 * w4))
@@ -224,7 +237,7 @@ class DenseBand(Refiner):
         cells = cell_centres_px(size, 4, centres_px)
         out = []
         for t, frame in enumerate(reduced):
-            offsets = centres_px[:, t, :, None, None] - cells
+            offsets = (centres_px[:, t, :, None, None] - cells) / self.offset_unit_px
             shared = frame.expand(len(previous), -1, -1, -1)
             stacked = torch.cat([offsets.to(frame.dtype), previous[:, t, None], shared], dim=1)
             out.append(apply_dynamic_layers(stacked, layers)[:, 0])
@@ -271,6 +284,7 @@ class DenseBand(Refiner):
         """
         size = (int(y.shape[-2]), int(y.shape[-1]))
         offsets = centres_px[:, :, None, None] - cell_centres_px(size, 2, centres_px)
+        offsets = offsets / self.offset_unit_px
         own = torch.cat([probs, boxes[:, None].to(y.dtype), offsets.to(y.dtype)], dim=1)
         own = own.contiguous(memory_format=torch.channels_last)
         y = y[None].contiguous(memory_format=torch.channels_last)

@@ -34,12 +34,7 @@ class NodeAttentionLayer(EncoderLayer):
             (P, C).
         """
         used = [length for length in lengths if length]
-        mixed = torch.cat(
-            [
-                self.self_attn(tokens[None], code[None])[0]
-                for tokens, code in zip(x.split(used), position.split(used), strict=True)
-            ]
-        )
+        mixed = self.self_attn(x[None], position[None], used)[0]
         x = self.norm1(x + self.drop(mixed))
         if torch.is_grad_enabled():
             return self._feed_forward(x)
@@ -172,7 +167,7 @@ class SequenceEncoder(nn.Module):
         """
         if not len(x):
             return x
-        sorted_blocks = [_sorted(keys) for keys in blocks]
+        sorted_blocks = [sorted_by_block(keys) for keys in blocks]
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, NodeAttentionLayer), "built with node attention layers"
             if sorted_blocks:
@@ -185,8 +180,8 @@ class SequenceEncoder(nn.Module):
         return x
 
 
-def _sorted(keys: Tensor) -> tuple[Tensor, Tensor, list[int]]:
-    """Order that brings equal keys together, the way back, and how many each has."""
+def sorted_by_block(keys: Tensor) -> tuple[Tensor, Tensor, list[int]]:
+    """(P,) keys -> order that brings equal ones together, the way back, how many each has."""
     order = keys.argsort(stable=True)
     _, counts = keys[order].unique_consecutive(return_counts=True)
     return order, order.argsort(), counts.tolist()
