@@ -151,7 +151,7 @@ def test_ytvis_annotations(tmp_path: Path, refiner: Shave, capsys) -> None:
     assert first[0]["tracklet"] == "dog 10"
     assert first[0]["changed_px"] == 5 * (80 - 48)
     assert first[0]["mean_confidence"] == 0.9
-    assert last[2]["rejected_frames"] == ["v2/00000.png"]
+    assert last[2]["rejected_frames"] == ["00000"]
     assert not out.with_name("out.json.part").exists()
     page = report.read_text()
     assert "http" not in page

@@ -147,8 +147,9 @@ def _options(args: argparse.Namespace) -> RefineOptions:
     if args.window < 1:
         raise ConfigError(f"--window {args.window}: give a number of frames from 1 on.")
     weights = args.weights or SHIPPED
-    size = weights.stat().st_size if weights.is_file() else 0
-    return RefineOptions(args.accept, args.window, f"{weights.name} {size}")
+    status = weights.stat() if weights.is_file() else None
+    made = f"{status.st_size} {status.st_mtime_ns}" if status is not None else ""
+    return RefineOptions(args.accept, args.window, f"{weights.name} {made}")
 
 
 def _mask_options(args: argparse.Namespace) -> MaskOptions:

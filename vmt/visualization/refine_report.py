@@ -386,7 +386,7 @@ _COLUMNS = (
     "Masks",
     "Pixels changed",
     "Contour moved",
-    "Boundary IoU old : new",
+    "Boundary IoU, old with new",
     "Confidence",
     "Steadiness",
     "Flicker",

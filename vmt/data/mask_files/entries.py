@@ -316,7 +316,7 @@ class EntryMasks:
 
     def name(self, frame: int) -> str:
         """See ``base.VideoMasks``."""
-        return self.names[frame] if self.names else str(frame)
+        return Path(self.names[frame]).stem if self.names else str(frame)
 
     def at(self, frame: int) -> BoolArray:
         """See ``base.VideoMasks``."""
