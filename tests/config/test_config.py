@@ -10,7 +10,8 @@ import torch
 from vmt.config.defaults import default_config
 from vmt.config.node import load_config
 from vmt.data.datasets.categories import label_space
-from vmt.modeling.meta_arch.build import build_model
+from vmt.data.labels import resolve_label_space
+from vmt.modeling.meta_arch.build import build_model, build_network
 from vmt.utils.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -22,7 +23,7 @@ def test_every_config_builds(path: Path) -> None:
     cfg = load_config(path)
     assert cfg.is_frozen()
     with torch.device("meta"):
-        model = build_model(cfg, label_space(cfg.MODEL.LABEL_SPACE))
+        model = build_network(cfg, resolve_label_space(cfg.MODEL.LABEL_SPACE, path.parent))
     assert (model.refiner is None) == (cfg.MODEL.REFINER.NAME == "none")
 
 
