@@ -128,13 +128,15 @@ def default_config() -> Node:
     cfg.MODEL.REFINER.TRAIN_TRACKLETS = 10
     # Nodes attend within squares of so many stride-8 cells, over all frames [P: 0, to all].
     cfg.MODEL.REFINER.WINDOW = 0
-    # Pixels that count as 1 in the offsets to the instance's centre [R: 1].
+    # Both refiners: pixels that count as 1 in the offsets to the instance's centre [R: 1].
     cfg.MODEL.REFINER.OFFSET_UNIT_PX = 1.0
-    # Let gradients reach the backbone's stride-4 and stride-2 maps [R: False].
+    # Both refiners: let gradients reach the backbone's stride-4 and stride-2 maps [R: False].
     cfg.MODEL.REFINER.TRAIN_MAPS = False
 
     cfg.MODEL.MASK_REFINER = Node()  # META_ARCHITECTURE MaskRefiner [D]
-    # Where the instance query comes from: "mask_pool", the features under the mask.
+    # Where the instance query comes from: "mask_pool", the features under the mask; or "detector",
+    # a frozen SeqFormer on whole frames [P]. Of the following keys it reads BAND_CELLS only, and
+    # REFINER.TRAIN_TRACKLETS.
     cfg.MODEL.MASK_REFINER.QUERY_SOURCE = "mask_pool"
     # Channels of its stride-8 map and query.
     cfg.MODEL.MASK_REFINER.DIM = 64
@@ -146,6 +148,8 @@ def default_config() -> Node:
     cfg.MODEL.MASK_REFINER.MIN_MARGIN_PX = 24
     # Stride-8 cells around the coarse contour that are refined whatever the detector says.
     cfg.MODEL.MASK_REFINER.BAND_CELLS = 1
+    # Windows in which colours inside and outside of the coarse mask are compared; none: nowhere.
+    cfg.MODEL.MASK_REFINER.COLOUR_RADII_PX = []
     # Most tracklets per clip in training, at random; 0: all.
     cfg.MODEL.MASK_REFINER.TRAIN_TRACKLETS = 2
 
