@@ -7,14 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy.ndimage import binary_erosion
 
 from cocoapi_hq import rle
 from vmt.cli import refine
 from vmt.cli.main import main
-from vmt.inference.mask_refiner import RefinedFrame
+from vmt.inference.mask_refiner import MaskRefiner, RefinedFrame
 from vmt.inference.video_io import VideoWriter
+from vmt.modeling.meta_arch.mask_refiner import RefinedTube
+from vmt.ops.crops import Place
 
 H, W, T = 32, 48, 6
 
@@ -159,6 +162,30 @@ def test_ytvis_annotations(tmp_path: Path, refiner: Shave, capsys) -> None:
     printed = capsys.readouterr().out
     assert "21 masks refined" in printed
     assert "1 result rejected" in printed
+
+
+class ShavingNetwork:
+    """What ``MaskRefiner`` needs of a network."""
+
+    device = torch.device("cpu")
+
+    def refine_tube(self, frames: torch.Tensor, coarse: torch.Tensor) -> RefinedTube:
+        inside = torch.stack([torch.from_numpy(shaved(mask.numpy())) for mask in coarse])
+        whole = Place(slice(0, H), slice(0, W), slice(0, H), slice(0, W))
+        everywhere = torch.ones(inside.shape, dtype=torch.bool)
+        return RefinedTube(inside * 0.9 + 0.05, everywhere, [whole] * len(inside))
+
+
+@pytest.mark.parametrize("window", ["1", "3", "8"])
+def test_windows_of_the_real_refiner(tmp_path: Path, monkeypatch, window: str) -> None:
+    monkeypatch.setattr(refine, "_load_refiner", lambda args: MaskRefiner(ShavingNetwork()))
+    path, before = write_ytvis(tmp_path, videos=1)
+    out = tmp_path / "o.json"
+    assert run(path, tmp_path / "images", out, "--window", window) == 0
+    after = json.loads(out.read_text())["annotations"]
+    for old, new in zip(before["annotations"][:2], after[:2], strict=True):
+        assert new["segmentations"] == expected(old["segmentations"])
+    assert after[2:] == before["annotations"][2:]
 
 
 def test_another_list_of_masks(tmp_path: Path) -> None:
@@ -518,3 +545,4 @@ def test_nothing_to_refine(tmp_path: Path, capsys) -> None:
     assert (tmp_path / "o.json").read_bytes() == path.read_bytes()
     assert "There is no mask to refine." in capsys.readouterr().out
     assert "Nothing changed" in report.read_text()
+    assert "<td>" not in report.read_text()

@@ -250,11 +250,12 @@ class _Job:
 
     def _refine_one(self, video: MaskVideo, refiner: FrameRefiner, *, alone: bool) -> None:
         source = self._open[video.key]()
-        with tqdm(total=source.num_frames, unit=" frames", disable=not alone) as bar:
+        with tqdm(unit=" frames", disable=not alone) as bar:
 
-            def progress(frames: int) -> None:
-                bar.update(frames)
-                self.frames += frames
+            def progress(done: int, total: int | None) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+                self.frames += 1
 
             note = refine_video(video, source, refiner, self.work, self.options, progress)
         if note:

@@ -275,7 +275,7 @@ def refine_video(
     refiner: FrameRefiner,
     work: WorkFolder,
     options: RefineOptions,
-    progress: Callable[[int], object] = lambda frames: None,
+    progress: Callable[[int, int | None], object] = lambda done, total: None,
 ) -> str:
     """Refine the masks of one video and keep what became of them in the work folder.
 
@@ -285,7 +285,7 @@ def refine_video(
         refiner: sharpens them.
         work: gets the changes.
         options: how.
-        progress: told how many frames were finished.
+        progress: told how many frames are finished, and of how many (None where it is unknown).
 
     Returns:
         What a person should know, may be empty.
@@ -301,9 +301,8 @@ def refine_video(
     with work.begin(video, masks, frames) as file:
         if not masks.frames:
             return f"{masks.note} There is no mask to refine.".strip()
-        start = 0
-        if isinstance(source, FrameList):
-            start = masks.frames[0]
+        start = masks.frames[0] if isinstance(source, FrameList) else 0
+        if isinstance(source, FrameList) and len(source.paths) > masks.frames[-1] + 1 - start:
             paths = source.paths[start : masks.frames[-1] + 1]
             source = FrameList(source.name, paths)
         pairs = _Pairs(video, source, masks, frames, start)
@@ -315,7 +314,7 @@ def refine_video(
                 rows = _changes(refined, pairs.areas.popleft())
                 if rows:
                     file.write(_line([t, masks.name(t), rows]))
-                progress(1)
+                progress(t - start + 1, source.num_frames)
         except VmtError:
             raise
         except ValueError as error:

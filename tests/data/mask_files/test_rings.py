@@ -21,7 +21,9 @@ def _blobs(seed, shape=(50, 70)):
 def test_without_tolerance_polygons_are_exact(seed):
     noise = np.random.default_rng(seed).random((21, 17)) > 0.5
     for mask in (noise, _blobs(seed)):
-        assert (_draw(rings_of(mask, 0.0), mask.shape) == mask).all()
+        rings = rings_of(mask, 0.0)
+        assert (_draw(rings, mask.shape) == mask).all()
+        assert len(rings) == label(mask, connectivity=1).max()
 
 
 @pytest.mark.parametrize("seed", range(6))
