@@ -3,6 +3,7 @@
 import json
 import re
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from vmt.cli import refine
 from vmt.cli.main import main
 from vmt.inference.mask_refiner import MaskRefiner, RefinedFrame
 from vmt.inference.video_io import VideoWriter
-from vmt.modeling.meta_arch.mask_refiner import RefinedTube
+from vmt.modeling.refinement.given_masks import RefinedTube
 from vmt.ops.crops import Place
 
 H, W, T = 32, 48, 6
@@ -169,11 +170,14 @@ class ShavingNetwork:
 
     device = torch.device("cpu")
 
-    def refine_tube(self, frames: torch.Tensor, coarse: torch.Tensor) -> RefinedTube:
-        inside = torch.stack([torch.from_numpy(shaved(mask.numpy())) for mask in coarse])
+    def refine_tubes(self, frames: torch.Tensor, coarse: torch.Tensor) -> Iterator[RefinedTube]:
         whole = Place(slice(0, H), slice(0, W), slice(0, H), slice(0, W))
-        everywhere = torch.ones(inside.shape, dtype=torch.bool)
-        return RefinedTube(inside * 0.9 + 0.05, everywhere, [whole] * len(inside))
+        for n, masks in enumerate(coarse):
+            shown = masks.flatten(1).any(1).nonzero()[:, 0].tolist()
+            if shown:
+                inside = torch.stack([torch.from_numpy(shaved(masks[t].numpy())) for t in shown])
+                seen = torch.ones(inside.shape, dtype=torch.bool)
+                yield RefinedTube(n, shown, inside * 0.9 + 0.05, seen, [whole] * len(shown))
 
 
 @pytest.mark.parametrize("window", ["1", "3", "8"])
