@@ -117,11 +117,11 @@ def run(args: argparse.Namespace) -> int:
     check_output(masks, args.output)
     job = _Job(masks, WorkFolder(args.output, options), options)
     job.plan(args.images, args.video)
-    print(f"{masks.path}: {masks.form}, {_count(len(masks.videos), 'video')}")
+    print(f"{masks.path}: {masks.form}, {_count(len(masks.videos), masks.noun)}")
     job.refine(lambda: _load_refiner(args))
     if job.bad and not args.skip_bad:
         raise VideoError(
-            f"{_count(len(job.bad), 'video')} of {len(masks.videos)} could not be refined (see "
+            f"{_count(len(job.bad), masks.noun)} of {len(masks.videos)} could not be refined (see "
             f"above): {list_few(job.bad)}. The others are kept in {job.work.path}: mend these and "
             "run again, or add --skip-bad to leave their masks as they are."
         )
@@ -232,12 +232,12 @@ class _Job:
         ]
         done = len(self._open) - len(todo)
         if done:
-            print(f"{_count(done, 'video')} of an earlier run kept")
+            print(f"{_count(done, self.masks.noun)} of an earlier run kept")
         if not todo:
             return
         refiner = load()
         start = time.perf_counter()
-        with tqdm(total=len(todo), unit=" videos", disable=len(todo) == 1) as bar:
+        with tqdm(total=len(todo), unit=f" {self.masks.noun}s", disable=len(todo) == 1) as bar:
             for video in todo:
                 try:
                     self._refine_one(video, refiner, alone=len(todo) == 1)
@@ -360,7 +360,7 @@ class _Report:
         rows, hidden = self._rows()
         moved = [row.difference.shift_px for row in rows if row.difference is not None]
         cards = [
-            (f"{len(job.masks.videos) - len(job.bad):,}", "videos"),
+            (f"{len(job.masks.videos) - len(job.bad):,}", f"{job.masks.noun}s"),
             (f"{total.masks:,}", "masks refined"),
             (f"{total.share():.1%}", "of their pixels changed"),
             (f"{total.confidence / max(total.masks, 1):.2f}", "mean confidence"),
@@ -377,7 +377,7 @@ class _Report:
             ("Frames refined together", f"{args.window}"),
         ]
         if job.bad:
-            settings.append(("Videos left alone", list_few(job.bad)))
+            settings.append((f"{job.masks.noun}s left alone".capitalize(), list_few(job.bad)))
         title = f"Refined masks: {args.masks.name}"
         return RefineReport(title, cards, rows, hidden, self._examples(), settings)
 

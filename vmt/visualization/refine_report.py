@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -360,6 +361,9 @@ def _examples(examples: Sequence[ReportExample]) -> str:
 def _figure(example: ReportExample) -> str:
     pictures = example.pictures
     size = f'width="{pictures.width}" height="{pictures.height}"'
+    # An image is its only frame.
+    known = Path(example.video).stem == example.frame
+    frame = "" if known else f", frame {escape(example.frame)}"
     name = escape(f"{example.tracklet}, frame {example.frame}")
     return (
         '<figure><div class="pair"><div class="slide">'
@@ -370,8 +374,8 @@ def _figure(example: ReportExample) -> str:
         f'aria-label="before and after, {name}" '
         "oninput=\"this.parentNode.style.setProperty('--x',this.value+'%')\"></div>"
         f'<img {size} alt="changed pixels of {name}" src="{_data(pictures.change)}"></div>'
-        f"<figcaption><b>{escape(example.tracklet)}</b> in {escape(example.video)}, frame "
-        f"{escape(example.frame)}: {example.changed_share:.1%} of its pixels changed, mean "
+        f"<figcaption><b>{escape(example.tracklet)}</b> in {escape(example.video)}{frame}: "
+        f"{example.changed_share:.1%} of its pixels changed, mean "
         f"confidence {example.confidence:.2f}</figcaption></figure>"
     )
 

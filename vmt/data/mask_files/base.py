@@ -196,6 +196,11 @@ class MaskFile(Protocol):
         ...
 
     @property
+    def noun(self) -> str:
+        """What its videos are called: ``video`` or ``image``."""
+        ...
+
+    @property
     def videos(self) -> Sequence[MaskVideo]:
         """At least one."""
         ...

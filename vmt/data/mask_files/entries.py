@@ -338,6 +338,11 @@ class EntryFile:
     content: JsonList
     _form: _Form
 
+    @property
+    def noun(self) -> str:
+        """See ``base.MaskFile``."""
+        return self._form.noun
+
     def rewrite(self, find: FindChanges) -> Iterator[tuple[str, Iterable[bytes]]]:
         """See ``base.MaskFile``; elements without a change are copied byte by byte."""
         yield "", self._pieces(find)

@@ -219,6 +219,7 @@ class FolderFile:
     path: Path
     form: str
     videos: Sequence[FolderVideo]
+    noun: str = "video"
 
     def rewrite(self, find: FindChanges) -> Iterator[tuple[str, Iterable[bytes]]]:
         """See ``base.MaskFile``; files without a change are copied byte by byte."""
