@@ -24,6 +24,7 @@ from vmt.modeling.refinement.given_masks import (
     looked_at_cells,
 )
 from vmt.modeling.registry import META_ARCHITECTURES, REFINERS, lookup, register
+from vmt.ops.colour_cue import colour_cues
 from vmt.ops.crops import TubeCrop, follow
 from vmt.ops.resize import aligned_upsample2
 from vmt.structures.boxes import masks_to_boxes, xyxy_to_cxcywh
@@ -80,7 +81,7 @@ class MaskRefinerNetwork(nn.Module):
     The paper's annotation refinement (arXiv:2207.14012, section 3.2) takes its instance queries
     from a detector (``QueryRefiner``). Here the query is pooled under the mask, so that none is
     needed (``MODEL.MASK_REFINER.QUERY_SOURCE: mask_pool``, ours). The object is cut out in every
-    frame; the backbone reads four channels, RGB and the coarse mask.
+    frame; the backbone reads RGB, the coarse mask, and colour cues.
 
     ``forward`` takes one dict per clip: ``image`` (T, 3, H, W), ``coarse`` (G, T, H, W) bool and,
     in training, ``targets``; it gives weighted losses.
@@ -96,6 +97,7 @@ class MaskRefinerNetwork(nn.Module):
         min_margin_px: see ``follow``; must be wider than any error of the coarse mask.
         band_cells: stride-8 cells around the coarse contour that are looked at in any case.
         train_tracklets: most tracklets per clip in training, at random; 0: all.
+        colour_radii_px: of ``colour_cues``, a channel for the backbone each; none: no cues.
         label_space: unused by the network, kept with its weights.
         pixel_mean: of RGB in [0, 255].
         pixel_std: of RGB in [0, 255].
@@ -116,6 +118,7 @@ class MaskRefinerNetwork(nn.Module):
         min_margin_px: int,
         band_cells: int,
         train_tracklets: int,
+        colour_radii_px: Sequence[int],
         label_space: LabelSpace,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
@@ -137,6 +140,7 @@ class MaskRefinerNetwork(nn.Module):
         self.min_margin_px = min_margin_px
         self.band_cells = band_cells
         self.train_tracklets = train_tracklets
+        self.colour_radii_px = tuple(colour_radii_px)
         self.label_space = label_space
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in (pixel_mean, pixel_std))
         self.register_buffer("pixel_mean", mean, persistent=False)
@@ -150,7 +154,7 @@ class MaskRefinerNetwork(nn.Module):
             ConfigError: an unknown backbone or refiner, or values that do not fit together.
         """
         node = cfg.MODEL.MASK_REFINER
-        backbone = build_backbone(cfg, in_channels=4)
+        backbone = build_backbone(cfg, in_channels=4 + len(node.COLOUR_RADII_PX))
         if 2 not in backbone.channels:
             raise ConfigError(
                 f"MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} has no map of stride 2."
@@ -172,6 +176,7 @@ class MaskRefinerNetwork(nn.Module):
             min_margin_px=node.MIN_MARGIN_PX,
             band_cells=node.BAND_CELLS,
             train_tracklets=node.TRAIN_TRACKLETS,
+            colour_radii_px=node.COLOUR_RADII_PX,
             label_space=label_space,
             pixel_mean=cfg.MODEL.PIXEL_MEAN,
             pixel_std=cfg.MODEL.PIXEL_STD,
@@ -236,7 +241,8 @@ class MaskRefinerNetwork(nn.Module):
         pixels = crop.cut(frames, self.pixel_mean)  # (T, 3, h, w)
         pixels = (pixels - self.pixel_mean) / self.pixel_std
         share = crop.cut(coarse[:, None])  # (T, 1, h, w)
-        maps = self.backbone(torch.cat([pixels, 2 * share - 1], dim=1))
+        cues = colour_cues(pixels, share, self.colour_radii_px)
+        maps = self.backbone(torch.cat([pixels, 2 * share - 1, cues], dim=1))
         top = self.laterals["32"](maps[32])
         for stride in (16, 8):
             side = self.laterals[str(stride)](maps[stride])
