@@ -39,6 +39,12 @@ BENCHMARKS: dict[str, tuple[str, list[str], list[str]]] = {
     "data": ("bench_data.py", [], []),
     "training": ("bench_training.py", [], []),
     "msts": ("bench_msts.py", [], ["--repeats", "1", "--frames", "5"]),
+    "mask_refinement": ("bench_mask_refinement.py", [], ["--frames-per-clip", "3"]),
+    "mask_refiner_speed": (
+        "bench_mask_refiner_speed.py",
+        [],
+        ["--tracklets", "1", "5", "--frames", "14", "--long", "100"],
+    ),
 }
 GPU_BENCHMARKS: dict[str, tuple[str, list[str], list[str]]] = {
     "deform_attn_cuda": ("bench_deform_attn_cuda.py", [], []),

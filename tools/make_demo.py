@@ -1,116 +1,158 @@
-r"""The whole pipeline on a clip that needs no download: photograph in, tracklets out.
+r"""Coarse masks in, sharp masks out, on a clip that needs no download.
 
-Pans and zooms over a photograph that ships inside scikit-image (or takes ``--video FILE``), runs
-``vmt demo`` on it with a small network and says what came out, how fast, and with which weights.
+A camera pans and zooms over a photograph that ships inside scikit-image; a dozen corners, drawn by
+hand around the cup, are the coarse mask of every frame. ``vmt refine`` sharpens them with the
+weights of the package. ``--video`` and ``--masks`` take your own in their place.
 
 Example:
-    python tools/make_demo.py --output demo_output --video my.mp4
+    python tools/make_demo.py --output demo_output --video my.mp4 --masks my_polygons
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from cocoapi_hq import rle
 from vmt.cli.main import main as vmt
+from vmt.data.mask_files.base import FrameSet, VideoMasks
+from vmt.data.mask_files.open import open_mask_file
 from vmt.inference.atomic import make_folder
-from vmt.inference.video_io import VideoWriter, open_videos
-from vmt.utils.errors import VmtError
+from vmt.inference.video_io import VideoWriter, open_videos, write_png
+from vmt.structures.masks import Rle
+from vmt.utils.errors import ConfigError, VmtError
+from vmt.visualization.draw import OverlayStyle, draw_tracks
 
-REPO = Path(__file__).resolve().parents[1]
-CONFIG = REPO / "configs" / "quick" / "vmt_release_tiny.yaml"
-SIZE = (360, 640)
+SIZE = (384, 576)
 FPS = 12.0
-SECONDS = 2.0
+FRAMES = 24
+#: Corners (x, y) around cup, saucer and spoon, in pixels of the photograph, 600 x 400.
+POLYGON = (
+    (181, 30), (232, 10), (330, 10), (392, 45), (430, 62), (430, 105), (472, 150), (488, 235),
+    (462, 318), (385, 378), (290, 397), (190, 385), (112, 325), (72, 240), (84, 158), (132, 95),
+)  # fmt: skip
 
 Frame = npt.NDArray[np.uint8]
+View = tuple[float, float, float, float]
 
 
-def pan_and_zoom(photo: Image.Image, frames: int) -> Iterator[Frame]:
-    """A camera that drifts and zooms over a photograph.
+@dataclass(frozen=True)
+class Track:
+    """What ``draw_tracks`` paints."""
 
-    Args:
-        photo: of any size; small ones are enlarged.
-        frames: how many.
+    track_id: int
+    rle: Rle
+    label: int = 0
+    score: float = 1.0
 
-    Yields:
-        (360, 640, 3) uint8 RGB.
-    """
+
+def camera(photo: Image.Image) -> Iterator[View]:
+    """Rectangles (x1, y1, x2, y2) of a photograph that a drifting, zooming camera sees."""
     height, width = SIZE
     largest = min(photo.width / width, photo.height / height)
-    for t in range(frames):
-        phase = t / max(frames - 1, 1)
+    for t in range(FRAMES):
+        phase = t / (FRAMES - 1)
         ease = 0.5 - 0.5 * math.cos(math.pi * phase)
-        view = largest * (0.95 - 0.3 * ease)
+        view = largest * (1.0 - 0.08 * ease)
         w, h = width * view, height * view
-        x = (photo.width - w) * (0.5 - 0.45 * math.cos(1.3 * math.pi * phase))
-        y = (photo.height - h) * (0.3 - 0.2 * ease)
-        box = (x, y, x + w, y + h)
-        resized = photo.resize((width, height), Image.Resampling.BICUBIC, box=box)
-        yield np.asarray(resized.convert("RGB"))
+        x = (photo.width - w) * phase
+        y = (photo.height - h) * (0.4 + 0.4 * ease)
+        yield x, y, x + w, y + h
 
 
-def make_clip(path: Path, frames: int) -> None:
-    """Write the clip to ``path``; needs scikit-image (in the extras ``demo`` and ``dev``)."""
+def make_clip(folder: Path) -> tuple[Path, Path]:
+    """Write the clip and its polygons; needs scikit-image (in the extras ``demo`` and ``dev``)."""
     from skimage import data
 
-    photo = Image.fromarray(data.astronaut())
-    with VideoWriter(path, FPS, SIZE) as writer:
-        for frame in pan_and_zoom(photo, frames):
-            writer.write(frame)
+    photo = Image.fromarray(data.coffee())
+    clip, masks = folder / "clip.mp4", make_folder(folder / "coarse")
+    height, width = SIZE
+    with VideoWriter(clip, FPS, SIZE) as writer:
+        for t, (x1, y1, x2, y2) in enumerate(camera(photo)):
+            size = (width, height)
+            seen = photo.resize(size, Image.Resampling.BICUBIC, box=(x1, y1, x2, y2))
+            writer.write(np.asarray(seen.convert("RGB")))
+            scale = width / (x2 - x1), height / (y2 - y1)
+            points = [
+                [min(max((x - x1) * scale[0], 0), width), min(max((y - y1) * scale[1], 0), height)]
+                for x, y in POLYGON
+            ]
+            content = {"shapes": [{"label": "cup", "points": points, "shape_type": "polygon"}]}
+            (masks / f"{t:05d}.json").write_text(json.dumps(content))
+    return clip, masks
+
+
+def show(video: Path, coarse: Path, refined: Path, output: Path) -> None:
+    """overlay.mp4 and picture.png: the coarse masks on the left, the refined ones on the right."""
+    frames = list(next(iter(open_videos(str(video))))())
+    height, width = frames[0].shape[:2]
+    sides: list[VideoMasks] = []
+    for path in (coarse, refined):
+        found = FrameSet(str(video), (height, width), None, len(frames))
+        sides.append(open_mask_file(path).videos[0].load(found))
+    style = OverlayStyle(labels=False)
+    middle = len(frames) // 2
+    with VideoWriter(output / "overlay.mp4", FPS, (height, 2 * width)) as writer:
+        for t, frame in enumerate(frames):
+            halves = []
+            for masks in sides:
+                shown = masks.at(t) if t in set(masks.frames) else np.zeros((0, height, width))
+                tracks = [Track(n + 1, rle.encode(mask)) for n, mask in enumerate(shown)]
+                halves.append(draw_tracks(frame, tracks, ["object"], style))
+            both = np.concatenate(halves, axis=1)
+            writer.write(both)
+            if t == middle:
+                write_png(output / "picture.png", both)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Make the clip, run the pipeline, say what came out; returns the exit status."""
+    """Make the clip, refine its masks, show them; returns the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, default=Path("demo_output"))
     parser.add_argument("--video", type=Path, help="your own video in place of the clip")
-    parser.add_argument("--config-file", type=Path, default=CONFIG)
-    parser.add_argument("--weights", help="weight file; without one the weights are random")
+    parser.add_argument("--masks", type=Path, help="its coarse masks, see vmt refine --help")
+    parser.add_argument("--weights", help="default: those that come with the package")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.ERROR)
     started = time.perf_counter()
     try:
+        if (args.video is None) != (args.masks is None):
+            raise ConfigError(
+                "--video and --masks go together: what to refine, and in which video."
+            )
         output = make_folder(args.output)
-        spec = args.video
-        if spec is None:
-            spec = output / "clip.mp4"
-            make_clip(spec, round(SECONDS * FPS))
-            print(f"clip: {spec}, {SIZE[1]}x{SIZE[0]}, a photograph that ships in scikit-image")
-        else:
-            open_videos(str(spec))
+        video, masks = args.video, args.masks
+        if video is None:
+            video, masks = make_clip(output)
+            print(f"clip: {video}, a photograph that ships in scikit-image; masks: {masks}")
+        refined = output / "refined"
+        command = ["refine", "--masks", str(masks), "--video", str(video), "--output", str(refined)]
+        command += ["--report", str(output / "report.html")]
+        if args.weights:
+            command += ["--weights", args.weights]
+        status = vmt(command)
+        if status:
+            return status
+        show(video, masks, refined, output)
     except (VmtError, ImportError) as error:
         print(f"make_demo: {error}", file=sys.stderr)
         return 2
-    command = ["demo", "--config-file", str(args.config_file), "--input", str(spec)]
-    command += ["--output", str(output), "--save-frames"]
-    if args.weights:
-        command += ["--weights", args.weights]
-    else:
-        # Random weights give scores near 0.03: show what the network sees all the same.
-        command += ["--confidence", "0"]
-    status = vmt(command)
-    if status:
-        return status
     print(f"everything together took {time.perf_counter() - started:.1f} s; look at")
-    for name in ("overlay.mp4", "tracks.csv", "results.json", "frames"):
+    for name in ("report.html", "overlay.mp4", "picture.png", "refined"):
         print(f"  {output / name}")
-    if not args.weights:
-        print(
-            "The weights were random: the pipeline is real, the masks mean nothing. "
-            "`vmt zoo` lists trained ones; give them with --weights and --config-file."
-        )
     return 0
 
 

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 r"""Make the weights that come with the package: composites, training, and what to ship.
 
-Composites are pasted from the photos of a COCO file; two thirds of the training clips are
-composites, one third distorted copies of the photos with their own polygons. OUT/composites and
+Composites are pasted from the photos of a COCO file. Training begins on them alone; after a while
+a third of the clips are distorted copies of the photos with their own polygons, and more masks are
+clean, so that it learns to leave good masks alone. OUT/composites and
 OUT/train keep what was made, and a call that was interrupted goes on where it stopped. At the end
 --ship is filled with mask_refiner.safetensors, its config and ATTRIBUTION.md, the list of all
 photos with their licences.
@@ -30,6 +31,9 @@ from vmt.utils.errors import OutputError, VmtError
 REPO = Path(__file__).resolve().parents[1]
 CONFIG = REPO / "configs/refine/mask_refiner.yaml"
 CLIPS = 3000
+#: What the first steps, up to this one, do otherwise than the config.
+FIRST_STEPS = 428
+FIRST = ("INPUT.DEGRADE", "[paper, paper, paper, halo, halo, low_res, clean]")
 #: Largest file of weights that the package may carry, in bytes.
 MAX_BYTES = 16 << 20
 HEAD = """# Photographs behind `mask_refiner.safetensors`
@@ -116,6 +120,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"make_mask_refiner: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def has_checkpoint(trained: Path, step: int) -> bool:
+    """Whether a training has come so far."""
+    found = (trained / "checkpoints").glob("step_*.pth")
+    return any(int(path.stem.removeprefix("step_")) >= step for path in found)
 
 
 def run(command: Sequence[str]) -> None:

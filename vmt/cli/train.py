@@ -53,11 +53,15 @@ def run(args: argparse.Namespace) -> int:
     job = Job(args.config_file, tuple(overrides), args.resume, args.eval_only)
     status = run_job(job, args)
     if status == 0 and not args.eval_only:
-        output = load_config(args.config_file, overrides).OUTPUT_DIR
-        print(
-            f"see it: vmt demo --config-file {output}/config.yaml "
-            f"--weights {output}/model_final.safetensors --input VIDEO --output FOLDER"
-        )
+        cfg = load_config(args.config_file, overrides)
+        weights = f"{cfg.OUTPUT_DIR}/model_final.safetensors"
+        if cfg.MODEL.META_ARCHITECTURE == "MaskRefiner":
+            print(f"use it: vmt refine --weights {weights} --masks M --images DIR --output OUT")
+        else:
+            print(
+                f"see it: vmt demo --config-file {cfg.OUTPUT_DIR}/config.yaml "
+                f"--weights {weights} --input VIDEO --output FOLDER"
+            )
     return status
 
 
