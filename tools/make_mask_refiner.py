@@ -63,7 +63,7 @@ def shipped_config(trained: Path) -> str:
     """What the network needs to be built again: MODEL, without what names files."""
     cfg = load_config(trained)
     cfg.defrost()
-    cfg.MODEL.LABEL_SPACE = ""
+    cfg.MODEL.LABEL_SPACE = "object"
     cfg.MODEL.WEIGHTS = ""
     model: Any = type(cfg)({"MODEL": cfg.MODEL})
     head = "# Network of mask_refiner.safetensors, written by tools/make_mask_refiner.py.\n"

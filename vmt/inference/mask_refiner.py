@@ -15,10 +15,10 @@ from torch import Tensor
 from vmt.checkpoint.load import load_weights
 from vmt.config.node import load_config
 from vmt.data.labels import resolve_label_space
+from vmt.data.datasets.categories import label_space
 from vmt.inference.windows import iter_windows
 from vmt.modeling.meta_arch.build import build_network
 from vmt.modeling.refinement.given_masks import RefinedTube, TubeRefiner
-from vmt.structures.labels import LabelSpace
 from vmt.utils.device import resolve_device
 from vmt.utils.errors import ConfigError
 
@@ -34,7 +34,6 @@ ACCEPT = 0.65
 WINDOW, OVERLAP = 8, 2
 #: The weights that come with the package; their config lies beside them.
 SHIPPED = Path(__file__).parents[1] / "weights/mask_refiner.safetensors"
-_ANYTHING = LabelSpace("object", ("object",), (1,))
 
 
 @dataclass(frozen=True)
