@@ -15,7 +15,6 @@ from torch import Tensor
 from vmt.checkpoint.load import load_weights
 from vmt.config.node import load_config
 from vmt.data.labels import resolve_label_space
-from vmt.data.datasets.categories import label_space
 from vmt.inference.windows import iter_windows
 from vmt.modeling.meta_arch.build import build_network
 from vmt.modeling.refinement.given_masks import RefinedTube, TubeRefiner
@@ -165,9 +164,7 @@ class MaskRefiner:
         cfg = load_config(config)
         cfg.defrost()
         cfg.MODEL.BACKBONE.PRETRAINED = False
-        space = _ANYTHING
-        if cfg.MODEL.MASK_REFINER.QUERY_SOURCE == "detector":  # the only one with classes
-            space = resolve_label_space(cfg.MODEL.LABEL_SPACE, config.parent)
+        space = resolve_label_space(cfg.MODEL.LABEL_SPACE, config.parent)
         network = build_network(cfg, space)
         if not isinstance(network, TubeRefiner):
             raise ConfigError(
