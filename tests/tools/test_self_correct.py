@@ -1,0 +1,165 @@
+"""The loop of tools/self_correct.py around a training and a refiner that are made up."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import numpy as np
+import pytest
+
+from cocoapi_hq import rle
+from vmt.data.degrade import degrade_file
+from vmt.utils.errors import VmtError
+
+TOOL = Path(__file__).parents[2] / "tools/self_correct.py"
+SIZE = (150, 200)
+
+
+@pytest.fixture
+def tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("self_correct", TOOL)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def square_set(folder: Path, videos: int = 2) -> Path:
+    """Squares that stand still, with exact masks."""
+    rows, listed = [], []
+    for v in range(1, videos + 1):
+        mask = np.zeros(SIZE, np.uint8)
+        mask[30 + v : 110, 45 : 145 + v] = 1
+        names = [f"v{v}/{t}.jpg" for t in range(3)]
+        (folder / "JPEGImages" / f"v{v}").mkdir(parents=True, exist_ok=True)
+        for name in names:
+            cv2.imwrite(str(folder / "JPEGImages" / name), 200 * mask)
+        listed.append({"id": v, "file_names": names, "width": 200, "height": 150, "length": 3})
+        segmentations = [rle.encode(mask), None if v == 2 else rle.encode(mask), rle.encode(mask)]
+        rows.append({
+            "id": v, "video_id": v, "category_id": 1, "iscrowd": 0, "segmentations": segmentations,
+            "bboxes": [m and list(rle.to_box(m)) for m in segmentations],
+            "areas": [m and rle.area(m) for m in segmentations],
+        })  # fmt: skip
+    content = {"videos": listed, "annotations": rows, "categories": [{"id": 1, "name": "square"}]}
+    path = folder / "annotations.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    truth = square_set(tmp_path / "set")
+    coarse = tmp_path / "coarse.json"
+    degrade_file(truth, coarse, "halo", 0)
+    images = tmp_path / "set/JPEGImages"
+    base = Path(__file__).parents[2] / "configs/refine/mask_refiner.yaml"
+    path = tmp_path / "loop.yaml"
+    path.write_text(json.dumps({
+        "_BASE_": str(base),
+        "DATASETS": {"TRAIN": [f"{truth}@{images}"]},
+        "SELF_CORRECT": {
+            "COARSE": f"{coarse}@{images}", "TRUTH": f"{truth}@{images}",
+            "VAL": f"{truth}@{images}", "VAL_COARSE": str(coarse), "ITERATIONS": 4,
+            "NEXT_STEPS": 7,
+        },
+    }))  # fmt: skip
+    return path
+
+
+class MadeUp:
+    """In place of ``vmt train`` and ``vmt refine``: a refinement takes two pixels of halo."""
+
+    def __init__(self, good: int, fail_at: int = 10**6) -> None:
+        self.good, self.fail_at = good, fail_at
+        self.calls: list[dict[str, str]] = []
+
+    def __call__(self, *arguments: str) -> None:
+        assert len(self.calls) < self.fail_at or arguments[0] != "refine", "broken"
+        given = dict(pairwise(arguments))
+        self.calls.append({"command": arguments[0]} | given)
+        if arguments[0] == "train":
+            folder = Path(given["OUTPUT_DIR"])
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "model_final.safetensors").write_bytes(b"weights")
+            return
+        trained = sum(call["command"] == "train" for call in self.calls)
+        content = json.loads(Path(given["--masks"]).read_text())
+        for row in content["annotations"]:
+            for t, mask in enumerate(row["segmentations"]):
+                if mask and trained <= self.good:
+                    pixels = rle.decode(mask).astype(np.uint8)
+                    smaller = cv2.erode(pixels, np.ones((5, 5), np.uint8))
+                    row["segmentations"][t] = rle.encode(smaller)
+        Path(given["--output"]).write_text(json.dumps(content))
+
+
+def run(tool: ModuleType, config: Path, output: Path, fake: MadeUp, *more: str) -> int:
+    tool._call = fake
+    return tool.main(["--config-file", str(config), "--output", str(output), *more])
+
+
+def test_it_stops_when_nothing_is_gained(tool: ModuleType, config: Path, tmp_path: Path) -> None:
+    fake, out = MadeUp(good=2), tmp_path / "out"
+    assert run(tool, config, out, fake) == 0
+    scores = json.loads((out / "scores.json").read_text())
+    errors = [row["truth"]["boundary_error"] for row in scores["iterations"]]
+    assert len(errors) == 4, "coarse, two that help, one that does not"
+    assert errors[0] > errors[1] > errors[2] == errors[3]
+    assert scores["best_iteration"] == 2
+    trainings = [call for call in fake.calls if call["command"] == "train"]
+    assert "MODEL.WEIGHTS" not in trainings[0]
+    assert trainings[1]["MODEL.WEIGHTS"].endswith("iteration_1/train/model_final.safetensors")
+    assert "iteration_1/annotations.json@" in trainings[1]["DATASETS.TRAIN"]
+    assert trainings[1]["SOLVER.MAX_STEPS"] == "7"
+    refined = json.loads((out / "refined.json").read_text())["annotations"]
+    corrected = json.loads((out / "iteration_2/annotations.json").read_text())["annotations"]
+    original = json.loads((config.parent / "coarse.json").read_text())["annotations"]
+    for row, new, old in zip(refined, corrected, original, strict=True):
+        assert row["segmentations_refined"] == new["segmentations"] != old["segmentations"]
+        assert row["segmentations"] == old["segmentations"]
+
+
+def test_it_goes_on_where_it_broke_off(tool: ModuleType, config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    broken = MadeUp(good=9, fail_at=4)
+    with pytest.raises(AssertionError, match="broken"):
+        run(tool, config, out, broken)
+    first = (out / "iteration_1/annotations.json").stat().st_mtime_ns
+    fake = MadeUp(good=9)
+    assert run(tool, config, out, fake) == 0
+    assert (out / "iteration_1/annotations.json").stat().st_mtime_ns == first
+    assert [call["command"] for call in fake.calls[:2]] == ["refine", "refine"]
+    assert len(json.loads((out / "scores.json").read_text())["iterations"]) >= 4
+    again = MadeUp(good=9)
+    assert run(tool, config, out, again) == 0
+    assert again.calls == []
+
+
+def test_without_validation_all_iterations_run(
+    tool: ModuleType, config: Path, tmp_path: Path
+) -> None:
+    fake, out = MadeUp(good=0), tmp_path / "out"
+    options = ("SELF_CORRECT.VAL", "", "SELF_CORRECT.ITERATIONS", "3")
+    assert run(tool, config, out, fake, *options) == 0
+    assert json.loads((out / "scores.json").read_text())["best_iteration"] == 3
+
+
+def test_messages(
+    tool: ModuleType, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake, out = MadeUp(good=1), tmp_path / "out"
+    for key, words in (("COARSE", "COARSE is empty"), ("VAL_COARSE", "no file")):
+        assert run(tool, config, out, fake, f"SELF_CORRECT.{key}", "") == 2
+        assert words in capsys.readouterr().err
+
+
+def test_a_command_that_fails_is_named(tool: ModuleType) -> None:
+    with pytest.raises(VmtError, match=r"vmt refine ended with status 2.*call the same command"):
+        tool._call("refine", "--masks", "nothing.json", "--images", ".", "--output", "x.json")
