@@ -164,7 +164,10 @@ class MaskRefiner:
         cfg = load_config(config)
         cfg.defrost()
         cfg.MODEL.BACKBONE.PRETRAINED = False
-        space = resolve_label_space(cfg.MODEL.LABEL_SPACE, config.parent)
+        name = "object"
+        if cfg.MODEL.MASK_REFINER.QUERY_SOURCE == "detector":  # the only one with classes
+            name = cfg.MODEL.LABEL_SPACE
+        space = resolve_label_space(name, config.parent)
         network = build_network(cfg, space)
         if not isinstance(network, TubeRefiner):
             raise ConfigError(
