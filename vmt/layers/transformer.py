@@ -44,7 +44,7 @@ class SelfAttention(nn.Module):
             (B, S, C).
         """
         heads = self._heads(x, position)
-        if lengths is None:
+        if lengths is None or len(lengths) == 1:
             read = self._attend(heads)
         else:
             parts = [part.split(list(lengths), 2) for part in heads]
