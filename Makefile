@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 VIDEO ?=
+MASKS ?=
 OUTPUT ?= demo_output
 
 .PHONY: install demo test lint bench bench-long doctor clean
@@ -17,7 +18,8 @@ $(VENV)/.installed: pyproject.toml setup.py constraints.txt cocoapi_hq/pyproject
 	touch $@
 
 demo: install
-	$(BIN)/python tools/make_demo.py --output $(OUTPUT) $(if $(VIDEO),--video "$(VIDEO)")
+	$(BIN)/python tools/make_demo.py --output $(OUTPUT) $(if $(VIDEO),--video "$(VIDEO)") \
+		$(if $(MASKS),--masks "$(MASKS)")
 
 test: install
 	$(BIN)/python -m pytest -q
