@@ -174,7 +174,9 @@ def test_one_frame_is_the_same_with_and_without_grouping(grouped: bool) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("options", [{}, {"grouped": False}, {"guided": False}, {"max_points": 90}])
+@pytest.mark.parametrize(
+    "options", [{}, {"grouped": False}, {"guided": False}, {"max_points": 90}, {"window": 2}]
+)
 def test_permuting_tracklets_permutes_masks(options: dict) -> None:
     refiner, inputs = refiner_with(**options), clip_input()
     order = torch.tensor([2, 0, 1])

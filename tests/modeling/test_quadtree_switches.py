@@ -65,18 +65,6 @@ def test_windows_are_attended_one_by_one() -> None:
 
 
 @torch.no_grad()
-def test_permuting_tracklets_permutes_windows() -> None:
-    refiner, inputs = refiner_with(window=2), clip_input()
-    order = torch.tensor([2, 0, 1])
-    permuted = replace(inputs, **{
-        name: getattr(inputs, name)[order]
-        for name in ("coarse_logits", "query", "centres_px", "boxes_cxcywh", "box_query")
-    })  # fmt: skip
-    before, after = refiner(inputs).mask_logits, refiner(permuted).mask_logits
-    torch.testing.assert_close(before[order], after, atol=1e-4, rtol=1e-4)
-
-
-@torch.no_grad()
 @pytest.mark.parametrize("training", [True, False])
 def test_given_roots_are_nodes(training: bool) -> None:
     inputs = clip_input()
