@@ -400,7 +400,7 @@ def test_other_options_do_finished_videos_again(tmp_path: Path, refiner: Shave) 
     with pytest.raises(RuntimeError):
         run(path, tmp_path / "images", tmp_path / "o.json")
     refiner.fail_at = None
-    assert run(path, tmp_path / "images", tmp_path / "o.json", "--window", "4") == 0
+    assert run(path, tmp_path / "images", tmp_path / "o.json", "--window", "3") == 0
     assert len(refiner.videos) == 3 + 3
 
 

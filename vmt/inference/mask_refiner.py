@@ -30,7 +30,7 @@ MIN_IOU = 0.5
 #: Confidence above which a pixel takes its new label (spec 5).
 ACCEPT = 0.65
 #: Frames refined together, and how many of them the next window sees again.
-WINDOW, OVERLAP = 8, 2
+WINDOW, OVERLAP = 4, 1
 #: The weights that come with the package; their config lies beside them.
 SHIPPED = Path(__file__).parents[1] / "weights/mask_refiner.safetensors"
 
