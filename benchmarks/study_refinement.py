@@ -9,16 +9,17 @@ to 2 pixels per frame, averaged over 8 x 8 pixels. A fifth row is `quadtree` wit
 squares. Other than in published weights, offsets are in units of 64 pixels and gradients reach the
 small network's maps, for all refiners. The same clips in the same order, the
 same number of steps and the same optimiser for each. Clips are composites: combs, hairs, holes and
-outlines of photos move over pictures; half of the photos are kept for scoring. Scored on held-out
-clips and, where it is given, on real ones: tube IoU of masks and of boundary regions (2% of the
-diagonal). Real clips also give the share of cells that trained detectors make nodes, at the study's
+outlines of photos move over pictures; half of the photos are kept for scoring. With --real-train
+every third clip is cut out of real ones. Scored on held-out composites and, where they are given, on
+other real clips: tube IoU of masks and of boundary regions (2% of the diagonal). Real clips also give the share of cells that trained detectors make nodes, at the study's
 size and at their own; smaller frames are boundary for a greater part.
 
 Steps are stored as they are done: called again, the study goes on where it was stopped.
 
 Example:
   python benchmarks/study_refinement.py --steps 600 --seeds 0 1 2 --images ../shared/data/images \
-      --clips ../shared/data/clips --output output/study_refinement
+      --clips ../shared/data/clips --real-train ../shared/data/davis_train \
+      --output output/study_refinement
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ from vmt.data.composites import CompositeOptions, composite_clip  # noqa: E402
 from vmt.data.datasets.coco import load_coco_json  # noqa: E402
 from vmt.data.datasets.ytvis import load_ytvis_json  # noqa: E402
 from vmt.data.mapper import decode_masks  # noqa: E402
+from vmt.data.records import VideoRecord  # noqa: E402
 from vmt.inference.video_io import read_image  # noqa: E402
 from vmt.modeling.criteria.matcher import Match  # noqa: E402
 from vmt.modeling.quadtree.write_back import to_next_level  # noqa: E402
@@ -59,6 +61,7 @@ from vmt.modeling.refinement.quadtree_refiner import QuadtreeRefiner  # noqa: E4
 from vmt.ops.resize import aligned_upsample2  # noqa: E402
 from vmt.structures.boxes import masks_to_boxes, xyxy_to_cxcywh  # noqa: E402
 from vmt.structures.clip import ClipTargets  # noqa: E402
+from vmt.visualization.refinement import LastAttention  # noqa: E402
 
 #: Widths of the network, of the refiner, of its feed-forward layers; its layers and heads.
 DIM, EMBED, FFN, LAYERS, HEADS = 32, 16, 64, 2, 2
@@ -76,12 +79,16 @@ SHIFT_PX = 2
 OFFSET_UNIT_PX = 64.0
 #: Nodes per tracklet, level and frame in training; small frames need fewer than the default.
 TRAIN_FRAME_POINTS = 150
+#: Side of the square of cells that a node's token is made of.
+CONTEXT = 3
 #: Side, in stride-8 cells, of the squares within which `quadtree_window` attends.
 WINDOW = 4
 BATCH = 1
 LEARNING_RATE = 1e-3
 #: Seeds of held-out clips start here; those of training count from 0.
 HELD_OUT = 10**6
+#: Held-out clips on which the use of other frames is looked at.
+PROBED = 15
 ROWS = ("coarse", "dense_band", "quadtree_no_qsg", "quadtree", "quadtree_window")
 SCORES = ("mask", "boundary")
 
@@ -96,15 +103,23 @@ class Sample:
 
 @dataclass(frozen=True)
 class Material:
-    """What composites are made of: photos (h, w, 3) uint8 and outlines (h, w) bool of things."""
+    """What clips are made of: photos (h, w, 3) uint8 and outlines (h, w) bool of things for
+    composites, and videos with accurate masks.
+    """
 
     photos: list[npt.NDArray[np.uint8]]
     outlines: list[npt.NDArray[np.bool_]]
+    videos: Sequence[VideoRecord] = ()
 
 
-def material_of(folder: Path | None) -> tuple[Material, Material]:
-    """Photos for training and for held-out clips: every other image; none without a folder."""
-    halves = Material([], []), Material([], [])
+def material_of(folder: Path | None, real: Path | None) -> tuple[Material, Material]:
+    """For training and for held-out clips: every other image; none without a folder. Videos are
+    for training alone.
+    """
+    videos: Sequence[VideoRecord] = ()
+    if real is not None:
+        videos = load_ytvis_json(real / "annotations.json", real / "JPEGImages", "real")
+    halves = Material([], [], videos), Material([], [])
     if folder is None:
         return halves
     records = load_coco_json(folder / "instances.json", folder / "JPEGImages", "images")
@@ -115,6 +130,50 @@ def material_of(folder: Path | None) -> tuple[Material, Material]:
         masks = decode_masks(record.tracklets([0]), 1, record.size)[:, 0]
         half.outlines.extend(mask for mask in masks if mask.mean() > MIN_OUTLINE)
     return halves
+
+
+def training_clip(seed: int, material: Material) -> Sample:
+    """A composite; every third clip is cut out of a video, where there are any."""
+    if not material.videos or seed % 3:
+        return synthetic(seed, material)
+    rng = np.random.default_rng(seed)
+    while True:
+        found = _cut_out(rng, material.videos[int(rng.integers(len(material.videos)))])
+        if found is not None:
+            return found
+
+
+def _cut_out(rng: np.random.Generator, record: VideoRecord) -> Sample | None:
+    """A window of a video around an object, mirrored or not; None where nothing is left of it."""
+    first = int(rng.integers(len(record) - FRAMES + 1))
+    rows = list(range(first, first + FRAMES))
+    masks = decode_masks(record.tracklets(rows), FRAMES, record.size)
+    tube = masks[int(rng.integers(len(masks)))]
+    if not tube.any():
+        return None
+    seen = np.argwhere(tube.any(0))
+    top, left = seen.min(0)
+    box = seen.max(0) + 1 - (top, left)
+    # As much of the frame as shows the object in some context, in the shape of the clips.
+    scale = max(box[0] / SIZE[0], box[1] / SIZE[1]) * rng.uniform(1.1, 2.5)
+    scale = min(scale, record.size[0] / SIZE[0], record.size[1] / SIZE[1])
+    sides = np.maximum((np.array(SIZE) * scale).astype(int), 1)
+    corner = np.array([top, left]) + (box * rng.uniform(0.3, 0.7, 2) - sides / 2).astype(int)
+    y, x = np.clip(corner, 0, np.array(record.size) - sides)
+    part = (slice(y, y + sides[0]), slice(x, x + sides[1]))
+    flip = slice(None, None, -1 if rng.random() < 0.5 else 1)
+    H, W = SIZE
+    pictures = [
+        cv2.resize(read_image(record.frame_paths[t])[part], (W, H), interpolation=cv2.INTER_AREA)
+        for t in rows
+    ]
+    cut = torch.from_numpy(np.ascontiguousarray(masks[:, :, *part][..., flip])).float()
+    small = F.interpolate(cut, (H, W), mode="area") >= 0.5
+    shown = small[small.flatten(1).any(1)]
+    if not len(shown):
+        return None
+    frames = np.ascontiguousarray(np.stack(pictures)[:, :, flip])
+    return Sample(torch.from_numpy(frames).permute(0, 3, 1, 2).float(), shown)
 
 
 def synthetic(seed: int, material: Material) -> Sample:
@@ -219,7 +278,7 @@ def network_of(row: str, seed: int) -> SmallNetwork:
     torch.manual_seed(seed)
     if row == "dense_band":
         return SmallNetwork(DenseBand(DIM, True, **widths))
-    widths |= {"train_frame_points": TRAIN_FRAME_POINTS}
+    widths |= {"train_frame_points": TRAIN_FRAME_POINTS, "context": CONTEXT}
     if row == "quadtree_window":
         widths |= {"window": WINDOW}
     return SmallNetwork(QuadtreeRefiner(DIM, True, grouped=row != "quadtree_no_qsg", **widths))
@@ -254,7 +313,7 @@ def train(row: str, seed: int, steps: int, folder: Path, material: Material) -> 
         optimiser.param_groups[0]["lr"] = LEARNING_RATE * (0.1 if step >= 0.8 * steps else 1.0)
         for clip in range(BATCH):
             number = (seed * steps + step) * BATCH + clip
-            sample = synthetic(number, material)
+            sample = training_clip(number, material)
             pairs = torch.arange(len(sample.masks))
             losses = criterion.measure(
                 [network(sample, number)],
@@ -317,6 +376,32 @@ def propagated(sample: Sample, seed: int) -> Tensor:
 
 
 @torch.inference_mode()
+def use_of_frames(network: SmallNetwork, samples: list[Sample]) -> dict[str, float]:
+    """Whether grouping is used: boundary scores with and without it, whatever was trained; share of
+    the last layer's attention that nodes give to other frames, and share of the nodes there.
+    """
+    refiner = network.refiner
+    assert isinstance(refiner, QuadtreeRefiner), "other refiners have no groups"
+    trained, found = refiner.grouped, {}
+    for name, refiner.grouped in (("together", True), ("alone", False)):
+        scores = score(lambda sample, number: network(sample, number).mask_logits, samples)
+        found[f"boundary_{name}"] = scores["boundary"]
+    refiner.grouped = True
+    attention, nodes = [], []
+    for index, sample in enumerate(samples[:5]):
+        with LastAttention(refiner) as last:
+            tree = network(sample, HELD_OUT + index).tree  # type: ignore[attr-defined]
+        for node in range(0, len(tree), max(1, len(tree) // 20)):
+            read, weights = last.weights(node)
+            other = tree.frame[read] != tree.frame[node]
+            attention.append(float(weights[other].sum()))
+            nodes.append(float(other.float().mean()))
+    refiner.grouped = trained
+    means = {"attention": statistics.mean(attention), "nodes": statistics.mean(nodes)}
+    return found | {f"{name}_of_other_frames": value for name, value in means.items()}
+
+
+@torch.inference_mode()
 def shares(network: SmallNetwork, samples: list[Sample]) -> list[float]:
     """Cells that the trained detector makes nodes: per level and of all, mean in per cent."""
     assert isinstance(network.refiner, QuadtreeRefiner), "other refiners have no nodes"
@@ -367,13 +452,14 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=40, help="synthetic clips scored")
     parser.add_argument("--images", type=Path, help="instances.json, JPEGImages/: photos to paste")
     parser.add_argument("--clips", type=Path, help="annotations.json, JPEGImages/: scored too")
+    parser.add_argument("--real-train", type=Path, help="annotations.json, JPEGImages/: trained on")
     parser.add_argument("--output", type=Path, required=True, help="folder of everything")
     parser.add_argument("--rows", choices=ROWS, nargs="+", default=list(ROWS))
     args = parser.parse_args()
     torch.set_num_threads(1)
     folder = args.output / f"steps_{args.steps}"
     folder.mkdir(parents=True, exist_ok=True)
-    for_training, for_scores = material_of(args.images)
+    for_training, for_scores = material_of(args.images, args.real_train)
     sets = {"held-out": [synthetic(HELD_OUT + i, for_scores) for i in range(args.held_out)]}
     full_size = []
     if args.clips is not None:
@@ -385,19 +471,25 @@ def main() -> None:
         results |= json.loads(path.read_text())["results"]
     for seed in args.seeds:
         for row in args.rows:
-            if set(results[row].get(str(seed), {})) >= set(sets):
+            scores: dict[str, Any] = results[row].setdefault(str(seed), {})
+            wanted = set(sets)
+            if row.startswith("quadtree"):
+                wanted |= {"frames"} | ({"shares"} if full_size else set())
+            if set(scores) >= wanted:
                 continue
             predict: Callable[[Sample, int], Tensor] = propagated
             if row != "coarse":
                 network = train(row, seed, args.steps, folder, for_training)
                 predict = lambda sample, number, of=network: of(sample, number).mask_logits  # noqa: E731
-            scores: dict[str, Any] = {n: score(predict, clips) for n, clips in sets.items()}
-            if row.startswith("quadtree") and full_size:
+            for name in set(sets) - set(scores):
+                scores[name] = score(predict, sets[name])
+            if "frames" in wanted:
+                scores["frames"] = use_of_frames(network, sets["held-out"][:PROBED])
+            if "shares" in wanted - set(scores):
                 scores["shares"] = {
                     "{} x {}".format(*clips[0].masks.shape[-2:]): shares(network, clips)
                     for clips in (sets["real"], full_size)
                 }
-            results[row][str(seed)] = scores
             write_json(path, {"machine": machine(), "steps": args.steps, "results": results})
     text = table(results, list(sets)) + "\n" + share_table(results)
     (folder / "table.md").write_text(text)

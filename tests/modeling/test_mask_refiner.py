@@ -8,6 +8,7 @@ import torch
 from vmt.config.node import load_config
 from vmt.modeling.meta_arch.build import build_model, build_network
 from vmt.modeling.meta_arch.mask_refiner import MaskRefinerNetwork
+from vmt.modeling.refinement.given_masks import prompt_of
 from vmt.structures.clip import ClipTargets
 from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import ConfigError
@@ -55,6 +56,31 @@ def test_only_pixels_below_roots_are_looked_at():
         padded = torch.nn.functional.pad(coarse[None, None].float(), (1, 1, 1, 1), "replicate")
         contour = torch.nn.functional.max_pool2d(padded, 3, 1)[0, 0] != coarse
         assert seen[contour].all(), "the contour is always looked at"
+
+
+def test_a_mask_speaks_at_every_level_or_at_the_coarsest():
+    share = torch.zeros(1, 1, 32, 64)
+    share[..., 24:] = 1
+    told = prompt_of(share, band_cells=1, levels=3)
+    # The contour runs along cell 2 of the coarsest level; the band reaches 8 pixels beyond its
+    # cells on every level.
+    for cells, width, (first, last) in zip(
+        told.given, (8, 16, 32), ((1, 3), (3, 7), (7, 15)), strict=True
+    ):
+        wanted = (torch.arange(width) >= first) & (torch.arange(width) <= last)
+        assert torch.equal(cells, wanted.expand(1, 1, width // 2, width))
+    for level, stride in zip(told.coarse_levels, (8, 4, 2), strict=True):
+        covered = torch.nn.functional.avg_pool2d(share, stride)
+        torch.testing.assert_close(level, ((2 * covered - 1) * 4).sigmoid())
+    # Children of the finer bands have their parents.
+    for coarse, fine in zip(told.given, told.given[1:], strict=False):
+        assert not (fine & ~coarse.repeat_interleave(2, -1).repeat_interleave(2, -2)).any()
+    alone = prompt_of(share, band_cells=1, levels=1)
+    assert alone.coarse_levels == ()
+    assert torch.equal(alone.given[0], told.given[0])
+    assert len(alone.given) == 1
+    with pytest.raises(ConfigError, match=r"PROMPT_LEVELS must be 1 or 3, not 2"):
+        network("MODEL.MASK_REFINER.PROMPT_LEVELS", "2")
 
 
 def test_frames_without_the_object_and_tracklets_without_masks():

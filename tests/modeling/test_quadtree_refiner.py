@@ -175,7 +175,8 @@ def test_one_frame_is_the_same_with_and_without_grouping(grouped: bool) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    "options", [{}, {"grouped": False}, {"guided": False}, {"max_points": 90}, {"window": 2}]
+    "options",
+    [{}, {"grouped": False}, {"guided": False}, {"max_points": 90}, {"window": 2}, {"context": 3}],
 )
 def test_permuting_tracklets_permutes_masks(options: dict) -> None:
     refiner, inputs = refiner_with(**options), clip_input()
@@ -471,7 +472,7 @@ def test_parts_compile_in_one_graph() -> None:
     instances = refiner.encoder.instance(inputs.query)
     calls = [
         (refiner.detector, ("s8", torch.randn(3, EMBED, 7, 9), own, parameters)),
-        (refiner.node_encoder, (x, x[:, 0])),
+        (refiner.node_encoder, (x[:, None], x[:, :1])),
         (layer.forward_sequences, (x, position, [10, 10, 10])),
         (guidance, (x, position, instances, refiner.encoder.own, tracklet)),
         (

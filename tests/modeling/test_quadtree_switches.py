@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from tests.modeling.test_quadtree_refiner import clip_input, refiner_with
+from vmt.modeling.quadtree.write_back import to_next_level
+from vmt.modeling.refinement.node_encoder import NodeEncoder
 
 
 def slow_blocks(tree, side: int, shift: int, per_frame: bool) -> list[tuple[int, ...]]:
@@ -73,7 +75,7 @@ def test_given_roots_are_nodes(training: bool) -> None:
     assert len(refiner(inputs).tree) == 0
     roots = torch.zeros_like(inputs.coarse_logits, dtype=torch.bool)
     roots[1, 0, 2, 3] = roots[0, 2, 4, 1] = True
-    tree = refiner(replace(inputs, roots=roots)).tree
+    tree = refiner(replace(inputs, given=(roots,))).tree
     places = torch.stack([tree.tracklet, tree.frame, tree.level, tree.y, tree.x], 1).tolist()
     assert sorted(places) == [[0, 2, 0, 4, 1], [1, 0, 0, 2, 3]]
 
@@ -106,3 +108,70 @@ def test_gradients_of_backbone_maps_are_a_switch(train_maps: bool) -> None:
     out.node_logits.sum().backward()
     reached = [bool(m.grad is not None and m.grad.abs().sum() > 0) for m in maps]
     assert reached == [train_maps, train_maps]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("context", [1, 3, 5])
+def test_tokens_are_made_of_the_cells_around_a_node(context: int) -> None:
+    """Against a loop; beyond the map the outermost cell stands."""
+    encoder = NodeEncoder(4, 3, context)
+    maps, probs = torch.randn(2, 4, 5, 6), torch.rand(3, 2, 5, 6)
+    places = [(0, 0, 0, 0), (1, 1, 4, 5), (2, 0, 2, 3), (2, 1, 0, 4)]  # n, t, y, x
+    n, t, y, x = torch.tensor(places).T
+    rows, columns = encoder.around(y, x, (5, 6))
+    found = encoder(
+        maps[t[:, None], :, rows, columns], probs[n[:, None], t[:, None], rows, columns]
+    )
+    reach = context // 2
+    for token, (n_, t_, y_, x_) in zip(found, places, strict=True):
+        values = []
+        for dy in range(-reach, reach + 1):
+            for dx in range(-reach, reach + 1):
+                at = (min(max(y_ + dy, 0), 4), min(max(x_ + dx, 0), 5))
+                values += [*maps[t_, :, at[0], at[1]].tolist(), float(probs[n_, t_, at[0], at[1]])]
+        wanted = encoder.token.weight @ torch.tensor(values) + encoder.token.bias
+        torch.testing.assert_close(token, wanted)
+
+
+@pytest.mark.parametrize("context", [1, 3])
+def test_context_is_the_same_with_gradients_and_in_a_window(context: int) -> None:
+    """With gradients cells are read from whole maps, without from a window around the roots."""
+    inputs = clip_input()
+    refiner = refiner_with(context=context)
+    with torch.no_grad():
+        expected = refiner(inputs)
+    found = refiner(inputs)
+    assert len(found.tree) == len(expected.tree) > 0
+    torch.testing.assert_close(found.mask_logits, expected.mask_logits, atol=1e-4, rtol=1e-4)
+    if context > 1:
+        alone = refiner_with(context=1)(inputs).mask_logits
+        assert (alone - found.mask_logits).abs().max() > 1e-2
+
+
+@torch.no_grad()
+def test_coarse_probabilities_of_finer_levels_are_those_given() -> None:
+    inputs = clip_input()
+    refiner = refiner_with()
+    sizes = refiner.level_sizes(inputs)
+    levels = [inputs.coarse_logits.sigmoid()]
+    for size in sizes[1:]:
+        levels.append(to_next_level(levels[-1], size))
+    # a row and a column more than the map has, as padding leaves them
+    padded = tuple(torch.nn.functional.pad(level, (0, 1, 0, 1)) for level in levels)
+    same = refiner(replace(inputs, coarse_levels=padded))
+    torch.testing.assert_close(same.mask_logits, refiner(inputs).mask_logits)
+    other = refiner(replace(inputs, coarse_levels=(levels[0], levels[1], 1 - levels[2])))
+    assert (other.mask_logits - same.mask_logits).abs().max() > 1e-2
+
+
+@torch.no_grad()
+def test_given_cells_of_a_finer_level_need_their_parents() -> None:
+    inputs = clip_input()
+    refiner = refiner_with(thresholds=(1.0, 1.0, 1.0), train_nodes="detected")
+    given = [torch.zeros(3, 3, *size, dtype=torch.bool) for size in refiner.level_sizes(inputs)]
+    given[0][1, 0, 2, 3] = True
+    given[1][1, 0, 4:6, 6:8] = True
+    given[2][1, 0, 8, 12] = given[2][1, 0, 0, 0] = True  # the second without a parent
+    tree = refiner(replace(inputs, given=tuple(given))).tree
+    places = zip(tree.level.tolist(), tree.y.tolist(), tree.x.tolist(), strict=True)
+    assert sorted(places) == [(0, 2, 3), (1, 4, 6), (1, 4, 7), (1, 5, 6), (1, 5, 7), (2, 8, 12)]

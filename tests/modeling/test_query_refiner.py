@@ -114,19 +114,19 @@ def test_the_mask_is_the_coarse_map_and_its_contour_is_refined():
     frames, masks = two_things()
     masks[0, 1] = False
     inputs, _ = net._inputs(frames[..., :90, :125], masks[..., :90, :125])  # no multiples of 8
-    assert inputs.coarse_logits.shape == inputs.roots.shape == (2, 2, 12, 16)
+    assert inputs.coarse_logits.shape == inputs.given[0].shape == (2, 2, 12, 16)
     assert inputs.coarse_logits[0, 0, 3, 4] == 4
     assert inputs.coarse_logits[0, 0, 9, 10] == -4
     # rows 8..15 by columns 48..55: 6 of 8 rows, 2 of 8 columns
     assert inputs.coarse_logits[0, 0, 1, 6] == pytest.approx(8 * 12 / 64 - 4)
     assert (inputs.coarse_logits[0, 1] == -4).all()
-    assert not inputs.roots[0, 1].any()
-    assert inputs.roots[0, 0, 1:6, 2].all()
-    assert not inputs.roots[0, 0, 3, 4]
+    assert not inputs.given[0][0, 1].any()
+    assert inputs.given[0][0, 0, 1:6, 2].all()
+    assert not inputs.given[0][0, 0, 3, 4]
     # at the frame's edge there is no contour
     right = torch.zeros(1, 2, 90, 125, dtype=torch.bool)
     right[..., 40:] = True
-    _, roots = net._prompts(right, (90, 125))
+    roots = net._prompt(right, (90, 125)).given[0]
     assert not roots[..., 8:].any()
 
 
@@ -214,12 +214,12 @@ def test_cells_that_the_detector_found_are_looked_at_too():
     frames, masks = two_things()
     inputs, _ = net._inputs(frames, masks)
     output = net.refiner(inputs)
-    cells = looked_at_cells(inputs.roots, output)
+    cells = looked_at_cells(inputs.given[0], output)
     tree = output.tree
     found = {row[1:] for row in zip(tree.level.tolist(), tree.tracklet.tolist(),
              tree.frame.tolist(), tree.y.tolist(), tree.x.tolist(), strict=True)
              if row[0] == 0}  # fmt: skip
-    given = set(map(tuple, inputs.roots.nonzero().tolist()))
+    given = set(map(tuple, inputs.given[0].nonzero().tolist()))
     assert found - given
     assert set(map(tuple, cells.nonzero().tolist())) == found | given
 
@@ -264,7 +264,7 @@ class Ramp(nn.Module):
     def forward(self, inputs):
         self.frame_size = h, w = inputs.frame_size
         rows = (2 * torch.arange(-(-h // 2)) + 1.5) / h * 4 - 2
-        logits = rows[:, None].expand(*inputs.roots.shape[:2], -1, -(-w // 2))
+        logits = rows[:, None].expand(*inputs.given[0].shape[:2], -1, -(-w // 2))
         return RefinerOutput(logits, 2, logits)
 
 

@@ -128,6 +128,8 @@ def default_config() -> Node:
     cfg.MODEL.REFINER.TRAIN_TRACKLETS = 10
     # Nodes attend within squares of so many stride-8 cells, over all frames [P: 0, to all].
     cfg.MODEL.REFINER.WINDOW = 0
+    # Tokens are made of squares of so many cells per side around their node: 1, 3, 5 [P: silent].
+    cfg.MODEL.REFINER.CONTEXT = 1
     # Both refiners: pixels that count as 1 in the offsets to the instance's centre [R: 1].
     cfg.MODEL.REFINER.OFFSET_UNIT_PX = 1.0
     # Both refiners: let gradients reach the backbone's stride-4 and stride-2 maps [R: False].
@@ -135,8 +137,8 @@ def default_config() -> Node:
 
     cfg.MODEL.MASK_REFINER = Node()  # META_ARCHITECTURE MaskRefiner [D]
     # Where the instance query comes from: "mask_pool", the features under the mask; or "detector",
-    # a frozen SeqFormer on whole frames [P]. Of the following keys it reads BAND_CELLS only, and
-    # REFINER.TRAIN_TRACKLETS.
+    # a frozen SeqFormer on whole frames [P]. Of the following keys it reads BAND_CELLS and
+    # PROMPT_LEVELS only, and REFINER.TRAIN_TRACKLETS.
     cfg.MODEL.MASK_REFINER.QUERY_SOURCE = "mask_pool"
     # Channels of its stride-8 map and query.
     cfg.MODEL.MASK_REFINER.DIM = 64
@@ -148,6 +150,9 @@ def default_config() -> Node:
     cfg.MODEL.MASK_REFINER.MIN_MARGIN_PX = 24
     # Stride-8 cells around the coarse contour that are refined whatever the detector says.
     cfg.MODEL.MASK_REFINER.BAND_CELLS = 1
+    # Levels of the quadtree that know the given mask at their own resolution: its band and its
+    # share of each cell. 3: all; 1: the coarsest, whose values the finer ones interpolate.
+    cfg.MODEL.MASK_REFINER.PROMPT_LEVELS = 3
     # Windows in which colours inside and outside of the coarse mask are compared; none: nowhere.
     cfg.MODEL.MASK_REFINER.COLOUR_RADII_PX = []
     # Most tracklets per clip in training, at random; 0: all.

@@ -19,9 +19,9 @@ from vmt.modeling.refinement.given_masks import (
     STRIDE,
     RefinedTube,
     by_pixel,
-    coarse_logits,
-    contour_band,
     looked_at_cells,
+    prompt_levels,
+    prompt_of,
 )
 from vmt.modeling.registry import META_ARCHITECTURES, REFINERS, lookup, register
 from vmt.ops.colour_cue import colour_cues
@@ -96,6 +96,7 @@ class MaskRefinerNetwork(nn.Module):
         margin: see ``follow``.
         min_margin_px: see ``follow``; must be wider than any error of the coarse mask.
         band_cells: stride-8 cells around the coarse contour that are looked at in any case.
+        prompt_levels: see ``prompt_of``.
         train_tracklets: most tracklets per clip in training, at random; 0: all.
         colour_radii_px: of ``colour_cues``, a channel for the backbone each; none: no cues.
         label_space: unused by the network, kept with its weights.
@@ -117,6 +118,7 @@ class MaskRefinerNetwork(nn.Module):
         margin: float,
         min_margin_px: int,
         band_cells: int,
+        prompt_levels: int,
         train_tracklets: int,
         colour_radii_px: Sequence[int],
         label_space: LabelSpace,
@@ -139,6 +141,7 @@ class MaskRefinerNetwork(nn.Module):
         self.margin = margin
         self.min_margin_px = min_margin_px
         self.band_cells = band_cells
+        self.prompt_levels = prompt_levels
         self.train_tracklets = train_tracklets
         self.colour_radii_px = tuple(colour_radii_px)
         self.label_space = label_space
@@ -175,6 +178,7 @@ class MaskRefinerNetwork(nn.Module):
             margin=node.MARGIN,
             min_margin_px=node.MIN_MARGIN_PX,
             band_cells=node.BAND_CELLS,
+            prompt_levels=prompt_levels(cfg),
             train_tracklets=node.TRAIN_TRACKLETS,
             colour_radii_px=node.COLOUR_RADII_PX,
             label_space=label_space,
@@ -241,6 +245,7 @@ class MaskRefinerNetwork(nn.Module):
         pixels = crop.cut(frames, self.pixel_mean)  # (T, 3, h, w)
         pixels = (pixels - self.pixel_mean) / self.pixel_std
         share = crop.cut(coarse[:, None])  # (T, 1, h, w)
+        prompt = prompt_of(share, self.band_cells, self.prompt_levels)
         cues = colour_cues(pixels, share, self.colour_radii_px)
         maps = self.backbone(torch.cat([pixels, 2 * share - 1, cues], dim=1))
         top = self.laterals["32"](maps[32])
@@ -257,13 +262,14 @@ class MaskRefinerNetwork(nn.Module):
             stride4=maps[4],
             stride2=self.stride2(maps[2]),
             fused=fused,
-            coarse_logits=coarse_logits(share[None, :, 0]),
+            coarse_logits=prompt.coarse_logits,
             query=self.query(fused, inside),
             centres_px=centres_px,
             boxes_cxcywh=boxes,
             frame_size=crop.size,
             masks_gt=masks_gt,
-            roots=contour_band(share, self.band_cells)[None],
+            given=prompt.given,
+            coarse_levels=prompt.coarse_levels,
         )
 
     @torch.no_grad()
@@ -282,8 +288,7 @@ class MaskRefinerNetwork(nn.Module):
         inputs = self._inputs(frames, coarse, crop, None)
         output: RefinerOutput = self.refiner(inputs)
         logits = aligned_upsample2(output.mask_logits)[0]  # (T, h, w)
-        assert inputs.roots is not None, "made above"
-        inside = by_pixel(looked_at_cells(inputs.roots, output)[0])
+        inside = by_pixel(looked_at_cells(inputs.given[0], output)[0])
         return RefinedTube(
             tracklet,
             shown.nonzero()[:, 0].tolist(),

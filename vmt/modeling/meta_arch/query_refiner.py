@@ -19,11 +19,14 @@ from vmt.modeling.meta_arch.vmt import VideoMaskTransfiner
 from vmt.modeling.refinement.base import RefinerInput, RefinerOutput
 from vmt.modeling.refinement.given_masks import (
     STRIDE,
+    STRIDES,
+    MaskPrompt,
     RefinedTube,
     by_pixel,
-    coarse_logits,
-    contour_band,
+    join_tracklets,
     looked_at_cells,
+    prompt_levels,
+    prompt_of,
 )
 from vmt.ops.crops import Place
 from vmt.ops.resize import aligned_upsample2, network_size
@@ -51,6 +54,7 @@ class QueryRefiner(VideoMaskTransfiner):
 
     Args:
         band_cells: stride-8 cells around the coarse contour that are looked at in any case.
+        prompt_levels: see ``prompt_of``.
         match_classes: labels of targets are those of the base, and have a part in the match.
         min_size: short side of frames in ``refine_tubes``, in pixels.
         max_size: bound of the long side there; 0: none.
@@ -61,6 +65,7 @@ class QueryRefiner(VideoMaskTransfiner):
         self,
         *,
         band_cells: int = 1,
+        prompt_levels: int = len(STRIDES),
         match_classes: bool = True,
         min_size: int = 360,
         max_size: int = 0,
@@ -68,6 +73,7 @@ class QueryRefiner(VideoMaskTransfiner):
     ) -> None:
         super().__init__(**parts)
         self.band_cells = band_cells
+        self.prompt_levels = prompt_levels
         self.match_classes = match_classes
         self.min_size, self.max_size = min_size, max_size
         for name, parameter in self.named_parameters():
@@ -88,6 +94,7 @@ class QueryRefiner(VideoMaskTransfiner):
             )
         return VideoMaskTransfiner.parts(cfg, label_space) | {
             "band_cells": cfg.MODEL.MASK_REFINER.BAND_CELLS,
+            "prompt_levels": prompt_levels(cfg),
             # Under "any", every label is 0 and says nothing.
             "match_classes": cfg.DATASETS.CLASS_MATCH != "any",
             "min_size": cfg.INPUT.MIN_SIZE_TEST,
@@ -145,8 +152,7 @@ class QueryRefiner(VideoMaskTransfiner):
             small = _resized(frames.to(self.device).float(), size)
             inputs, kept = self._inputs(small, coarse[present])
             output = self._refined(inputs)
-        assert inputs.roots is not None, "made above"
-        cells = looked_at_cells(inputs.roots, output)
+        cells = looked_at_cells(inputs.given[0], output)
         for row, tracklet in enumerate(present[kept].tolist()):
             at = shown[tracklet]
             # One at a time: at the size of the frames, all of them are large.
@@ -201,21 +207,22 @@ class QueryRefiner(VideoMaskTransfiner):
         kept, query_index = match.target_index[order], match.query_index[order]
         boxes = asked.boxes_cxcywh[kept]
         kept = given[kept]
-        logits, roots = self._prompts(coarse[kept], size)
+        prompt = self._prompt(coarse[kept], size)
         assert features.stride4 is not None, "stride-4 maps are kept for the refiner"
         inputs = RefinerInput(
             frames=pixels,
             stride4=features.stride4,
             stride2=features.stride2,
             fused=features.fused,
-            coarse_logits=logits,
+            coarse_logits=prompt.coarse_logits,
             query=state.query[0, query_index],
             centres_px=boxes[..., :2] * boxes.new_tensor(size[::-1]),
             boxes_cxcywh=boxes,
             frame_size=size,
             box_query=state.box_query[0][:, query_index].transpose(0, 1),
             masks_gt=None if targets is None else targets.masks[kept],
-            roots=roots,
+            given=prompt.given,
+            coarse_levels=prompt.coarse_levels,
         )
         return inputs, kept
 
@@ -229,17 +236,18 @@ class QueryRefiner(VideoMaskTransfiner):
             matcher.class_cost = 0.0
         return matcher(logits, boxes, asked)
 
-    def _prompts(self, coarse: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """(N, T, H, W) bool -> coarse logits and roots, (N, T, h8, w8) of frames of ``size``."""
+    def _prompt(self, coarse: Tensor, size: tuple[int, int]) -> MaskPrompt:
+        """(N, T, H, W) bool -> what is told of them, for frames of ``size``."""
         h8, w8 = (-(-side // STRIDE) for side in size)
-        logits = torch.zeros(*coarse.shape[:2], h8, w8, device=coarse.device)
-        roots = torch.zeros_like(logits, dtype=torch.bool)
         beyond = (0, w8 * STRIDE - size[1], 0, h8 * STRIDE - size[0])
-        for row, masks in enumerate(coarse):  # at full size, one tracklet at a time
+        prompts = []
+        for masks in coarse:  # at full size, one tracklet at a time
             share = F.pad(_resized(masks.float(), size)[:, None], beyond, mode="replicate")
-            logits[row] = coarse_logits(share[:, 0])
-            roots[row] = contour_band(share, self.band_cells)
-        return logits, roots
+            prompts.append(prompt_of(share, self.band_cells, self.prompt_levels))
+        if prompts:
+            return join_tracklets(prompts)
+        nothing = torch.zeros(0, coarse.shape[1], h8, w8, device=coarse.device)
+        return MaskPrompt(nothing, (), (nothing > 0,))
 
 
 def _as_targets(coarse: Tensor, labels: Tensor | None) -> ClipTargets:

@@ -32,7 +32,11 @@ class RefinerInput:
         box_query: (N, T, C) box queries of the last decoder layer, where the caller has them.
         masks_gt: (N, T, H, W) bool, the annotation of each tracklet; in training only, for
             refiners that choose by it what to refine.
-        roots: (N, T, h8, w8) bool, cells that ``quadtree`` refines whatever its detector says.
+        given: per level, coarse to fine, as far as there are any: (N, T, h, w) bool, cells that
+            ``quadtree`` refines whatever its detector says, if it refines the cell above them.
+        coarse_levels: per level (N, T, h, w), coarse probabilities where they are known better than
+            ``coarse_logits`` says; none: those of all levels come from there. Of both, rows and
+            columns beyond the level's map are not read.
     """
 
     frames: Tensor
@@ -46,7 +50,8 @@ class RefinerInput:
     frame_size: tuple[int, int]
     box_query: Tensor | None = None
     masks_gt: Tensor | None = None
-    roots: Tensor | None = None
+    given: tuple[Tensor, ...] = ()
+    coarse_levels: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)

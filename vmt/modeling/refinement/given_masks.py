@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
+from fvcore.common.config import CfgNode
 from torch import Tensor
 
 from vmt.modeling.refinement.base import RefinerOutput
 from vmt.modeling.refinement.quadtree_criterion import QuadtreeOutput
 from vmt.ops.crops import Place
+from vmt.utils.errors import ConfigError
 
-#: Stride of the coarsest level, in pixels.
-STRIDE = 8
+#: Strides of the quadtree's levels, in pixels, and the coarsest.
+STRIDES = (8, 4, 2)
+STRIDE = STRIDES[0]
 #: Logit of a cell that lies wholly inside the given mask (spec 5).
 SURE = 4.0
 
@@ -62,49 +65,108 @@ class TubeRefiner(Protocol):
         ...
 
 
-def coarse_logits(share: Tensor) -> Tensor:
+def prompt_levels(cfg: CfgNode) -> int:
+    """``MODEL.MASK_REFINER.PROMPT_LEVELS``; ConfigError when it is neither 1 nor 3."""
+    levels: int = cfg.MODEL.MASK_REFINER.PROMPT_LEVELS
+    if levels not in (1, len(STRIDES)):
+        raise ConfigError(
+            f"MODEL.MASK_REFINER.PROMPT_LEVELS must be 1 or {len(STRIDES)}, not {levels!r}."
+        )
+    return levels
+
+
+@dataclass(frozen=True)
+class MaskPrompt:
+    """What a refiner is told of given masks in place of a coarse head's.
+
+    Args:
+        coarse_logits: see ``RefinerInput``, and so are the others.
+        coarse_levels: of all levels, or none.
+        given: of one level or of all.
+    """
+
+    coarse_logits: Tensor
+    coarse_levels: tuple[Tensor, ...]
+    given: tuple[Tensor, ...]
+
+
+def prompt_of(share: Tensor, band_cells: int, levels: int) -> MaskPrompt:
+    """Tell a refiner of the masks of one tracklet.
+
+    Args:
+        share: (T, 1, H, W) in [0, 1], share of each pixel that the mask covers; sides are multiples
+            of ``STRIDE``.
+        band_cells: stride-8 cells that the band around the contour reaches beyond the contour's own
+            cells; on finer levels as many pixels.
+        levels: of the quadtree, from the coarsest, that are told of the mask at their own
+            resolution: 1, or all 3.
+
+    Returns:
+        Tensors with N = 1.
+    """
+    logits = coarse_logits(share[None, :, 0])
+    fine = STRIDES[:levels]
+    given = [contour_band(share, band_cells * STRIDE // s, s)[None] for s in fine]
+    coarse = [coarse_logits(share[None, :, 0], s).sigmoid() for s in fine] if levels > 1 else []
+    return MaskPrompt(logits, tuple(coarse), tuple(given))
+
+
+def join_tracklets(prompts: Sequence[MaskPrompt]) -> MaskPrompt:
+    """Prompts of one tracklet each -> of all of them, in their order."""
+    coarse = zip(*(prompt.coarse_levels for prompt in prompts), strict=True)
+    given = zip(*(prompt.given for prompt in prompts), strict=True)
+    return MaskPrompt(
+        torch.cat([prompt.coarse_logits for prompt in prompts]),
+        tuple(torch.cat(level) for level in coarse),
+        tuple(torch.cat(level) for level in given),
+    )
+
+
+def coarse_logits(share: Tensor, stride: int = STRIDE) -> Tensor:
     """What stands in for the coarse head's masks.
 
     Args:
         share: (..., T, H, W) in [0, 1], share of each pixel that the mask covers.
+        stride: pixels per cell.
 
     Returns:
-        (..., T, h8, w8) in [-SURE, SURE], linear in the share of each cell.
+        (..., T, h, w) in [-SURE, SURE], linear in the share of each cell.
     """
-    return (2 * F.avg_pool2d(share, STRIDE) - 1) * SURE
+    return (2 * F.avg_pool2d(share, stride) - 1) * SURE
 
 
-def contour_band(share: Tensor, cells: int) -> Tensor:
+def contour_band(share: Tensor, cells: int, stride: int = STRIDE) -> Tensor:
     """Cells near the contour of given masks.
 
     Args:
-        share: (T, 1, H, W) in [0, 1], sides multiples of ``STRIDE``.
+        share: (T, 1, H, W) in [0, 1], sides multiples of ``stride``.
         cells: how far the band reaches beyond the contour's own cells.
+        stride: pixels per cell.
 
     Returns:
-        (T, h8, w8) bool.
+        (T, h, w) bool.
     """
-    low = -F.max_pool2d(-share, STRIDE)
-    mixed = ((F.max_pool2d(share, STRIDE) > 0.5) & (low <= 0.5)).float()
+    low = -F.max_pool2d(-share, stride)
+    mixed = ((F.max_pool2d(share, stride) > 0.5) & (low <= 0.5)).float()
     # A contour that runs along the edges of cells mixes none of them.
     right = F.pad((share[..., 1:] > 0.5) != (share[..., :-1] > 0.5), (0, 1)).float()
     below = F.pad((share[..., 1:, :] > 0.5) != (share[..., :-1, :] > 0.5), (0, 0, 0, 1)).float()
-    crossed = F.max_pool2d(torch.maximum(right, below), STRIDE)
+    crossed = F.max_pool2d(torch.maximum(right, below), stride)
     near = F.max_pool2d(torch.maximum(mixed, crossed), 2 * cells + 1, 1, cells)
     return near[:, 0] > 0
 
 
-def looked_at_cells(roots: Tensor, output: RefinerOutput) -> Tensor:
+def looked_at_cells(given: Tensor, output: RefinerOutput) -> Tensor:
     """Stride-8 cells that a refiner worked on: those it was given, and those it found.
 
     Args:
-        roots: (N, T, h8, w8) bool, as in its input.
+        given: (N, T, h8, w8) bool, as in its input.
         output: of the same tracklets.
 
     Returns:
         (N, T, h8, w8) bool.
     """
-    cells = roots.clone()
+    cells = given.clone()
     if isinstance(output, QuadtreeOutput):
         cells[output.tree.cells(output.tree.level == 0)] = True
     return cells

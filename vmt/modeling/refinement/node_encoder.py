@@ -139,23 +139,52 @@ class NodeEncoder(nn.Module):
     """Features of a node and the coarse probability there -> its token; its place -> a code.
 
     Source: arXiv:2207.14012, section 3.1, names the inputs; how they are combined is our choice.
+    Surrounding cells are an input of the image method's node encoder (Mask Transfiner,
+    arXiv:2111.13673, section 3.3).
 
     Args:
         embed_dim: channels of features and tokens, a multiple of 4.
         num_levels: of the quadtree.
+        context: side of the square of cells, on the node's level, that a token is made of; odd.
     """
 
-    def __init__(self, embed_dim: int, num_levels: int) -> None:
+    def __init__(self, embed_dim: int, num_levels: int, context: int = 1) -> None:
         super().__init__()
         self.embed_dim = embed_dim
-        self.token = nn.Linear(embed_dim + 1, embed_dim)
+        self.context = context
+        self.token = nn.Linear(context**2 * (embed_dim + 1), embed_dim)
         self.level_embed = nn.Parameter(torch.empty(num_levels, embed_dim))
         nn.init.normal_(self.level_embed)
 
     def forward(self, features: Tensor, coarse: Tensor) -> Tensor:
-        """(P, embed_dim) features and (P,) probabilities in [0, 1] -> (P, embed_dim) tokens."""
-        token: Tensor = self.token(torch.cat([features, coarse[:, None]], dim=1))
+        """Make tokens.
+
+        Args:
+            features: (P, context^2, embed_dim), of ``around``.
+            coarse: (P, context^2) probabilities in [0, 1] of the same cells.
+
+        Returns:
+            (P, embed_dim).
+        """
+        token: Tensor = self.token(torch.cat([features, coarse[..., None]], dim=2).flatten(1))
         return token
+
+    def around(self, y: Tensor, x: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The cells that tokens are made of; beyond the map its outermost ones.
+
+        Args:
+            y: (P,) int64, row of the node.
+            x: (P,) int64, column.
+            size: (h, w) of the map.
+
+        Returns:
+            (P, context^2) int64 each: rows and columns, in reading order; the node itself is in the
+            middle.
+        """
+        step = torch.arange(self.context, device=y.device) - self.context // 2
+        rows = y[:, None] + step.repeat_interleave(self.context)
+        columns = x[:, None] + step.repeat(self.context)
+        return rows.clamp(0, size[0] - 1), columns.clamp(0, size[1] - 1)
 
     def position(self, tree: SequenceQuadtree, with_time: bool) -> Tensor:
         """Where nodes are: 2-D sine over the finest level, sine over the clip, level.

@@ -88,6 +88,7 @@ class QuadtreeRefiner(PyramidRefiner):
         train_frame_points: most nodes per tracklet, level and frame in training, at random.
         train_points: most nodes per tracklet in training, at random.
         train_tracklets: most tracklets per clip in training, at random.
+        context: see ``NodeEncoder``.
         offset_unit_px: pixels that count as 1 in the offsets to the instance's centre which
             detector and decoder read; 1 as in the released code.
         train_maps: let gradients reach the backbone's maps; the released code does not.
@@ -120,6 +121,7 @@ class QuadtreeRefiner(PyramidRefiner):
         train_frame_points: int = 300,
         train_points: int = 4000,
         train_tracklets: int = 10,
+        context: int = 1,
         offset_unit_px: float = 1.0,
         train_maps: bool = False,
         frame_chunk: int = 2,
@@ -154,7 +156,7 @@ class QuadtreeRefiner(PyramidRefiner):
             else:
                 self.detector_controller = mlp
         self.controller = controller(dim, num_dynamic_parameters(WIDTHS))
-        self.node_encoder = NodeEncoder(embed_dim, len(STRIDES))
+        self.node_encoder = NodeEncoder(embed_dim, len(STRIDES), context)
         self.encoder = SequenceEncoder(
             embed_dim, dim, num_heads, num_layers, ffn_dim, dropout, guided
         )
@@ -183,6 +185,10 @@ class QuadtreeRefiner(PyramidRefiner):
                 )
         if node.WINDOW < 0:
             raise ConfigError(f"MODEL.REFINER.WINDOW must be 0 or more, not {node.WINDOW}.")
+        if node.CONTEXT < 1 or node.CONTEXT % 2 == 0:
+            raise ConfigError(
+                f"MODEL.REFINER.CONTEXT must be 1, 3, 5 or another odd number, not {node.CONTEXT}."
+            )
         for key in ("INC_THRESHOLDS", "RGB_KERNELS"):
             if len(node[key]) != len(STRIDES):
                 raise ConfigError(f"MODEL.REFINER.{key} must have 3 values, not {node[key]!r}.")
@@ -215,6 +221,7 @@ class QuadtreeRefiner(PyramidRefiner):
             train_frame_points=node.TRAIN_FRAME_POINTS,
             train_points=node.TRAIN_POINTS,
             train_tracklets=node.TRAIN_TRACKLETS,
+            context=node.CONTEXT,
             offset_unit_px=node.OFFSET_UNIT_PX,
             train_maps=node.TRAIN_MAPS,
             frame_chunk=cfg.TEST.FRAME_CHUNK,
@@ -355,7 +362,9 @@ class QuadtreeRefiner(PyramidRefiner):
         logits, scores = [], []
         window = Window(0, sizes[0][0], 0, sizes[0][1])
         for level, size in enumerate(sizes):
-            if level:
+            if inputs.coarse_levels:
+                probs.append(inputs.coarse_levels[level][:, rows, : size[0], : size[1]])
+            elif level:
                 probs.append(to_next_level(probs[-1], size))
             else:
                 probs.append(inputs.coarse_logits[:, rows].detach().sigmoid())
@@ -363,8 +372,11 @@ class QuadtreeRefiner(PyramidRefiner):
             found = self._detect(level, maps[level], prob, centres_px, window, parameters)
             score = prob.new_full(probs[-1].shape, OUTSIDE, dtype=torch.float32)
             window.crop(score, level).copy_(found.detach().sigmoid())
-            given = inputs.roots if level == 0 else None
-            score = _with_given(score, regions[level:], given, rows, source)
+            given = [cells[:, rows, : size[0], : size[1]] for cells in inputs.given[level:][:1]]
+            truth = (
+                [] if source == "detected" else [cells[:, rows] for cells in regions[level:][:1]]
+            )
+            score = _with_given(score, truth, given, source)
             scores.append(score)
             if self.training:
                 logits.append(found)
@@ -374,16 +386,16 @@ class QuadtreeRefiner(PyramidRefiner):
                 maps[1:] = self._fine_features(inputs, rows, window, maps[1], maps[2])
         budget = self.train_frame_points if self.training else 0
         tree = build_quadtree(scores, self.thresholds, budget)
-        features, values = [], []
+        tokens, coarse = [], []
         for level, (feature_map, prob) in enumerate(zip(maps, probs, strict=True)):
             n, t, y, x = tree.cells((tree.level == level).nonzero()[:, 0])
-            values.append(prob[n, t, y, x])
+            coarse.append(prob[n, t, y, x])
+            y, x = self.node_encoder.around(y, x, sizes[level])
+            around = prob[n[:, None], t[:, None], y, x]
             if level:
                 y, x = y - (window.top << level), x - (window.left << level)
-            features.append(feature_map[t, :, y, x])
-        coarse_of_node = torch.cat(values)
-        tokens = self.node_encoder(torch.cat(features), coarse_of_node)
-        return tree, tokens, coarse_of_node, logits
+            tokens.append(self.node_encoder(_cells_of(feature_map, t, y, x), around))
+        return tree, torch.cat(tokens), torch.cat(coarse), logits
 
     def _fine_features(
         self, inputs: RefinerInput, rows: slice, window: Window, rgb4: Tensor, rgb2: Tensor
@@ -459,18 +471,26 @@ class QuadtreeRefiner(PyramidRefiner):
         return torch.cat(logits)
 
 
+def _cells_of(maps: Tensor, frame: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """(t, C, h, w) maps at (P,) frames, (P, K) rows and columns -> (P, K, C)."""
+    if not torch.is_grad_enabled():
+        return maps[frame[:, None], :, y, x]
+    h, w = maps.shape[-2:]
+    # As rows of one matrix: their gradient is added row by row, several times as fast.
+    flat = maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
+    index = (frame[:, None] * h + y) * w + x
+    return flat.index_select(0, index.flatten()).unflatten(0, index.shape)
+
+
 def _with_given(
-    score: Tensor,
-    regions: Sequence[Tensor],
-    roots: Tensor | None,
-    rows: slice,
-    source: TrainNodes,
+    score: Tensor, truth: Sequence[Tensor], given: Sequence[Tensor], source: TrainNodes
 ) -> Tensor:
-    """Scores by which nodes are chosen, with what is known to be one; ``regions``: of the level."""
-    if regions and source != "detected":
-        truth = regions[0][:, rows].to(score.dtype)
-        score = truth if source == "truth" else torch.maximum(score, truth)
-    return score if roots is None else torch.maximum(score, roots[:, rows].to(score.dtype))
+    """Scores by which nodes are chosen, with what is known to be one, if anything is."""
+    if truth and source == "truth":
+        score = torch.zeros_like(score)
+    for cells in (*truth, *given):
+        score = torch.maximum(score, cells.to(score.dtype))
+    return score
 
 
 def _groups(lengths: Sequence[int], limit: int) -> list[slice]:
@@ -494,5 +514,6 @@ def _of_tracklets(inputs: RefinerInput, index: Tensor) -> RefinerInput:
         boxes_cxcywh=inputs.boxes_cxcywh[index],
         box_query=None if inputs.box_query is None else inputs.box_query[index],
         masks_gt=None if inputs.masks_gt is None else inputs.masks_gt[index],
-        roots=None if inputs.roots is None else inputs.roots[index],
+        given=tuple(cells[index] for cells in inputs.given),
+        coarse_levels=tuple(level[index] for level in inputs.coarse_levels),
     )
