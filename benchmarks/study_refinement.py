@@ -6,13 +6,16 @@ grouping. All refiners have the same small widths and sit on the same small netw
 them from random weights: two maps at strides 2 and 4, one at stride 8, and a query per tracklet
 pooled from the stride-8 map under the coarse mask. The coarse mask is the annotation, shifted by up
 to 2 pixels per frame, averaged over 8 x 8 pixels. A fifth row is `quadtree` with attention within
-squares. Other than in published weights, offsets are in units of 64 pixels and gradients reach the
-small network's maps, for all refiners. The same clips in the same order, the
-same number of steps and the same optimiser for each. Clips are composites: combs, hairs, holes and
-outlines of photos move over pictures; half of the photos are kept for scoring. With --real-train
-every third clip is cut out of real ones. Scored on held-out composites and, where they are given, on
-other real clips: tube IoU of masks and of boundary regions (2% of the diagonal). Real clips also give the share of cells that trained detectors make nodes, at the study's
-size and at their own; smaller frames are boundary for a greater part.
+squares. Offsets are in units of 64 pixels and gradients reach the small network's maps, for all
+refiners alike, and tokens of the quadtree are made of 3 x 3 cells: none of that is so by default.
+All see the same clips in the same order, for the same number of steps, with the same optimiser.
+
+Clips are composites: combs, hairs, holes and outlines of photos move over pictures; half of the
+photos are kept for scoring. With --real-train every third clip is cut out of real ones. Scored on
+held-out composites and, where they are given, on other real clips: tube IoU of masks and of
+boundary regions (2% of the diagonal). Real clips also give the share of cells that trained
+detectors make nodes, at the study's size and at their own; smaller frames are boundary for a
+greater part.
 
 Steps are stored as they are done: called again, the study goes on where it was stopped.
 
@@ -103,8 +106,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Material:
-    """What clips are made of: photos (h, w, 3) uint8 and outlines (h, w) bool of things for
-    composites, and videos with accurate masks.
+    """What clips are made of.
+
+    Args:
+        photos: (h, w, 3) uint8, for composites.
+        outlines: (h, w) bool, of things in them.
+        videos: with accurate masks, to cut clips out of.
     """
 
     photos: list[npt.NDArray[np.uint8]]
@@ -113,9 +120,7 @@ class Material:
 
 
 def material_of(folder: Path | None, real: Path | None) -> tuple[Material, Material]:
-    """For training and for held-out clips: every other image; none without a folder. Videos are
-    for training alone.
-    """
+    """For training and for held-out clips: every other image each; videos for training alone."""
     videos: Sequence[VideoRecord] = ()
     if real is not None:
         videos = load_ytvis_json(real / "annotations.json", real / "JPEGImages", "real")
@@ -167,7 +172,7 @@ def _cut_out(rng: np.random.Generator, record: VideoRecord) -> Sample | None:
         cv2.resize(read_image(record.frame_paths[t])[part], (W, H), interpolation=cv2.INTER_AREA)
         for t in rows
     ]
-    cut = torch.from_numpy(np.ascontiguousarray(masks[:, :, *part][..., flip])).float()
+    cut = torch.from_numpy(np.ascontiguousarray(masks[(..., *part)][..., flip])).float()
     small = F.interpolate(cut, (H, W), mode="area") >= 0.5
     shown = small[small.flatten(1).any(1)]
     if not len(shown):
@@ -377,8 +382,11 @@ def propagated(sample: Sample, seed: int) -> Tensor:
 
 @torch.inference_mode()
 def use_of_frames(network: SmallNetwork, samples: list[Sample]) -> dict[str, float]:
-    """Whether grouping is used: boundary scores with and without it, whatever was trained; share of
-    the last layer's attention that nodes give to other frames, and share of the nodes there.
+    """Whether grouping is used, whatever was trained.
+
+    Returns:
+        Boundary scores with and without it; share of the last layer's attention that nodes give to
+        other frames, and share of the nodes there.
     """
     refiner = network.refiner
     assert isinstance(refiner, QuadtreeRefiner), "other refiners have no groups"
@@ -421,6 +429,27 @@ def share_table(results: dict[str, Any]) -> str:
             cells = [summary(list(level)) for level in zip(*(r[size] for r in runs), strict=True)]
             lines.append(f"| {row} | {size} | {' | '.join(f'{cell}%' for cell in cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def missing(scores: dict[str, Any], row: str, sets: dict[str, list[Sample]]) -> set[str]:
+    """What has not been measured of a row yet."""
+    wanted = set(sets)
+    if row.startswith("quadtree"):
+        wanted |= {"frames"} | ({"shares"} if "real" in sets else set())
+    return wanted - set(scores)
+
+
+def looks_inside(
+    network: SmallNetwork, sets: dict[str, list[Sample]], full_size: list[Sample]
+) -> dict[str, Any]:
+    """What can be said of a quadtree alone: its use of frames, and its share of cells."""
+    found: dict[str, Any] = {"frames": use_of_frames(network, sets["held-out"][:PROBED])}
+    if full_size:
+        found["shares"] = {
+            "{} x {}".format(*clips[0].masks.shape[-2:]): shares(network, clips)
+            for clips in (sets["real"], full_size)
+        }
+    return found
 
 
 def summary(values: list[float]) -> str:
@@ -471,26 +500,18 @@ def main() -> None:
         results |= json.loads(path.read_text())["results"]
     for seed in args.seeds:
         for row in args.rows:
-            scores: dict[str, Any] = results[row].setdefault(str(seed), {})
-            wanted = set(sets)
-            if row.startswith("quadtree"):
-                wanted |= {"frames"} | ({"shares"} if full_size else set())
-            if set(scores) >= wanted:
-                continue
-            predict: Callable[[Sample, int], Tensor] = propagated
-            if row != "coarse":
-                network = train(row, seed, args.steps, folder, for_training)
-                predict = lambda sample, number, of=network: of(sample, number).mask_logits  # noqa: E731
-            for name in set(sets) - set(scores):
-                scores[name] = score(predict, sets[name])
-            if "frames" in wanted:
-                scores["frames"] = use_of_frames(network, sets["held-out"][:PROBED])
-            if "shares" in wanted - set(scores):
-                scores["shares"] = {
-                    "{} x {}".format(*clips[0].masks.shape[-2:]): shares(network, clips)
-                    for clips in (sets["real"], full_size)
-                }
-            write_json(path, {"machine": machine(), "steps": args.steps, "results": results})
+            scores = results[row].setdefault(str(seed), {})
+            if missing(scores, row, sets):
+                predict: Callable[[Sample, int], Tensor] = propagated
+                network = None
+                if row != "coarse":
+                    network = train(row, seed, args.steps, folder, for_training)
+                    predict = lambda sample, number, of=network: of(sample, number).mask_logits  # noqa: E731
+                for name in missing(scores, row, sets) & set(sets):
+                    scores[name] = score(predict, sets[name])
+                if network is not None and row.startswith("quadtree"):
+                    scores |= looks_inside(network, sets, full_size)
+                write_json(path, {"machine": machine(), "steps": args.steps, "results": results})
     text = table(results, list(sets)) + "\n" + share_table(results)
     (folder / "table.md").write_text(text)
     print(text)

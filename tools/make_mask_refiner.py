@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 r"""Make the weights that come with the package: composites, training, and what to ship.
 
-Composites are pasted from the photos of a COCO file. Training begins on them alone; after a while
-a third of the clips are distorted copies of the photos with their own polygons, and more masks are
-clean, so that it learns to leave good masks alone. OUT/composites and
-OUT/train keep what was made, and a call that was interrupted goes on where it stopped. At the end
---ship is filled with mask_refiner.safetensors, its config and ATTRIBUTION.md, the list of all
-photos with their licences.
+Half of the clips are composites, pasted from the photos of a COCO file; the others are the photos
+themselves with their own polygons, as far as these are of large things. The network learns on
+single frames first, which shows it more things in the same time, and on clips after that. OUT keeps
+what was made, and a call that was interrupted goes on where it stopped. At the end --ship is filled
+with mask_refiner.safetensors, its config and ATTRIBUTION.md, the list of all photos with their
+licences.
 
 Example:
   python tools/make_mask_refiner.py --images my/instances.json@my/JPEGImages \
@@ -30,10 +30,20 @@ from vmt.utils.errors import OutputError, VmtError
 
 REPO = Path(__file__).resolve().parents[1]
 CONFIG = REPO / "configs/refine/mask_refiner.yaml"
-CLIPS = 3000
-#: What the first steps, up to this one, do otherwise than the config.
-FIRST_STEPS = 428
-FIRST = ("INPUT.DEGRADE", "[paper, paper, paper, halo, halo, low_res, clean]")
+COMPOSITES = ("--clips", "6000", "--frames", "4", "--seed", "11")
+#: Polygons of smaller regions, in pixels, are too far off to learn from.
+MIN_AREA = 64**2
+#: Folders of the trainings, in their order, and what the second has otherwise than the config.
+FRAMES, ON_CLIPS = "frames", "clips"
+CLIP_KEYS = {
+    "INPUT.CLIP_FRAMES": "4",
+    "MODEL.MASK_REFINER.TRAIN_TRACKLETS": "1",
+    "SOLVER.CLIPS_PER_BATCH": "4",
+    "SOLVER.BASE_LR": "0.0005",
+    "SOLVER.MAX_STEPS": "400",
+    "SOLVER.MILESTONE_STEPS": "[300]",
+    "SOLVER.WARMUP_STEPS": "20",
+}
 #: Largest file of weights that the package may carry, in bytes.
 MAX_BYTES = 16 << 20
 HEAD = """# Photographs behind `mask_refiner.safetensors`
@@ -101,31 +111,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--num-gpus", default="0", help="default 0: the CPU")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config keys")
     args = parser.parse_args(argv)
-    composites, trained = args.output / "composites", args.output / "train"
+    annotations, _, folder = args.images.partition("@")
     try:
+        composites, stills = args.output / "composites", args.output / "stills.json"
         if not (composites / "annotations.json").exists():
             tool = [sys.executable, str(REPO / "tools/make_composites.py"), "--images", args.images]
-            run([*tool, "--clips", str(CLIPS), "--output", str(composites)])
-        if not (trained / "model_final.safetensors").exists():
-            sources = [
-                f"{composites / 'annotations.json'}@{composites / 'JPEGImages'}",
-                args.images,
-            ]
-            command = [sys.executable, "-m", "vmt.cli.main", "train", "--config-file", str(CONFIG)]
-            command += ["--num-gpus", args.num_gpus, "--output", str(trained), "--resume"]
-            command += ["DATASETS.TRAIN", json.dumps(sources), "DATASETS.RATIOS", "[2, 1]"]
-            run([*command, *args.overrides])
-        ship(trained, Path(args.images.partition("@")[0]), args.ship)
+            run([*tool, *COMPOSITES, "--output", str(composites)])
+        large_regions(Path(annotations), stills)
+        sources = [
+            f"{composites / 'annotations.json'}@{composites / 'JPEGImages'}",
+            f"{stills}@{folder}",
+        ]
+        keys = {"DATASETS.TRAIN": json.dumps(sources), "DATASETS.RATIOS": "[1, 1]"}
+        frames = train(args.output / FRAMES, args.num_gpus, keys, args.overrides)
+        keys |= CLIP_KEYS | {"MODEL.WEIGHTS": str(frames)}
+        train(args.output / ON_CLIPS, args.num_gpus, keys, args.overrides)
+        ship(args.output / ON_CLIPS, Path(annotations), args.ship)
     except VmtError as error:
         print(f"make_mask_refiner: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def has_checkpoint(trained: Path, step: int) -> bool:
-    """Whether a training has come so far."""
-    found = (trained / "checkpoints").glob("step_*.pth")
-    return any(int(path.stem.removeprefix("step_")) >= step for path in found)
+def large_regions(annotations: Path, target: Path) -> None:
+    """Write a COCO file without crowds and small regions, and without images that have no other."""
+    content = json.loads(annotations.read_text())
+    content["annotations"] = [
+        row for row in content["annotations"] if not row.get("iscrowd") and row["area"] >= MIN_AREA
+    ]
+    shown = {row["image_id"] for row in content["annotations"]}
+    content["images"] = [row for row in content["images"] if row["id"] in shown]
+    with AtomicFile(target) as file:
+        file.write(json.dumps(content).encode())
+
+
+def train(folder: Path, num_gpus: str, keys: dict[str, str], overrides: Sequence[str]) -> Path:
+    """Train, or go on, or find it done; returns the weights."""
+    weights = folder / "model_final.safetensors"
+    if not weights.exists():
+        command = [sys.executable, "-m", "vmt.cli.main", "train", "--config-file", str(CONFIG)]
+        command += ["--num-gpus", num_gpus, "--output", str(folder), "--resume"]
+        run([*command, *(part for pair in keys.items() for part in pair), *overrides])
+    return weights
 
 
 def run(command: Sequence[str]) -> None:

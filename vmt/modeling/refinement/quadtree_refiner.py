@@ -358,26 +358,17 @@ class QuadtreeRefiner(PyramidRefiner):
         centres_px = inputs.centres_px[:, rows].detach().float()
         if parameters is not None and parameters.ndim == 3:
             parameters = parameters[:, rows]
-        probs: list[Tensor] = []
+        probs = _coarse_probs(inputs, rows, sizes)
         logits, scores = [], []
         window = Window(0, sizes[0][0], 0, sizes[0][1])
-        for level, size in enumerate(sizes):
-            if inputs.coarse_levels:
-                probs.append(inputs.coarse_levels[level][:, rows, : size[0], : size[1]])
-            elif level:
-                probs.append(to_next_level(probs[-1], size))
-            else:
-                probs.append(inputs.coarse_logits[:, rows].detach().sigmoid())
-            prob = window.crop(probs[-1], level)
+        for level in range(len(sizes)):
+            prob = window.crop(probs[level], level)
             found = self._detect(level, maps[level], prob, centres_px, window, parameters)
-            score = prob.new_full(probs[-1].shape, OUTSIDE, dtype=torch.float32)
-            window.crop(score, level).copy_(found.detach().sigmoid())
-            given = [cells[:, rows, : size[0], : size[1]] for cells in inputs.given[level:][:1]]
-            truth = (
-                [] if source == "detected" else [cells[:, rows] for cells in regions[level:][:1]]
-            )
-            score = _with_given(score, truth, given, source)
-            scores.append(score)
+            score = prob.new_full(probs[level].shape, OUTSIDE, dtype=torch.float32)
+            if not regions or source != "truth":
+                window.crop(score, level).copy_(found.detach().sigmoid())
+            known = [inputs.given] if source == "detected" else [inputs.given, regions]
+            scores.append(_with_known(score, [cells[level:] for cells in known], rows))
             if self.training:
                 logits.append(found)
             if level == 0:
@@ -479,18 +470,30 @@ def _cells_of(maps: Tensor, frame: Tensor, y: Tensor, x: Tensor) -> Tensor:
     # As rows of one matrix: their gradient is added row by row, several times as fast.
     flat = maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
     index = (frame[:, None] * h + y) * w + x
-    return flat.index_select(0, index.flatten()).unflatten(0, index.shape)
+    cells: Tensor = flat.index_select(0, index.flatten()).unflatten(0, index.shape)
+    return cells
 
 
-def _with_given(
-    score: Tensor, truth: Sequence[Tensor], given: Sequence[Tensor], source: TrainNodes
-) -> Tensor:
-    """Scores by which nodes are chosen, with what is known to be one, if anything is."""
-    if truth and source == "truth":
-        score = torch.zeros_like(score)
-    for cells in (*truth, *given):
-        score = torch.maximum(score, cells.to(score.dtype))
+def _with_known(score: Tensor, known: Sequence[Sequence[Tensor]], rows: slice) -> Tensor:
+    """Scores (N, t, h, w), 1 where any of the first of each list, (N, T, h' >= h, w'), says so."""
+    h, w = score.shape[-2:]
+    for cells in known:
+        if cells:
+            score = torch.maximum(score, cells[0][:, rows, :h, :w].to(score.dtype))
     return score
+
+
+def _coarse_probs(
+    inputs: RefinerInput, rows: slice, sizes: Sequence[tuple[int, int]]
+) -> list[Tensor]:
+    """Per level (N, t, h, w), as they are given or from the coarsest down."""
+    if inputs.coarse_levels:
+        levels = zip(inputs.coarse_levels, sizes, strict=True)
+        return [level[:, rows, :h, :w] for level, (h, w) in levels]
+    probs = [inputs.coarse_logits[:, rows].detach().sigmoid()]
+    for size in sizes[1:]:
+        probs.append(to_next_level(probs[-1], size))
+    return probs
 
 
 def _groups(lengths: Sequence[int], limit: int) -> list[slice]:

@@ -1,0 +1,75 @@
+"""The recipe of the weights that ship, with two steps instead of thousands."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.tools.test_make_composites import photo_set
+from vmt.checkpoint.files import read_weights
+from vmt.inference.mask_refiner import MaskRefiner
+
+TOOL = Path(__file__).parents[2] / "tools/make_mask_refiner.py"
+SMALL = (
+    "SOLVER.MAX_STEPS", "2", "SOLVER.MILESTONE_STEPS", "[]", "SOLVER.WARMUP_STEPS", "1",
+    "SOLVER.CLIPS_PER_BATCH", "1", "INPUT.MIN_SIZE_TRAIN", "[64]",
+    "MODEL.BACKBONE.WIDTHS", "[16, 16, 16, 16]", "MODEL.MASK_REFINER.DIM", "16",
+    "MODEL.REFINER.EMBED_DIM", "16", "MODEL.REFINER.NUM_HEADS", "2",
+)  # fmt: skip
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    spec = importlib.util.spec_from_file_location("make_mask_refiner", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(
+        module, "COMPOSITES", ("--clips", "2", "--frames", "4", "--size", "64", "64")
+    )
+    monkeypatch.setattr(module, "MIN_AREA", 50)
+    return module
+
+
+def with_licences(source: str) -> str:
+    path = Path(source.partition("@")[0])
+    content = json.loads(path.read_text())
+    content["licenses"] = [{"id": 4, "name": "Attribution", "url": "https://example.org/by"}]
+    content["images"][0] |= {"license": 4, "flickr_url": "https://example.org/photo"}
+    path.write_text(json.dumps(content))
+    return source
+
+
+@pytest.mark.slow
+def test_trains_on_frames_then_on_clips_and_ships_what_loads(tool, tmp_path, monkeypatch):
+    images = with_licences(photo_set(tmp_path / "photos"))
+    out, weights = tmp_path / "out", tmp_path / "weights"
+    arguments = ["--images", images, "--output", str(out), "--ship", str(weights), *SMALL]
+    assert tool.main(arguments) == 0
+    refiner = MaskRefiner.from_pretrained(weights / "mask_refiner.safetensors", device="cpu")
+    assert refiner.network.label_space.names == ("object",)
+    assert "https://example.org/photo" in (weights / "ATTRIBUTION.md").read_text()
+    frames, clips = (
+        read_weights(out / n / "model_final.safetensors").ours() for n in ("frames", "clips")
+    )
+    assert any((frames[name] != clips[name]).any() for name in frames)
+    assert "CLIP_FRAMES: 4" in (out / "clips/config.yaml").read_text()
+    # Called again, it has nothing left to do but to ship.
+    monkeypatch.setattr(tool, "run", lambda command: pytest.fail(" ".join(command)))
+    assert tool.main(arguments) == 0
+
+
+def test_small_regions_and_crowds_are_left_out(tool, tmp_path):
+    rows = [
+        {"id": 1, "image_id": 1, "area": 60, "iscrowd": 0},
+        {"id": 2, "image_id": 1, "area": 40, "iscrowd": 0},
+        {"id": 3, "image_id": 2, "area": 60, "iscrowd": 1},
+    ]
+    source, target = tmp_path / "all.json", tmp_path / "large.json"
+    source.write_text(json.dumps({"images": [{"id": 1}, {"id": 2}], "annotations": rows}))
+    tool.large_regions(source, target)
+    kept = json.loads(target.read_text())
+    assert [row["id"] for row in kept["annotations"]] == [1]
+    assert kept["images"] == [{"id": 1}]
