@@ -368,7 +368,8 @@ class QuadtreeRefiner(PyramidRefiner):
             if not regions or source != "truth":
                 window.crop(score, level).copy_(found.detach().sigmoid())
             known = [inputs.given] if source == "detected" else [inputs.given, regions]
-            scores.append(_with_known(score, [cells[level:] for cells in known], rows))
+            score = _with_known(score, [cells[level:] for cells in known], rows)
+            scores.append(score)
             if self.training:
                 logits.append(found)
             if level == 0:
