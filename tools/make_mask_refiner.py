@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 r"""Make the weights that come with the package: composites, training, and what to ship.
 
-Half of the clips are composites, pasted from the photos of a COCO file; the others are the photos
-themselves with their own polygons, as far as these are of large things. The network learns on
-single frames first, which shows it more things in the same time, and on clips after that. OUT keeps
-what was made, and a call that was interrupted goes on where it stopped. At the end --ship is filled
-with mask_refiner.safetensors, its config and ATTRIBUTION.md, the list of all photos with their
-licences.
+Two of three clips are composites, pasted from the photos of a COCO file; the others are the photos
+themselves with their own polygons, as far as these are of large things. There are three trainings,
+each from the weights of the one before: the first tells the network of the mask at stride 8 alone;
+the second at every level, and on single frames, which shows more things in the same time; the third
+goes back to clips. OUT keeps what was made, and a call that was interrupted goes on where it
+stopped. At the end --ship is filled with mask_refiner.safetensors, its config and ATTRIBUTION.md,
+the list of all photos with their licences.
 
 Example:
   python tools/make_mask_refiner.py --images my/instances.json@my/JPEGImages \
@@ -33,16 +34,32 @@ CONFIG = REPO / "configs/refine/mask_refiner.yaml"
 COMPOSITES = ("--clips", "6000", "--frames", "4", "--seed", "11")
 #: Polygons of smaller regions, in pixels, are too far off to learn from.
 MIN_AREA = 64**2
-#: Folders of the trainings, in their order, and what the second has otherwise than the config.
-FRAMES, ON_CLIPS = "frames", "clips"
-CLIP_KEYS = {
-    "INPUT.CLIP_FRAMES": "4",
-    "MODEL.MASK_REFINER.TRAIN_TRACKLETS": "1",
-    "SOLVER.CLIPS_PER_BATCH": "4",
-    "SOLVER.BASE_LR": "0.0005",
-    "SOLVER.MAX_STEPS": "400",
-    "SOLVER.MILESTONE_STEPS": "[300]",
-    "SOLVER.WARMUP_STEPS": "20",
+#: The trainings in their order, by the name of their folder: what each has otherwise than the
+#: config. The second is the config itself.
+TRAININGS: dict[str, dict[str, str]] = {
+    "begin": {
+        "INPUT.CLIP_FRAMES": "3",
+        "INPUT.MIN_SIZE_TRAIN": "[160, 192, 224, 288]",
+        "INPUT.DEGRADE": "[paper, paper, paper, halo, halo, low_res, clean]",
+        "MODEL.MASK_REFINER.PROMPT_LEVELS": "1",
+        "MODEL.LOSS.REFINE_MASK_WEIGHT": "20.0",
+        "MODEL.LOSS.REFINE_DICE_WEIGHT": "1.0",
+        "MODEL.LOSS.REFINE_BOUNDARY_WEIGHT": "2.0",
+        "MODEL.LOSS.REFINE_NODE_WEIGHT": "2.0",
+        "SOLVER.BASE_LR": "0.0015",
+        "SOLVER.MAX_STEPS": "850",
+        "SOLVER.MILESTONE_STEPS": "[650]",
+        "SOLVER.WARMUP_STEPS": "100",
+    },
+    "frames": {},
+    "clips": {
+        "INPUT.CLIP_FRAMES": "4",
+        "SOLVER.CLIPS_PER_BATCH": "4",
+        "SOLVER.BASE_LR": "0.0004",
+        "SOLVER.MAX_STEPS": "400",
+        "SOLVER.MILESTONE_STEPS": "[300]",
+        "SOLVER.WARMUP_STEPS": "20",
+    },
 }
 #: Largest file of weights that the package may carry, in bytes.
 MAX_BYTES = 16 << 20
@@ -122,11 +139,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{composites / 'annotations.json'}@{composites / 'JPEGImages'}",
             f"{stills}@{folder}",
         ]
-        keys = {"DATASETS.TRAIN": json.dumps(sources), "DATASETS.RATIOS": "[1, 1]"}
-        frames = train(args.output / FRAMES, args.num_gpus, keys, args.overrides)
-        keys |= CLIP_KEYS | {"MODEL.WEIGHTS": str(frames)}
-        train(args.output / ON_CLIPS, args.num_gpus, keys, args.overrides)
-        ship(args.output / ON_CLIPS, Path(annotations), args.ship)
+        sets = {"DATASETS.TRAIN": json.dumps(sources), "DATASETS.RATIOS": "[2, 1]"}
+        weights = ""
+        for name, keys in TRAININGS.items():
+            own = sets | keys | {"MODEL.WEIGHTS": weights}
+            weights = str(train(args.output / name, args.num_gpus, own, args.overrides))
+        ship(Path(weights).parent, Path(annotations), args.ship)
     except VmtError as error:
         print(f"make_mask_refiner: {error}", file=sys.stderr)
         return 2

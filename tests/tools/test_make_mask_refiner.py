@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ def with_licences(source: str) -> str:
 
 
 @pytest.mark.slow
-def test_trains_on_frames_then_on_clips_and_ships_what_loads(tool, tmp_path, monkeypatch):
+def test_each_training_goes_on_from_the_last_and_what_ships_loads(tool, tmp_path, monkeypatch):
     images = with_licences(photo_set(tmp_path / "photos"))
     out, weights = tmp_path / "out", tmp_path / "weights"
     arguments = ["--images", images, "--output", str(out), "--ship", str(weights), *SMALL]
@@ -51,11 +52,16 @@ def test_trains_on_frames_then_on_clips_and_ships_what_loads(tool, tmp_path, mon
     refiner = MaskRefiner.from_pretrained(weights / "mask_refiner.safetensors", device="cpu")
     assert refiner.network.label_space.names == ("object",)
     assert "https://example.org/photo" in (weights / "ATTRIBUTION.md").read_text()
-    frames, clips = (
-        read_weights(out / n / "model_final.safetensors").ours() for n in ("frames", "clips")
-    )
-    assert any((frames[name] != clips[name]).any() for name in frames)
-    assert "CLIP_FRAMES: 4" in (out / "clips/config.yaml").read_text()
+    trained = [
+        read_weights(out / name / "model_final.safetensors").ours() for name in tool.TRAININGS
+    ]
+    for before, after in pairwise(trained):
+        assert any((before[name] != after[name]).any() for name in before)
+    keys = [(out / name / "config.yaml").read_text() for name in tool.TRAININGS]
+    assert [f"CLIP_FRAMES: {n}" in text for n, text in zip((3, 1, 4), keys, strict=True)] == [
+        True
+    ] * 3
+    assert f"WEIGHTS: {out / 'frames' / 'model_final.safetensors'}" in keys[2]
     # Called again, it has nothing left to do but to ship.
     monkeypatch.setattr(tool, "run", lambda command: pytest.fail(" ".join(command)))
     assert tool.main(arguments) == 0
