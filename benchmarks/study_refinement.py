@@ -2,13 +2,14 @@
 r"""Do refiners learn to sharpen masks, and does grouping frames help? A study for one CPU thread.
 
 Four rows: the coarse mask as it comes, `dense_band`, `quadtree` without and with quadtree sequence
-grouping. All refiners have the same small widths and sit on the same small network, trained with
-them from random weights: two maps at strides 2 and 4, one at stride 8, and a query per tracklet
-pooled from the stride-8 map under the coarse mask. The coarse mask is the annotation, shifted by up
-to 2 pixels per frame, averaged over 8 x 8 pixels. A fifth row is `quadtree` with attention within
-squares. Offsets are in units of 64 pixels and gradients reach the small network's maps, for all
-refiners alike, and tokens of the quadtree are made of 3 x 3 cells: none of that is so by default.
-All see the same clips in the same order, for the same number of steps, with the same optimiser.
+grouping; a fifth is `quadtree` with attention within squares. All refiners have the same small
+widths and sit on the same small network, trained with them from random weights: two maps at strides
+2 and 4, one at stride 8, and a query per tracklet pooled from the stride-8 map under the coarse
+mask. The coarse mask is the annotation, shifted by up to 2 pixels (--shift: anew in every frame, or
+once per tracklet) and averaged over 8 x 8 pixels. Offsets are in units of 64 pixels and gradients
+reach the small network's maps, for all refiners alike, and tokens of the quadtree are made of 3 x 3
+cells: none of that is so by default. All see the same clips in the same order, for the same number
+of steps, with the same optimiser.
 
 Clips are composites: combs, hairs, holes and outlines of photos move over pictures; half of the
 photos are kept for scoring. With --real-train every third clip is cut out of real ones. Scored on
@@ -33,8 +34,9 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -94,6 +96,7 @@ HELD_OUT = 10**6
 PROBED = 15
 ROWS = ("coarse", "dense_band", "quadtree_no_qsg", "quadtree", "quadtree_window")
 SCORES = ("mask", "boundary")
+Shift = Literal["frame", "tracklet"]
 
 
 @dataclass(frozen=True)
@@ -212,10 +215,12 @@ def real_clips(folder: Path, size: tuple[int, int] | None = SIZE) -> list[Sample
     return samples
 
 
-def coarse_logits(masks: Tensor, seed: int) -> Tensor:
+def coarse_logits(masks: Tensor, seed: int, shift: Shift) -> Tensor:
     """(N, T, H, W) bool -> (N, T, h8, w8): shifted, averaged."""
     generator = torch.Generator().manual_seed(seed)
     shifts = torch.randint(-SHIFT_PX, SHIFT_PX + 1, (*masks.shape[:2], 2), generator=generator)
+    if shift == "tracklet":
+        shifts = shifts[:, :1].expand_as(shifts)
     H, W = masks.shape[-2:]
     room = F.pad(masks.float(), (SHIFT_PX,) * 4)
     moved = torch.zeros_like(masks, dtype=torch.float32)
@@ -231,10 +236,12 @@ class SmallNetwork(nn.Module):
 
     Args:
         refiner: what is studied.
+        shift: of its coarse masks.
     """
 
-    def __init__(self, refiner: Refiner) -> None:
+    def __init__(self, refiner: Refiner, shift: Shift) -> None:
         super().__init__()
+        self.shift = shift
         self.stride2 = nn.Conv2d(3, EMBED, 3, 2, 1)
         self.stride4 = nn.Conv2d(EMBED, DIM, 3, 2, 1)
         self.stride8 = nn.Conv2d(DIM, DIM, 3, 2, 1)
@@ -249,7 +256,7 @@ class SmallNetwork(nn.Module):
         stride2 = self.stride2(frames)
         stride4 = F.relu(self.stride4(F.relu(stride2)))
         fused = F.relu(self.fused(F.relu(self.stride8(stride4))))
-        coarse = coarse_logits(sample.masks, seed)
+        coarse = coarse_logits(sample.masks, seed, self.shift)
         inside = coarse.sigmoid()
         pooled = torch.einsum("nthw,tchw->nc", inside, fused)
         area = inside.sum((1, 2, 3)).clamp(min=1e-6)
@@ -275,18 +282,25 @@ class SmallNetwork(nn.Module):
         return out
 
 
-def network_of(row: str, seed: int) -> SmallNetwork:
+def network_of(row: str, seed: int, shift: Shift) -> SmallNetwork:
     """A fresh network; all rows of a seed start from the same base."""
     widths: dict[str, Any] = {"dim": DIM, "embed_dim": EMBED, "num_heads": HEADS}
     widths |= {"num_layers": LAYERS, "ffn_dim": FFN, "dropout": 0.0}
     widths |= {"offset_unit_px": OFFSET_UNIT_PX, "train_maps": True}
     torch.manual_seed(seed)
     if row == "dense_band":
-        return SmallNetwork(DenseBand(DIM, True, **widths))
+        return SmallNetwork(DenseBand(DIM, True, **widths), shift)
     widths |= {"train_frame_points": TRAIN_FRAME_POINTS, "context": CONTEXT}
     if row == "quadtree_window":
         widths |= {"window": WINDOW}
-    return SmallNetwork(QuadtreeRefiner(DIM, True, grouped=row != "quadtree_no_qsg", **widths))
+    refiner = QuadtreeRefiner(DIM, True, grouped=row != "quadtree_no_qsg", **widths)
+    return SmallNetwork(refiner, shift)
+
+
+def masks_of(network: SmallNetwork, sample: Sample, seed: int) -> Tensor:
+    """Refined logits, (N, T, h, w) at stride 2."""
+    refined: Tensor = network(sample, seed).mask_logits
+    return refined
 
 
 def targets_of(sample: Sample) -> ClipTargets:
@@ -301,9 +315,11 @@ def targets_of(sample: Sample) -> ClipTargets:
     )
 
 
-def train(row: str, seed: int, steps: int, folder: Path, material: Material) -> SmallNetwork:
+def train(
+    row: str, seed: int, steps: int, folder: Path, material: Material, shift: Shift
+) -> SmallNetwork:
     """Train one row, from its checkpoint where there is one."""
-    network = network_of(row, seed).train()
+    network = network_of(row, seed, shift).train()
     optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)
     criterion = type(network.refiner).criterion(load_config(None, []))
     path = folder / f"{row}_{seed}.pt"
@@ -371,9 +387,9 @@ def score(predict: Callable[[Sample, int], Tensor], samples: list[Sample]) -> di
     return {name: statistics.mean(value) for name, value in values.items()}
 
 
-def propagated(sample: Sample, seed: int) -> Tensor:
+def propagated(sample: Sample, seed: int, shift: Shift) -> Tensor:
     """The coarse mask at stride 2, as the quadtree leaves cells that are no nodes."""
-    logits = coarse_logits(sample.masks, seed)
+    logits = coarse_logits(sample.masks, seed, shift)
     for stride in (4, 2):
         H, W = sample.masks.shape[-2:]
         logits = to_next_level(logits, (-(-H // stride), -(-W // stride)))
@@ -392,7 +408,7 @@ def use_of_frames(network: SmallNetwork, samples: list[Sample]) -> dict[str, flo
     assert isinstance(refiner, QuadtreeRefiner), "other refiners have no groups"
     trained, found = refiner.grouped, {}
     for name, refiner.grouped in (("together", True), ("alone", False)):
-        scores = score(lambda sample, number: network(sample, number).mask_logits, samples)
+        scores = score(partial(masks_of, network), samples)
         found[f"boundary_{name}"] = scores["boundary"]
     refiner.grouped = True
     attention, nodes = [], []
@@ -483,10 +499,14 @@ def main() -> None:
     parser.add_argument("--clips", type=Path, help="annotations.json, JPEGImages/: scored too")
     parser.add_argument("--real-train", type=Path, help="annotations.json, JPEGImages/: trained on")
     parser.add_argument("--output", type=Path, required=True, help="folder of everything")
+    parser.add_argument(
+        "--shift", choices=("frame", "tracklet"), default="frame",
+        help="the coarse mask's shift: anew in every frame (default), or once per tracklet",
+    )  # fmt: skip
     parser.add_argument("--rows", choices=ROWS, nargs="+", default=list(ROWS))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    folder = args.output / f"steps_{args.steps}"
+    folder = args.output / f"steps_{args.steps}_{args.shift}"
     folder.mkdir(parents=True, exist_ok=True)
     for_training, for_scores = material_of(args.images, args.real_train)
     sets = {"held-out": [synthetic(HELD_OUT + i, for_scores) for i in range(args.held_out)]}
@@ -502,11 +522,11 @@ def main() -> None:
         for row in args.rows:
             scores = results[row].setdefault(str(seed), {})
             if missing(scores, row, sets):
-                predict: Callable[[Sample, int], Tensor] = propagated
+                predict = partial(propagated, shift=args.shift)
                 network = None
                 if row != "coarse":
-                    network = train(row, seed, args.steps, folder, for_training)
-                    predict = lambda sample, number, of=network: of(sample, number).mask_logits  # noqa: E731
+                    network = train(row, seed, args.steps, folder, for_training, args.shift)
+                    predict = partial(masks_of, network)
                 for name in missing(scores, row, sets) & set(sets):
                     scores[name] = score(predict, sets[name])
                 if network is not None and row.startswith("quadtree"):
