@@ -3,7 +3,8 @@ r"""Correct a coarse annotation set by iterative training (Video Mask Transfiner
 
 Iteration 1 trains a mask refiner on degraded masks of a clean set (DATASETS.TRAIN) and corrects
 SELF_CORRECT.COARSE with it. Iteration k trains on degraded masks of the set corrected by iteration
-k - 1, from its weights, and corrects that set again. Before the first, and after each, masks of
+k - 1, from its weights, and corrects that set again (or the coarse one anew, SELF_CORRECT.INPUT).
+Before the first, and after each, masks of
 SELF_CORRECT.VAL_COARSE are refined too and scored against SELF_CORRECT.VAL: tube boundary AP with
 true classes and identities. When it gains less than SELF_CORRECT.MIN_GAIN points, the loop ends.
 
@@ -41,6 +42,7 @@ logger = logging.getLogger("self_correct")
 VMT = (sys.executable, "-m", "vmt.cli.main")
 WEIGHTS = "model_final.safetensors"
 REFINED = "segmentations_refined"
+INPUTS = ("previous", "original")
 
 
 class Loop:
@@ -76,6 +78,11 @@ class Loop:
                 f"{config_file}: SELF_CORRECT.VAL_COARSE is {self.rules.VAL_COARSE!r}, no file; "
                 "it holds coarse masks of the annotations of SELF_CORRECT.VAL."
             )
+        if self.rules.INPUT not in INPUTS:
+            raise ConfigError(
+                f"{config_file}: SELF_CORRECT.INPUT is {self.rules.INPUT!r}; choose "
+                f"{' or '.join(INPUTS)}."
+            )
         self.output = make_folder(output)
 
     def _located(self, cfg: CfgNode, key: str) -> Located:
@@ -109,13 +116,15 @@ class Loop:
             self._train(k, folder / "train", before)
         corrected = folder / "annotations.json"
         report = ("--report", str(folder / "report.html"))
-        self._refine(before, self.coarse.images, corrected, weights, *report)
+        again = self.rules.INPUT == "previous"
+        given = before if again else self._annotations(0)
+        self._refine(given, self.coarse.images, corrected, weights, *report)
         val = None
         if self.val:
             val = folder / "val.json"
-            # Corrected again and again like the set itself.
+            # Like the set itself.
             given = Path(self.rules.VAL_COARSE)
-            if k > 1:
+            if again and k > 1:
                 given = self.output / f"iteration_{k - 1}" / "val.json"
             self._refine(given, self.val.images, val, weights)
         return self._scores(folder / "scores.json", corrected, val)

@@ -151,6 +151,20 @@ def test_without_validation_all_iterations_run(
     assert json.loads((out / "scores.json").read_text())["best_iteration"] == 3
 
 
+def test_each_iteration_may_correct_the_original(
+    tool: ModuleType, config: Path, tmp_path: Path
+) -> None:
+    """One erosion of the coarse masks, not three; training still sees what was corrected last."""
+    fake, out = MadeUp(good=9), tmp_path / "out"
+    options = ("SELF_CORRECT.INPUT", "original", "SELF_CORRECT.MIN_GAIN", "-100.0")
+    assert run(tool, config, out, fake, *options) == 0
+    coarse = str(config.parent / "coarse.json")
+    refined = [call["--masks"] for call in fake.calls if call["command"] == "refine"]
+    assert refined == [coarse] * 8
+    trainings = [call for call in fake.calls if call["command"] == "train"]
+    assert "iteration_3/annotations.json@" in trainings[3]["DATASETS.TRAIN"]
+
+
 def test_messages(
     tool: ModuleType, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,6 +172,8 @@ def test_messages(
     for key, words in (("COARSE", "COARSE is empty"), ("VAL_COARSE", "no file")):
         assert run(tool, config, out, fake, f"SELF_CORRECT.{key}", "") == 2
         assert words in capsys.readouterr().err
+    assert run(tool, config, out, fake, "SELF_CORRECT.INPUT", "both") == 2
+    assert "choose previous or original" in capsys.readouterr().err
 
 
 def test_a_command_that_fails_is_named(tool: ModuleType) -> None:

@@ -356,6 +356,9 @@ def default_config() -> Node:
     cfg.SELF_CORRECT.VAL_COARSE = ""
     # True masks of COARSE, for studies that know them: scored, never trained on.
     cfg.SELF_CORRECT.TRUTH = ""
+    # What an iteration corrects: "previous", the result of the one before [D]; or "original", the
+    # coarse masks, anew, with the better network.
+    cfg.SELF_CORRECT.INPUT = "previous"
     # Most iterations [P: 4], and gain in tube boundary AP, in points, below which to stop [D].
     cfg.SELF_CORRECT.ITERATIONS = 4
     cfg.SELF_CORRECT.MIN_GAIN = 0.2
