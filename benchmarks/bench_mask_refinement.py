@@ -2,7 +2,7 @@
 
 Clean masks of real clips are degraded (`vmt.data.degrade`) and given, with the frames, to the mask
 refiner, a guided filter and GrabCut. "clean" masks are given as they are: what is lost then is the
-method's own fault. "frame_by_frame" is ours, same weights, with windows of one frame: what the
+method's own fault. "windows_of_4" is ours, same weights, with windows of four frames: what the
 attention across frames is worth. Means over tracklets; boundary IoU with bands of 2% and 0.5% of
 the frame diagonal. The clip bmx-trees, whose annotation is coarse itself, is left out.
 
@@ -166,7 +166,7 @@ def measure(
 ) -> list[dict[str, Any]]:
     """All kinds and methods on one tracklet."""
     torch.set_num_threads(1)
-    ours = {"ours": WINDOW, "frame_by_frame": 1}
+    ours = {"ours": WINDOW, "windows_of_4": 4}
     methods = {n: METHODS[n] if n in METHODS else mask_refiner(weights, ours[n]) for n in names}
     frames = np.stack([read_frame(path) for path in tracklet["files"]])
     clean = np.stack([np.ascontiguousarray(rle.decode(m)) for m in tracklet["masks"]])
@@ -189,7 +189,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    known = [*METHODS, "ours", "frame_by_frame"]
+    known = [*METHODS, "ours", "windows_of_4"]
     parser.add_argument("--clips", type=Path, default=CLIPS)
     parser.add_argument("--frames-per-clip", type=int, default=0, help="0: all")
     parser.add_argument("--seed", type=int, default=0)

@@ -74,7 +74,7 @@ def measure(weights: Path | None, device: str, tracklets: int, frames: int) -> d
     before = rss_mb()
     video = Discs(tracklets, frames)
     # Making frames costs time too; those of a window are made before the clock starts.
-    step = WINDOW - OVERLAP
+    step = max(WINDOW - OVERLAP, 1)
     paces, memory, count = [], [], 0
     started = time.perf_counter()
     stream = refiner.stream(video.pictures(), video.masks(), window=WINDOW)

@@ -2,12 +2,12 @@
 r"""Make the weights that come with the package: composites, training, and what to ship.
 
 Two of three clips are composites, pasted from the photos of a COCO file; the others are the photos
-themselves with their own polygons, as far as these are of large things. There are three trainings,
-each from the weights of the one before: the first tells the network of the mask at stride 8 alone;
-the second at every level, and on single frames, which shows more things in the same time; the third
-goes back to clips. OUT keeps what was made, and a call that was interrupted goes on where it
-stopped. At the end --ship is filled with mask_refiner.safetensors, its config and ATTRIBUTION.md,
-the list of all photos with their licences.
+themselves with their own polygons, as far as these are of large things. There are two trainings:
+the first, on clips, tells the network of the mask at stride 8 alone; the second goes on from its
+weights, tells it at every level, and on single frames, which shows more things in the same time.
+OUT keeps what was made, and a call that was interrupted goes on where it stopped. At the end
+--ship is filled with mask_refiner.safetensors, its config and ATTRIBUTION.md, the list of all
+photos with their licences.
 
 Example:
   python tools/make_mask_refiner.py --images my/instances.json@my/JPEGImages \
@@ -52,14 +52,6 @@ TRAININGS: dict[str, dict[str, str]] = {
         "SOLVER.WARMUP_STEPS": "100",
     },
     "frames": {},
-    "clips": {
-        "INPUT.CLIP_FRAMES": "4",
-        "SOLVER.CLIPS_PER_BATCH": "4",
-        "SOLVER.BASE_LR": "0.0004",
-        "SOLVER.MAX_STEPS": "400",
-        "SOLVER.MILESTONE_STEPS": "[300]",
-        "SOLVER.WARMUP_STEPS": "20",
-    },
 }
 #: Largest file of weights that the package may carry, in bytes.
 MAX_BYTES = 16 << 20

@@ -29,8 +29,9 @@ FloatArray = npt.NDArray[np.float32]
 MIN_IOU = 0.5
 #: Confidence above which a pixel takes its new label (spec 5).
 ACCEPT = 0.65
-#: Frames refined together, and how many of them the next window sees again.
-WINDOW, OVERLAP = 4, 1
+#: Frames refined together, and how many of them the next window sees again. The weights of the
+#: package are best frame by frame (docs/mask_refiner.md).
+WINDOW, OVERLAP = 1, 1
 #: The weights that come with the package; their config lies beside them.
 SHIPPED = Path(__file__).parents[1] / "weights/mask_refiner.safetensors"
 
@@ -124,8 +125,8 @@ class _Vote:
 class MaskRefiner:
     """Sharpens masks of any class and from any source.
 
-    Windows overlap by two frames, whose probabilities are averaged with weights that fall from the
-    middle of a window to its ends. Pixels change only near the contour or where the network finds
+    Windows of several frames overlap by one, whose probabilities are averaged with weights that
+    fall from the middle of a window to its ends. Pixels change only near the contour or where the network finds
     detail, and only where it is sure (Video Mask Transfiner, arXiv:2207.14012, section 3.2).
 
     Args:
