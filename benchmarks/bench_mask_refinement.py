@@ -3,8 +3,9 @@
 Clean masks of real clips are degraded (`vmt.data.degrade`) and given, with the frames, to the mask
 refiner, a guided filter and GrabCut. "clean" masks are given as they are: what is lost then is the
 method's own fault. "windows_of_4" is ours, same weights, with windows of four frames: what the
-attention across frames is worth. Means over tracklets; boundary IoU with bands of 2% and 0.5% of
-the frame diagonal. The clip bmx-trees, whose annotation is coarse itself, is left out.
+attention across frames is worth; "steady" is ours with --steady 3. Means over tracklets; boundary
+IoU with bands of 2% and 0.5% of the frame diagonal. The clip bmx-trees, whose annotation is coarse
+itself, is left out.
 
 Example:
   python benchmarks/bench_mask_refinement.py --frames-per-clip 5 --jobs 2
@@ -47,6 +48,8 @@ FINE_RATIO = 0.005
 #: (T, H, W, 3) frames and (T, H, W) coarse masks -> (T, H, W) masks
 Method = Callable[[np.ndarray, np.ndarray], np.ndarray]
 CLEAN = "clean"
+#: Ours: frames per window, and neighbours that overrule a mask.
+OURS = {"ours": (WINDOW, 0), "windows_of_4": (4, 0), "steady": (WINDOW, 3)}
 
 
 def per_frame(method: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Method:
@@ -54,9 +57,9 @@ def per_frame(method: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Method:
     return lambda frames, masks: np.stack(list(map(method, frames, masks)))
 
 
-def mask_refiner(weights: Path | None, window: int) -> Method:
+def mask_refiner(weights: Path | None, window: int, steady: int) -> Method:
     """Ours, on the CPU."""
-    refiner = MaskRefiner.from_pretrained(weights, device="cpu")
+    refiner = MaskRefiner.from_pretrained(weights, device="cpu", steady=steady)
     return lambda frames, masks: refiner.refine(frames, masks[None], window=window).masks[0]
 
 
@@ -166,8 +169,7 @@ def measure(
 ) -> list[dict[str, Any]]:
     """All kinds and methods on one tracklet."""
     torch.set_num_threads(1)
-    ours = {"ours": WINDOW, "windows_of_4": 4}
-    methods = {n: METHODS[n] if n in METHODS else mask_refiner(weights, ours[n]) for n in names}
+    methods = {n: METHODS[n] if n in METHODS else mask_refiner(weights, *OURS[n]) for n in names}
     frames = np.stack([read_frame(path) for path in tracklet["files"]])
     clean = np.stack([np.ascontiguousarray(rle.decode(m)) for m in tracklet["masks"]])
     rows = []
@@ -189,7 +191,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    known = [*METHODS, "ours", "windows_of_4"]
+    known = [*METHODS, *OURS]
     parser.add_argument("--clips", type=Path, default=CLIPS)
     parser.add_argument("--frames-per-clip", type=int, default=0, help="0: all")
     parser.add_argument("--seed", type=int, default=0)

@@ -534,7 +534,7 @@ def test_bad_places(tmp_path: Path, capsys) -> None:
     masks = write_maps(tmp_path / "masks")
     assert run(masks, images / "v1", images) == 2
     assert "exists and is not empty" in one_line(capsys)
-    for option in (("--accept", "1.5"), ("--window", "0"), ("--void", "x")):
+    for option in (("--accept", "1.5"), ("--window", "0"), ("--steady", "-1"), ("--void", "x")):
         assert run(path, images, tmp_path / "o.json", *option) == 2
         assert f"{option[0]} {option[1]}: give" in one_line(capsys)
 

@@ -86,6 +86,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--window", type=int, default=WINDOW, help=f"frames refined together (default {WINDOW})"
     )
+    parser.add_argument(
+        "--steady",
+        type=int,
+        default=0,
+        metavar="N",
+        help="first overrule each mask where those of N frames on each side agree against it; for "
+        "masks made frame by frame, 3 is good (default 0: never)",
+    )
     parser.add_argument("--report", type=Path, help="HTML page with before and after")
     parser.add_argument("--log", type=Path, help="change log; default: OUTPUT.changes.json")
     parser.add_argument("--weights", type=Path, help="default: those that come with the package")
@@ -138,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _load_refiner(args: argparse.Namespace) -> FrameRefiner:
-    return MaskRefiner.from_pretrained(args.weights, device=args.device)
+    return MaskRefiner.from_pretrained(args.weights, device=args.device, steady=args.steady)
 
 
 def _options(args: argparse.Namespace) -> RefineOptions:
@@ -146,10 +154,12 @@ def _options(args: argparse.Namespace) -> RefineOptions:
         raise ConfigError(f"--accept {args.accept}: give a confidence from 0.5 to below 1.")
     if args.window < 1:
         raise ConfigError(f"--window {args.window}: give a number of frames from 1 on.")
+    if args.steady < 0:
+        raise ConfigError(f"--steady {args.steady}: give a number of frames from 0 on.")
     weights = args.weights or SHIPPED
     status = weights.stat() if weights.is_file() else None
     made = f"{status.st_size} {status.st_mtime_ns}" if status is not None else ""
-    return RefineOptions(args.accept, args.window, f"{weights.name} {made}")
+    return RefineOptions(args.accept, args.window, f"{weights.name} {made} {args.steady}")
 
 
 def _mask_options(args: argparse.Namespace) -> MaskOptions:
@@ -375,6 +385,7 @@ class _Report:
             ("Weights", str(args.weights or "those of the package")),
             ("Accepted from confidence", f"{args.accept}"),
             ("Frames refined together", f"{args.window}"),
+            ("Neighbours that overrule a mask", f"{args.steady}"),
         ]
         if job.bad:
             settings.append((f"{job.masks.noun}s left alone".capitalize(), list_few(job.bad)))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +17,7 @@ from torch import Tensor
 from vmt.checkpoint.load import load_weights
 from vmt.config.node import load_config
 from vmt.data.labels import resolve_label_space
+from vmt.inference.steady_masks import steady_mask
 from vmt.inference.windows import iter_windows
 from vmt.modeling.meta_arch.build import build_network
 from vmt.modeling.refinement.given_masks import RefinedTube, TubeRefiner
@@ -104,10 +107,18 @@ class RefinedClip:
 
 @dataclass
 class _Held:
-    """A frame that still is in a window: its input, and per tracklet the votes so far."""
+    """A frame that still is in a window.
+
+    Args:
+        frame: (3, H, W) uint8.
+        coarse: (N, H, W) bool, as given.
+        start: (N, H, W) bool, from where refinement starts: the same, or steadied.
+        votes: per tracklet, so far.
+    """
 
     frame: Tensor
     coarse: BoolArray
+    start: BoolArray
     votes: list[list[_Vote]] = field(default_factory=list)
 
 
@@ -126,22 +137,28 @@ class MaskRefiner:
     """Sharpens masks of any class and from any source.
 
     Windows of several frames overlap by one, whose probabilities are averaged with weights that
-    fall from the middle of a window to its ends. Pixels change only near the contour or where the network finds
-    detail, and only where it is sure (Video Mask Transfiner, arXiv:2207.14012, section 3.2).
+    fall from the middle of a window to its ends. Pixels change only near the contour or where the
+    network finds detail, and only where it is sure (Video Mask Transfiner, arXiv:2207.14012,
+    section 3.2).
 
     Args:
         network: in evaluation mode.
+        steady: neighbours on each side that may overrule a mask before it is refined, see
+            ``steady_mask``; 0: none. Pixels change then that are far from the contour too.
 
     Example:
         ``refined = vmt.MaskRefiner.from_pretrained().refine(frames, masks)``
     """
 
-    def __init__(self, network: TubeRefiner) -> None:
+    def __init__(self, network: TubeRefiner, steady: int = 0) -> None:
+        if steady < 0:
+            raise ValueError(f"steady must be a number of frames from 0 on, not {steady}.")
         self.network = network
+        self.steady = steady
 
     @classmethod
     def from_pretrained(
-        cls, weights: str | Path | None = None, device: str = "auto"
+        cls, weights: str | Path | None = None, device: str = "auto", steady: int = 0
     ) -> MaskRefiner:
         """Load a network.
 
@@ -149,6 +166,7 @@ class MaskRefiner:
             weights: of a training, with its ``config.yaml`` (or ``<name>.yaml``) beside them; None
                 for those that come with the package.
             device: a torch device name or "auto".
+            steady: see the class.
 
         Raises:
             ConfigError: no config beside the weights, or it is not of a mask refiner.
@@ -176,7 +194,7 @@ class MaskRefiner:
                 "refiner is needed; see configs/refine/."
             )
         load_weights(network, path)
-        return cls(network.to(resolve_device(device)).eval())
+        return cls(network.to(resolve_device(device)).eval(), steady)
 
     def refine(
         self,
@@ -227,7 +245,7 @@ class MaskRefiner:
             raise ValueError(f"window must be at least 1 frame, not {window}.")
         if not 0.5 <= accept < 1:
             raise ValueError(f"accept must be in [0.5, 1), not {accept}.")
-        held = _pairs(frames, masks)
+        held = _steadied(_pairs(frames, masks), self.steady)
         for part in iter_windows(held, window, max(window - OVERLAP, 1)):
             self._vote(part.frames)
             for item in part.frames[: part.final_until - part.start]:
@@ -237,8 +255,8 @@ class MaskRefiner:
         """Refine every tracklet of a window; adds to ``votes``."""
         device = self.network.device
         video = torch.stack([item.frame for item in held]).to(device)
-        coarse = torch.from_numpy(np.stack([item.coarse for item in held], axis=1)).to(device)
-        for tube in self.network.refine_tubes(video, coarse):
+        start = torch.from_numpy(np.stack([item.start for item in held], axis=1)).to(device)
+        for tube in self.network.refine_tubes(video, start):
             for vote, t in zip(_votes(tube, len(held)), tube.frames, strict=True):
                 held[t].votes[tube.tracklet].append(vote)
 
@@ -263,7 +281,8 @@ def _pairs(frames: Iterable[ByteArray], masks: Iterable[BoolArray]) -> Iterator[
                 f"{mask.shape}; they must be (tracklets, {frame.shape[0]}, {frame.shape[1]})."
             )
         pixels = torch.from_numpy(np.ascontiguousarray(frame.transpose(2, 0, 1)))
-        item = _Held(pixels, mask.astype(np.bool_), [[] for _ in mask])
+        given = mask.astype(np.bool_)
+        item = _Held(pixels, given, given, [[] for _ in mask])
         first = first or item
         if item.coarse.shape != first.coarse.shape:
             raise ValueError(
@@ -273,6 +292,30 @@ def _pairs(frames: Iterable[ByteArray], masks: Iterable[BoolArray]) -> Iterator[
         yield item
     if next(rest, None) is not None:
         raise ValueError(f"there are {count} frames, but masks of more.")
+
+
+def _steadied(held: Iterator[_Held], reach: int) -> Iterator[_Held]:
+    """The same, each once its neighbours are known; at most 2 * reach + 1 wait."""
+    if not reach:
+        yield from held
+        return
+    near: deque[_Held] = deque()
+    at = 0
+    for item in chain(held, [None] * reach):
+        if item is not None:
+            near.append(item)
+            if len(near) - at <= reach:
+                continue
+        if at == len(near):
+            break
+        frames = torch.stack([other.frame for other in near])
+        masks = torch.from_numpy(np.stack([other.coarse for other in near], axis=1))
+        near[at].start = np.stack([steady_mask(frames, tube, at) for tube in masks])
+        yield near[at]
+        if at == reach:
+            near.popleft()
+        else:
+            at += 1
 
 
 def _votes(tube: RefinedTube, length: int) -> Iterator[_Vote]:
@@ -287,7 +330,7 @@ def _votes(tube: RefinedTube, length: int) -> Iterator[_Vote]:
 def _decide(item: _Held, accept: float) -> RefinedFrame:
     """Masks from votes: acceptance, guards, and what is said about them."""
     count = len(item.coarse)
-    masks = item.coarse.copy()
+    masks = item.start.copy()
     confidence = np.ones(count)
     rejected = np.zeros(count, np.bool_)
     for n, votes in enumerate(item.votes):
@@ -310,12 +353,13 @@ def _decide(item: _Held, accept: float) -> RefinedFrame:
         probability = total / np.maximum(weight, 1e-6)
         sure = np.maximum(probability, 1 - probability)
         coarse = item.coarse[n, rows, columns]
-        found = np.where(seen & (sure > accept), probability > 0.5, coarse)
+        found = np.where(seen & (sure > accept), probability > 0.5, item.start[n, rows, columns])
         if seen.any():
             confidence[n] = float(sure[seen].mean())
         common = np.count_nonzero(found & coarse)
         if not found.any() or common < MIN_IOU * np.count_nonzero(found | coarse):
             rejected[n] = True
+            masks[n] = item.coarse[n]
         else:
             masks[n, rows, columns] = found
     changed = np.count_nonzero(masks != item.coarse, axis=(1, 2))

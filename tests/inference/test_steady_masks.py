@@ -1,0 +1,102 @@
+"""Masks that their neighbours overrule."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.inference.test_mask_refiner import MadeUp, square, video
+from vmt.inference.mask_refiner import MaskRefiner
+from vmt.inference.steady_masks import steady_mask
+
+H, W = 96, 128
+
+
+def moving_square(frames: int = 5, step: int = 3):
+    """A textured square over a textured ground, and its exact masks."""
+    rng = np.random.default_rng(0)
+    ground = rng.integers(20, 110, (H // 4, W // 4, 3)).repeat(4, 0).repeat(4, 1)
+    thing = rng.integers(140, 250, (10, 10, 3)).repeat(4, 0).repeat(4, 1)
+    pictures = np.stack([ground] * frames).astype(np.uint8)
+    masks = np.zeros((frames, H, W), bool)
+    for t in range(frames):
+        place = (slice(30, 70), slice(30 + step * t, 70 + step * t))
+        pictures[t][place], masks[t][place] = thing, True
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2), torch.from_numpy(masks)
+
+
+def wrong(a: np.ndarray, b: torch.Tensor) -> int:
+    return int((a != b.numpy()).sum())
+
+
+def test_a_piece_that_one_mask_misses_comes_back_and_one_too_much_goes():
+    frames, masks = moving_square()
+    for value, part in ((False, np.s_[30:45, 36:60]), (True, np.s_[72:84, 40:60])):
+        given = masks.clone()
+        given[2][part] = value
+        before = wrong(given[2].numpy(), masks[2])
+        assert wrong(steady_mask(frames, given, 2), masks[2]) < 0.25 * before
+
+
+def test_masks_that_agree_stay():
+    frames, masks = moving_square()
+    assert wrong(steady_mask(frames, masks, 2), masks[2]) < 0.01 * masks[2].sum()
+
+
+def test_frames_that_do_not_fit_say_nothing():
+    """Other pictures: flow leads nowhere, so that nobody may overrule the mask."""
+    frames, masks = moving_square()
+    given = masks.clone()
+    given[2, 30:45, 36:60] = False
+    noise = torch.randint(0, 256, frames.shape, generator=torch.Generator().manual_seed(0))
+    frames = torch.where((torch.arange(5) == 2)[:, None, None, None], frames, noise.to(torch.uint8))
+    assert wrong(steady_mask(frames, given, 2), given[2]) == 0
+
+
+def test_absent_objects_stay_absent_and_have_no_vote():
+    frames, masks = moving_square()
+    given = masks.clone()
+    given[2] = False
+    assert not steady_mask(frames, given, 2).any()
+    given[[0, 1, 3, 4]] = False
+    given[2] = masks[2]
+    assert wrong(steady_mask(frames, given, 2), masks[2]) == 0
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 9])
+@pytest.mark.parametrize("reach", [1, 3])
+def test_every_frame_comes_once_with_its_neighbours(monkeypatch, length, reach):
+    seen = []
+
+    def watched(frames, masks, at):
+        seen.append(([int(frame[0, 0, 0]) for frame in frames], at))
+        return masks[at].numpy()
+
+    monkeypatch.setattr("vmt.inference.mask_refiner.steady_mask", watched)
+    frames, masks = video(length)
+    done = MaskRefiner(MadeUp(lambda t, _: square(6, 15)), reach).refine(frames, masks)
+    assert done.masks.shape == masks.shape
+    assert [near[at] for near, at in seen] == list(range(length))
+    for t, (near, _) in enumerate(seen):
+        assert near == list(range(max(0, t - reach), min(length, t + reach + 1)))
+
+
+def test_what_is_not_refined_is_steady_and_guards_ask_the_mask_as_given(monkeypatch):
+    """A network that is never sure leaves the steady mask; one that is too far off is undone."""
+    wide = np.zeros((20, 30), bool)
+    wide[5:15, 5:17] = True
+    monkeypatch.setattr("vmt.inference.mask_refiner.steady_mask", lambda f, m, at: wide)
+    frames, masks = video(3)
+    unsure = MaskRefiner(MadeUp(lambda t, _: square(6, 15, inside=0.6)), steady=1)
+    done = unsure.refine(frames, masks)
+    assert (done.masks == wide).all()
+    assert (done.changed_px == 20).all()
+    far = MaskRefiner(MadeUp(lambda t, _: square(0, 2)), steady=1).refine(frames, masks)
+    assert far.rejected.all()
+    assert (far.masks == masks).all()
+
+
+def test_messages():
+    with pytest.raises(ValueError, match="steady must be"):
+        MaskRefiner(MadeUp(lambda t, _: square(6, 15)), steady=-1)
