@@ -95,7 +95,7 @@ def test_null_frames_are_neither_shown_nor_touched():
     masks[0, 1] = False
     masks[1] = False
     network = MadeUp(lambda t, _: square(6, 15))
-    done = MaskRefiner(network).refine(frames, masks)
+    done = MaskRefiner(network).refine(frames, masks, window=4)
     assert network.calls == [[0, 2, 3]]
     assert not done.masks[0, 1].any()
     assert not done.masks[1].any()
@@ -175,6 +175,20 @@ def test_the_weights_of_the_package_sharpen_a_halo():
         for masks, into in ((coarse, before), (done.masks[0], after)):
             into.append(np.count_nonzero(masks & clean) / np.count_nonzero(masks | clean))
     assert 1 - np.mean(after) < 0.67 * (1 - np.mean(before)), (before, after)
+
+
+def test_the_weights_of_the_package_leave_good_masks_alone():
+    """The same composites: clean masks stay as they are but for a few pixels."""
+    options = CompositeOptions(num_frames=2, size=(160, 192), occluder_prob=0)
+    refiner = vmt.MaskRefiner.from_pretrained(device="cpu")
+    kept = []
+    for seed in (1003, 1004, 1006):
+        clip = composite_clip(np.random.default_rng(seed), options)
+        found = refiner.refine(clip.frames, clip.masks[:1]).masks[0]
+        kept.append(
+            np.count_nonzero(found & clip.masks[0]) / np.count_nonzero(found | clip.masks[0])
+        )
+    assert np.mean(kept) > 0.97, kept
 
 
 def test_what_ships_fits_and_names_its_sources():
