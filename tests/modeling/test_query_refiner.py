@@ -246,7 +246,7 @@ def test_masks_come_back_at_the_size_of_the_frames(side):
     data = clip()
     net.refiner = Knows(data["targets"].masks)
     frames = data["image"].permute(0, 2, 3, 1).numpy()
-    done = MaskRefiner(net).refine(frames, data["coarse"].numpy())
+    done = MaskRefiner(net).refine(frames, data["coarse"].numpy(), window=4)
     truth = data["targets"].masks.numpy()
     iou = (done.masks & truth).sum() / (done.masks | truth).sum()
     before = (data["coarse"].numpy() & truth).sum() / (data["coarse"].numpy() | truth).sum()
@@ -320,7 +320,7 @@ def test_trained_from_the_console_and_loaded(tmp_path):
     assert refiner.network.label_space.names == ("circle", "square", "triangle")
     data = clip(2)
     frames = np.ascontiguousarray(data["image"].permute(0, 2, 3, 1).numpy())
-    done = refiner.refine(frames, data["coarse"].numpy())
+    done = refiner.refine(frames, data["coarse"].numpy(), window=4)
     assert done.masks.shape == data["coarse"].shape
 
 
