@@ -4,9 +4,9 @@ r"""Correct a coarse annotation set by iterative training (Video Mask Transfiner
 Iteration 1 trains a mask refiner on degraded masks of a clean set (DATASETS.TRAIN) and corrects
 SELF_CORRECT.COARSE with it. Iteration k trains on degraded masks of the set corrected by iteration
 k - 1, from its weights, and corrects that set again (or the coarse one anew, SELF_CORRECT.INPUT).
-Before the first, and after each, masks of
-SELF_CORRECT.VAL_COARSE are refined too and scored against SELF_CORRECT.VAL: tube boundary AP with
-true classes and identities. When it gains less than SELF_CORRECT.MIN_GAIN points, the loop ends.
+Before the first, and after each, masks of SELF_CORRECT.VAL_COARSE are refined too and scored
+against SELF_CORRECT.VAL: tube boundary AP with true classes and identities. When it gains less than
+SELF_CORRECT.MIN_GAIN points, the loop ends.
 
 OUTPUT/iteration_<k>/ keeps train/ (weights, log), annotations.json (corrected), val.json,
 report.html (the most changed frames) and scores.json. OUTPUT/refined.json is the original file

@@ -192,6 +192,24 @@ def test_windows_of_the_real_refiner(tmp_path: Path, monkeypatch, window: str) -
     assert after[2:] == before["annotations"][2:]
 
 
+def test_steady_reaches_the_refiner_and_the_log(tmp_path: Path, monkeypatch) -> None:
+    def load(args):
+        return MaskRefiner(ShavingNetwork(), args.steady)
+
+    seen = []
+    monkeypatch.setattr(refine, "_load_refiner", load)
+    monkeypatch.setattr(
+        "vmt.inference.mask_refiner.steady_mask",
+        lambda frames, masks, at: seen.append(len(frames)) or masks[at].numpy(),
+    )
+    path, _ = write_ytvis(tmp_path, videos=1)
+    out = tmp_path / "o.json"
+    assert run(path, tmp_path / "images", out, "--steady", "1") == 0
+    assert max(seen) == 3
+    log = json.loads((tmp_path / "o.json.changes.json").read_text())
+    assert log["settings"] == {"accept": 0.65, "window": 1, "steady": 1}
+
+
 def test_another_list_of_masks(tmp_path: Path) -> None:
     path, before = write_ytvis(tmp_path, videos=1)
     rows = before["annotations"]

@@ -159,7 +159,7 @@ def _options(args: argparse.Namespace) -> RefineOptions:
     weights = args.weights or SHIPPED
     status = weights.stat() if weights.is_file() else None
     made = f"{status.st_size} {status.st_mtime_ns}" if status is not None else ""
-    return RefineOptions(args.accept, args.window, f"{weights.name} {made} {args.steady}")
+    return RefineOptions(args.accept, args.window, args.steady, f"{weights.name} {made}")
 
 
 def _mask_options(args: argparse.Namespace) -> MaskOptions:
@@ -302,7 +302,11 @@ class _Job:
                 for name, tally in zip(found.tracklets, tallies(found), strict=True)
             ]
             videos.append({"video": found.label, "note": found.note, "tracklets": rows})
-        settings = {"accept": self.options.accept, "window": self.options.window}
+        settings = {
+            "accept": self.options.accept,
+            "window": self.options.window,
+            "steady": self.options.steady,
+        }
         source = str(self.masks.path)
         return {"masks": source, "settings": settings, "left_alone": self.bad, "videos": videos}
 

@@ -48,11 +48,13 @@ class RefineOptions:
     Args:
         accept: see ``FrameRefiner.stream``.
         window: see there.
+        steady: see ``MaskRefiner``; the refiner was built with it.
         refiner: which network; a finished video of another one is done again.
     """
 
     accept: float = ACCEPT
     window: int = WINDOW
+    steady: int = 0
     refiner: str = ""
 
 
