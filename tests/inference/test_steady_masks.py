@@ -82,6 +82,53 @@ def test_every_frame_comes_once_with_its_neighbours(monkeypatch, length, reach):
         assert near == list(range(max(0, t - reach), min(length, t + reach + 1)))
 
 
+def test_masks_are_refined_then_asked_about_then_refined_again(monkeypatch):
+    asked = []
+
+    def add_a_corner(frames, masks, at):
+        asked.extend(masks.numpy())
+        steadied = masks[at].numpy().copy()
+        steadied[4, 4] = True
+        return steadied
+
+    monkeypatch.setattr("vmt.inference.mask_refiner.steady_mask", add_a_corner)
+    frames, masks = video(4)
+    looked_at = torch.ones(masks.shape[-2:], dtype=torch.bool)
+    looked_at[4, 4] = False
+    network = MadeUp(lambda t, _: square(6, 15), looked_at)
+    done = MaskRefiner(network, steady=1).refine(frames, masks)
+    once = square(6, 15).numpy() > 0.5
+    assert all((mask == once).all() for mask in asked)
+    assert sorted(network.calls) == [[t] for t in range(4) for _ in range(2)]
+    assert done.masks[0, :, 4, 4].all()
+    once[4, 4] = True
+    assert (done.masks[0] == once).all()
+
+
+def test_frames_to_which_flow_does_not_lead_back_say_nothing():
+    """Ground that a neighbour hides looks alike, but nothing leads there and back."""
+    frames, masks = moving_square(3, step=0)
+    frames = frames.clone()
+    generator = torch.Generator().manual_seed(0)
+    # One grey level everywhere: pictures always fit, and flow is whatever it is made to be.
+    frames[:] = 128
+    given = masks.clone()
+    given[1, 30:45, 36:60] = False
+
+    class Flow:
+        def calc(self, a, b, _):
+            return torch.randn(*a.shape, 2, generator=generator).numpy() * 6
+
+    found = {}
+    for name, flow in (("random", Flow()), ("none", None)):
+        with pytest.MonkeyPatch.context() as patch:
+            if flow is not None:
+                patch.setattr("cv2.DISOpticalFlow.create", lambda *_, flow=flow: flow)
+            found[name] = wrong(steady_mask(frames, given, 1), given[1])
+    assert found["none"] > 300, "still pictures: the neighbours agree against the gap"
+    assert found["random"] < 0.2 * found["none"]
+
+
 def test_what_is_not_refined_is_steady_and_guards_ask_the_mask_as_given(monkeypatch):
     """A network that is never sure leaves the steady mask; one that is too far off is undone."""
     wide = np.zeros((20, 30), bool)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Protocol
@@ -112,7 +112,7 @@ class _Held:
     Args:
         frame: (3, H, W) uint8.
         coarse: (N, H, W) bool, as given.
-        start: (N, H, W) bool, from where refinement starts: the same, or steadied.
+        start: (N, H, W) bool, from where refinement starts: the same, or refined and steadied.
         votes: per tracklet, so far.
     """
 
@@ -143,8 +143,9 @@ class MaskRefiner:
 
     Args:
         network: in evaluation mode.
-        steady: neighbours on each side that may overrule a mask before it is refined, see
-            ``steady_mask``; 0: none. Pixels change then that are far from the contour too.
+        steady: neighbours on each side that may overrule a refined mask, see ``steady_mask``,
+            which is then refined again; 0: none. Pixels change then that are far from the contour
+            too, and a frame takes twice the time and more.
 
     Example:
         ``refined = vmt.MaskRefiner.from_pretrained().refine(frames, masks)``
@@ -245,11 +246,20 @@ class MaskRefiner:
             raise ValueError(f"window must be at least 1 frame, not {window}.")
         if not 0.5 <= accept < 1:
             raise ValueError(f"accept must be in [0.5, 1), not {accept}.")
-        held = _steadied(_pairs(frames, masks), self.steady)
+        held = _pairs(frames, masks)
+        if self.steady:
+            refined = (_again(*done) for done in self._refined(held, accept, window))
+            held = _steadied(refined, self.steady)
+        for _, found in self._refined(held, accept, window):
+            yield found
+
+    def _refined(
+        self, held: Iterator[_Held], accept: float, window: int
+    ) -> Iterator[tuple[_Held, RefinedFrame]]:
         for part in iter_windows(held, window, max(window - OVERLAP, 1)):
             self._vote(part.frames)
             for item in part.frames[: part.final_until - part.start]:
-                yield _decide(item, accept)
+                yield item, _decide(item, accept)
 
     def _vote(self, held: Sequence[_Held]) -> None:
         """Refine every tracklet of a window; adds to ``votes``."""
@@ -294,11 +304,13 @@ def _pairs(frames: Iterable[ByteArray], masks: Iterable[BoolArray]) -> Iterator[
         raise ValueError(f"there are {count} frames, but masks of more.")
 
 
+def _again(item: _Held, found: RefinedFrame) -> _Held:
+    """The same frame, to be refined from what was found."""
+    return _Held(item.frame, item.coarse, found.masks, [[] for _ in item.coarse])
+
+
 def _steadied(held: Iterator[_Held], reach: int) -> Iterator[_Held]:
     """The same, each once its neighbours are known; at most 2 * reach + 1 wait."""
-    if not reach:
-        yield from held
-        return
     near: deque[_Held] = deque()
     at = 0
     for item in chain(held, [None] * reach):
@@ -309,9 +321,9 @@ def _steadied(held: Iterator[_Held], reach: int) -> Iterator[_Held]:
         if at == len(near):
             break
         frames = torch.stack([other.frame for other in near])
-        masks = torch.from_numpy(np.stack([other.coarse for other in near], axis=1))
-        near[at].start = np.stack([steady_mask(frames, tube, at) for tube in masks])
-        yield near[at]
+        masks = torch.from_numpy(np.stack([other.start for other in near], axis=1))
+        start = np.stack([steady_mask(frames, tube, at) for tube in masks])
+        yield replace(near[at], start=start)
         if at == reach:
             near.popleft()
         else:

@@ -19,6 +19,8 @@ CROP_SIZES = (96, 256)
 MARGIN, MIN_MARGIN_PX = 0.15, 24
 #: Grey levels by which a neighbour may differ where flow leads; its vote falls as a Gaussian.
 TOLERANCE = 12.0
+#: Pixels by which flow there and back may miss where it began; the vote falls as a Gaussian, too.
+RETURN_PX = 1.5
 #: Side of the square over which that difference is averaged, in pixels.
 PATCH_PX = 7
 #: Share of the votes that overrules a mask, and how many votes there must be at least.
@@ -30,7 +32,7 @@ def steady_mask(frames: Tensor, masks: Tensor, at: int) -> BoolArray:
 
     Masks that were drawn or predicted frame by frame miss other pieces in every frame. Each
     neighbour is brought into place by optical flow (DIS, arXiv:1603.03590), and counts where its
-    pixels fit those of the frame. Ours: Video Mask Transfiner leaves this to attention between
+    pixels fit those of the frame and flow leads back to where it began. Ours: Video Mask Transfiner leaves this to attention between
     frames (arXiv:2207.14012, section 3.1).
 
     Args:
@@ -76,7 +78,7 @@ def _votes(pictures: FloatArray, shares: FloatArray, centre: int) -> tuple[Float
     Returns:
         (h, w) twice: votes for the object, and votes at all.
     """
-    flow_of = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    flow_of = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     grey = [cv2.cvtColor(p.clip(0, 255).astype(np.uint8), cv2.COLOR_RGB2GRAY) for p in pictures]
     h, w = grey[centre].shape
     rows, columns = np.mgrid[:h, :w].astype(np.float32)
@@ -85,13 +87,17 @@ def _votes(pictures: FloatArray, shares: FloatArray, centre: int) -> tuple[Float
         if other == centre:
             continue
         flow = flow_of.calc(grey[centre], grey[other], None)
+        back = flow_of.calc(grey[other], grey[centre], None)
         there = (columns + flow[..., 0], rows + flow[..., 1])
         share = cv2.remap(shares[other], *there, cv2.INTER_LINEAR)
-        picture = cv2.remap(
-            pictures[other], *there, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        picture, home = (
+            cv2.remap(values, *there, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            for values in (pictures[other], back)
         )
+        missed = np.square(flow + home).sum(2)
         far = np.abs(picture - pictures[centre]).mean(2)
-        weight = np.exp(-((cv2.blur(far, (PATCH_PX, PATCH_PX)) / TOLERANCE) ** 2))
+        far = cv2.blur(far, (PATCH_PX, PATCH_PX))
+        weight = np.exp(-((far / TOLERANCE) ** 2) - missed / RETURN_PX**2)
         votes += weight * share
         count += weight
     return votes, count
