@@ -140,6 +140,29 @@ def test_it_learns_to_remove_a_halo():
     assert min(iou) > 0.85
 
 
+def test_a_dense_loss_asks_the_coarsest_map_for_the_mask_at_stride_2():
+    data = clip()
+    plain, net = network(), network("MODEL.MASK_REFINER.DENSE_WEIGHT", "5.0").train()
+    assert set(net.state_dict()) - set(plain.state_dict()) == {"dense.weight", "dense.bias"}
+    assert "loss_mask_dense" not in plain.train()([data])
+    masks, coarse = data["targets"].masks[0], data["coarse"][0]
+    crop = net._follow(coarse)
+    fused = net._inputs(data["image"], coarse, crop, None).fused
+    wanted = crop.cut(masks[:, None])[:, 0] >= 0.5
+    told, expected = net.dense(fused), []
+    for t, y, x in torch.cartesian_prod(*(torch.arange(n) for n in (3, *fused.shape[-2:]))):
+        for k in range(16):  # cell k of the 4 x 4 stride-2 cells in a stride-8 cell
+            top, left = 8 * y + 2 * (k // 4), 8 * x + 2 * (k % 4)
+            share = wanted[t, top : top + 2, left : left + 2].float().mean()
+            p = told[t, k, y, x].sigmoid()
+            expected.append(-(share * p.log() + (1 - share) * (1 - p).log()))
+    loss = net([data])["loss_mask_dense"]
+    torch.testing.assert_close(loss, 5 * torch.stack(expected).mean())
+    loss.backward()
+    reached = [p for p in net.fuse.parameters() if p.grad is not None and p.grad.abs().sum()]
+    assert len(reached) == len(list(net.fuse.parameters()))
+
+
 def test_it_segments_no_videos():
     cfg = load_config(CONFIG, SMALL)
     with pytest.raises(ConfigError, match=r"MaskRefiner.*vmt refine"):

@@ -10,6 +10,7 @@ import torch
 from tests.modeling.test_quadtree_refiner import clip_input, refiner_with
 from vmt.modeling.quadtree.write_back import to_next_level
 from vmt.modeling.refinement.node_encoder import NodeEncoder
+from vmt.modeling.refinement.pixel_decoder import PixelDecoder
 
 
 def slow_blocks(tree, side: int, shift: int, per_frame: bool) -> list[tuple[int, ...]]:
@@ -175,3 +176,24 @@ def test_given_cells_of_a_finer_level_need_their_parents() -> None:
     tree = refiner(replace(inputs, given=tuple(given))).tree
     places = zip(tree.level.tolist(), tree.y.tolist(), tree.x.tolist(), strict=True)
     assert sorted(places) == [(0, 2, 3), (1, 4, 6), (1, 4, 7), (1, 5, 6), (1, 5, 7), (2, 8, 12)]
+
+
+def test_a_shared_head_begins_as_nothing_and_adds_what_it_says_of_token_and_coarse_mask() -> None:
+    inputs = clip_input()
+    with torch.no_grad():
+        plain, shared = (refiner_with(shared_head=on)(inputs) for on in (False, True))
+    assert torch.equal(plain.node_logits, shared.node_logits)
+    torch.manual_seed(0)
+    decoder = PixelDecoder(8, shared=True)
+    assert decoder.shared is not None
+    x, offsets, coarse = torch.randn(5, 8), torch.randn(5, 2), torch.rand(5)
+    given = (x, offsets, coarse, torch.randn(2, 177), (2, 3))
+    before = decoder(*given)
+    torch.nn.init.normal_(decoder.shared[-1].weight)
+    added = []
+    for token, share in zip(x, coarse, strict=True):
+        hidden = decoder.shared[0](torch.cat([token, share[None]])).clamp(min=0)
+        added.append(decoder.shared[-1](hidden))
+    torch.testing.assert_close(decoder(*given), before + torch.cat(added))
+    decoder(*given).sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in decoder.shared.parameters())

@@ -130,6 +130,8 @@ def default_config() -> Node:
     cfg.MODEL.REFINER.WINDOW = 0
     # Tokens are made of squares of so many cells per side around their node: 1, 3, 5 [P: silent].
     cfg.MODEL.REFINER.CONTEXT = 1
+    # Layers that all tracklets share add to what the dynamic pixel decoder says of a node [D].
+    cfg.MODEL.REFINER.SHARED_HEAD = False
     # Both refiners: pixels that count as 1 in the offsets to the instance's centre [R: 1].
     cfg.MODEL.REFINER.OFFSET_UNIT_PX = 1.0
     # Both refiners: let gradients reach the backbone's stride-4 and stride-2 maps [R: False].
@@ -157,6 +159,8 @@ def default_config() -> Node:
     cfg.MODEL.MASK_REFINER.COLOUR_RADII_PX = []
     # Most tracklets per clip in training, at random; 0: all.
     cfg.MODEL.MASK_REFINER.TRAIN_TRACKLETS = 2
+    # Weight of the cross entropy of masks that the stride-8 map alone tells, in training; 0: none.
+    cfg.MODEL.MASK_REFINER.DENSE_WEIGHT = 0.0
 
     cfg.MODEL.LOSS = Node()  # weights and focal parameters [S]
     cfg.MODEL.LOSS.CLASS_WEIGHT = 2.0

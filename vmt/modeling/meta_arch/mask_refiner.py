@@ -17,6 +17,7 @@ from vmt.modeling.meta_arch.query_refiner import QueryRefiner
 from vmt.modeling.refinement.base import Refiner, RefinerInput, RefinerLosses, RefinerOutput
 from vmt.modeling.refinement.given_masks import (
     STRIDE,
+    STRIDES,
     RefinedTube,
     by_pixel,
     looked_at_cells,
@@ -32,6 +33,8 @@ from vmt.structures.clip import ClipTargets
 from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import ConfigError
 
+#: Stride-2 cells along a side of a stride-8 cell.
+FINE = STRIDES[0] // STRIDES[-1]
 #: Groups of every group norm outside the backbone.
 GROUPS = 8
 
@@ -99,6 +102,9 @@ class MaskRefinerNetwork(nn.Module):
         prompt_levels: see ``prompt_of``.
         train_tracklets: most tracklets per clip in training, at random; 0: all.
         colour_radii_px: of ``colour_cues``, a channel for the backbone each; none: no cues.
+        dense_weight: of ``loss_mask_dense``, cross entropy of the mask at stride 2 as a linear
+            layer reads it off the fused map, in training; it tells every cell what nodes alone
+            hardly can. 0: without.
         label_space: unused by the network, kept with its weights.
         pixel_mean: of RGB in [0, 255].
         pixel_std: of RGB in [0, 255].
@@ -121,6 +127,7 @@ class MaskRefinerNetwork(nn.Module):
         prompt_levels: int,
         train_tracklets: int,
         colour_radii_px: Sequence[int],
+        dense_weight: float,
         label_space: LabelSpace,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
@@ -135,6 +142,8 @@ class MaskRefinerNetwork(nn.Module):
         )
         self.stride2 = nn.Conv2d(backbone.channels[2], embed_dim, 1)
         self.query = MaskPoolQuery(dim)
+        self.dense = nn.Conv2d(dim, FINE**2, 1) if dense_weight else None
+        self.dense_weight = dense_weight
         self.refiner = refiner
         self.criterion = criterion
         self.crop_sizes = crop_sizes
@@ -181,6 +190,7 @@ class MaskRefinerNetwork(nn.Module):
             prompt_levels=prompt_levels(cfg),
             train_tracklets=node.TRAIN_TRACKLETS,
             colour_radii_px=node.COLOUR_RADII_PX,
+            dense_weight=node.DENSE_WEIGHT,
             label_space=label_space,
             pixel_mean=cfg.MODEL.PIXEL_MEAN,
             pixel_std=cfg.MODEL.PIXEL_STD,
@@ -203,7 +213,7 @@ class MaskRefinerNetwork(nn.Module):
                 shown = coarse[g].flatten(1).any(1)
                 found = self._losses(frames[shown], coarse[g, shown], targets.masks[g, shown])
                 for name, loss in found.items():
-                    part = self.criterion.weight(name) * loss / max(count, 1)
+                    part = loss / max(count, 1)
                     losses[name] = losses[name] + part if name in losses else part
         if not losses:
             zero = torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum() * 0.0
@@ -219,7 +229,7 @@ class MaskRefinerNetwork(nn.Module):
         return [int(g) for g in shown[order]]
 
     def _losses(self, frames: Tensor, coarse: Tensor, masks_gt: Tensor) -> dict[str, Tensor]:
-        """Of one tracklet, (T, 3, H, W), (T, H, W) and (T, H, W)."""
+        """Weighted, of one tracklet, (T, 3, H, W), (T, H, W) and (T, H, W)."""
         crop = self._follow(coarse)
         wanted = crop.cut(masks_gt[:, None])[:, 0] >= 0.5
         inputs = self._inputs(frames, coarse, crop, wanted[None])
@@ -232,8 +242,14 @@ class MaskRefinerNetwork(nn.Module):
             masks=wanted[None],
             valid=wanted[None].flatten(2).any(2),
         )
-        found: dict[str, Tensor] = self.criterion.measure([output], [targets], [Match(one, one)], 1)
-        return found
+        found = self.criterion.measure([output], [targets], [Match(one, one)], 1)
+        losses = {name: self.criterion.weight(name) * loss for name, loss in found.items()}
+        if self.dense is not None:
+            told = F.pixel_shuffle(self.dense(inputs.fused), FINE)
+            masks = F.avg_pool2d(wanted[:, None].float(), STRIDES[-1])
+            dense = F.binary_cross_entropy_with_logits(told, masks)
+            losses["loss_mask_dense"] = self.dense_weight * dense
+        return losses
 
     def _follow(self, coarse: Tensor) -> TubeCrop:
         return follow(coarse, self.margin, self.min_margin_px, *self.crop_sizes)

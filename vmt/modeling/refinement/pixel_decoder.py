@@ -22,11 +22,20 @@ class PixelDecoder(nn.Module):
 
     Args:
         dim: channels of tokens.
+        shared: add the logits of layers that are the same for all tracklets (ours). The dynamic
+            ones are 8 units wide, of which many die in training from random weights; these begin
+            at 0.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, shared: bool = False) -> None:
         super().__init__()
         self.reduce = nn.Linear(dim, WIDTHS[0] - 3)
+        self.shared: nn.Sequential | None = None
+        if shared:
+            last = nn.Linear(2 * dim, 1)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.shared = nn.Sequential(nn.Linear(dim + 1, 2 * dim), nn.ReLU(), last)
 
     def forward(
         self,
@@ -54,4 +63,7 @@ class PixelDecoder(nn.Module):
         for n, nodes in enumerate(stacked.split(list(lengths))):
             layers = split_dynamic_parameters(parameters[n : n + 1], WIDTHS)
             logits.append(apply_dynamic_layers(nodes.T[None], layers)[0, 0])
-        return torch.cat(logits)
+        found = torch.cat(logits)
+        if self.shared is not None:
+            found = found + self.shared(torch.cat([x, own[:, 2:]], dim=1))[:, 0]
+        return found

@@ -89,6 +89,7 @@ class QuadtreeRefiner(PyramidRefiner):
         train_points: most nodes per tracklet in training, at random.
         train_tracklets: most tracklets per clip in training, at random.
         context: see ``NodeEncoder``.
+        shared_head: see ``PixelDecoder``.
         offset_unit_px: pixels that count as 1 in the offsets to the instance's centre which
             detector and decoder read; 1 as in the released code.
         train_maps: let gradients reach the backbone's maps; the released code does not.
@@ -122,6 +123,7 @@ class QuadtreeRefiner(PyramidRefiner):
         train_points: int = 4000,
         train_tracklets: int = 10,
         context: int = 1,
+        shared_head: bool = False,
         offset_unit_px: float = 1.0,
         train_maps: bool = False,
         frame_chunk: int = 2,
@@ -160,7 +162,7 @@ class QuadtreeRefiner(PyramidRefiner):
         self.encoder = SequenceEncoder(
             embed_dim, dim, num_heads, num_layers, ffn_dim, dropout, guided
         )
-        self.decoder = PixelDecoder(embed_dim)
+        self.decoder = PixelDecoder(embed_dim, shared_head)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, backbone: Backbone) -> QuadtreeRefiner:
@@ -222,6 +224,7 @@ class QuadtreeRefiner(PyramidRefiner):
             train_points=node.TRAIN_POINTS,
             train_tracklets=node.TRAIN_TRACKLETS,
             context=node.CONTEXT,
+            shared_head=node.SHARED_HEAD,
             offset_unit_px=node.OFFSET_UNIT_PX,
             train_maps=node.TRAIN_MAPS,
             frame_chunk=cfg.TEST.FRAME_CHUNK,
