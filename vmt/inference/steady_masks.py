@@ -32,8 +32,8 @@ def steady_mask(frames: Tensor, masks: Tensor, at: int) -> BoolArray:
 
     Masks that were drawn or predicted frame by frame miss other pieces in every frame. Each
     neighbour is brought into place by optical flow (DIS, arXiv:1603.03590), and counts where its
-    pixels fit those of the frame and flow leads back to where it began. Ours: Video Mask Transfiner leaves this to attention between
-    frames (arXiv:2207.14012, section 3.1).
+    pixels fit those of the frame and flow leads back to where it began. Ours: Video Mask Transfiner
+    leaves this to attention between frames (arXiv:2207.14012, section 3.1).
 
     Args:
         frames: (T, 3, H, W) uint8 RGB, the frame and its neighbours.
