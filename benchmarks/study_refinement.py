@@ -2,11 +2,12 @@
 r"""Do refiners learn to sharpen masks, and does grouping frames help? A study for one CPU thread.
 
 Four rows: the coarse mask as it comes, `dense_band`, `quadtree` without and with quadtree sequence
-grouping; a fifth is `quadtree` with attention within squares. All refiners have the same small
-widths and sit on the same small network, trained with them from random weights: two maps at strides
-2 and 4, one at stride 8, and a query per tracklet pooled from the stride-8 map under the coarse
-mask. The coarse mask is the annotation, shifted by up to 2 pixels (--shift: anew in every frame, or
-once per tracklet) and averaged over 8 x 8 pixels. Offsets are in units of 64 pixels and gradients
+grouping; three more are `quadtree` with attention within squares, and with attention that falls
+with distance, without and with grouping. All refiners have the same small widths and sit on the
+same small network, trained with them from random weights: two maps at strides 2 and 4, one at
+stride 8, and a query per tracklet pooled from the stride-8 map under the coarse mask. The coarse
+mask is the annotation, shifted by up to 2 pixels (--shift: anew in every frame, or once per
+tracklet) and averaged over 8 x 8 pixels. Offsets are in units of 64 pixels and gradients
 reach the small network's maps, for all refiners alike, and tokens of the quadtree are made of 3 x 3
 cells: none of that is so by default. All see the same clips in the same order, for the same number
 of steps, with the same optimiser.
@@ -94,7 +95,17 @@ LEARNING_RATE = 1e-3
 HELD_OUT = 10**6
 #: Held-out clips on which the use of other frames is looked at.
 PROBED = 15
-ROWS = ("coarse", "dense_band", "quadtree_no_qsg", "quadtree", "quadtree_window")
+#: Pixels that attention of the first head reaches at the start in rows of this name.
+REACH_PX = 4.0
+ROWS = (
+    "coarse",
+    "dense_band",
+    "quadtree_no_qsg",
+    "quadtree",
+    "quadtree_window",
+    "quadtree_near_no_qsg",
+    "quadtree_near",
+)
 SCORES = ("mask", "boundary")
 Shift = Literal["frame", "tracklet"]
 
@@ -293,7 +304,9 @@ def network_of(row: str, seed: int, shift: Shift) -> SmallNetwork:
     widths |= {"train_frame_points": TRAIN_FRAME_POINTS, "context": CONTEXT}
     if row == "quadtree_window":
         widths |= {"window": WINDOW}
-    refiner = QuadtreeRefiner(DIM, True, grouped=row != "quadtree_no_qsg", **widths)
+    if "near" in row:
+        widths |= {"reach_px": REACH_PX}
+    refiner = QuadtreeRefiner(DIM, True, grouped=not row.endswith("no_qsg"), **widths)
     return SmallNetwork(refiner, shift)
 
 

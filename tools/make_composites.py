@@ -83,7 +83,12 @@ def usable(clip: CompositeClip) -> npt.NDArray[np.bool_]:
 
 
 def write_clips(
-    folder: Path, count: int, options: CompositeOptions, seed: int, source: str | None
+    folder: Path,
+    count: int,
+    options: CompositeOptions,
+    seed: int,
+    source: str | None,
+    one_photo_prob: float = 0.0,
 ) -> None:
     """Frames as JPEG and ``annotations.json``, which appears last."""
     target = folder / "annotations.json"
@@ -98,7 +103,11 @@ def write_clips(
     while len(videos) < count:
         rng = np.random.default_rng([seed, draws])
         draws += 1
-        clip = composite_clip(rng, options, photos, cutouts)
+        pictures, things = photos, cutouts
+        if cutouts and rng.random() < one_photo_prob:
+            pictures = [cutouts[int(rng.integers(len(cutouts)))].pixels]
+            things = [thing for thing in cutouts if thing.pixels is pictures[0]]
+        clip = composite_clip(rng, options, pictures, things)
         kept = usable(clip)
         if not kept.any():
             continue
@@ -156,6 +165,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--frames", type=int, default=5, help="of each (default 5)")
     parser.add_argument("--size", type=int, nargs=2, default=[224, 224], help="height width")
     parser.add_argument("--objects", type=int, default=1, help="per clip (default 1)")
+    parser.add_argument(
+        "--one-photo", type=float, default=0.0, metavar="SHARE",
+        help="share of clips that are made of a single photo, things and ground (default 0): "
+        "light and colours fit, so that boundaries are as hard to see as real ones",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     args = parser.parse_args(argv)
@@ -167,7 +181,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         photo_shape_prob=0.6,
     )
     try:
-        write_clips(make_folder(args.output), args.clips, options, args.seed, args.images)
+        folder = make_folder(args.output)
+        write_clips(folder, args.clips, options, args.seed, args.images, args.one_photo)
     except VmtError as error:
         print(f"make_composites: {error}", file=sys.stderr)
         return 2

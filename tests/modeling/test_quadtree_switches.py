@@ -11,6 +11,7 @@ from tests.modeling.test_quadtree_refiner import clip_input, refiner_with
 from vmt.modeling.quadtree.write_back import to_next_level
 from vmt.modeling.refinement.node_encoder import NodeEncoder
 from vmt.modeling.refinement.pixel_decoder import PixelDecoder
+from vmt.modeling.refinement.sequence_encoder import NearAttention
 
 
 def slow_blocks(tree, side: int, shift: int, per_frame: bool) -> list[tuple[int, ...]]:
@@ -197,3 +198,64 @@ def test_a_shared_head_begins_as_nothing_and_adds_what_it_says_of_token_and_coar
     torch.testing.assert_close(decoder(*given), before + torch.cat(added))
     decoder(*given).sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in decoder.shared.parameters())
+
+
+@pytest.mark.parametrize("width", [8, 5])
+def test_near_attention_is_attention_with_a_gaussian_of_distance(width: int) -> None:
+    torch.manual_seed(0)
+    heads, dim = 2, 2 * width
+    layer = NearAttention(dim, heads, 0.0, reach_px=3.0)
+    x, code, place = torch.randn(11, dim), torch.randn(11, dim), 20 * torch.rand(11, 2) - 10
+    position = torch.cat([code, place], 1)
+    query, key, value = ((x + code) @ w.T for w in layer.in_proj_weight.chunk(3))
+    value = x @ layer.in_proj_weight[2 * dim :].T
+    read, shares = [], []
+    for m, reach in enumerate((3.0, 6.0)):
+        own = slice(m * width, (m + 1) * width)
+        scores = query[:, own] @ key[:, own].T / width**0.5
+        distance = (place[:, None] - place[None]).square().sum(-1)
+        weights = (scores - distance / (2 * reach**2)).softmax(-1)
+        read.append(weights @ value[:, own])
+        shares.append(weights[4])
+    expected = layer.out_proj(torch.cat(read, 1))
+    found = layer(x[None], position[None], [11])[0]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    seen = layer.weights_of(x, position, 4)
+    torch.testing.assert_close(seen, torch.stack(shares).mean(0), atol=1e-5, rtol=1e-4)
+    found.square().sum().backward()
+    assert layer.log_reach.grad is not None
+    assert (layer.log_reach.grad != 0).all()
+
+
+@torch.no_grad()
+def test_a_reach_is_measured_on_the_object() -> None:
+    """Far reach: plain attention. Short reach: only nodes at the same place of the object count."""
+    inputs = clip_input()
+    plain, far = (refiner_with(reach_px=reach) for reach in (0.0, 1e6))
+    missing, unknown = far.load_state_dict(plain.state_dict(), strict=False)
+    assert {name.rpartition(".")[2] for name in missing} == {"log_reach"}
+    assert not unknown
+    torch.testing.assert_close(
+        far(inputs).node_logits, plain(inputs).node_logits, atol=1e-4, rtol=1e-4
+    )
+    short = refiner_with(reach_px=0.1, num_layers=1, guided=False)
+    seen: list[torch.Tensor] = []
+    short.encoder.layers[0].self_attn.register_forward_pre_hook(
+        lambda _, args: seen.append(args[1][0])
+    )
+    tree = short(inputs).tree
+    assert len(seen) == 1
+    places = seen[0][:, -2:]
+    centres = inputs.centres_px[tree.tracklet, tree.frame]
+    torch.testing.assert_close(places, (centres - tree.centres_px((8, 4, 2))).flip(1))
+    x = torch.randn(len(tree), 16)
+    changed = x.clone()
+    changed[7] += 1
+    runs = [
+        short.encoder(tokens, seen[0], tree.lengths(), inputs.query, tree.tracklet)
+        for tokens in (x, changed)
+    ]
+    moved = (runs[1] - runs[0]).abs().amax(1) > 1e-6
+    same = (places - places[7]).abs().amax(1) < 1.0
+    assert moved[7]
+    assert not moved[~same | (tree.tracklet != tree.tracklet[7])].any()

@@ -130,6 +130,9 @@ def default_config() -> Node:
     cfg.MODEL.REFINER.WINDOW = 0
     # Tokens are made of squares of so many cells per side around their node: 1, 3, 5 [P: silent].
     cfg.MODEL.REFINER.CONTEXT = 1
+    # Attention falls with the distance of nodes on the object: reach of the first head at the
+    # start, in pixels; further heads reach twice as far each. 0: it does not [P: silent].
+    cfg.MODEL.REFINER.REACH_PX = 0.0
     # Layers that all tracklets share add to what the dynamic pixel decoder says of a node [D].
     cfg.MODEL.REFINER.SHARED_HEAD = False
     # Both refiners: pixels that count as 1 in the offsets to the instance's centre [R: 1].

@@ -90,6 +90,8 @@ class QuadtreeRefiner(PyramidRefiner):
         train_tracklets: most tracklets per clip in training, at random.
         context: see ``NodeEncoder``.
         shared_head: see ``PixelDecoder``.
+        reach_px: attention falls with the distance of nodes from each other, measured from the
+            centre of the object in their frames, see ``NearAttention``; 0: it does not.
         offset_unit_px: pixels that count as 1 in the offsets to the instance's centre which
             detector and decoder read; 1 as in the released code.
         train_maps: let gradients reach the backbone's maps; the released code does not.
@@ -124,6 +126,7 @@ class QuadtreeRefiner(PyramidRefiner):
         train_tracklets: int = 10,
         context: int = 1,
         shared_head: bool = False,
+        reach_px: float = 0.0,
         offset_unit_px: float = 1.0,
         train_maps: bool = False,
         frame_chunk: int = 2,
@@ -160,8 +163,9 @@ class QuadtreeRefiner(PyramidRefiner):
         self.controller = controller(dim, num_dynamic_parameters(WIDTHS))
         self.node_encoder = NodeEncoder(embed_dim, len(STRIDES), context)
         self.encoder = SequenceEncoder(
-            embed_dim, dim, num_heads, num_layers, ffn_dim, dropout, guided
+            embed_dim, dim, num_heads, num_layers, ffn_dim, dropout, guided, reach_px
         )
+        self.reach_px = reach_px
         self.decoder = PixelDecoder(embed_dim, shared_head)
 
     @classmethod
@@ -225,6 +229,7 @@ class QuadtreeRefiner(PyramidRefiner):
             train_tracklets=node.TRAIN_TRACKLETS,
             context=node.CONTEXT,
             shared_head=node.SHARED_HEAD,
+            reach_px=node.REACH_PX,
             offset_unit_px=node.OFFSET_UNIT_PX,
             train_maps=node.TRAIN_MAPS,
             frame_chunk=cfg.TEST.FRAME_CHUNK,
@@ -457,11 +462,14 @@ class QuadtreeRefiner(PyramidRefiner):
                 nodes.blocks(self.window, shift, per_frame=not self.grouped)
                 for shift in ((0, self.window // 2) if self.window else ())
             ]
+            centres_px = inputs.centres_px.detach()[nodes.tracklet, nodes.frame]
+            offsets = centres_px - nodes.centres_px(STRIDES)
+            if self.reach_px:
+                position = torch.cat([position, offsets.flip(1).to(position.dtype)], 1)
             x = self.encoder(
                 tokens[part], position, sequences, inputs.query, nodes.tracklet, blocks
             )
-            centres_px = inputs.centres_px.detach()[nodes.tracklet, nodes.frame]
-            offsets = (centres_px - nodes.centres_px(STRIDES)) / self.offset_unit_px
+            offsets = offsets / self.offset_unit_px
             logits.append(self.decoder(x, offsets, coarse[part], parameters, nodes.lengths()))
         return torch.cat(logits)
 

@@ -8,10 +8,62 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vmt.layers.transformer import EncoderLayer
+from vmt.layers.transformer import EncoderLayer, SelfAttention
 
 #: Tokens whose feed-forward layer runs at once when no gradient is asked for; bounds memory.
 FFN_CHUNK = 256
+
+
+class NearAttention(SelfAttention):
+    """Self attention that falls with distance: a Gaussian of where two tokens lie on the object.
+
+    Ours. Scores get -|a - b|^2 / (2 r^2) for tokens at places a and b and a learned reach r per
+    head. Of that, -|a|^2 is the same for all that a token reads, and the rest is a product of
+    three more channels of query and key; so the fused kernel does it, without a matrix.
+
+    Args:
+        dim: channels.
+        num_heads: divides ``dim``.
+        dropout: on the attention weights, in training.
+        reach_px: r of the first head at the start; each further head reaches twice as far.
+    """
+
+    def __init__(self, dim: int, num_heads: int, dropout: float, reach_px: float) -> None:
+        super().__init__(dim, num_heads, dropout)
+        reach = reach_px * 2.0 ** torch.arange(num_heads)
+        self.log_reach = nn.Parameter(reach.log())
+
+    def _heads(self, x: Tensor, position: Tensor) -> list[Tensor]:
+        """As the base class, but ``position`` (B, S, C + 2) ends with places in pixels (y, x)."""
+        query, key, value = super()._heads(x, position[..., :-2])
+        B, M, S, width = query.shape
+        place = (position[:, None, :, -2:] / self.log_reach.exp()[:, None, None]).to(query.dtype)
+        one = place.new_ones(B, M, S, 1)
+        # Kernels want widths of a multiple of 8, and the same for all three.
+        room = place.new_zeros(B, M, S, -(width + 3) % 8)
+        far = -place.square().sum(-1, keepdim=True) / 2
+        return [
+            torch.cat([query, place * width**0.5, one * width**0.5, room], -1),
+            torch.cat([key, place, far, room], -1),
+            torch.cat([value, 0 * place, 0 * one, room], -1),
+        ]
+
+    def _attend(self, heads: Sequence[Tensor]) -> Tensor:
+        query, key, value = heads
+        width = self.out_proj.in_features // self.num_heads
+        dropout = self.dropout if self.training else 0.0
+        out = F.scaled_dot_product_attention(
+            query, key, value, dropout_p=dropout, scale=width**-0.5
+        )
+        return out[..., :width].transpose(1, 2).flatten(2)
+
+    def weights_of(self, x: Tensor, position: Tensor, token: int) -> Tensor:
+        """See the base class."""
+        query, key, _ = (part[0] for part in self._heads(x[None], position[None]))
+        scale = (self.out_proj.in_features // self.num_heads) ** -0.5
+        scores = torch.einsum("md,msd->ms", query[:, token], key) * scale
+        weights: Tensor = scores.softmax(-1).mean(0)
+        return weights
 
 
 class NodeAttentionLayer(EncoderLayer):
@@ -20,14 +72,28 @@ class NodeAttentionLayer(EncoderLayer):
     The sequences lie side by side without padding, and attention, fused, never builds its weight
     matrix. There are few sequences (tracklets), all long, so a loop over them wastes nothing;
     parameters are those of ``EncoderLayer``.
+
+    Args:
+        dim: channels.
+        num_heads: attention heads.
+        ffn_dim: channels inside the feed-forward part.
+        dropout: in training.
+        reach_px: see ``NearAttention``; 0: plain ``SelfAttention``.
     """
+
+    def __init__(
+        self, dim: int, num_heads: int, ffn_dim: int, dropout: float, reach_px: float = 0.0
+    ) -> None:
+        super().__init__(dim, num_heads, ffn_dim, dropout)
+        if reach_px:
+            self.self_attn = NearAttention(dim, num_heads, dropout, reach_px)
 
     def forward_sequences(self, x: Tensor, position: Tensor, lengths: Sequence[int]) -> Tensor:
         """Attend within each sequence.
 
         Args:
             x: (P, C), the sequences one after another.
-            position: (P, C).
+            position: (P, C), or as ``NearAttention`` wants it.
             lengths: of the sequences; they add up to P.
 
         Returns:
@@ -117,6 +183,7 @@ class SequenceEncoder(nn.Module):
         ffn_dim: feed-forward width of the node attention layers.
         dropout: in training.
         guided: with instance guidance; False leaves it out, as the released code does.
+        reach_px: see ``NodeAttentionLayer``.
     """
 
     def __init__(
@@ -128,10 +195,12 @@ class SequenceEncoder(nn.Module):
         ffn_dim: int,
         dropout: float,
         guided: bool = True,
+        reach_px: float = 0.0,
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            NodeAttentionLayer(dim, num_heads, ffn_dim, dropout) for _ in range(num_layers)
+            NodeAttentionLayer(dim, num_heads, ffn_dim, dropout, reach_px)
+            for _ in range(num_layers)
         )
         self.guidance: nn.ModuleList | None = None
         if guided:
@@ -155,7 +224,7 @@ class SequenceEncoder(nn.Module):
 
         Args:
             x: (P, C), the sequences one after another.
-            position: (P, C).
+            position: (P, C); with ``reach_px`` (P, C + 2), which ends with places on the object.
             lengths: of the sequences.
             query: (N, query_dim) instance queries.
             tracklet: (P,) int64, whose node it is.
@@ -176,7 +245,8 @@ class SequenceEncoder(nn.Module):
             else:
                 x = layer.forward_sequences(x, position, lengths)
             if self.guidance is not None:
-                x = self.guidance[index](x, position, self.instance(query), self.own, tracklet)
+                code = position[:, : x.shape[1]]
+                x = self.guidance[index](x, code, self.instance(query), self.own, tracklet)
         return x
 
 
