@@ -34,7 +34,7 @@ import json
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -207,6 +207,24 @@ def synthetic(seed: int, material: Material) -> Sample:
             return Sample(frames, torch.from_numpy(seen))
 
 
+def disturbed(sample: Sample, seed: int, noise: float) -> Sample:
+    """The middle frame again and again, each time with other noise: what one misses, others have.
+
+    Args:
+        sample: a clip.
+        seed: of the noise.
+        noise: its standard deviation, in grey levels; 0: the clip as it is.
+    """
+    middle = len(sample.frames) // 2
+    masks = sample.masks[:, middle : middle + 1].expand_as(sample.masks)
+    shown = masks.flatten(1).any(1)
+    if not noise or not shown.any():
+        return sample
+    generator = torch.Generator().manual_seed(seed)
+    grain = noise * torch.randn(sample.frames.shape, generator=generator)
+    return Sample(sample.frames[middle : middle + 1] + grain, masks[shown])
+
+
 def real_clips(folder: Path, size: tuple[int, int] | None = SIZE) -> list[Sample]:
     """The first frames of every clip of a folder in YouTube-VIS layout; None: in their size."""
     samples = []
@@ -329,14 +347,24 @@ def targets_of(sample: Sample) -> ClipTargets:
 
 
 def train(
-    row: str, seed: int, steps: int, folder: Path, material: Material, shift: Shift
+    row: str,
+    seed: int,
+    steps: int,
+    folder: Path,
+    material: Material,
+    shift: Shift,
+    noise: float = 0.0,
+    start: Path | None = None,
 ) -> SmallNetwork:
-    """Train one row, from its checkpoint where there is one."""
+    """Train one row, from its checkpoint where there is one; see ``main`` for the rest."""
     network = network_of(row, seed, shift).train()
     optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)
     criterion = type(network.refiner).criterion(load_config(None, []))
     path = folder / f"{row}_{seed}.pt"
     first = 0
+    if start is not None:
+        state = torch.load(start / path.name, weights_only=True)
+        network.load_state_dict(state["network"])
     if path.is_file():
         state = torch.load(path, weights_only=True)
         network.load_state_dict(state["network"])
@@ -347,7 +375,7 @@ def train(
         optimiser.param_groups[0]["lr"] = LEARNING_RATE * (0.1 if step >= 0.8 * steps else 1.0)
         for clip in range(BATCH):
             number = (seed * steps + step) * BATCH + clip
-            sample = training_clip(number, material)
+            sample = disturbed(training_clip(number, material), number, noise)
             pairs = torch.arange(len(sample.masks))
             losses = criterion.measure(
                 [network(sample, number)],
@@ -439,6 +467,20 @@ def use_of_frames(network: SmallNetwork, samples: list[Sample]) -> dict[str, flo
 
 
 @torch.inference_mode()
+def if_frames_were_averaged(network: SmallNetwork, samples: list[Sample]) -> float:
+    """Boundary score if the mean of all frames and coarse masks were told: still clips only."""
+
+    def predict(sample: Sample, seed: int) -> Tensor:
+        mean = sample.frames.mean(0, keepdim=True).expand_as(sample.frames)
+        inputs = network.inputs(Sample(mean.contiguous(), sample.masks), seed)
+        coarse = inputs.coarse_logits.mean(1, keepdim=True).expand_as(inputs.coarse_logits)
+        refined: Tensor = network.refiner(replace(inputs, coarse_logits=coarse)).mask_logits
+        return refined
+
+    return score(predict, samples)["boundary"]
+
+
+@torch.inference_mode()
 def shares(network: SmallNetwork, samples: list[Sample]) -> list[float]:
     """Cells that the trained detector makes nodes: per level and of all, mean in per cent."""
     assert isinstance(network.refiner, QuadtreeRefiner), "other refiners have no nodes"
@@ -469,10 +511,15 @@ def missing(scores: dict[str, Any], row: str, sets: dict[str, list[Sample]]) -> 
 
 
 def looks_inside(
-    network: SmallNetwork, sets: dict[str, list[Sample]], full_size: list[Sample]
+    network: SmallNetwork,
+    sets: dict[str, list[Sample]],
+    full_size: list[Sample],
+    still: bool,
 ) -> dict[str, Any]:
     """What can be said of a quadtree alone: its use of frames, and its share of cells."""
     found: dict[str, Any] = {"frames": use_of_frames(network, sets["held-out"][:PROBED])}
+    if still:
+        found["frames"]["boundary_if_averaged"] = if_frames_were_averaged(network, sets["held-out"])
     if full_size:
         found["shares"] = {
             "{} x {}".format(*clips[0].masks.shape[-2:]): shares(network, clips)
@@ -516,13 +563,21 @@ def main() -> None:
         "--shift", choices=("frame", "tracklet"), default="frame",
         help="the coarse mask's shift: anew in every frame (default), or once per tracklet",
     )  # fmt: skip
+    parser.add_argument(
+        "--noise", type=float, default=0.0,
+        help="standard deviation in grey levels: clips then show one picture in every frame, with "
+        "other noise in each, so that frames can tell each other something (default 0: as it is)",
+    )  # fmt: skip
+    parser.add_argument("--start", type=Path, help="folder of a study: go on from its weights")
     parser.add_argument("--rows", choices=ROWS, nargs="+", default=list(ROWS))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    folder = args.output / f"steps_{args.steps}_{args.shift}"
+    name = f"steps_{args.steps}_{args.shift}" + (f"_noise_{args.noise:g}" if args.noise else "")
+    folder = args.output / name
     folder.mkdir(parents=True, exist_ok=True)
     for_training, for_scores = material_of(args.images, args.real_train)
-    sets = {"held-out": [synthetic(HELD_OUT + i, for_scores) for i in range(args.held_out)]}
+    held_out = [synthetic(HELD_OUT + i, for_scores) for i in range(args.held_out)]
+    sets = {"held-out": [disturbed(s, HELD_OUT + i, args.noise) for i, s in enumerate(held_out)]}
     full_size = []
     if args.clips is not None:
         sets["real"] = real_clips(args.clips)
@@ -538,12 +593,15 @@ def main() -> None:
                 predict = partial(propagated, shift=args.shift)
                 network = None
                 if row != "coarse":
-                    network = train(row, seed, args.steps, folder, for_training, args.shift)
+                    network = train(
+                        row, seed, args.steps, folder, for_training, args.shift, args.noise,
+                        args.start,
+                    )  # fmt: skip
                     predict = partial(masks_of, network)
                 for name in missing(scores, row, sets) & set(sets):
                     scores[name] = score(predict, sets[name])
                 if network is not None and row.startswith("quadtree"):
-                    scores |= looks_inside(network, sets, full_size)
+                    scores |= looks_inside(network, sets, full_size, args.noise > 0)
                 write_json(path, {"machine": machine(), "steps": args.steps, "results": results})
     text = table(results, list(sets)) + "\n" + share_table(results)
     (folder / "table.md").write_text(text)

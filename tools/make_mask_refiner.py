@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 r"""Make the weights that come with the package: composites, training, and what to ship.
 
-Two of three clips are composites, pasted from the photos of a COCO file; the others are the photos
-themselves with their own polygons, as far as these are of large things. There are two trainings:
-the first, on clips, tells the network of the mask at stride 8 alone; the second goes on from its
-weights, tells it at every level, and on single frames, which shows more things in the same time.
-OUT keeps what was made, and a call that was interrupted goes on where it stopped. At the end
---ship is filled with mask_refiner.safetensors, its config and ATTRIBUTION.md, the list of all
-photos with their licences.
+Most samples are composites, pasted from the photos of a COCO file; the others are the photos
+themselves with their own polygons, as far as these are of large things. There are five trainings,
+each from the weights of the one before: on clips; on single frames, which shows more things in the
+same time; on larger ones; on ones made of a single photo, whose boundaries are harder to see; and
+with a small learning rate. OUT keeps what was made, and a call that was interrupted goes on where
+it stopped. At the end --ship is filled with mask_refiner.safetensors, its config and
+ATTRIBUTION.md, the list of all photos with their licences.
 
 Example:
   python tools/make_mask_refiner.py --images my/instances.json@my/JPEGImages \
@@ -21,6 +21,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,27 +32,90 @@ from vmt.utils.errors import OutputError, VmtError
 
 REPO = Path(__file__).resolve().parents[1]
 CONFIG = REPO / "configs/refine/mask_refiner.yaml"
-COMPOSITES = ("--clips", "6000", "--frames", "4", "--seed", "11")
+#: Sets of composites: what tools/make_composites.py is told. The photos themselves with their own
+#: polygons are one more set.
+COMPOSITES = {
+    "small": ("--clips", "6000", "--frames", "4", "--seed", "11"),
+    "large": ("--clips", "5000", "--frames", "2", "--size", "320", "320", "--seed", "13"),
+    "one_photo": (
+        *("--clips", "4000", "--frames", "2", "--size", "320", "320"),
+        *("--seed", "17", "--one-photo", "1"),
+    ),
+}
+STILLS = "stills"
 #: Polygons of smaller regions, in pixels, are too far off to learn from.
 MIN_AREA = 64**2
-#: The trainings in their order, by the name of their folder: what each has otherwise than the
-#: config. The second is the config itself.
-TRAININGS: dict[str, dict[str, str]] = {
-    "begin": {
-        "INPUT.CLIP_FRAMES": "3",
-        "INPUT.MIN_SIZE_TRAIN": "[160, 192, 224, 288]",
-        "INPUT.DEGRADE": "[paper, paper, paper, halo, halo, low_res, clean]",
-        "MODEL.MASK_REFINER.PROMPT_LEVELS": "1",
-        "MODEL.LOSS.REFINE_MASK_WEIGHT": "20.0",
-        "MODEL.LOSS.REFINE_DICE_WEIGHT": "1.0",
-        "MODEL.LOSS.REFINE_BOUNDARY_WEIGHT": "2.0",
-        "MODEL.LOSS.REFINE_NODE_WEIGHT": "2.0",
-        "SOLVER.BASE_LR": "0.0015",
-        "SOLVER.MAX_STEPS": "850",
-        "SOLVER.MILESTONE_STEPS": "[650]",
-        "SOLVER.WARMUP_STEPS": "100",
-    },
-    "frames": {},
+
+
+@dataclass(frozen=True)
+class Training:
+    """One of several, each from the weights of the one before.
+
+    Args:
+        sets: shares of samples by set.
+        keys: what it has otherwise than the config.
+    """
+
+    sets: dict[str, int]
+    keys: dict[str, str]
+
+
+_OLD_HEADS = {
+    "MODEL.REFINER.SHARED_HEAD": "False",
+    "MODEL.MASK_REFINER.DENSE_WEIGHT": "0.0",
+}
+_MOSTLY_PAPER = "[paper, paper, paper, paper, halo, low_res, low_res, clean]"
+#: In their order, by the name of their folder. The last is the config itself.
+TRAININGS = {
+    "begin": Training(
+        {"small": 2, STILLS: 1},
+        _OLD_HEADS
+        | {
+            "INPUT.CLIP_FRAMES": "3",
+            "INPUT.MIN_SIZE_TRAIN": "[160, 192, 224, 288]",
+            "INPUT.DEGRADE": "[paper, paper, paper, halo, halo, low_res, clean]",
+            "MODEL.MASK_REFINER.PROMPT_LEVELS": "1",
+            "MODEL.LOSS.REFINE_MASK_WEIGHT": "20.0",
+            "MODEL.LOSS.REFINE_DICE_WEIGHT": "1.0",
+            "MODEL.LOSS.REFINE_BOUNDARY_WEIGHT": "2.0",
+            "MODEL.LOSS.REFINE_NODE_WEIGHT": "2.0",
+            "SOLVER.BASE_LR": "0.0015",
+            "SOLVER.MAX_STEPS": "850",
+            "SOLVER.MILESTONE_STEPS": "[650]",
+            "SOLVER.WARMUP_STEPS": "100",
+        },
+    ),
+    "frames": Training(
+        {"small": 2, STILLS: 1},
+        _OLD_HEADS
+        | {
+            "INPUT.MIN_SIZE_TRAIN": "[160, 224, 288, 352]",
+            "INPUT.DEGRADE": "[paper, paper, halo, low_res, low_res, clean]",
+            "SOLVER.BASE_LR": "0.001",
+            "SOLVER.MAX_STEPS": "1300",
+            "SOLVER.MILESTONE_STEPS": "[1000]",
+        },
+    ),
+    "large": Training(
+        {"large": 2, STILLS: 1},
+        {
+            "MODEL.NEW_PARAMETERS": "[refiner.decoder.shared, dense]",
+            "INPUT.DEGRADE": _MOSTLY_PAPER,
+            "SOLVER.BASE_LR": "0.001",
+            "SOLVER.MAX_STEPS": "1400",
+            "SOLVER.MILESTONE_STEPS": "[]",
+        },
+    ),
+    "one_photo": Training(
+        {"large": 1, "one_photo": 2, STILLS: 2},
+        {
+            "INPUT.DEGRADE": _MOSTLY_PAPER,
+            "SOLVER.BASE_LR": "0.001",
+            "SOLVER.MAX_STEPS": "1000",
+            "SOLVER.MILESTONE_STEPS": "[]",
+        },
+    ),
+    "settle": Training({"large": 1, "one_photo": 2, STILLS: 2}, {}),
 }
 #: Largest file of weights that the package may carry, in bytes.
 MAX_BYTES = 16 << 20
@@ -122,19 +186,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     annotations, _, folder = args.images.partition("@")
     try:
-        composites, stills = args.output / "composites", args.output / "stills.json"
-        if not (composites / "annotations.json").exists():
-            tool = [sys.executable, str(REPO / "tools/make_composites.py"), "--images", args.images]
-            run([*tool, *COMPOSITES, "--output", str(composites)])
-        large_regions(Path(annotations), stills)
-        sources = [
-            f"{composites / 'annotations.json'}@{composites / 'JPEGImages'}",
-            f"{stills}@{folder}",
-        ]
-        sets = {"DATASETS.TRAIN": json.dumps(sources), "DATASETS.RATIOS": "[2, 1]"}
+        sets = {STILLS: f"{args.output / 'stills.json'}@{folder}"}
+        for name, options in COMPOSITES.items():
+            target = args.output / "composites" / name
+            if not (target / "annotations.json").exists():
+                tool = [sys.executable, str(REPO / "tools/make_composites.py")]
+                run([*tool, "--images", args.images, *options, "--output", str(target)])
+            sets[name] = f"{target / 'annotations.json'}@{target / 'JPEGImages'}"
+        large_regions(Path(annotations), args.output / "stills.json")
         weights = ""
-        for name, keys in TRAININGS.items():
-            own = sets | keys | {"MODEL.WEIGHTS": weights}
+        for name, training in TRAININGS.items():
+            sources = {
+                "DATASETS.TRAIN": json.dumps([sets[own] for own in training.sets]),
+                "DATASETS.RATIOS": json.dumps(list(training.sets.values())),
+            }
+            own = sources | training.keys | {"MODEL.WEIGHTS": weights}
             weights = str(train(args.output / name, args.num_gpus, own, args.overrides))
         ship(Path(weights).parent, Path(annotations), args.ship)
     except VmtError as error:

@@ -27,9 +27,8 @@ def tool(monkeypatch):
     spec = importlib.util.spec_from_file_location("make_mask_refiner", TOOL)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(
-        module, "COMPOSITES", ("--clips", "2", "--frames", "4", "--size", "64", "64")
-    )
+    small = ("--clips", "2", "--frames", "4", "--size", "64", "64")
+    monkeypatch.setattr(module, "COMPOSITES", dict.fromkeys(module.COMPOSITES, small))
     monkeypatch.setattr(module, "MIN_AREA", 50)
     return module
 
@@ -57,10 +56,14 @@ def test_each_training_goes_on_from_the_last_and_what_ships_loads(tool, tmp_path
     ]
     for before, after in pairwise(trained):
         assert any((before[name] != after[name]).any() for name in before)
+        assert not set(before) - set(after)
     keys = [(out / name / "config.yaml").read_text() for name in tool.TRAININGS]
     assert "CLIP_FRAMES: 3" in keys[0]
     assert "CLIP_FRAMES: 1" in keys[1]
     assert f"WEIGHTS: {out / 'begin' / 'model_final.safetensors'}" in keys[1]
+    assert "SHARED_HEAD: false" in keys[1]
+    assert "SHARED_HEAD: true" in keys[-1]
+    assert "refiner.decoder.shared.0.weight" in trained[-1]
     # Called again, it has nothing left to do but to ship.
     monkeypatch.setattr(tool, "run", lambda command: pytest.fail(" ".join(command)))
     assert tool.main(arguments) == 0
