@@ -91,8 +91,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="first overrule each mask where those of N frames on each side agree against it; for "
-        "masks made frame by frame, 3 is good (default 0: never)",
+        help="overrule each refined mask where those of N frames on each side agree against it, "
+        "and refine it again; for masks made frame by frame, 3 is good (default 0: never)",
     )
     parser.add_argument("--report", type=Path, help="HTML page with before and after")
     parser.add_argument("--log", type=Path, help="change log; default: OUTPUT.changes.json")
