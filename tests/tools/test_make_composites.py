@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 
 from cocoapi_hq import rle
+from vmt.data.composites import CompositeOptions, Cutout, composite_clip
 from vmt.data.datasets.ytvis import load_ytvis_json
 
 TOOL = Path(__file__).parents[2] / "tools/make_composites.py"
@@ -60,6 +63,32 @@ def test_a_small_set(tmp_path: Path) -> None:
     frames = sorted((out / "JPEGImages").rglob("*.jpg"))
     assert len(frames) == 9
     assert cv2.imread(str(frames[0])).shape == (64, 80, 3)
+
+
+@pytest.mark.parametrize(("share", "alone"), [(0.0, 0), (0.5, None), (1.0, 12)])
+def test_clips_of_a_single_photo(tmp_path: Path, monkeypatch, share, alone) -> None:
+    spec = importlib.util.spec_from_file_location("make_composites", TOOL)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    mask = np.zeros((60, 60), bool)
+    mask[20:40, 20:40] = True
+    photos = [np.full((60, 60, 3), level, np.uint8) for level in (60, 120, 180)]
+    things = [Cutout(mask, photo) for photo in (photos[0], photos[1], photos[1])]
+    seen = []
+
+    def watched(rng, options, pictures, cutouts):
+        seen.append(([id(p) for p in pictures], [id(c.pixels) for c in cutouts]))
+        return composite_clip(rng, options, pictures, cutouts)
+
+    monkeypatch.setattr(tool, "material", lambda source: (photos, things))
+    monkeypatch.setattr(tool, "composite_clip", watched)
+    monkeypatch.setattr(tool, "usable", lambda clip: np.ones(len(clip.masks), bool))
+    options = CompositeOptions(num_frames=2, size=(48, 48))
+    tool.write_clips(tmp_path, 12, options, 0, "photos", share)
+    single = [(pictures, own) for pictures, own in seen if len(pictures) == 1]
+    assert len(single) == alone if alone is not None else 0 < len(single) < 12
+    for (picture,), own in single:
+        assert own == [picture] * (1 if picture == id(photos[0]) else 2)
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
