@@ -7,7 +7,7 @@ told the true masks at H/4 (its band follows from them), the quadtree's nodes ar
 regions of the annotation. Both still compute everything they would compute otherwise. dense_band
 refines at most 12,000 points per frame and drops the others; the quadtree never reaches its limit
 here. `quadtree_mixed` is the quadtree with MODEL.REFINER.REGION_RULE mixed, Mask Transfiner's
-narrower definition of incoherence.
+narrower definition of incoherence. `quadtree_near` has WINDOW 4, REACH_PX 4 and CONTEXT 3.
 
 Seconds are the processor time of the measuring process, all threads together, so that other work on
 the machine changes them little; wall_seconds stands beside them (GPU: both are wall time).
@@ -53,9 +53,12 @@ from vmt.modeling.refinement.quadtree_refiner import STRIDES, QuadtreeRefiner
 mpl.use("Agg")
 RESULT = Path(__file__).resolve().parent / "results/refiner.json"
 PLOT = Path(__file__).resolve().parents[1] / "docs/images/refiner_growth.png"
-VARIANTS = ("dense_band", "quadtree", "quadtree_window", "quadtree_mixed", "quadtree_no_qsg")
-#: MODEL.REFINER.WINDOW of `quadtree_window`.
+GROWING = ("dense_band", "quadtree", "quadtree_window", "quadtree_mixed")
+#: Measured with one size and number of frames.
+VARIANTS = (*GROWING, "quadtree_near", "quadtree_no_qsg")
+#: MODEL.REFINER.WINDOW of `quadtree_window` and `quadtree_near`; two more keys of the latter.
 WINDOW = 4
+REACH_PX, CONTEXT = 4.0, 3
 #: Tracklets that are measured without grouping.
 BASE_TRACKLETS = 5
 #: Share of the frame that an object covers.
@@ -141,7 +144,9 @@ def refiner_of(variant: str, inputs: RefinerInput) -> Refiner:
         256,
         True,
         grouped=variant != "quadtree_no_qsg",
-        window=WINDOW if variant == "quadtree_window" else 0,
+        window=WINDOW if variant in ("quadtree_window", "quadtree_near") else 0,
+        reach_px=REACH_PX if variant == "quadtree_near" else 0.0,
+        context=CONTEXT if variant == "quadtree_near" else 1,
         train_nodes="truth",
         frame_chunk=FRAME_CHUNK,
     )
@@ -296,7 +301,7 @@ def main() -> None:
     table = []
     for height in args.heights:
         for count in args.tracklets:
-            chosen = VARIANTS if count == BASE_TRACKLETS else VARIANTS[:4]
+            chosen = VARIANTS if count == BASE_TRACKLETS else VARIANTS[:-1]
             rows = {v: run(args, v, **setting(height, args.frames, count)) for v in chosen}
             band = rows["dense_band"]
             for row in rows.values():
@@ -318,7 +323,7 @@ def main() -> None:
         "pixels": [setting(n, args.frames, few) for n in args.growth_heights],
     }
     growth: dict[str, Any] = {name: {} for name in sizes}
-    for variant in VARIANTS[:4]:
+    for variant in GROWING:
         growth["tracklets"][variant] = slopes(
             [r for r in table if r["variant"] == variant and r["height"] == args.heights[-1]],
             sizes["tracklets"],
