@@ -469,16 +469,20 @@ def test_parts_compile_in_one_graph() -> None:
     x, position = torch.randn(30, EMBED), torch.randn(30, EMBED)
     tracklet = torch.arange(3).repeat_interleave(10)
     layer, guidance = refiner.encoder.layers[0], refiner.encoder.guidance[0]
+    near = refiner_with(reach_px=4.0, shared_head=True)
+    placed = torch.cat([position, 20 * torch.rand(30, 2)], 1)
     instances = refiner.encoder.instance(inputs.query)
     calls = [
         (refiner.detector, ("s8", torch.randn(3, EMBED, 7, 9), own, parameters)),
         (refiner.node_encoder, (x[:, None], x[:, :1])),
         (layer.forward_sequences, (x, position, [10, 10, 10])),
+        (near.encoder.layers[0].forward_sequences, (x, placed, [10, 10, 10])),
         (guidance, (x, position, instances, refiner.encoder.own, tracklet)),
         (
             refiner.decoder,
             (x, x[:, :2], x[:, 0], refiner.controller(inputs.query), [10, 10, 10]),
         ),
+        (near.decoder, (x, x[:, :2], x[:, 0], near.controller(inputs.query), [10, 10, 10])),
     ]
     for part, arguments in calls:
         compiled = torch.compile(part, fullgraph=True, backend="aot_eager")

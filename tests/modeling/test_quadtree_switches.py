@@ -259,3 +259,19 @@ def test_a_reach_is_measured_on_the_object() -> None:
     same = (places - places[7]).abs().amax(1) < 1.0
     assert moved[7]
     assert not moved[~same | (tree.tracklet != tree.tracklet[7])].any()
+
+
+@torch.no_grad()
+def test_distances_are_not_rounded_in_bf16() -> None:
+    """Nodes 200 pixels from the centre of the object, a pixel from each other."""
+    torch.manual_seed(0)
+    layer = NearAttention(16, 2, 0.0, reach_px=2.0)
+    x, place = torch.randn(40, 16), 200 + torch.arange(80.0).view(40, 2) % 9
+    position = torch.cat([torch.zeros(40, 16), place], 1)
+    exact = layer(x[None], position[None])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(x[None], position[None])
+    assert (found - exact).abs().max() < 0.03 * exact.abs().max()
+    half = layer.to(torch.bfloat16)(x[None].bfloat16(), position[None])
+    assert half.dtype == torch.bfloat16
+    assert (half - exact).abs().max() < 0.05 * exact.abs().max()

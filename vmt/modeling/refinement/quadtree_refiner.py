@@ -465,7 +465,7 @@ class QuadtreeRefiner(PyramidRefiner):
             centres_px = inputs.centres_px.detach()[nodes.tracklet, nodes.frame]
             offsets = centres_px - nodes.centres_px(STRIDES)
             if self.reach_px:
-                position = torch.cat([position, offsets.flip(1).to(position.dtype)], 1)
+                position = torch.cat([position.float(), offsets.flip(1)], 1)
             x = self.encoder(
                 tokens[part], position, sequences, inputs.query, nodes.tracklet, blocks
             )

@@ -19,7 +19,8 @@ class NearAttention(SelfAttention):
 
     Ours. Scores get -|a - b|^2 / (2 r^2) for tokens at places a and b and a learned reach r per
     head. Of that, -|a|^2 is the same for all that a token reads, and the rest is a product of
-    three more channels of query and key; so the fused kernel does it, without a matrix.
+    three more channels of query and key; so the fused kernel does it, without a matrix. It runs in
+    fp32 whatever the layers around it do: in bf16 squares of distances would be wrong by ones.
 
     Args:
         dim: channels.
@@ -35,9 +36,10 @@ class NearAttention(SelfAttention):
 
     def _heads(self, x: Tensor, position: Tensor) -> list[Tensor]:
         """As the base class, but ``position`` (B, S, C + 2) ends with places in pixels (y, x)."""
-        query, key, value = super()._heads(x, position[..., :-2])
+        code = position[..., :-2].to(x.dtype)
+        query, key, value = (part.float() for part in super()._heads(x, code))
         B, M, S, width = query.shape
-        place = (position[:, None, :, -2:] / self.log_reach.exp()[:, None, None]).to(query.dtype)
+        place = position[:, None, :, -2:].float() / self.log_reach.float().exp()[:, None, None]
         one = place.new_ones(B, M, S, 1)
         # Kernels want widths of a multiple of 8, and the same for all three.
         room = place.new_zeros(B, M, S, -(width + 3) % 8)
@@ -52,10 +54,12 @@ class NearAttention(SelfAttention):
         query, key, value = heads
         width = self.out_proj.in_features // self.num_heads
         dropout = self.dropout if self.training else 0.0
-        out = F.scaled_dot_product_attention(
-            query, key, value, dropout_p=dropout, scale=width**-0.5
-        )
-        return out[..., :width].transpose(1, 2).flatten(2)
+        with torch.autocast(query.device.type, enabled=False):
+            out = F.scaled_dot_product_attention(
+                query, key, value, dropout_p=dropout, scale=width**-0.5
+            )
+        read = out[..., :width].transpose(1, 2).flatten(2)
+        return read.to(self.out_proj.weight.dtype)
 
     def weights_of(self, x: Tensor, position: Tensor, token: int) -> Tensor:
         """See the base class."""
@@ -245,7 +249,7 @@ class SequenceEncoder(nn.Module):
             else:
                 x = layer.forward_sequences(x, position, lengths)
             if self.guidance is not None:
-                code = position[:, : x.shape[1]]
+                code = position[:, : x.shape[1]].to(x.dtype)
                 x = self.guidance[index](x, code, self.instance(query), self.own, tracklet)
         return x
 
