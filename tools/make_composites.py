@@ -173,6 +173,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     args = parser.parse_args(argv)
+    if not 0 <= args.one_photo <= 1:
+        parser.error(f"--one-photo {args.one_photo}: give a share from 0 to 1.")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     options = CompositeOptions(
         num_frames=args.frames,

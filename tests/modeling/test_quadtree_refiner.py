@@ -424,6 +424,7 @@ def test_a_dense_band_file_initialises_it(tiny, config_of, tmp_path, overrides, 
     ("key", "value"),
     [
         ("DETECTOR", "magic"), ("INC_KERNEL", "5"), ("REGION", "edge"), ("REGION_RULE", "x"),
+        ("REACH_PX", "-1.0"),
         ("PROPAGATION", "cubic"), ("TRAIN_NODES", "all"), ("INC_THRESHOLDS", "[0.5]"),
         ("RGB_KERNELS", "[3, 3, 2]"),
     ],

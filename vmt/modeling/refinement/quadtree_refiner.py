@@ -189,8 +189,9 @@ class QuadtreeRefiner(PyramidRefiner):
                     f"MODEL.REFINER.{key} must be one of {', '.join(map(str, allowed))}, "
                     f"not {node[key]!r}."
                 )
-        if node.WINDOW < 0:
-            raise ConfigError(f"MODEL.REFINER.WINDOW must be 0 or more, not {node.WINDOW}.")
+        for key in ("WINDOW", "REACH_PX"):
+            if node[key] < 0:
+                raise ConfigError(f"MODEL.REFINER.{key} must be 0 or more, not {node[key]}.")
         if node.CONTEXT < 1 or node.CONTEXT % 2 == 0:
             raise ConfigError(
                 f"MODEL.REFINER.CONTEXT must be 1, 3, 5 or another odd number, not {node.CONTEXT}."
