@@ -64,4 +64,6 @@ def test_one_step(name: str) -> None:
         parts = {"backbone", "laterals", "fuse", "stride2", "query"}
         if cfg.MODEL.MASK_REFINER.QUERY_SOURCE == "detector":
             parts = set()
+        elif cfg.MODEL.MASK_REFINER.DENSE_WEIGHT:
+            parts |= {"dense"}
     assert moved == parts | ({"refiner"} if refines else set())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,6 +27,7 @@ SMALL = (
 def tool(monkeypatch):
     spec = importlib.util.spec_from_file_location("make_mask_refiner", TOOL)
     module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # its data classes look there
     spec.loader.exec_module(module)
     small = ("--clips", "2", "--frames", "4", "--size", "64", "64")
     monkeypatch.setattr(module, "COMPOSITES", dict.fromkeys(module.COMPOSITES, small))
