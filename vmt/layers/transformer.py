@@ -24,6 +24,7 @@ class SelfAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.scale = float(dim // num_heads) ** -0.5
         self.dropout = dropout
         self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
@@ -67,9 +68,8 @@ class SelfAttention(nn.Module):
     def _attend(self, heads: Sequence[Tensor]) -> Tensor:
         """Query, key and value -> (B, S, C), what the heads read, side by side."""
         query, key, value = heads
-        out = F.scaled_dot_product_attention(
-            query, key, value, dropout_p=self.dropout if self.training else 0.0
-        )
+        dropout = self.dropout if self.training else 0.0
+        out = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=self.scale)
         return out.transpose(1, 2).flatten(2)
 
     def weights_of(self, x: Tensor, position: Tensor, token: int) -> Tensor:
@@ -83,12 +83,8 @@ class SelfAttention(nn.Module):
         Returns:
             (S,), adding up to 1.
         """
-        dim = x.shape[-1]
-        query_key = F.linear(
-            x + position, self.in_proj_weight[: 2 * dim], self.in_proj_bias[: 2 * dim]
-        )
-        query, key = query_key.unflatten(-1, (2, self.num_heads, -1)).unbind(1)  # (S, M, D) each
-        scores = torch.einsum("md,smd->ms", query[token], key) * key.shape[-1] ** -0.5
+        query, key, _ = (part[0] for part in self._heads(x[None], position[None]))  # (M, S, D)
+        scores = torch.einsum("md,msd->ms", query[:, token], key) * self.scale
         weights: Tensor = scores.softmax(-1).mean(0)
         return weights
 

@@ -45,29 +45,17 @@ class NearAttention(SelfAttention):
         room = place.new_zeros(B, M, S, -(width + 3) % 8)
         far = -place.square().sum(-1, keepdim=True) / 2
         return [
-            torch.cat([query, place * width**0.5, one * width**0.5, room], -1),
+            torch.cat([query, place / self.scale, one / self.scale, room], -1),
             torch.cat([key, place, far, room], -1),
             torch.cat([value, 0 * place, 0 * one, room], -1),
         ]
 
     def _attend(self, heads: Sequence[Tensor]) -> Tensor:
-        query, key, value = heads
-        width = self.out_proj.in_features // self.num_heads
-        dropout = self.dropout if self.training else 0.0
-        with torch.autocast(query.device.type, enabled=False):
-            out = F.scaled_dot_product_attention(
-                query, key, value, dropout_p=dropout, scale=width**-0.5
-            )
-        read = out[..., :width].transpose(1, 2).flatten(2)
-        return read.to(self.out_proj.weight.dtype)
-
-    def weights_of(self, x: Tensor, position: Tensor, token: int) -> Tensor:
-        """See the base class."""
-        query, key, _ = (part[0] for part in self._heads(x[None], position[None]))
-        scale = (self.out_proj.in_features // self.num_heads) ** -0.5
-        scores = torch.einsum("md,msd->ms", query[:, token], key) * scale
-        weights: Tensor = scores.softmax(-1).mean(0)
-        return weights
+        with torch.autocast(heads[0].device.type, enabled=False):
+            read = super()._attend(heads)
+        dim = self.out_proj.in_features
+        own = read.unflatten(-1, (self.num_heads, -1))[..., : dim // self.num_heads]
+        return own.flatten(2).to(self.out_proj.weight.dtype)
 
 
 class NodeAttentionLayer(EncoderLayer):
