@@ -54,7 +54,7 @@ class NearAttention(SelfAttention):
         with torch.autocast(heads[0].device.type, enabled=False):
             read = super()._attend(heads)
         dim = self.out_proj.in_features
-        own = read.unflatten(-1, (self.num_heads, -1))[..., : dim // self.num_heads]
+        own: Tensor = read.unflatten(-1, (self.num_heads, -1))[..., : dim // self.num_heads]
         return own.flatten(2).to(self.out_proj.weight.dtype)
 
 
