@@ -322,7 +322,8 @@ def main() -> None:
         "frames": [setting(args.heights[-1], n, few) for n in args.growth_frames],
         "pixels": [setting(n, args.frames, few) for n in args.growth_heights],
     }
-    growth: dict[str, Any] = {name: {} for name in sizes}
+    settings = {name: changes for name, changes in settings.items() if changes}
+    growth: dict[str, Any] = {name: {} for name in ("tracklets", *settings)}
     for variant in GROWING:
         growth["tracklets"][variant] = slopes(
             [r for r in table if r["variant"] == variant and r["height"] == args.heights[-1]],
