@@ -3,8 +3,8 @@
 Clean masks of real clips are degraded (`vmt.data.degrade`) and given, with the frames, to the mask
 refiner, a guided filter and GrabCut. "clean" masks are given as they are: what is lost then is the
 method's own fault. "windows_of_4" is ours, same weights, with windows of four frames: what the
-attention across frames is worth; "steady" is ours with --steady 3, "steady_bold" with --accept 0.5
-too. Means over tracklets; boundary IoU with bands of 2% and 0.5% of the frame diagonal. The clip bmx-trees, whose annotation is coarse
+attention across frames is worth; "steady" is ours with --steady 3. Means over tracklets; boundary
+IoU with bands of 2% and 0.5% of the frame diagonal. The clip bmx-trees, whose annotation is coarse
 itself, is left out.
 
 Example:
@@ -34,7 +34,7 @@ from cocoapi_hq.boundary import boundary_region
 from cocoapi_hq.tracklet_quality import compare_tubes, temporal_stability
 from vmt.data.degrade import KINDS, degrade_tube
 from vmt.data.io import read_frame
-from vmt.inference.mask_refiner import ACCEPT, WINDOW, MaskRefiner
+from vmt.inference.mask_refiner import WINDOW, MaskRefiner
 
 CLIPS = Path(__file__).parents[2] / "shared/data/clips"
 RESULT = Path(__file__).parent / "results/mask_refinement.json"
@@ -48,13 +48,8 @@ FINE_RATIO = 0.005
 #: (T, H, W, 3) frames and (T, H, W) coarse masks -> (T, H, W) masks
 Method = Callable[[np.ndarray, np.ndarray], np.ndarray]
 CLEAN = "clean"
-#: Ours: frames per window, neighbours that overrule a mask, and confidence that is enough.
-OURS = {
-    "ours": (WINDOW, 0, ACCEPT),
-    "windows_of_4": (4, 0, ACCEPT),
-    "steady": (WINDOW, 3, ACCEPT),
-    "steady_bold": (WINDOW, 3, 0.5),
-}
+#: Ours: frames per window, and neighbours that overrule a mask.
+OURS = {"ours": (WINDOW, 0), "windows_of_4": (4, 0), "steady": (WINDOW, 3)}
 
 
 def per_frame(method: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Method:
@@ -62,11 +57,10 @@ def per_frame(method: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Method:
     return lambda frames, masks: np.stack(list(map(method, frames, masks)))
 
 
-def mask_refiner(weights: Path | None, window: int, steady: int, accept: float) -> Method:
+def mask_refiner(weights: Path | None, window: int, steady: int) -> Method:
     """Ours, on the CPU."""
     refiner = MaskRefiner.from_pretrained(weights, device="cpu", steady=steady)
-    refine = partial(refiner.refine, accept=accept, window=window)
-    return lambda frames, masks: refine(frames, masks[None]).masks[0]
+    return lambda frames, masks: refiner.refine(frames, masks[None], window=window).masks[0]
 
 
 def keep(frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
