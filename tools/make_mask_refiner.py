@@ -2,13 +2,12 @@
 r"""Make the weights that come with the package: composites, training, and what to ship.
 
 Most samples are composites, pasted from the photos of a COCO file; the others are the photos
-themselves with their own polygons, as far as these are of large things. There are six trainings,
+themselves with their own polygons, as far as these are of large things. There are five trainings,
 each from the weights of the one before: on clips; on single frames, which shows more things in the
-same time; on larger ones; on ones made of a single photo, whose boundaries are harder to see; with
-a small learning rate; and on composites alone, whose boundaries are exact, as polygons are not. OUT
-keeps what was made, and a call that was interrupted goes on where it stopped. At the end --ship is
-filled with mask_refiner.safetensors, its config and ATTRIBUTION.md, the list of all photos with
-their licences.
+same time; on larger ones; on ones made of a single photo, whose boundaries are harder to see; and
+with a small learning rate. OUT keeps what was made, and a call that was interrupted goes on where
+it stopped. At the end --ship is filled with mask_refiner.safetensors, its config and
+ATTRIBUTION.md, the list of all photos with their licences.
 
 Example:
   python tools/make_mask_refiner.py --images my/instances.json@my/JPEGImages \
@@ -116,15 +115,7 @@ TRAININGS = {
             "SOLVER.MILESTONE_STEPS": "[]",
         },
     ),
-    "settle": Training(
-        {"large": 1, "one_photo": 2, STILLS: 2},
-        {
-            "SOLVER.BASE_LR": "0.0003",
-            "SOLVER.MAX_STEPS": "800",
-            "SOLVER.MILESTONE_STEPS": "[600]",
-        },
-    ),
-    "exact": Training({"large": 1, "one_photo": 2}, {}),
+    "settle": Training({"large": 1, "one_photo": 2, STILLS: 2}, {}),
 }
 #: Largest file of weights that the package may carry, in bytes.
 MAX_BYTES = 16 << 20
