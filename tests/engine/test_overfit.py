@@ -60,4 +60,5 @@ def test_one_clip_is_learned_by_heart(name: str, tmp_path: Path) -> None:
     out, err = process.communicate(timeout=580)
     assert process.returncode == 0, out + err
     (ap,) = scalars(output, "tube_mask/AP").values()
-    assert round(ap, 6) >= 0.9, out + err  # nine of ten thresholds: their mean is 0.8999999999999999
+    # Nine of ten thresholds may come out as 0.8999999999999999.
+    assert round(ap, 6) >= 0.9, out + err
