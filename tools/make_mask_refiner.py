@@ -2,12 +2,13 @@
 r"""Make the weights that come with the package: composites, training, and what to ship.
 
 Most samples are composites, pasted from the photos of a COCO file; the others are the photos
-themselves with their own polygons, as far as these are of large things. There are five trainings,
+themselves with their own polygons, as far as these are of large things. There are six trainings,
 each from the weights of the one before: on clips; on single frames, which shows more things in the
-same time; on larger ones; on ones made of a single photo, whose boundaries are harder to see; and
-with a small learning rate. OUT keeps what was made, and a call that was interrupted goes on where
-it stopped. At the end --ship is filled with mask_refiner.safetensors, its config and
-ATTRIBUTION.md, the list of all photos with their licences.
+same time; on larger ones; on ones made of a single photo, whose boundaries are harder to see; with
+a small learning rate; and on composites alone, whose boundaries are exact, as polygons are not, with
+more clean masks. OUT keeps what was made, and a call that was interrupted goes on where it stopped.
+At the end --ship is filled with mask_refiner.safetensors, its config and ATTRIBUTION.md, the list of
+all photos with their licences.
 
 Example:
   python tools/make_mask_refiner.py --images my/instances.json@my/JPEGImages \
@@ -64,6 +65,7 @@ _OLD_HEADS = {
     "MODEL.REFINER.SHARED_HEAD": "False",
     "MODEL.MASK_REFINER.DENSE_WEIGHT": "0.0",
 }
+_LARGER = {"INPUT.MIN_SIZE_TRAIN": "[192, 256, 320, 384]"}
 _MOSTLY_PAPER = "[paper, paper, paper, paper, halo, low_res, low_res, clean]"
 #: In their order, by the name of their folder. The last is the config itself.
 TRAININGS = {
@@ -98,7 +100,8 @@ TRAININGS = {
     ),
     "large": Training(
         {"large": 2, STILLS: 1},
-        {
+        _LARGER
+        | {
             "MODEL.NEW_PARAMETERS": "[refiner.decoder.shared, dense]",
             "INPUT.DEGRADE": _MOSTLY_PAPER,
             "SOLVER.BASE_LR": "0.001",
@@ -108,14 +111,25 @@ TRAININGS = {
     ),
     "one_photo": Training(
         {"large": 1, "one_photo": 2, STILLS: 2},
-        {
+        _LARGER
+        | {
             "INPUT.DEGRADE": _MOSTLY_PAPER,
             "SOLVER.BASE_LR": "0.001",
             "SOLVER.MAX_STEPS": "1000",
             "SOLVER.MILESTONE_STEPS": "[]",
         },
     ),
-    "settle": Training({"large": 1, "one_photo": 2, STILLS: 2}, {}),
+    "settle": Training(
+        {"large": 1, "one_photo": 2, STILLS: 2},
+        _LARGER
+        | {
+            "INPUT.DEGRADE": "[paper, paper, paper, halo, low_res, low_res, low_res, clean]",
+            "SOLVER.BASE_LR": "0.0003",
+            "SOLVER.MAX_STEPS": "800",
+            "SOLVER.MILESTONE_STEPS": "[600]",
+        },
+    ),
+    "exact": Training({"small": 1, "large": 2, "one_photo": 4}, {}),
 }
 #: Largest file of weights that the package may carry, in bytes.
 MAX_BYTES = 16 << 20
