@@ -5,10 +5,10 @@ Most samples are composites, pasted from the photos of a COCO file; the others a
 themselves with their own polygons, as far as these are of large things. There are six trainings,
 each from the weights of the one before: on clips; on single frames, which shows more things in the
 same time; on larger ones; on ones made of a single photo, whose boundaries are harder to see; with
-a small learning rate; and on composites alone, whose boundaries are exact, as polygons are not, with
-more clean masks. OUT keeps what was made, and a call that was interrupted goes on where it stopped.
-At the end --ship is filled with mask_refiner.safetensors, its config and ATTRIBUTION.md, the list of
-all photos with their licences.
+a small learning rate; and on composites alone, whose boundaries are exact, as polygons are not,
+with more clean masks. OUT keeps what was made, and a call that was interrupted goes on where it
+stopped. At the end --ship is filled with mask_refiner.safetensors, its config and ATTRIBUTION.md,
+the list of all photos with their licences.
 
 Example:
   python tools/make_mask_refiner.py --images my/instances.json@my/JPEGImages \

@@ -14,11 +14,11 @@ BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float32]
 
 #: Longest side of the cut-outs in which flow is computed, and of the shortest, in pixels.
-CROP_SIZES = (96, 256)
+CROP_SIZES = (96, 640)
 #: Surroundings of an object: share of its longer side, and least number of pixels.
 MARGIN, MIN_MARGIN_PX = 0.15, 24
 #: Grey levels by which a neighbour may differ where flow leads; its vote falls as a Gaussian.
-TOLERANCE = 20.0
+TOLERANCE = 25.0
 #: Pixels by which flow there and back may miss where it began; the vote falls as a Gaussian, too.
 RETURN_PX = 1.5
 #: Side of the square over which that difference is averaged, in pixels.
