@@ -21,8 +21,9 @@ demo: install
 	$(BIN)/python tools/make_demo.py --output $(OUTPUT) $(if $(VIDEO),--video "$(VIDEO)") \
 		$(if $(MASKS),--masks "$(MASKS)")
 
+# two workers of one thread each; a file stays with one of them, and so do its fixtures
 test: install
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .
