@@ -58,8 +58,28 @@ def test_what_is_not_changed_stays(tmp_path):
     assert first["flags"] == {"y": 1}
     again = tmp_path / "b.json"
     again.write_bytes(content)
-    (found,) = PolygonCodec().masks(again, ["dog (group 1)"], SIZE)
+    (found,) = PolygonCodec().masks(again, ["dog"], SIZE)
     assert (found == mask).all()
+
+
+def test_an_object_in_pieces_stays_the_one_of_other_frames(tmp_path):
+    path = _write(
+        tmp_path / "a.json",
+        {"label": "dog", "points": _box(1, 1, 8, 8)},
+        {"label": "dog", "points": _box(20, 1, 8, 8)},
+    )
+    pieces = np.zeros(SIZE, bool)
+    pieces[2:4, 2:4] = pieces[6:9, 6:9] = True
+    whole = np.zeros(SIZE, bool)
+    whole[2:9, 2:9] = True
+    for mask in (pieces, pieces, whole):  # read what was written, and write it again
+        new = {"dog": NewMask(mask, 0.9), "dog #2": NewMask(None, 0.9)}
+        path.write_bytes(PolygonCodec().rewrite(path, new))
+        assert PolygonCodec().objects(path, SIZE) == ["dog", "dog #2"]
+        first, second = PolygonCodec().masks(path, ["dog", "dog #2"], SIZE)
+        assert (first == mask).all()
+        assert second[1:9, 20:28].all()
+        assert second.sum() == 64
 
 
 @pytest.mark.parametrize(

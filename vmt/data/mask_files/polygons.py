@@ -2,7 +2,8 @@
 
 ``{"shapes": [{"label": "dog", "points": [[x, y], ...]}]}``, points in pixels of the frame. Shapes
 that share a label and a ``group_id`` are one object; of shapes without a group, the k-th of a label
-is the same object in every frame. Shapes of other kinds than polygons are left alone.
+is the same object in every frame. Where such an object is written in pieces, they get a group, and
+say in ``vmt_object`` which object they are. Shapes of other kinds than polygons are left alone.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from vmt.data.mask_files.rings import rings_of
 from vmt.utils.errors import AnnotationError
 
 Json = Any
+#: Field of shapes that are pieces of an object without a group: its key.
+PIECE_OF = "vmt_object"
 
 
 def has_shapes(path: Path) -> bool:
@@ -97,7 +100,7 @@ class PolygonCodec:
             rings = rings_of(mask)
             group = {}
             if len(rings) > 1 and shapes[rows[0]].get("group_id") is None:
-                group, fresh = {"group_id": fresh}, fresh + 1
+                group, fresh = {"group_id": fresh, PIECE_OF: key}, fresh + 1
             pieces.update({k: [] for k in rows})
             pieces[rows[0]] = [shapes[rows[0]] | {"points": ring} | group for ring in rings]
         content["shapes"] = [shape for k in sorted(pieces) for shape in pieces[k]]
@@ -139,7 +142,11 @@ def _objects(path: Path, shapes: Sequence[Mapping[str, Json]]) -> dict[str, list
         if not _is_polygon(shape):
             continue
         label, group = str(shape.get("label", "object")), shape.get("group_id")
-        if group is not None:
+        whole = shape.get(PIECE_OF)
+        if isinstance(whole, str):
+            key = whole
+            alone[label] += key not in found
+        elif group is not None:
             key = f"{label} (group {group})"
         else:
             alone[label] += 1
