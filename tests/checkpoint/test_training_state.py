@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from vmt.checkpoint import training_state
-from vmt.checkpoint.files import read_weights
+from vmt.checkpoint.files import read_weights, write_weights
 from vmt.checkpoint.training_state import (
     CheckpointFolder,
     changed_keys,
@@ -40,6 +41,13 @@ def test_a_checkpoint_comes_back_and_is_a_weight_file_too(tmp_path: Path) -> Non
     assert path.name == "step_00000007.pth"
     assert load_state(path)["step"] == 7
     assert read_weights(path).state["a.weight"].tolist() == [7.0, 7.0]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="who may read a file is said otherwise there")
+def test_others_may_read_what_was_written(tmp_path: Path) -> None:
+    write_weights({"a": torch.zeros(1)}, tmp_path / "w.safetensors")
+    for path in (tmp_path / "w.safetensors", CheckpointFolder(tmp_path).save(state(1))):
+        assert path.stat().st_mode & 0o777 == 0o644
 
 
 def test_old_ones_go_and_rests_of_killed_writers_too(tmp_path: Path) -> None:

@@ -172,6 +172,7 @@ def write_weights(
             torch.save({"model": entries}, temporary)
         with Path(temporary).open("rb+") as file:
             os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)  # mkstemp lets nobody else read it
         Path(temporary).replace(path)
     except (OSError, RuntimeError, SafetensorError) as error:
         if temporary is not None:

@@ -49,6 +49,7 @@ def save_state(state: Mapping[str, Any], path: Path) -> None:
             torch.save({"format": FORMAT, **state}, file)
             file.flush()
             os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)  # mkstemp lets nobody else read it
         Path(temporary).replace(path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
