@@ -3,9 +3,10 @@
 Clean masks of real clips are degraded (`vmt.data.degrade`) and given, with the frames, to the mask
 refiner, a guided filter and GrabCut. "clean" masks are given as they are: what is lost then is the
 method's own fault. "windows_of_4" is ours, same weights, with windows of four frames: what the
-attention across frames is worth; "steady" is ours with --steady 3. Means over tracklets; boundary
-IoU with bands of 2% and 0.5% of the frame diagonal. The clip bmx-trees, whose annotation is coarse
-itself, is left out.
+attention across frames is worth; "steady" is ours with --steady 3; "low_res" the weights of that
+name, here for every kind, so that one sees what a wrong choice costs. Means over tracklets;
+boundary IoU with bands of 2% and 0.5% of the frame diagonal. The clip bmx-trees, whose annotation
+is coarse itself, is left out.
 
 Example:
   python benchmarks/bench_mask_refinement.py --frames-per-clip 5 --jobs 2
@@ -34,7 +35,7 @@ from cocoapi_hq.boundary import boundary_region
 from cocoapi_hq.tracklet_quality import compare_tubes, temporal_stability
 from vmt.data.degrade import KINDS, degrade_tube
 from vmt.data.io import read_frame
-from vmt.inference.mask_refiner import WINDOW, MaskRefiner
+from vmt.inference.mask_refiner import ANY, LOW_RES, WINDOW, MaskRefiner
 
 CLIPS = Path(__file__).parents[2] / "shared/data/clips"
 RESULT = Path(__file__).parent / "results/mask_refinement.json"
@@ -49,7 +50,7 @@ FINE_RATIO = 0.005
 Method = Callable[[np.ndarray, np.ndarray], np.ndarray]
 CLEAN = "clean"
 #: Ours: frames per window, and neighbours that overrule a mask.
-OURS = {"ours": (WINDOW, 0), "windows_of_4": (4, 0), "steady": (WINDOW, 3)}
+OURS = {"ours": (WINDOW, 0), "windows_of_4": (4, 0), "steady": (WINDOW, 3), LOW_RES: (WINDOW, 0)}
 
 
 def per_frame(method: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Method:
@@ -57,7 +58,7 @@ def per_frame(method: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Method:
     return lambda frames, masks: np.stack(list(map(method, frames, masks)))
 
 
-def mask_refiner(weights: Path | None, window: int, steady: int) -> Method:
+def mask_refiner(weights: str, window: int, steady: int) -> Method:
     """Ours, on the CPU."""
     refiner = MaskRefiner.from_pretrained(weights, device="cpu", steady=steady)
     return lambda frames, masks: refiner.refine(frames, masks[None], window=window).masks[0]
@@ -165,11 +166,16 @@ def tracklets(root: Path, per_clip: int) -> list[dict[str, Any]]:
 
 
 def measure(
-    tracklet: dict[str, Any], names: Sequence[str], weights: Path | None, options: dict[str, int]
+    tracklet: dict[str, Any], names: Sequence[str], weights: str, options: dict[str, int]
 ) -> list[dict[str, Any]]:
     """All kinds and methods on one tracklet."""
     torch.set_num_threads(1)
-    methods = {n: METHODS[n] if n in METHODS else mask_refiner(weights, *OURS[n]) for n in names}
+    methods = {
+        n: METHODS[n]
+        if n in METHODS
+        else mask_refiner(LOW_RES if n == LOW_RES else weights, *OURS[n])
+        for n in names
+    }
     frames = np.stack([read_frame(path) for path in tracklet["files"]])
     clean = np.stack([np.ascontiguousarray(rle.decode(m)) for m in tracklet["masks"]])
     rows = []
@@ -195,7 +201,7 @@ def main() -> None:
     parser.add_argument("--clips", type=Path, default=CLIPS)
     parser.add_argument("--frames-per-clip", type=int, default=0, help="0: all")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--weights", type=Path, help="of a mask refiner; none: the ones we ship")
+    parser.add_argument("--weights", default=ANY, help="name or file, as for vmt refine")
     parser.add_argument("--methods", nargs="+", choices=known, default=known)
     parser.add_argument("--jobs", type=int, default=1, help="processes of one thread each")
     parser.add_argument("--output", type=Path, default=RESULT)

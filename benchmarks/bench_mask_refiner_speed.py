@@ -24,7 +24,7 @@ import torch
 from common import machine, write_json
 
 from vmt.cli.demo import peak_mb, rss_mb
-from vmt.inference.mask_refiner import OVERLAP, WINDOW, MaskRefiner
+from vmt.inference.mask_refiner import ANY, OVERLAP, WINDOW, MaskRefiner
 
 RESULT = Path(__file__).parent / "results/mask_refiner_speed.json"
 SIZE = (480, 854)
@@ -68,7 +68,7 @@ class Discs:
             yield np.stack(list(self._discs(t, HALO_PX)))
 
 
-def measure(weights: Path | None, device: str, tracklets: int, frames: int) -> dict[str, float]:
+def measure(weights: str, device: str, tracklets: int, frames: int) -> dict[str, float]:
     """One row, in this process."""
     refiner = MaskRefiner.from_pretrained(weights, device=device)
     before = rss_mb()
@@ -108,7 +108,7 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=26)
     parser.add_argument("--long", type=int, default=2000, help="frames of the last row; 0: none")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--weights", type=Path, help="default: the ones we ship")
+    parser.add_argument("--weights", default=ANY, help="name or file, as for vmt refine")
     parser.add_argument("--one", type=int, nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, default=RESULT)
     args = parser.parse_args()
@@ -118,8 +118,7 @@ def main() -> int:
     rows = []
     jobs = [(n, args.frames) for n in args.tracklets] + ([(1, args.long)] if args.long else [])
     for tracklets, frames in jobs:
-        command = [sys.executable, __file__, "--device", args.device]
-        command += ["--weights", str(args.weights)] if args.weights else []
+        command = [sys.executable, __file__, "--device", args.device, "--weights", args.weights]
         done = subprocess.run(
             [*command, "--one", str(tracklets), str(frames)], stdout=subprocess.PIPE, check=True
         )

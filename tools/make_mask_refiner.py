@@ -2,13 +2,14 @@
 r"""Make the weights that come with the package: composites, training, and what to ship.
 
 Most samples are composites, pasted from the photos of a COCO file; the others are the photos
-themselves with their own polygons, as far as these are of large things. There are six trainings,
+themselves with their own polygons, as far as these are of large things. There are seven trainings,
 each from the weights of the one before: on clips; on single frames, which shows more things in the
 same time; on larger ones; on ones made of a single photo, whose boundaries are harder to see; with
-a small learning rate; and on composites alone, whose boundaries are exact, as polygons are not,
-with more clean masks. OUT keeps what was made, and a call that was interrupted goes on where it
-stopped. At the end --ship is filled with mask_refiner.safetensors, its config and ATTRIBUTION.md,
-the list of all photos with their licences.
+a small learning rate; on composites alone, whose boundaries are exact, as polygons are not, with
+more clean masks: mask_refiner; and on masks of 1/8 resolution alone: low_res. OUT keeps what was
+made, and a call that was interrupted goes on where it stopped. At the end --ship is filled with
+mask_refiner.safetensors, low_res.safetensors, the config of both and ATTRIBUTION.md, the list of
+all photos with their licences.
 
 Example:
   python tools/make_mask_refiner.py --images my/instances.json@my/JPEGImages \
@@ -29,7 +30,8 @@ from typing import Any
 from vmt.checkpoint.files import read_weights, write_weights
 from vmt.config.node import load_config
 from vmt.inference.atomic import AtomicFile, make_folder
-from vmt.utils.errors import OutputError, VmtError
+from vmt.inference.mask_refiner import ANY, LOW_RES
+from vmt.utils.errors import ConfigError, OutputError, VmtError
 
 REPO = Path(__file__).resolve().parents[1]
 CONFIG = REPO / "configs/refine/mask_refiner.yaml"
@@ -67,7 +69,7 @@ _OLD_HEADS = {
 }
 _LARGER = {"INPUT.MIN_SIZE_TRAIN": "[192, 256, 320, 384]"}
 _MOSTLY_PAPER = "[paper, paper, paper, paper, halo, low_res, low_res, clean]"
-#: In their order, by the name of their folder. The last is the config itself.
+#: In their order, by the name of their folder. "exact" is the config itself.
 TRAININGS = {
     "begin": Training(
         {"small": 2, STILLS: 1},
@@ -130,10 +132,23 @@ TRAININGS = {
         },
     ),
     "exact": Training({"small": 1, "large": 2, "one_photo": 4}, {}),
+    "low_res": Training(
+        {"large": 1, "one_photo": 2},
+        _LARGER
+        | {
+            "INPUT.DEGRADE": "[low_res]",
+            "SOLVER.BASE_LR": "0.0008",
+            "SOLVER.MAX_STEPS": "800",
+            "SOLVER.MILESTONE_STEPS": "[600]",
+            "SOLVER.WARMUP_STEPS": "20",
+        },
+    ),
 }
-#: Largest file of weights that the package may carry, in bytes.
+#: Which of them are shipped, under which name.
+SHIPS = {ANY: "exact", LOW_RES: "low_res"}
+#: The most that all weights of the package may weigh, in bytes.
 MAX_BYTES = 16 << 20
-HEAD = """# Photographs behind `mask_refiner.safetensors`
+HEAD = """# Photographs behind the weights
 
 The weights were trained on clips generated from these {count} photographs (COCO 2017) and their
 annotations (COCO Consortium, CC BY 4.0). No photograph is part of this package. Each is the work
@@ -163,24 +178,30 @@ def shipped_config(trained: Path) -> str:
     cfg.MODEL.LABEL_SPACE = "object"
     cfg.MODEL.WEIGHTS = ""
     model: Any = type(cfg)({"MODEL": cfg.MODEL})
-    head = "# Network of mask_refiner.safetensors, written by tools/make_mask_refiner.py.\n"
-    return head + str(model.dump())
+    return "# Network of the weights, written by tools/make_mask_refiner.py.\n" + str(model.dump())
 
 
-def ship(trained: Path, annotations: Path, folder: Path) -> None:
-    """Copy weights, config and attribution to where the package looks for them."""
-    state = read_weights(trained / "model_final.safetensors").ours()
-    size = sum(value.numel() * value.element_size() for value in state.values())
-    if size > MAX_BYTES:
-        raise OutputError(
-            f"{trained}: {size} bytes of weights; at most {MAX_BYTES} may be shipped."
-        )
-    make_folder(folder)
-    write_weights(state, folder / "mask_refiner.safetensors")
-    texts = {
-        "mask_refiner.yaml": shipped_config(trained / "config.yaml"),
-        "ATTRIBUTION.md": attribution(annotations),
+def ship(trained: dict[str, Path], annotations: Path, folder: Path) -> None:
+    """Copy weights, their config and attribution to where the package looks for them.
+
+    Args:
+        trained: folders of trainings, by the name under which they are shipped.
+        annotations: of the photos.
+        folder: where to.
+    """
+    states = {
+        name: read_weights(own / "model_final.safetensors").ours() for name, own in trained.items()
     }
+    size = sum(v.numel() * v.element_size() for state in states.values() for v in state.values())
+    if size > MAX_BYTES:
+        raise OutputError(f"{size} bytes of weights; at most {MAX_BYTES} may be shipped.")
+    configs = {shipped_config(own / "config.yaml") for own in trained.values()}
+    if len(configs) > 1:
+        raise ConfigError(f"{', '.join(trained)}: their configs differ in MODEL; they share one.")
+    make_folder(folder)
+    for name, state in states.items():
+        write_weights(state, folder / f"{name}.safetensors")
+    texts = {"config.yaml": configs.pop(), "ATTRIBUTION.md": attribution(annotations)}
     for name, text in texts.items():
         with AtomicFile(folder / name) as file:
             file.write(text.encode())
@@ -216,7 +237,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             }
             own = sources | training.keys | {"MODEL.WEIGHTS": weights}
             weights = str(train(args.output / name, args.num_gpus, own, args.overrides))
-        ship(Path(weights).parent, Path(annotations), args.ship)
+        trained = {name: args.output / own for name, own in SHIPS.items()}
+        ship(trained, Path(annotations), args.ship)
     except VmtError as error:
         print(f"make_mask_refiner: {error}", file=sys.stderr)
         return 2

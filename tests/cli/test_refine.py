@@ -21,6 +21,7 @@ from vmt.modeling.refinement.given_masks import RefinedTube
 from vmt.ops.crops import Place
 
 H, W, T = 32, 48, 6
+LOAD_REFINER = refine._load_refiner
 
 
 class Shave:
@@ -207,7 +208,20 @@ def test_steady_reaches_the_refiner_and_the_log(tmp_path: Path, monkeypatch) -> 
     assert run(path, tmp_path / "images", out, "--steady", "1") == 0
     assert max(seen) == 3
     log = json.loads((tmp_path / "o.json.changes.json").read_text())
-    assert log["settings"] == {"accept": 0.65, "window": 1, "steady": 1}
+    settings = {"weights": "mask_refiner", "accept": 0.65, "window": 1, "steady": 1}
+    assert log["settings"] == settings
+
+
+def test_weights_by_name(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(refine, "_load_refiner", LOAD_REFINER)
+    path, _ = write_ytvis(tmp_path, videos=1)
+    images, out = tmp_path / "images", tmp_path / "o.json"
+    assert run(path, images, out, "--weights", "lowres", "--device", "cpu") == 2
+    assert "lowres: its config must lie beside it" in (line := one_line(capsys))
+    assert "Weights of the package: mask_refiner, low_res" in line
+    assert run(path, images, out, "--weights", "low_res", "--device", "cpu") == 0
+    log = json.loads((tmp_path / "o.json.changes.json").read_text())
+    assert log["settings"]["weights"] == "low_res"
 
 
 def test_another_list_of_masks(tmp_path: Path) -> None:
@@ -420,6 +434,12 @@ def test_other_options_do_finished_videos_again(tmp_path: Path, refiner: Shave) 
     refiner.fail_at = None
     assert run(path, tmp_path / "images", tmp_path / "o.json", "--window", "3") == 0
     assert len(refiner.videos) == 3 + 3
+    refiner.fail_at = 9
+    with pytest.raises(RuntimeError):
+        run(path, tmp_path / "images", tmp_path / "p.json")
+    refiner.fail_at = None
+    assert run(path, tmp_path / "images", tmp_path / "p.json", "--weights", "low_res") == 0
+    assert len(refiner.videos) == 3 + 3 + 3 + 3
 
 
 def test_a_bad_video_among_good_ones(tmp_path: Path, refiner: Shave, capsys) -> None:

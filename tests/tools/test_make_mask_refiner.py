@@ -50,8 +50,12 @@ def test_each_training_goes_on_from_the_last_and_what_ships_loads(tool, tmp_path
     out, weights = tmp_path / "out", tmp_path / "weights"
     arguments = ["--images", images, "--output", str(out), "--ship", str(weights), *SMALL]
     assert tool.main(arguments) == 0
-    refiner = MaskRefiner.from_pretrained(weights / "mask_refiner.safetensors", device="cpu")
-    assert refiner.network.label_space.names == ("object",)
+    for name, training in (("mask_refiner", "exact"), ("low_res", "low_res")):
+        refiner = MaskRefiner.from_pretrained(weights / f"{name}.safetensors", device="cpu")
+        assert refiner.network.label_space.names == ("object",)
+        shipped = read_weights(weights / f"{name}.safetensors").ours()
+        own = read_weights(out / training / "model_final.safetensors").ours()
+        assert all((shipped[key] == own[key]).all() for key in own)
     assert "https://example.org/photo" in (weights / "ATTRIBUTION.md").read_text()
     trained = [
         read_weights(out / name / "model_final.safetensors").ours() for name in tool.TRAININGS

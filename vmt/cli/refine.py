@@ -40,7 +40,15 @@ from vmt.data.mask_files.base import MaskFile, MaskVideo, list_few
 from vmt.data.mask_files.entries import VIDEO_KEY, EntryOptions
 from vmt.data.mask_files.open import MaskOptions, open_mask_file
 from vmt.inference.atomic import AtomicFile
-from vmt.inference.mask_refiner import ACCEPT, SHIPPED, WINDOW, FrameRefiner, MaskRefiner
+from vmt.inference.mask_refiner import (
+    ACCEPT,
+    ANY,
+    LOW_RES,
+    WINDOW,
+    FrameRefiner,
+    MaskRefiner,
+    weights_path,
+)
 from vmt.inference.refine_files import (
     FinishedVideo,
     RefineOptions,
@@ -96,7 +104,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--report", type=Path, help="HTML page with before and after")
     parser.add_argument("--log", type=Path, help="change log; default: OUTPUT.changes.json")
-    parser.add_argument("--weights", type=Path, help="default: those that come with the package")
+    parser.add_argument(
+        "--weights",
+        default=ANY,
+        metavar="NAME|FILE",
+        help=f"of the package: {ANY} (default), or {LOW_RES} for masks that were made at about 1/8 "
+        "of the resolution, as networks do; or a file of vmt train",
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default auto)")
     parser.add_argument(
         "--annotations", type=Path, help="JSON that lists the videos or images of a result file"
@@ -136,7 +150,7 @@ def run(args: argparse.Namespace) -> int:
     if args.report is not None:
         _write_text(args.report, build_page(_Report(job, args).page()))
     log = args.log or args.output.with_name(f"{args.output.name}.changes.json")
-    _write_text(log, json.dumps(job.log(), indent=1) + "\n")
+    _write_text(log, json.dumps(job.log(args.weights), indent=1) + "\n")
     summary = job.summary()
     job.work.write_output(masks)
     job.work.remove()
@@ -156,7 +170,7 @@ def _options(args: argparse.Namespace) -> RefineOptions:
         raise ConfigError(f"--window {args.window}: give a number of frames from 1 on.")
     if args.steady < 0:
         raise ConfigError(f"--steady {args.steady}: give a number of frames from 0 on.")
-    weights = args.weights or SHIPPED
+    weights = weights_path(args.weights)
     status = weights.stat() if weights.is_file() else None
     made = f"{status.st_size} {status.st_mtime_ns}" if status is not None else ""
     return RefineOptions(args.accept, args.window, args.steady, f"{weights.name} {made}")
@@ -286,7 +300,7 @@ class _Job:
         """The frames of a video."""
         return self._open[video.key]()
 
-    def log(self) -> dict[str, Any]:
+    def log(self, weights: str) -> dict[str, Any]:
         """The change log."""
         videos = []
         for _, found in self.finished():
@@ -303,6 +317,7 @@ class _Job:
             ]
             videos.append({"video": found.label, "note": found.note, "tracklets": rows})
         settings = {
+            "weights": weights,
             "accept": self.options.accept,
             "window": self.options.window,
             "steady": self.options.steady,
@@ -386,7 +401,7 @@ class _Report:
             ("Masks", f"{args.masks} ({job.masks.form})"),
             ("Frames", str(args.images or args.video)),
             ("Output", str(args.output)),
-            ("Weights", str(args.weights or "those of the package")),
+            ("Weights", args.weights),
             ("Accepted from confidence", f"{args.accept}"),
             ("Frames refined together", f"{args.window}"),
             ("Neighbours that overrule a mask", f"{args.steady}"),

@@ -35,8 +35,16 @@ ACCEPT = 0.65
 #: Frames refined together, and how many of them the next window sees again. The weights of the
 #: package are best frame by frame (docs/mask_refiner.md).
 WINDOW, OVERLAP = 1, 1
-#: The weights that come with the package; their config lies beside them.
-SHIPPED = Path(__file__).parents[1] / "weights/mask_refiner.safetensors"
+#: The weights that come with the package, by name: for masks of any source, and for masks of a
+#: network's 1/8 resolution. Their config lies beside them.
+ANY, LOW_RES = "mask_refiner", "low_res"
+_FOLDER = Path(__file__).parents[1] / "weights"
+SHIPPED = {name: _FOLDER / f"{name}.safetensors" for name in (ANY, LOW_RES)}
+
+
+def weights_path(weights: str | Path) -> Path:
+    """The file of weights that are given by a name of ``SHIPPED`` or as a file."""
+    return SHIPPED.get(str(weights), Path(weights))
 
 
 @dataclass(frozen=True)
@@ -159,13 +167,14 @@ class MaskRefiner:
 
     @classmethod
     def from_pretrained(
-        cls, weights: str | Path | None = None, device: str = "auto", steady: int = 0
+        cls, weights: str | Path = ANY, device: str = "auto", steady: int = 0
     ) -> MaskRefiner:
         """Load a network.
 
         Args:
-            weights: of a training, with its ``config.yaml`` (or ``<name>.yaml``) beside them; None
-                for those that come with the package.
+            weights: those that come with the package, "mask_refiner" or "low_res" (for masks that
+                were made at 1/8 of the resolution), or the file of a training, with its
+                ``config.yaml`` (or ``<name>.yaml``) beside it.
             device: a torch device name or "auto".
             steady: see the class.
 
@@ -173,13 +182,13 @@ class MaskRefiner:
             ConfigError: no config beside the weights, or it is not of a mask refiner.
             CheckpointError: the weights cannot be used.
         """
-        path = SHIPPED if weights is None else Path(weights)
+        path = weights_path(weights)
         beside = [path.with_suffix(".yaml"), path.parent / "config.yaml"]
         config = next((file for file in beside if file.is_file()), None)
         if config is None:
             raise ConfigError(
-                f"{path}: its config must lie beside it, as {beside[0].name} or config.yaml; "
-                "vmt train writes it there."
+                f"{path}: its config must lie beside it, as {beside[0].name} or config.yaml; vmt "
+                f"train writes it there. Weights of the package: {', '.join(SHIPPED)}."
             )
         cfg = load_config(config)
         cfg.defrost()
