@@ -33,7 +33,7 @@ from common import machine, write_json
 from cocoapi_hq import rle
 from cocoapi_hq.boundary import boundary_region
 from cocoapi_hq.tracklet_quality import compare_tubes, temporal_stability
-from vmt.data.degrade import KINDS, degrade_tube
+from vmt.data.degrade import KINDS, LOW_RES_STRIDE, degrade_tube
 from vmt.data.io import read_frame
 from vmt.inference.mask_refiner import ANY, LOW_RES, WINDOW, MaskRefiner
 
@@ -58,9 +58,11 @@ def per_frame(method: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Method:
     return lambda frames, masks: np.stack(list(map(method, frames, masks)))
 
 
-def mask_refiner(weights: str, window: int, steady: int) -> Method:
-    """Ours, on the CPU."""
-    refiner = MaskRefiner.from_pretrained(weights, device="cpu", steady=steady)
+def mask_refiner(name: str, weights: str) -> Method:
+    """One of ``OURS``, on the CPU."""
+    window, steady = OURS[name]
+    own = LOW_RES if name == LOW_RES else weights
+    refiner = MaskRefiner.from_pretrained(own, device="cpu", steady=steady)
     return lambda frames, masks: refiner.refine(frames, masks[None], window=window).masks[0]
 
 
@@ -166,22 +168,23 @@ def tracklets(root: Path, per_clip: int) -> list[dict[str, Any]]:
 
 
 def measure(
-    tracklet: dict[str, Any], names: Sequence[str], weights: str, options: dict[str, int]
+    tracklet: dict[str, Any],
+    kinds: Sequence[str],
+    names: Sequence[str],
+    weights: str,
+    options: dict[str, int],
 ) -> list[dict[str, Any]]:
-    """All kinds and methods on one tracklet."""
+    """All of these kinds and methods on one tracklet."""
     torch.set_num_threads(1)
-    methods = {
-        n: METHODS[n]
-        if n in METHODS
-        else mask_refiner(LOW_RES if n == LOW_RES else weights, *OURS[n])
-        for n in names
-    }
+    methods = {n: METHODS[n] if n in METHODS else mask_refiner(n, weights) for n in names}
     frames = np.stack([read_frame(path) for path in tracklet["files"]])
     clean = np.stack([np.ascontiguousarray(rle.decode(m)) for m in tracklet["masks"]])
     rows = []
-    for kind in (*KINDS, CLEAN):
+    for kind in kinds:
         rng = np.random.default_rng([options["seed"], tracklet["id"]])
-        coarse = clean if kind == CLEAN else degrade_tube(clean, kind, rng)
+        coarse = clean
+        if kind != CLEAN:
+            coarse = degrade_tube(clean, kind, rng, stride=options["stride"])
         for name, method in methods.items():
             start = time.perf_counter()
             found = method(frames, coarse)
@@ -197,24 +200,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    known = [*METHODS, *OURS]
+    known, kinds = [*METHODS, *OURS], [*KINDS, CLEAN]
     parser.add_argument("--clips", type=Path, default=CLIPS)
     parser.add_argument("--frames-per-clip", type=int, default=0, help="0: all")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", nargs="+", choices=kinds, default=kinds)
+    parser.add_argument("--stride", type=int, default=LOW_RES_STRIDE, help="of low resolution")
     parser.add_argument("--weights", default=ANY, help="name or file, as for vmt refine")
     parser.add_argument("--methods", nargs="+", choices=known, default=known)
     parser.add_argument("--jobs", type=int, default=1, help="processes of one thread each")
     parser.add_argument("--output", type=Path, default=RESULT)
     args = parser.parse_args()
-    options = {"frames_per_clip": args.frames_per_clip, "seed": args.seed, "jobs": args.jobs}
+    names = ("frames_per_clip", "seed", "jobs", "stride")
+    options = {name: getattr(args, name) for name in names}
     rows: list[dict[str, Any]] = []
-    work = partial(measure, names=args.methods, weights=args.weights, options=options)
+    work = partial(
+        measure, kinds=args.kinds, names=args.methods, weights=args.weights, options=options
+    )
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
         for found in pool.map(work, tracklets(args.clips, args.frames_per_clip)):
             rows += found
             print(f"{found[0]['tracklet']} done", flush=True)
     means = []
-    for kind in (*KINDS, CLEAN):
+    for kind in args.kinds:
         for name in args.methods:
             own = [row for row in rows if row["kind"] == kind and row["method"] == name]
             keys = [key for key in own[0] if key not in ("tracklet", "kind", "method")]

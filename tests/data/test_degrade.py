@@ -69,6 +69,27 @@ def test_one_pixel_objects_survive(kind):
         assert degrade_tube(mask, kind, np.random.default_rng(seed)).any()
 
 
+def test_the_stride_of_low_resolution(tmp_path, capsys):
+    """Coarser is farther off, 1 changes nothing, and the command passes it on."""
+    masks = _disks(T=1)
+    wrong = []
+    for stride in (1, 4, 8, 16):
+        found = degrade_tube(masks, "low_res", np.random.default_rng(0), stride=stride)
+        wrong.append(np.count_nonzero(found ^ masks))
+    assert wrong[0] == 0 < wrong[1] < wrong[2] < wrong[3]
+    before = _file(tmp_path / "in.json")
+    arguments = ["degrade", "--annotations", str(tmp_path / "in.json"), "--kind", "low_res"]
+    arguments += ["--output", str(tmp_path / "out.json"), "--stride"]
+    assert main([*arguments, "0"]) == 2
+    assert "--stride 0: give a number of pixels from 1 on." in capsys.readouterr().err
+    assert main([*arguments, "1"]) == 0
+    after = json.loads((tmp_path / "out.json").read_text())
+    old, new = (x["annotations"][0]["segmentations"][0] for x in (before, after))
+    assert (rle.decode(old) == rle.decode(new)).all()
+    with pytest.raises(ValueError, match="stride must be"):
+        degrade_tube(masks, "low_res", np.random.default_rng(0), stride=0)
+
+
 def test_any_memory_order():
     masks = np.stack([np.asfortranarray(mask) for mask in _disks()])
     for mask in (masks, np.asfortranarray(masks)):

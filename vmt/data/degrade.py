@@ -6,8 +6,9 @@ and erode at random). It gives no numbers; they follow CascadePSP, arXiv:2005.02
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from vmt.utils.errors import AnnotationError, OutputError
 
 BoolArray = npt.NDArray[np.bool_]
 ByteArray = npt.NDArray[np.uint8]
+_Change = Callable[[BoolArray], BoolArray]
 
 #: What ``degrade_tube`` can do.
 KINDS = ("paper", "halo", "low_res")
@@ -46,14 +48,19 @@ class _Plan:
 
 
 def degrade_tube(
-    masks: npt.NDArray[np.bool_], kind: str, rng: np.random.Generator, *, coherent: bool = False
+    masks: npt.NDArray[np.bool_],
+    kind: str,
+    rng: np.random.Generator,
+    *,
+    coherent: bool = False,
+    stride: int = LOW_RES_STRIDE,
 ) -> BoolArray:
     """Coarse masks of one tracklet.
 
     ``paper``: per contour drop a run of 10% of the vertices and keep a random 10% of the others;
     then random dilations and erosions until the IoU with the clean mask falls below a target from
     [0.8, 1], one draw per tracklet; with probability 0.3 only a dilation by 3 to 7 px instead.
-    ``halo``: dilation by 5 px. ``low_res``: area average to 1/8, bilinear back, cut at 0.5.
+    ``halo``: dilation by 5 px. ``low_res``: area average to 1/stride, bilinear back, cut at 0.5.
 
     Args:
         masks: (T, H, W), True on the object; frames without a pixel stay so.
@@ -61,15 +68,18 @@ def degrade_tube(
         rng: source of all draws.
         coherent: the same draws, relative to the object's box, in every frame; otherwise each frame
             has its own, which makes the contour flicker.
+        stride: of ``low_res``, input pixels per cell, from 1 on.
 
     Returns:
         (T, H, W). A frame with an object keeps at least one pixel of it.
 
     Raises:
-        ValueError: unknown kind.
+        ValueError: unknown kind, or a stride below 1.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}.")
+    if stride < 1:
+        raise ValueError(f"stride must be a number of pixels from 1 on, not {stride}.")
     pure_halo = rng.random() < 0.3
     plan = _Plan(rng.uniform(0.8, 1.0), int(rng.integers(3, 8)) if pure_halo else 0)
     seed = int(rng.integers(2**63))
@@ -81,7 +91,7 @@ def degrade_tube(
         y, x, clean = crop
         frame_rng = np.random.default_rng(seed if coherent else [seed, t])
         if kind == "low_res":
-            coarse[t] = _low_res(mask)
+            coarse[t] = _low_res(mask, stride)
             continue
         found = _dilate(clean, HALO_PX) if kind == "halo" else _paper(clean, plan, frame_rng)
         h, w = clean.shape
@@ -111,9 +121,9 @@ def _dilate(mask: ByteArray, radius_px: int) -> ByteArray:
     return np.asarray(cv2.dilate(mask, kernel), dtype=np.uint8)
 
 
-def _low_res(mask: BoolArray) -> BoolArray:
+def _low_res(mask: BoolArray, stride: int) -> BoolArray:
     h, w = mask.shape
-    size = (-(-w // LOW_RES_STRIDE), -(-h // LOW_RES_STRIDE))
+    size = (-(-w // stride), -(-h // stride))
     small = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
     soft = cv2.resize(small, (w, h), interpolation=cv2.INTER_LINEAR)
     # An object smaller than a cell would vanish: cut it at half of its own maximum.
@@ -176,7 +186,13 @@ def _iou(a: ByteArray, b: ByteArray) -> float:
 
 
 def degrade_file(
-    source: Path, target: Path, kind: str, seed: int = 0, *, coherent: bool = False
+    source: Path,
+    target: Path,
+    kind: str,
+    seed: int = 0,
+    *,
+    coherent: bool = False,
+    stride: int = LOW_RES_STRIDE,
 ) -> dict[str, int]:
     """Write an annotation file with coarse masks; everything but masks, boxes, areas is kept.
 
@@ -188,6 +204,7 @@ def degrade_file(
         kind: one of ``KINDS``.
         seed: of the draws.
         coherent: see ``degrade_tube``.
+        stride: see there.
 
     Returns:
         Counts of ``annotations``, ``masks`` and ``crowd`` (left as they are).
@@ -217,7 +234,8 @@ def degrade_file(
         counts["annotations"] += 1
         rng = np.random.default_rng([seed, int(row.get("id", k))])
         size = sizes.get(row.get("video_id", row.get("image_id")))
-        counts["masks"] += _degrade_row(row, size, where, kind, rng, coherent)
+        change = partial(degrade_tube, kind=kind, rng=rng, coherent=coherent, stride=stride)
+        counts["masks"] += _degrade_row(row, size, where, change)
     try:
         write_json(target, content)
     except ScoringError as error:
@@ -225,14 +243,7 @@ def degrade_file(
     return counts
 
 
-def _degrade_row(
-    row: dict[str, Any],
-    size: Any,
-    where: str,
-    kind: str,
-    rng: np.random.Generator,
-    coherent: bool,
-) -> int:
+def _degrade_row(row: dict[str, Any], size: Any, where: str, change: _Change) -> int:
     """Replace the masks of one annotation; returns how many."""
     video = "segmentations" in row
     given = row["segmentations"] if video else [row.get("segmentation")]
@@ -242,7 +253,7 @@ def _degrade_row(
     present = [t for t, mask in enumerate(masks) if mask is not None and rle.area(mask)]
     if not present:
         return 0
-    coarse = _degrade_rles([masks[t] for t in present], where, kind, rng, coherent)
+    coarse = _degrade_rles([masks[t] for t in present], where, change)
     for t, mask in zip(present, coarse, strict=True):
         masks[t] = mask
     if video:
@@ -262,12 +273,9 @@ def _validated(mask: Mapping[str, Any] | list[Any], where: str, size: Any) -> Rl
         raise AnnotationError(str(error)) from None
 
 
-def _degrade_rles(
-    masks: list[Any], where: str, kind: str, rng: np.random.Generator, coherent: bool
-) -> list[Rle]:
+def _degrade_rles(masks: list[Any], where: str, change: _Change) -> list[Rle]:
     """One tracklet, visible frames only."""
     if len({tuple(mask["size"]) for mask in masks}) != 1:
         raise AnnotationError(f"{where}: its masks differ in size.")
     tube = np.stack([rle.decode(mask) for mask in masks])
-    coarse = degrade_tube(tube, kind, rng, coherent=coherent)
-    return [rle.encode(mask) for mask in coarse]
+    return [rle.encode(mask) for mask in change(tube)]
