@@ -401,6 +401,7 @@ def test_the_report_shows_what_moved(tmp_path: Path) -> None:
     assert run(masks, tmp_path / "images", tmp_path / "out", "--report", str(report)) == 0
     page = report.read_text()
     assert page.count("<figure>") == 1  # frames that follow one another show the same
+    assert "<b>1</b><span>video</span>" in page
     assert "object 3" in page
     # 276 of 4900 pixels; the new contour has 268.
     assert "5.6%" in page

@@ -388,8 +388,9 @@ class _Report:
         total = job.totals()
         rows, hidden = self._rows()
         moved = [row.difference.shift_px for row in rows if row.difference is not None]
+        done, _, noun = _count(len(job.masks.videos) - len(job.bad), job.masks.noun).partition(" ")
         cards = [
-            (f"{len(job.masks.videos) - len(job.bad):,}", f"{job.masks.noun}s"),
+            (done, noun),
             (f"{total.masks:,}", "masks refined"),
             (f"{total.share():.1%}", "of their pixels changed"),
             (f"{total.confidence / max(total.masks, 1):.2f}", "mean confidence"),
