@@ -49,9 +49,12 @@ def report(names: Sequence[str], root: str, decode: int) -> int:
     for split in rows(names):
         result = verify_split(split, root, decode=decode)
         wrong += bool(result.problems)
-        say(f"\n{result.name}: {'NOT READY' if result.problems else 'ready'}")
+        ready = "ready, not the published size" if result.notes else "ready"
+        say(f"\n{result.name}: {'NOT READY' if result.problems else ready}")
         for line in result.found:
             say(f"  {line}")
+        for note in result.notes:
+            say(f"  ? {note}")
         for problem in result.problems[:20]:
             say(f"  ! {problem}")
         if len(result.problems) > 20:

@@ -4,11 +4,13 @@
 The three files of HQ-YTVIS divide the 2,238 training videos of YouTube-VIS 2019; all frames lie in
 ``ytvis_2019/train``. The script checks files, frames and masks, and that no video stands in two
 splits. ``--cut FILE`` divides another file of these videos, such as the original ``train.json``
-with its coarser masks, into one file per split; videos are matched by their folder's name.
+with its coarser masks, into one file per split; videos are matched by their folder's name. Of
+train.json they are the data sets hq_ytvis_{train,val,test}_coarse, if they lie where they go by
+default.
 
 Example:
   python datasets/prepare_hq_ytvis.py
-  python datasets/prepare_hq_ytvis.py --cut datasets/ytvis_2019/train.json --output coarse/
+  python datasets/prepare_hq_ytvis.py --cut datasets/ytvis_2019/train.json
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from _common import parser, report, say
 
 from cocoapi_hq.check import write_json
 from cocoapi_hq.exceptions import ScoringError
-from vmt.data.catalog import load_dataset
+from vmt.data.catalog import data_root, load_dataset
+from vmt.data.datasets.splits import HQ_YTVIS_COARSE as COARSE
 from vmt.utils.errors import VmtError
 
 PARTS = ("train", "val", "test")
@@ -84,10 +87,12 @@ def main() -> int:
     """Verify, cut; returns the exit status."""
     arguments = parser(__doc__)
     arguments.add_argument("--cut", type=Path, metavar="FILE", help="annotation file to divide")
-    arguments.add_argument("--output", type=Path, metavar="DIR", help="for the divided files")
+    arguments.add_argument(
+        "--output", type=Path, metavar="DIR", help="for the divided files; default: hq_ytvis/coarse"
+    )
     args = arguments.parse_args()
-    if (args.cut is None) != (args.output is None):
-        arguments.error("--cut FILE and --output DIR belong together")
+    if args.cut is None and args.output is not None:
+        arguments.error("--output DIR is for the files of --cut FILE")
     status = report([f"hq_ytvis_{part}" for part in PARTS], args.root, args.decode)
     names = video_names(args.root)
     for line in overlaps(names):
@@ -99,7 +104,7 @@ def main() -> int:
         say("! --cut needs the three files of HQ-YTVIS.")
         return 1
     try:
-        for line in cut(args.cut, names, args.output):
+        for line in cut(args.cut, names, args.output or data_root(args.root) / COARSE):
             say(line)
     except (OSError, ScoringError, json.JSONDecodeError, KeyError, TypeError, IndexError) as error:
         say(f"! {args.cut}: cannot be divided ({error}).")

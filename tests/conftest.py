@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -21,3 +23,21 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("reference data is not beside the repository")
     return folder
+
+
+def load_tool(name: str) -> ModuleType:
+    """A script of ``tools/`` as a module."""
+    spec = importlib.util.spec_from_file_location(name, REPO / f"tools/{name}.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def tiny_datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root of tiny stand-ins of every data set; to read, not to change."""
+    root = tmp_path_factory.mktemp("data") / "sets"
+    load_tool("make_tiny_datasets").make_tiny_datasets(root)
+    return root

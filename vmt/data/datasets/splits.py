@@ -39,6 +39,9 @@ class VideoSplit:
     source: str = ""
 
 
+#: Where ``datasets/prepare_hq_ytvis.py --cut`` puts train.json of YouTube-VIS 2019 in parts.
+HQ_YTVIS_COARSE: Final = "hq_ytvis/coarse"
+
 #: Videos of the published splits.
 _NUM_VIDEOS: Final = {
     "hq_ytvis_train": 1678,
@@ -118,6 +121,18 @@ def _hq_ytvis(part: str) -> VideoSplit:
     )
 
 
+def _hq_ytvis_coarse(part: str) -> VideoSplit:
+    """The same videos with the masks that YouTube-VIS 2019 has for them."""
+    return VideoSplit(
+        name=f"hq_ytvis_{part}_coarse",
+        annotations=(f"{HQ_YTVIS_COARSE}/train-{part}.json",),
+        images=("ytvis_2019/train/JPEGImages",),
+        categories="ytvis_2019",
+        num_videos=_NUM_VIDEOS[f"hq_ytvis_{part}"],
+        source="datasets/prepare_hq_ytvis.py --cut ytvis_2019/train.json",
+    )
+
+
 def _coco(part: str) -> VideoSplit:
     return VideoSplit(
         name=f"coco_2017_{part}",
@@ -153,6 +168,7 @@ def _bdd100k(part: str) -> VideoSplit:
 
 SPLITS: Final[tuple[VideoSplit, ...]] = (
     *(_hq_ytvis(part) for part in ("train", "val", "test")),
+    *(_hq_ytvis_coarse(part) for part in ("train", "val", "test")),
     *(_youtube_vis(year, part) for year in (2019, 2021) for part in ("train", "valid", "test")),
     *(_ovis(part) for part in ("train", "valid", "test")),
     *(_coco(part) for part in ("train", "val")),
