@@ -27,7 +27,7 @@ from vmt.engine.auxiliary import build_auxiliary
 from vmt.engine.ema import EmaHook
 from vmt.engine.evaluate import evaluate_set
 from vmt.engine.hooks import CheckpointHook, EvalHook, LogHook, OverlayHook, SignalHook
-from vmt.engine.launch import Processes, launch
+from vmt.engine.launch import Processes, launch, started_by_torchrun
 from vmt.engine.load import model_from_config
 from vmt.engine.lr_schedule import Schedule
 from vmt.engine.optimizer import build_optimizer
@@ -39,7 +39,7 @@ from vmt.modeling.meta_arch.build import build_model, build_network
 from vmt.modeling.meta_arch.vmt import VideoMaskTransfiner
 from vmt.structures.labels import LabelSpace
 from vmt.utils import comm
-from vmt.utils.device import resolve_device
+from vmt.utils.device import process_device
 from vmt.utils.errors import ConfigError
 from vmt.utils.events import JsonLines, ScalarWriter, TensorBoard, WeightsAndBiases
 
@@ -108,26 +108,48 @@ def run_job(job: Job, args: argparse.Namespace) -> int:
     Returns:
         0; 1 when ``TEST.EXPECTED_RESULTS`` do not hold; 128 + n when signal n ended the training.
     """
-    gpus = args.num_gpus
-    if gpus is None:
-        gpus = min(torch.cuda.device_count(), 1)
-    on_gpus = gpus > 0 and torch.cuda.device_count() > 0
-    if gpus > 0 and args.num_processes > 1:
-        raise ConfigError(
-            f"--num-gpus {gpus} with --num-processes {args.num_processes}: processes are counted "
-            "by GPUs; --num-processes goes with --num-gpus 0."
-        )
     job = Job(job.config_file, job.overrides, job.resume, job.eval_only, cpu=args.num_gpus == 0)
     cfg = job.config()
-    processes = Processes(
-        per_machine=gpus or args.num_processes,
+    return launch(do_job, plan_processes(cfg, args, torch.cuda.device_count()), (job,))
+
+
+def plan_processes(cfg: CfgNode, args: argparse.Namespace, gpus: int) -> Processes:
+    """The processes of a run that neither torchrun nor SLURM starts.
+
+    Args:
+        cfg: its ``MODEL.DEVICE`` and ``ENGINE.TIMEOUT_MINUTES`` are read.
+        args: with the options of ``add_launch_arguments``.
+        gpus: of this machine.
+
+    Raises:
+        ConfigError: options that contradict each other, the config or this machine.
+    """
+    device, asked = cfg.MODEL.DEVICE, args.num_gpus or 0
+    if args.num_gpus is None and device in ("auto", "cuda"):
+        asked = min(gpus, 1)
+    if asked > 0 and args.num_processes > 1:
+        raise ConfigError(
+            f"--num-gpus {asked} with --num-processes {args.num_processes}: processes are counted "
+            "by GPUs; --num-processes goes with --num-gpus 0."
+        )
+    if asked > gpus and not started_by_torchrun():
+        raise ConfigError(
+            f"--num-gpus {asked}: this machine has {gpus}; --num-gpus 0 --num-processes N runs on "
+            "CPUs."
+        )
+    if device == "cpu" if asked == 1 else asked > 1 and device not in ("auto", "cuda"):
+        raise ConfigError(
+            f"--num-gpus {asked} with MODEL.DEVICE {device}: leave one of them out; with auto, "
+            "each process takes the GPU of its own number."
+        )
+    return Processes(
+        per_machine=asked or args.num_processes,
         machines=args.num_machines,
         machine_rank=args.machine_rank,
         dist_url=args.dist_url,
-        gpus=on_gpus or gpus > 1,
+        device=device,
         timeout_minutes=cfg.ENGINE.TIMEOUT_MINUTES,
     )
-    return launch(do_job, processes, (job,))
 
 
 def do_job(job: Job) -> int:
@@ -162,7 +184,8 @@ def evaluate_only(cfg: CfgNode, beside: Path | None = None) -> int:
     """Evaluate ``MODEL.WEIGHTS`` on ``DATASETS.TEST``; see ``run_job``."""
     if not cfg.DATASETS.TEST:
         raise ConfigError("DATASETS.TEST is empty; name a data set, or my.json@my/images.")
-    model = model_from_config(cfg, beside).to(process_device(cfg))
+    device = process_device(cfg.MODEL.DEVICE, comm.world_size())
+    model = model_from_config(cfg, beside, device)
     results = {}
     for name, title in set_titles(cfg.DATASETS.TEST).items():
         found = evaluate_set(cfg, model, name, Path(cfg.OUTPUT_DIR) / "inference" / title)
@@ -175,14 +198,6 @@ def _verify(cfg: CfgNode, results: Mapping[str, Mapping[str, float]]) -> int:
     for sentence in sentences:
         logger.error(sentence)
     return 1 if sentences else 0
-
-
-def process_device(cfg: CfgNode) -> torch.device:
-    """The device of this process."""
-    device = comm.exchange_device()
-    if device.type == "cuda":
-        return device
-    return resolve_device("cpu" if comm.is_distributed() else cfg.MODEL.DEVICE)
 
 
 def set_titles(names: Sequence[str]) -> dict[str, str]:
@@ -260,7 +275,7 @@ class TrainingRun:
 
     def _build_trainer(self, initial_weights: bool) -> Trainer:
         cfg = self.cfg
-        device = process_device(cfg)
+        device = process_device(cfg.MODEL.DEVICE, comm.world_size())
         # The same start in every process; only then each draws random numbers of its own.
         seed_everything(cfg.ENGINE.SEED)
         model = self._build_model(pretrained=initial_weights)
@@ -316,7 +331,7 @@ class TrainingRun:
             rank=comm.rank(),
             world_size=comm.world_size(),
             start_step=start_step,
-            pin_memory=process_device(self.cfg).type == "cuda",
+            pin_memory=self.trainer.device.type == "cuda",
         )
 
     # --- hooks ----------------------------------------------------------------------------------

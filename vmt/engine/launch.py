@@ -25,6 +25,8 @@ from torch.multiprocessing.spawn import (
     start_processes,
 )
 
+from vmt.utils import comm
+from vmt.utils.device import process_device
 from vmt.utils.errors import ConfigError, VmtError
 
 #: Status of a process whose error was a user's, as on the console.
@@ -46,7 +48,8 @@ class Processes:
         machines: how many.
         machine_rank: number of this machine, from 0.
         dist_url: ``tcp://host:port`` of machine 0; "auto" on a single machine.
-        gpus: a GPU for every process; False: CPUs and gloo.
+        device: ``MODEL.DEVICE``: "auto" and "cuda" give every process a GPU of its own, where there
+            are GPUs.
         timeout_minutes: after which a process that waits for others fails.
 
     Raises:
@@ -57,7 +60,7 @@ class Processes:
     machines: int = 1
     machine_rank: int = 0
     dist_url: str = "auto"
-    gpus: bool = False
+    device: str = "cpu"
     timeout_minutes: float = 30
 
     def __post_init__(self) -> None:
@@ -75,12 +78,6 @@ class Processes:
             raise ConfigError(
                 "several machines need --dist-url tcp://HOST:PORT, an address of machine 0 that "
                 "all can reach."
-            )
-        found = torch.cuda.device_count()
-        if self.gpus and self.per_machine > found and not started_by_torchrun():
-            raise ConfigError(
-                f"--num-gpus {self.per_machine}: this machine has {found}; --num-gpus 0 "
-                "--num-processes N trains on CPUs."
             )
 
     @property
@@ -113,8 +110,7 @@ def launch(main: Callable[..., int], processes: Processes, args: tuple[Any, ...]
     """
     if started_by_torchrun():
         rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        local = int(os.environ.get("LOCAL_RANK", rank))
-        with _process_group("env://", rank, size, local, processes):
+        with _process_group("env://", rank, size, processes):
             return main(*args)
     if processes.total == 1:
         return main(*args)
@@ -175,8 +171,11 @@ def _worker(
     messages: SimpleQueue[tuple[int, str]],
 ) -> None:
     rank = processes.machine_rank * processes.per_machine + local
+    os.environ |= {"LOCAL_RANK": str(local), "LOCAL_WORLD_SIZE": str(processes.per_machine)}
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(torch.get_num_threads() // processes.per_machine, 1))
     try:
-        with _process_group(url, rank, processes.total, local, processes):
+        with _process_group(url, rank, processes.total, processes):
             status = main(*args)
     except VmtError as error:
         messages.put((USER_ERROR, str(error)))
@@ -192,22 +191,17 @@ def _worker(
 
 
 @contextlib.contextmanager
-def _process_group(
-    url: str, rank: int, size: int, local: int, processes: Processes
-) -> Iterator[None]:
-    gpus = processes.gpus and torch.cuda.is_available()
-    if gpus:
-        torch.cuda.set_device(local % torch.cuda.device_count())
-    elif not started_by_torchrun() and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(torch.get_num_threads() // processes.per_machine, 1))
+def _process_group(url: str, rank: int, size: int, processes: Processes) -> Iterator[None]:
+    device = process_device(processes.device, size)
+    gpu = device if device.type == "cuda" else None
     try:
         dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if gpus else "gloo",
+            "gloo" if gpu is None else "cpu:gloo,cuda:nccl",
             init_method=url,
             rank=rank,
             world_size=size,
             timeout=timedelta(minutes=processes.timeout_minutes),
-            device_id=torch.device("cuda", torch.cuda.current_device()) if gpus else None,
+            device_id=gpu,
         )
     except (RuntimeError, ValueError) as error:
         reason = str(error).split("\n", 1)[0]
@@ -217,7 +211,7 @@ def _process_group(
         ) from None
     yield
     # Only behind success: after an error the others may never come.
-    dist.barrier()
+    comm.barrier()
     dist.destroy_process_group()
 
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from fvcore.common.config import CfgNode
 
 from vmt.checkpoint.load import load_weights
@@ -18,12 +19,15 @@ from vmt.utils.device import resolve_device
 logger = logging.getLogger(__name__)
 
 
-def model_from_config(cfg: CfgNode, beside: Path | None = None) -> VideoMaskTransfiner:
+def model_from_config(
+    cfg: CfgNode, beside: Path | None = None, device: torch.device | None = None
+) -> VideoMaskTransfiner:
     """Build, fill and place the network of a config, in evaluation mode.
 
     Args:
         cfg: the config.
         beside: see ``resolve_label_space``.
+        device: where to; None: ``MODEL.DEVICE``.
 
     Raises:
         ConfigError: a key or name is wrong.
@@ -42,7 +46,7 @@ def model_from_config(cfg: CfgNode, beside: Path | None = None) -> VideoMaskTran
         logger.warning(
             "MODEL.WEIGHTS is empty: the network has random weights, its masks mean nothing."
         )
-    return model.to(resolve_device(cfg.MODEL.DEVICE)).eval()
+    return model.to(device or resolve_device(cfg.MODEL.DEVICE)).eval()
 
 
 def load_model(

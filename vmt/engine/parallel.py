@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -102,10 +103,12 @@ def distribute(model: nn.Module, kind: str, device: torch.device) -> nn.Module:
         return DistributedDataParallel(model, **options)
     prefixes = ("encoder.layers.", "decoder.layers.")
     model.register_forward_hook(functools.partial(_tie_parameters, prefixes))
+    # Without a mesh, torch takes the GPUs of a machine that has some, also for a run on its CPUs.
+    mesh = init_device_mesh(device.type, (comm.world_size(),))
     for part in ("encoder", "decoder"):
         for layer in model.get_submodule(f"{part}.layers").children():
-            fully_shard(layer)
-    fully_shard(model)
+            fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
     return model
 
 

@@ -1,4 +1,8 @@
-"""Which process this is, and small exchanges between processes; all of it works without any."""
+"""Which process this is, and small exchanges between processes; all of it works without any.
+
+What is exchanged here lies on the CPU and goes through gloo, whatever the network runs on: on NCCL
+every flag would wait for the GPU.
+"""
 
 from __future__ import annotations
 
@@ -34,22 +38,14 @@ def is_main() -> bool:
 
 def barrier() -> None:
     """Wait until every process is here."""
-    if world_size() > 1:
-        dist.barrier()
-
-
-def exchange_device() -> torch.device:
-    """Where tensors must be that processes exchange: this GPU for NCCL, else the CPU."""
-    if is_distributed() and dist.get_backend() == "nccl":
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu")
+    any_process(0)
 
 
 def any_process(flag: int) -> int:
     """The largest ``flag`` of all processes, known to all of them."""
     if world_size() == 1:
         return flag
-    value = torch.tensor(flag, device=exchange_device())
+    value = torch.tensor(flag)
     dist.all_reduce(value, dist.ReduceOp.MAX)
     return int(value)
 
@@ -58,7 +54,7 @@ def mean(values: Tensor) -> Tensor:
     """Element by element over processes; a new tensor on the device of ``values``."""
     if world_size() == 1:
         return values.clone()
-    total = values.to(exchange_device(), copy=True)
+    total = values.to("cpu", copy=True)
     dist.all_reduce(total)
     return (total / world_size()).to(values.device)
 

@@ -1,10 +1,36 @@
-"""Which device a name means."""
+"""Which device a name means, and which one belongs to a process among several."""
 
 from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 
 from vmt.utils.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class LocalPlace:
+    """Which process of its machine a process is.
+
+    Args:
+        rank: from 0.
+        size: processes of the run on this machine; None where nobody says, as under ``srun``.
+    """
+
+    rank: int
+    size: int | None = None
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> LocalPlace | None:
+        """What torchrun or ``vmt.engine.launch`` (``LOCAL_RANK``) or SLURM says; None: nobody."""
+        known = os.environ if environment is None else environment
+        for rank, size in (("LOCAL_RANK", "LOCAL_WORLD_SIZE"), ("SLURM_LOCALID", "")):
+            if rank in known:
+                return cls(int(known[rank]), int(known[size]) if size in known else None)
+        return None
 
 
 def resolve_device(name: str) -> torch.device:
@@ -23,4 +49,65 @@ def resolve_device(name: str) -> torch.device:
         raise ConfigError(
             f"MODEL.DEVICE: {name!r} cannot be used ({reason}); `vmt doctor` shows what can."
         ) from None
+    return device
+
+
+def choose_device(name: str, gpus: int, processes: int, place: LocalPlace | None) -> str:
+    """The device of one process of a run; nothing but the arguments decides.
+
+    Args:
+        name: ``MODEL.DEVICE``.
+        gpus: that this process can see.
+        processes: of the run, on all machines.
+        place: of this process on its machine; None where it is not known.
+
+    Returns:
+        A torch device name; ``cuda:i`` is this process's alone.
+
+    Raises:
+        ConfigError: there is no GPU for this process.
+    """
+    if name not in ("auto", "cuda"):
+        if name.startswith("cuda:") and processes > 1:
+            raise ConfigError(
+                f"MODEL.DEVICE {name} is one GPU, but the run has {processes} processes; with "
+                "auto, each takes the GPU of its own number."
+            )
+        return name
+    if not gpus:
+        return "cpu" if name == "auto" else name
+    if processes == 1:
+        return "cuda:0"
+    if place is None:
+        raise ConfigError(
+            f"LOCAL_RANK is not set, so none of the {processes} processes knows its GPU; start "
+            "them with torchrun or --num-gpus, or --num-gpus 0 for CPUs."
+        )
+    if place.size is None and gpus == 1:  # SLURM shows each task its own
+        return "cuda:0"
+    if max(place.rank + 1, place.size or 0) > gpus:
+        raise ConfigError(
+            f"{max(place.rank + 1, place.size or 0)} processes on this machine, but it has "
+            f"{gpus} GPU{'s' * (gpus > 1)}: start one process per GPU (torchrun "
+            f"--nproc-per-node={gpus}), or give --num-gpus 0 for CPUs."
+        )
+    return f"cuda:{place.rank}"
+
+
+def process_device(name: str, processes: int) -> torch.device:
+    """The device of this process, which becomes torch's current one if it is a GPU.
+
+    Args:
+        name: ``MODEL.DEVICE``.
+        processes: of the run, on all machines.
+
+    Raises:
+        ConfigError: no such device here, or no GPU for this process.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    place = LocalPlace.from_environment()
+    device = resolve_device(choose_device(name, gpus, processes, place))
+    if device.type == "cuda":
+        # Random numbers of this GPU are kept in checkpoints, and kernels need its context.
+        torch.cuda.set_device(device)
     return device

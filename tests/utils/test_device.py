@@ -1,0 +1,150 @@
+"""Which GPU a process takes: decided from its place on the machine, never from the backend."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import pytest
+import torch
+
+from vmt.config.node import load_config
+from vmt.engine.defaults import add_launch_arguments, plan_processes
+from vmt.engine.launch import Processes
+from vmt.utils.device import LocalPlace, choose_device, process_device, resolve_device
+from vmt.utils.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "processes", "place", "device"),
+    [
+        # --num-gpus 8, or torchrun --nproc-per-node=8: each process its own
+        *(("auto", 8, 8, LocalPlace(k, 8), f"cuda:{k}") for k in range(8)),
+        # two machines: the place on the machine counts, not the rank in the run
+        ("auto", 8, 16, LocalPlace(3, 8), "cuda:3"),
+        ("cuda", 2, 2, LocalPlace(1, 2), "cuda:1"),
+        # fewer processes than GPUs
+        ("auto", 8, 3, LocalPlace(2, 3), "cuda:2"),
+        # one process, with and without torchrun
+        ("auto", 4, 1, LocalPlace(0, 1), "cuda:0"),
+        ("auto", 4, 1, None, "cuda:0"),
+        ("cuda:1", 4, 1, None, "cuda:1"),
+        ("cuda:1", 4, 1, LocalPlace(0, 1), "cuda:1"),
+        # srun --gpus-per-task=1 shows every task one GPU, its own; without, all of them
+        ("auto", 1, 4, LocalPlace(3), "cuda:0"),
+        ("auto", 4, 4, LocalPlace(3), "cuda:3"),
+        # CPUs: no GPU here, or CPUs asked for
+        ("auto", 0, 1, None, "cpu"),
+        ("auto", 0, 4, LocalPlace(3, 4), "cpu"),
+        ("cpu", 8, 4, LocalPlace(3, 4), "cpu"),
+        ("cpu", 8, 1, None, "cpu"),
+    ],
+)
+def test_the_place_on_the_machine_decides(
+    name: str, gpus: int, processes: int, place: LocalPlace | None, device: str
+) -> None:
+    assert choose_device(name, gpus, processes, place) == device
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "processes", "place", "said"),
+    [
+        ("auto", 4, 8, LocalPlace(0, 8), "8 processes on this machine, but it has 4 GPUs: .*=4"),
+        ("auto", 1, 2, LocalPlace(0, 2), "2 processes on this machine, but it has 1 GPU: .*=1"),
+        ("auto", 2, 8, LocalPlace(5), "6 processes on this machine, but it has 2 GPUs"),
+        ("cuda:1", 4, 2, LocalPlace(0, 2), "MODEL.DEVICE cuda:1 is one GPU, but .* 2 processes"),
+        ("auto", 8, 16, None, "LOCAL_RANK is not set, so none of the 16 processes knows its GPU"),
+    ],
+)
+def test_a_process_without_a_gpu_of_its_own_is_refused(
+    name: str, gpus: int, processes: int, place: LocalPlace | None, said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        choose_device(name, gpus, processes, place)
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        ({"LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "8", "SLURM_LOCALID": "0"}, LocalPlace(3, 8)),
+        ({"LOCAL_RANK": "1"}, LocalPlace(1)),
+        ({"SLURM_LOCALID": "2", "LOCAL_WORLD_SIZE": "8"}, LocalPlace(2)),
+        ({"RANK": "9", "WORLD_SIZE": "16"}, None),
+    ],
+)
+def test_the_environment_tells_the_place(
+    environment: dict[str, str], place: LocalPlace | None
+) -> None:
+    assert LocalPlace.from_environment(environment) == place
+
+
+@pytest.mark.parametrize("backend", ["gloo", "cpu:gloo,cuda:nccl", "nccl"])
+def test_the_backend_string_has_no_part_in_it(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda group=None: backend)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch, "empty", lambda *size, device: None)  # such a device works
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert process_device("auto", 4) == torch.device("cuda:2")
+    assert process_device("cpu", 4) == torch.device("cpu")
+    assert process_device("cuda:3", 1) == torch.device("cuda:3")
+    assert current == [torch.device("cuda:2"), torch.device("cuda:3")]
+
+
+def test_a_device_that_is_not_there_is_one_sentence() -> None:
+    with pytest.raises(ConfigError, match=r"MODEL\.DEVICE: 'cuda:99' cannot be used"):
+        resolve_device("cuda:99")
+    with pytest.raises(ConfigError, match=r"MODEL\.DEVICE: 'gpu' cannot be used"):
+        process_device("gpu", 1)
+
+
+def plan(gpus: int, words: str, device: str = "auto") -> Processes:
+    parser = argparse.ArgumentParser()
+    add_launch_arguments(parser)
+    args = parser.parse_args(words.split())
+    cpu = args.num_gpus == 0
+    cfg: Any = load_config(None, ["MODEL.DEVICE", "cpu" if cpu else device])
+    return plan_processes(cfg, args, gpus)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "words", "device", "per_machine", "given"),
+    [
+        (8, "--num-gpus 8", "auto", 8, "auto"),
+        (8, "--num-gpus 2", "cuda", 2, "cuda"),
+        (8, "", "auto", 1, "auto"),
+        (8, "", "cuda:1", 1, "cuda:1"),
+        (8, "--num-gpus 1", "cuda:1", 1, "cuda:1"),
+        (8, "", "cpu", 1, "cpu"),
+        (8, "--num-processes 3", "cpu", 3, "cpu"),
+        (8, "--num-gpus 0 --num-processes 4", "auto", 4, "cpu"),
+        (0, "", "auto", 1, "auto"),
+        (0, "--num-processes 2", "auto", 2, "auto"),
+    ],
+)
+def test_options_and_config_plan_the_processes(
+    gpus: int, words: str, device: str, per_machine: int, given: str
+) -> None:
+    planned = plan(gpus, words, device)
+    assert (planned.per_machine, planned.device) == (per_machine, given)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "words", "device", "said"),
+    [
+        (2, "--num-gpus 4", "auto", "--num-gpus 4: this machine has 2"),
+        (0, "--num-gpus 1", "auto", "--num-gpus 1: this machine has 0"),
+        (8, "--num-gpus 2", "cuda:1", "--num-gpus 2 with MODEL.DEVICE cuda:1"),
+        (8, "--num-gpus 1", "cpu", "--num-gpus 1 with MODEL.DEVICE cpu"),
+        (8, "--num-gpus 2 --num-processes 2", "auto", "--num-processes goes with --num-gpus 0"),
+        (8, "--num-gpus -1", "auto", "give at least 1"),
+    ],
+)
+def test_options_that_contradict_are_refused(gpus: int, words: str, device: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        plan(gpus, words, device)
