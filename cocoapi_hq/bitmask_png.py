@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from cocoapi_hq import rle
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.listing import list_files, list_folders
 from cocoapi_hq.mots_config import JsonSource, MotsConfig, load_config
 from cocoapi_hq.scalabel_io import BoolArray, FrameMasks, IntArray
 
@@ -42,7 +43,7 @@ class BitmaskFrame:
 
 
 def list_bitmasks(root: str | os.PathLike[str], role: str) -> dict[str, list[Path]]:
-    """Videos (sub-folders) of a bitmask folder, each with its PNG files sorted by name.
+    """Videos (sub-folders) of a bitmask folder, each with its PNG files in natural order.
 
     Raises:
         ScoringError: the folder is missing, or holds no sub-folder with PNG files.
@@ -53,11 +54,7 @@ def list_bitmasks(root: str | os.PathLike[str], role: str) -> dict[str, list[Pat
             f"{folder}: this folder of {role} bitmasks does not exist; "
             "give a folder with one sub-folder of PNG files per video."
         )
-    videos = {
-        child.name: sorted(child.glob("*.png"))
-        for child in sorted(folder.iterdir())
-        if child.is_dir()
-    }
+    videos = {child.name: list_files(child, (".png",)) for child in list_folders(folder)}
     videos = {name: files for name, files in videos.items() if files}
     if not videos and role == "ground truth":
         raise ScoringError(

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from cocoapi_hq import rle
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.listing import list_files
 from cocoapi_hq.mots_config import BDD100K_MOTS, JsonSource, MotsConfig, fail, read_json, show
 from cocoapi_hq.run_check import find_corrupt_counts
 
@@ -514,7 +515,7 @@ def _frame_lists(source: JsonSource, role: str) -> Iterator[tuple[str, Sequence[
         path = Path(source)
         files = [path]
         if path.is_dir():
-            files = sorted(path.glob("*.json"))
+            files = list_files(path, (".json",))
             if not files:
                 raise ScoringError(
                     f"{path}: this folder holds no JSON file; give the {role} as a file, "

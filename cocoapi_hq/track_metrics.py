@@ -8,6 +8,7 @@ from typing import Any
 
 from cocoapi_hq import frame_ap, hota, mots, tracklet_quality
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.listing import list_files, list_folders
 from cocoapi_hq.mots_config import load_config
 from cocoapi_hq.ytvis_json import Source, open_ground_truth
 
@@ -25,7 +26,7 @@ def is_bitmask_folder(source: Source) -> bool:
     if not isinstance(source, (str, PathLike)):
         return False
     path = Path(source)
-    return path.is_dir() and next(path.glob("*/*.png"), None) is not None
+    return path.is_dir() and any(list_files(sub, (".png",)) for sub in list_folders(path))
 
 
 def is_tube_file(source: Source) -> bool:

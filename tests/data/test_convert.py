@@ -224,3 +224,55 @@ def test_messages_of_the_command(
     words = [str(bad), "--images", str(frames), "--output", str(bad)]
     assert main(["convert-annotations", *words]) == 2
     assert "would overwrite the source" in capsys.readouterr().err
+
+
+def _first_video(content: dict[str, Any]) -> list[dict[str, Any]]:
+    return [image for image in content["images"] if image["video_id"] == 1]
+
+
+@pytest.mark.parametrize("ids", ["unpadded names", "text", "float", "frame_number"])
+def test_frames_of_coco_come_in_order_of_time(frames: Path, ids: str) -> None:
+    content = coco_video()
+    for image in content["images"]:
+        t = image.pop("frame_id")
+        number = 8 + t  # 8, 9, 10, 11
+        if ids == "unpadded names":
+            name = f"v{image['video_id'] - 1}/frame_{number}.jpg"
+            (frames / image["file_name"]).rename(frames / name)
+            image["file_name"] = name
+        image |= {
+            "text": {"frame_id": str(number)},
+            "float": {"frame_id": number - 0.5},
+            "frame_number": {"frame_number": number, "frame_id": None},
+        }.get(ids, {})
+    source = frames.parent / "coco.json"
+    source.write_text(json.dumps(content))
+    status, out = convert(source, frames)
+    assert status == 0
+    video = json.loads(out.read_text())["videos"][0]
+    if ids == "unpadded names":
+        assert video["file_names"] == [f"v0/frame_{k}.jpg" for k in (8, 9, 10, 11)]
+    else:
+        assert video["file_names"] == [f"v0/{t:06d}.jpg" for t in range(T)]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, "video 1: image 'v0/000003.jpg' has no 'frame_id', which others have"),
+        ("frame_3", "has the frame_id 'frame_3', which is no number"),
+        (True, "has the frame_id True, which is no number"),
+        ("nan", "has the frame_id 'nan', which is no number"),
+        (2, "images 'v0/000003.jpg' and 'v0/000002.jpg' both have the frame_id 2"),
+    ],
+)
+def test_frame_ids_that_give_no_order(
+    frames: Path, value: Any, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = coco_video()
+    _first_video(content)[0]["frame_id"] = value
+    source = frames.parent / "coco.json"
+    source.write_text(json.dumps(content))
+    status, out = convert(source, frames)
+    assert (status, out.exists()) == (2, False)
+    assert message in capsys.readouterr().err

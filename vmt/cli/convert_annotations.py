@@ -17,6 +17,7 @@ import argparse
 from pathlib import Path
 
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.listing import list_files
 from cocoapi_hq.ytvis_json import parse_json, read_bytes
 from vmt.data.catalog import sniff_format
 from vmt.data.convert import FORMATS, open_source, write_ytvis_json
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _guess(path: Path) -> str:
-    if path.suffix == ".txt" or (path.is_dir() and any(path.glob("*.txt"))):
+    if path.suffix.lower() == ".txt" or (path.is_dir() and list_files(path, (".txt",))):
         return "mots-txt"
     if path.is_file() and path.suffix == ".json":
         try:

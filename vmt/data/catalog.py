@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.listing import list_files, list_folders
 from cocoapi_hq.ytvis_json import parse_json, read_bytes
 from vmt.data.datasets.coco import load_coco_json
 from vmt.data.datasets.folders import load_png_folders
@@ -128,10 +129,12 @@ def sniff_format(path: Path) -> str:
             is named as such.
     """
     if path.is_dir():
-        if any(path.glob("*.json")):
+        if list_files(path, (".json",)):
             return "mots"
-        if any(path.glob("*/*.png")):
-            return "mots" if _is_bitmask(next(path.glob("*/*.png"))) else "png"
+        pictures = [list_files(folder, (".png",)) for folder in list_folders(path)]
+        first = next((files[0] for files in pictures if files), None)
+        if first is not None:
+            return "mots" if _is_bitmask(first) else "png"
         raise AnnotationError(f"{path}: holds neither JSON files nor sub-folders of PNG files.")
     if lists_frames(path):
         return "ytvis"

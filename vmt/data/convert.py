@@ -5,6 +5,7 @@ Each source is read into records first (``vmt.data.records``); one writer serves
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,12 @@ from typing import Any
 from cocoapi_hq import rle
 from cocoapi_hq.check import write_json
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.listing import list_files, natural_key
 from cocoapi_hq.ytvis_json import is_int, parse_json, read_bytes, short
-from vmt.data.datasets.folders import list_frames, load_png_folders
+from vmt.data.datasets.folders import load_png_folders
 from vmt.data.datasets.mots import load_mots
 from vmt.data.io import read_frame
+from vmt.data.listing import list_frames
 from vmt.data.records import Tracklet, VideoDataset, VideoList, VideoRecord
 from vmt.utils.errors import AnnotationError, OutputError
 
@@ -131,12 +134,14 @@ class MemoryAnnotations:
 # --- COCO with a video id per image -------------------------------------------------------------
 
 _TRACK_KEYS = ("track_id", "instance_id", "object_id")
+_TIME_KEYS = ("frame_id", "frame_index", "frame_number")
 
 
 def load_coco_video(path: Path, image_root: Path) -> VideoList:
     """COCO JSON whose images have ``video_id``, and whose annotations have a track id.
 
-    Frames are ordered by ``frame_id`` (or ``frame_index``, ``frame_number``), else by file name.
+    Frames are ordered by ``frame_id`` (or ``frame_index``, ``frame_number``), a number or text that
+    spells one, else by file name in natural order.
     The track of an annotation is its ``track_id``, ``instance_id`` or ``object_id``. Video names
     come from ``videos``, where the file has them.
 
@@ -164,7 +169,7 @@ def load_coco_video(path: Path, image_root: Path) -> VideoList:
     }
     records = []
     keep_ids = all(is_int(key) and key >= 1 for key in videos)
-    for number, (key, rows) in enumerate(sorted(videos.items(), key=lambda x: str(x[0])), start=1):
+    for number, (key, rows) in enumerate(_by_name(videos), start=1):
         tracklets = [
             Tracklet(
                 id=k,
@@ -208,7 +213,7 @@ def _frames_of_videos(rows: Sequence[Any], path: Path) -> dict[Any, list[Row]]:
                 raise AnnotationError(f"{where} has no {key!r}.")
         videos.setdefault(row["video_id"], []).append(row)
     for key, frames in videos.items():
-        frames.sort(key=_time)
+        _sort_by_time(frames, f"{path}: video {key!r}")
         sizes = {(row["height"], row["width"]) for row in frames}
         if len(sizes) > 1:
             raise AnnotationError(
@@ -218,11 +223,48 @@ def _frames_of_videos(rows: Sequence[Any], path: Path) -> dict[Any, list[Row]]:
     return videos
 
 
-def _time(row: Row) -> tuple[float, str]:
-    for key in ("frame_id", "frame_index", "frame_number"):
-        if is_int(row.get(key)):
-            return float(row[key]), ""
-    return 0.0, str(row["file_name"])
+def _by_name(videos: Mapping[Any, list[Row]]) -> list[tuple[Any, list[Row]]]:
+    return sorted(videos.items(), key=lambda item: natural_key(str(item[0])))
+
+
+def _sort_by_time(rows: list[Row], where: str) -> None:
+    """Put the images of a video in order: by the first of ``_TIME_KEYS`` that they have."""
+    key = next((key for key in _TIME_KEYS if any(row.get(key) is not None for row in rows)), None)
+    if key is None:
+        rows.sort(key=lambda row: natural_key(str(row["file_name"])))
+        return
+    times: dict[float, Row] = {}
+    for row in rows:
+        name = short(row["file_name"])
+        if row.get(key) is None:
+            raise AnnotationError(
+                f"{where}: image {name} has no {key!r}, which others have; give it to all images "
+                "of a video, or to none: then file names give the order."
+            )
+        time = _number(row[key])
+        if time is None:
+            raise AnnotationError(
+                f"{where}: image {name} has the {key} {short(row[key])}, which is no number; give "
+                "numbers, or none: then file names give the order."
+            )
+        if time in times:
+            raise AnnotationError(
+                f"{where}: images {short(times[time]['file_name'])} and {name} both have the {key} "
+                f"{short(row[key])}; each frame of a video needs its own."
+            )
+        times[time] = row
+    rows[:] = [times[time] for time in sorted(times)]
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, or text that spells one."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _tracks(
@@ -274,14 +316,14 @@ def load_mots_txt(path: Path, image_root: Path) -> VideoList:
         AnnotationError: a line breaks the format, or its frame does not exist.
         VideoError: a folder of frames is missing or empty.
     """
-    files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
+    files = list_files(path, (".txt",)) if path.is_dir() else [path]
     if not files or not files[0].is_file():
         raise AnnotationError(f"{path}: no .txt file with one line per frame and object.")
     records = []
     for number, file in enumerate(files, start=1):
         folder = image_root / file.stem
         frames = list(list_frames(folder).values())
-        index = {int(p.stem): t for t, p in enumerate(frames) if p.stem.isdigit()}
+        index = {int(p.stem): t for t, p in enumerate(frames) if p.stem.isdecimal()}
         tracks: dict[tuple[int, int], dict[int, rle.Rle]] = {}
         for k, line in enumerate(_lines(file), start=1):
             _read_line(line, f"{file}:{k}", index, tracks)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from functools import partial
@@ -22,6 +21,8 @@ import numpy.typing as npt
 from av.video.reformatter import VideoReformatter
 from PIL import Image, ImageOps
 
+from cocoapi_hq.listing import sort_paths
+from vmt.data.listing import IMAGE_SUFFIXES, list_frames, one_series
 from vmt.inference.atomic import AtomicFile
 from vmt.utils.errors import AnnotationError, OutputError, VideoError
 
@@ -31,9 +32,6 @@ Frame = npt.NDArray[np.uint8]
 VIDEO_SUFFIXES = frozenset((
     ".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif", ".mpg", ".mpeg", ".wmv", ".flv",
     ".ts", ".m2ts", ".mts", ".3gp", ".ogv", ".y4m", ".mjpeg", ".mjpg",
-))
-IMAGE_SUFFIXES = frozenset((
-    ".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm",
 ))
 # fmt: on
 #: Frames per second of sources that do not say: folders, and YTVIS lists (one frame in five of 30).
@@ -249,7 +247,8 @@ def open_videos(spec: str, images: Path | None = None) -> Videos:
         images: root of the frames of a YTVIS JSON; None: the JSON's folder.
 
     Returns:
-        One video, or all videos of a JSON or of a glob over video files.
+        One video, or all videos of a JSON or of a glob over video files or over images in
+        several folders.
 
     Raises:
         VideoError: nothing there, or of a kind that cannot be read.
@@ -283,27 +282,22 @@ def _open_file(path: Path) -> VideoSource:
 
 
 def _open_folder(folder: Path) -> VideoSource:
-    paths = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
-    paths = [p for p in paths if not p.name.startswith(".")]
-    if not paths:
-        raise VideoError(
-            f"{folder}: has no images ({' '.join(sorted(IMAGE_SUFFIXES))}); give the folder that "
-            "holds the frames themselves."
-        )
-    return FrameList(folder.resolve().name, sorted(paths, key=_natural))
+    return FrameList(folder.resolve().name, list(list_frames(folder).values()))
 
 
 def _find_glob(pattern: str) -> Videos:
     path = Path(pattern).expanduser()
     root = Path(path.anchor or ".")
     relative = str(path.relative_to(root) if path.anchor else path)
-    paths = sorted((p for p in root.glob(relative) if p.is_file()), key=_natural)
+    paths = sort_paths(p for p in root.glob(relative) if p.is_file())
     if not paths:
         raise VideoError(f"{pattern}: matches no file; check the pattern, and quote it.")
     kinds = {p.suffix.lower() for p in paths}
     if kinds <= IMAGE_SUFFIXES:
-        name = paths[0].resolve().parent.name or "frames"
-        return Videos([partial(FrameList, name, paths)])
+        folders: dict[Path, list[Path]] = {}
+        for image in paths:
+            folders.setdefault(image.parent, []).append(image)
+        return Videos([partial(_open_images, *item) for item in folders.items()])
     if kinds <= VIDEO_SUFFIXES:
         return Videos([partial(VideoFile, p) for p in paths])
     odd = next(p for p in paths if p.suffix.lower() not in IMAGE_SUFFIXES)
@@ -312,10 +306,8 @@ def _find_glob(pattern: str) -> Videos:
     )
 
 
-def _natural(path: Path) -> list[tuple[int, int, str]]:
-    """Sort key under which frame_9 stands before frame_10."""
-    parts = re.findall(r"\d+|\D+", str(path))
-    return [(0, int(p), "") if p.isdigit() else (1, 0, p.lower()) for p in parts]
+def _open_images(folder: Path, paths: Sequence[Path]) -> VideoSource:
+    return FrameList(folder.resolve().name or "frames", one_series(paths, str(folder)))
 
 
 # YTVIS JSON -----------------------------------------------------------------------------------

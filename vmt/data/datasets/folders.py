@@ -11,30 +11,17 @@ from PIL import Image
 
 from cocoapi_hq import rle
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.listing import list_files, list_folders
 from cocoapi_hq.ytvis_json import parse_json, read_bytes
 from vmt.data.io import read_labels
+from vmt.data.listing import list_frames
 from vmt.data.records import Tracklet, VideoList, VideoRecord
 from vmt.utils.errors import AnnotationError, VideoError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 #: "Not annotated" in DAVIS and YouTube-VOS maps.
 VOID = 255
 #: The class of objects whose class is not known.
 OBJECT = {1: "object"}
-
-
-def list_frames(folder: Path) -> dict[str, Path]:
-    """Images of a folder by their stem, in the order of their names.
-
-    Raises:
-        VideoError: no such folder, or not one image in it.
-    """
-    if not folder.is_dir():
-        raise VideoError(f"{folder}: no such folder of frames.")
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise VideoError(f"{folder}: holds no .jpg or .png frame.")
-    return {path.stem: path for path in files}
 
 
 def load_png_folders(
@@ -54,7 +41,7 @@ def load_png_folders(
         strict: every frame must have a label map; otherwise frames without one are left out.
 
     Returns:
-        One record per sub-folder of ``masks``, sorted by name, ids from 1.
+        One record per sub-folder of ``masks``, in natural order, ids from 1.
 
     Raises:
         AnnotationError: no such folder, no sub-folder, or label maps and frames do not agree.
@@ -63,7 +50,7 @@ def load_png_folders(
     del mask_key
     if not masks.is_dir():
         raise AnnotationError(f"{masks}: no such folder of label maps.")
-    folders = sorted(p for p in masks.iterdir() if p.is_dir() and any(p.glob("*.png")))
+    folders = [folder for folder in list_folders(masks) if list_files(folder, (".png",))]
     if not folders:
         raise AnnotationError(
             f"{masks}: holds no sub-folder with PNG files; give one sub-folder per video."
@@ -72,7 +59,7 @@ def load_png_folders(
     records = []
     for number, folder in enumerate(folders, start=1):
         frames = list_frames(image_root / folder.name)
-        maps = {path.stem: path for path in sorted(folder.glob("*.png"))}
+        maps = {path.stem: path for path in list_files(folder, (".png",))}
         _check_pairs(folder, maps, frames, strict=strict)
         kept = [stem for stem in frames if stem in maps]
         width, height = _size(maps[kept[0]])

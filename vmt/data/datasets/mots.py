@@ -14,10 +14,11 @@ import numpy as np
 
 from cocoapi_hq import bitmask_png, mots_config, rle, scalabel_io
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.listing import list_files
 from cocoapi_hq.mots_config import BDD100K_MOTS, MotsConfig
 from cocoapi_hq.scalabel_io import FrameMasks
-from vmt.data.datasets.folders import list_frames
 from vmt.data.io import read_frame
+from vmt.data.listing import list_frames
 from vmt.data.records import PackedList, Tracklet, VideoList, VideoRecord
 from vmt.utils.errors import AnnotationError
 
@@ -44,7 +45,7 @@ def load_mots(path: Path, image_root: Path, name: str, mask_key: str = "") -> Vi
     """
     del mask_key
     try:
-        if path.is_dir() and not any(path.glob("*.json")):
+        if path.is_dir() and not list_files(path, (".json",)):
             return _load_bitmasks(path, image_root, name)
         config = _config(path)
         frames = scalabel_io.load_frames(path, config, is_gt=True)

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from cocoapi_hq.listing import natural_key
 from vmt.data.mask_files.base import (
     BoolArray,
     FindChanges,
@@ -82,7 +83,7 @@ class FolderVideo:
     """The files of one video; see ``base.MaskVideo``.
 
     Args:
-        files: one per frame that has masks, sorted by name.
+        files: one per frame that has masks, in natural order.
         folder: below the source, "" when the source is the video.
         label: for people.
         make_codec: reads the files.
@@ -112,7 +113,7 @@ class FolderVideo:
         codec = self.make_codec(self.files, frames.size)
         paired, note = self._pair(frames, codec.noun)
         shown = {t: tuple(codec.objects(path, frames.size)) for t, path in paired.items()}
-        keys = sorted({key for some in shown.values() for key in some}, key=_natural)
+        keys = sorted({key for some in shown.values() for key in some}, key=natural_key)
         notes = [note, codec.note]
         return FolderMasks(
             tracklets=[TrackletName(key, codec.label(key)) for key in keys],
@@ -255,10 +256,6 @@ def _number(path: Path) -> int | None:
         elif digits:
             break
     return int(digits) if digits else None
-
-
-def _natural(key: str) -> tuple[int, str]:
-    return (int(key), "") if key.isdecimal() else (1 << 62, key)
 
 
 def _ranges(numbers: Sequence[int], names: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cocoapi_hq.listing import list_files, list_folders
 from vmt.data.datasets.folders import VOID
 from vmt.data.mask_files.base import MaskFile
 from vmt.data.mask_files.entries import EntryOptions, open_entries
@@ -64,9 +65,7 @@ def _open_folder(path: Path, options: MaskOptions) -> FolderFile:
     if own:
         videos = [_video(own, "", path.resolve().name, options)]
     else:
-        found = {
-            folder.name: _mask_files(folder) for folder in sorted(path.iterdir()) if folder.is_dir()
-        }
+        found = {folder.name: _mask_files(folder) for folder in list_folders(path)}
         videos = [_video(files, name, name, options) for name, files in found.items() if files]
     if not videos:
         raise AnnotationError(f"{path}: holds no masks of a known kind. Known are {KNOWN}.")
@@ -76,11 +75,10 @@ def _open_folder(path: Path, options: MaskOptions) -> FolderFile:
 
 def _mask_files(folder: Path) -> tuple[Path, ...]:
     """Polygon files, or else the PNG files, of a folder."""
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    texts = [path for path in files if path.suffix.lower() == ".json"]
+    texts = list_files(folder, (".json",))
     if texts and has_shapes(texts[0]):
         return tuple(texts)
-    return tuple(path for path in files if path.suffix.lower() == ".png")
+    return tuple(list_files(folder, (".png",)))
 
 
 def _video(files: tuple[Path, ...], folder: str, label: str, options: MaskOptions) -> FolderVideo:
