@@ -92,7 +92,7 @@ def bench_pipeline(args: argparse.Namespace) -> dict[str, Any]:
         made = None if args.video else make_clip(work / "clip.mp4", 48, VIDEO_SIZE)
         source = LoopedVideo(made or VideoFile(args.video), args.frames)
         reserve = DiskReserve(work)
-        results = ResultsWriter(work / "results.json", model.label_space, reserve)
+        results = ResultsWriter(work / "results.json", model.label_space.category_ids, reserve)
         wanted = Wanted(confidence=0.0, overlay=True)
         pipeline = Pipeline(VideoPredictor(model, options), wanted, results, reserve)
         report = pipeline.run(source, work)

@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         clip = VideoFile(args.video) if args.video else make_clip(work / "clip.mp4", 48, (90, 160))
         source = LoopedVideo(clip, args.frames)
         reserve = DiskReserve(work)
-        results = ResultsWriter(work / "results.json", model.label_space, reserve)
+        results = ResultsWriter(work / "results.json", model.label_space.category_ids, reserve)
         wanted = Wanted(confidence=0.0, overlay=args.overlay)
         pipeline = Pipeline(VideoPredictor(model, options), wanted, results, reserve)
         report = pipeline.run(source, work, on_frame=sample)

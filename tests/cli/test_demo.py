@@ -123,6 +123,34 @@ def test_many_videos_of_a_json(tmp_path: Path) -> None:
     assert [m is None for m in entries[0]["segmentations"]] == [False, False, True, True]
 
 
+def test_results_of_a_json_have_its_category_ids(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The blob is red; the network calls it 10, the files 3, nothing, and nothing they know."""
+    names = [f"v/{t:05d}.png" for t in range(3)]
+    (tmp_path / "v").mkdir()
+    for name, frame in zip(names, blob_video(3, SIZE, blobs=1), strict=True):
+        Image.fromarray(frame.numpy()).save(tmp_path / name)
+    size = {"height": SIZE[0], "width": SIZE[1]}
+    spec = tmp_path / "valid.json"
+    content = {"videos": [{"id": 4, "length": 3, "file_names": names, **size}]}
+    for classes, expected in (
+        ({"blue": 10, "Red": 3}, {3}),
+        ({"blue": 10}, set()),
+        ({"cup": 10}, {10}),
+    ):
+        content["categories"] = [{"id": key, "name": name} for name, key in classes.items()]
+        spec.write_text(json.dumps(content | {"annotations": []}))
+        assert run(spec, tmp_path / "out", "--images", str(tmp_path), "--no-overlay") == 0
+        found = results(tmp_path / "out")
+        assert {row["category_id"] for row in found if row["score"] > 0.5} == expected
+    said = capsys.readouterr().out
+    assert "lacks 1 of 3 classes; results.json is without them" in said
+    assert "lacks 2 of 3 classes" in said
+    assert "results.json has the network's own category ids" in said
+    assert "(cup) are none of the network's (red, green, blue)" in said
+
+
 def test_a_truncated_video_keeps_its_frames(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     spec, out = video(tmp_path / "a.mp4", 40), tmp_path / "out"
     data = spec.read_bytes()

@@ -23,10 +23,10 @@ from cocoapi_hq import rle
 from tests.synthetic import write_moving_shapes
 from vmt.data.build import (
     LoaderError,
-    build_eval_videos,
     build_train_loader,
     steps_per_epoch,
 )
+from vmt.data.catalog import load_dataset
 from vmt.data.labels import label_space_from_json
 from vmt.data.mapper import ClipMapper
 from vmt.data.order import SampleOrder
@@ -435,7 +435,8 @@ def test_coarse_masks_are_made_from_the_targets(shapes: Path, make_config: Any) 
 
 
 def test_eval_videos(shapes: Path, make_config: Any) -> None:
-    videos = build_eval_videos(make_config(), f"{shapes}@{shapes.parent / 'JPEGImages'}")
+    data = load_dataset(f"{shapes}@{shapes.parent / 'JPEGImages'}")
+    videos = [data[k] for k in range(len(data))]
     assert [(v.id, v.name, len(v), v.size) for v in videos] == [
         (k + 1, f"shapes_{k:03d}", 6, (48, 64)) for k in range(3)
     ]

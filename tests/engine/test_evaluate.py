@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,13 @@ import pytest
 
 from tests.inference.fake_model import BlobModel, blob_video
 from vmt.config.node import load_config
-from vmt.data.build import build_eval_videos
+from vmt.data.catalog import load_dataset
+from vmt.data.io import read_frame
 from vmt.engine.defaults import set_titles
 from vmt.engine.evaluate import SetResults, annotation_file, evaluate_set
-from vmt.engine.result_folder import ResultFolder
+from vmt.engine.result_folder import ResultFolder, fingerprint
 from vmt.inference.video_io import write_png
-from vmt.utils.errors import VideoError
+from vmt.utils.errors import ConfigError, VideoError
 
 SIZE = (48, 80)
 
@@ -130,8 +133,157 @@ def test_results_of_another_network_are_not_mixed_in(
         cfg = config("TEST.WINDOW", "2")
     with caplog.at_level(logging.WARNING):
         evaluate(reference, folder, cfg, model)
-    assert "other weights or settings; starting over" in caplog.text
+    assert "other weights, settings or data; starting over" in caplog.text
     assert sum(model.clips) >= 12
+
+
+def mirrored(reference: str, folder: Path) -> str:
+    """The same file name elsewhere: the same videos, upside down."""
+    path, _, images = reference.partition("@")
+    folder.mkdir()
+    (folder / Path(path).name).write_text(Path(path).read_text())
+    for frame in Path(images).rglob("*.png"):
+        copy = folder / "images" / frame.relative_to(images)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        write_png(copy, read_frame(frame)[::-1].copy())
+    return f"{folder / Path(path).name}@{folder / 'images'}"
+
+
+def test_files_of_one_name_do_not_get_each_others_results(reference: str, tmp_path: Path) -> None:
+    """And those of the first come back without being computed again."""
+    folder, other = tmp_path / "out", mirrored(reference, tmp_path / "other")
+    evaluate(reference, folder)
+    first = (folder / "results.json").read_bytes()
+    evaluate(other, folder)
+    straight = evaluate(other, tmp_path / "straight")
+    assert straight is not None
+    assert (folder / "results.json").read_bytes() == straight.path.read_bytes() != first
+    model = CountedModel()
+    evaluate(reference, folder, model=model)
+    assert model.clips == []
+    assert (folder / "results.json").read_bytes() == first
+
+
+def test_files_of_other_results_do_not_stay_beside_new_ones(reference: str, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    evaluate(reference, folder, config("TEST.ZIP", "true"))
+    evaluate(reference, folder, config("TEST.WINDOW", "2"))
+    assert not (folder / "results.zip").exists()
+
+
+def changed(value: Any) -> Any:
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    return f"{value}x" if isinstance(value, str) else [*value, 1]
+
+
+def leaves(node: Any, path: str) -> Iterator[str]:
+    for key, value in node.items():
+        name = f"{path}.{key}"
+        if isinstance(value, dict):
+            yield from leaves(value, name)
+        else:
+            yield name
+
+
+def test_every_setting_counts_but_for_those_that_cannot(reference: str) -> None:
+    records, model, ids = list(load_dataset(reference)), CountedModel(), (10, 20, 30)
+    base = fingerprint(config(), model, records, ids)
+    without = set()
+    for section in ("MODEL", "INPUT", "TEST"):
+        for name in leaves(config()[section], section):
+            cfg = config().clone()
+            cfg.defrost()
+            *path, leaf = name.split(".")
+            node = cfg
+            for part in path:
+                node = node[part]
+            node[leaf] = changed(node[leaf])
+            if fingerprint(cfg, model, records, ids) == base:
+                without.add(name)
+    assert without == {
+        *("MODEL.WEIGHTS", "MODEL.NEW_PARAMETERS", "MODEL.DEVICE", "MODEL.LABEL_SPACE"),
+        *("TEST.FRAME_CHUNK", "TEST.CONFIDENCE", "TEST.EVAL_PERIOD", "TEST.METRICS"),
+        *("TEST.PROTOCOL", "TEST.BEST_METRIC", "TEST.JOBS", "TEST.ZIP"),
+        *("TEST.SKIP_BROKEN_VIDEOS", "TEST.EXPECTED_RESULTS"),
+    }
+
+
+def test_what_is_read_counts(reference: str, tmp_path: Path) -> None:
+    records, model, ids = list(load_dataset(reference)), CountedModel(), (10, 20, 30)
+    base = fingerprint(config(), model, records, ids)
+    assert fingerprint(config(), model, records, ids) == base
+    others = [
+        fingerprint(config(), model, records[:2], ids),
+        fingerprint(config(), model, [replace(records[0], id=99), *records[1:]], ids),
+        fingerprint(config(), model, [replace(r, image_root=tmp_path) for r in records], ids),
+        fingerprint(config(), model, records, (20, 10, 30)),
+    ]
+    write_png(records[1].frame_paths[0], blob_video(1, SIZE, blobs=3)[0].numpy())
+    others.append(fingerprint(config(), model, records, ids))
+    model.colours[2, 2] = 254.0
+    others.append(fingerprint(config(), model, records, ids))
+    assert len({base, *others}) == 7
+
+
+def with_categories(reference: str, path: Path, **categories: int) -> str:
+    content = json.loads(Path(reference.partition("@")[0]).read_text())
+    content["categories"] = [{"id": key, "name": name} for name, key in categories.items()]
+    path.write_text(json.dumps(content))
+    return f"{path}@{reference.partition('@')[2]}"
+
+
+def ids_of_best(found: SetResults | None) -> set[int]:
+    assert found is not None
+    return {e["category_id"] for e in json.loads(found.path.read_text()) if e["score"] > 0.5}
+
+
+def test_results_have_the_category_ids_of_the_file_by_name(
+    reference: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first blob of a video is red, the second green; the network calls them 10 and 20."""
+    assert ids_of_best(evaluate(reference, tmp_path / "own")) == {10, 20}
+    other = with_categories(reference, tmp_path / "o.json", Green=10, RED=2, blue=5, cup=7)
+    with caplog.at_level(logging.INFO):
+        assert ids_of_best(evaluate(other, tmp_path / "other")) == {2, 10}
+    assert "classes that the network cannot find: cup" in caplog.text
+    fewer = with_categories(reference, tmp_path / "f.json", green=1)
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        assert ids_of_best(evaluate(fewer, tmp_path / "fewer")) == {1}
+    assert "lacks 2 classes, without results: red, blue" in caplog.text
+    by_id = with_categories(reference, tmp_path / "i.json", a=20, b=10)
+    assert ids_of_best(evaluate(by_id, tmp_path / "id", config("DATASETS.CLASS_MATCH", "id"))) == {
+        10,
+        20,
+    }
+
+
+def test_classes_that_do_not_agree_are_refused_with_names(reference: str, tmp_path: Path) -> None:
+    foreign = with_categories(reference, tmp_path / "o.json", cup=10, ball=20)
+    with pytest.raises(ConfigError, match=r"o\.json.*\(cup, ball\) are none .*\(red, green"):
+        evaluate(foreign, tmp_path / "x")
+    twice = with_categories(reference, tmp_path / "t.json", red=1, Red=2)
+    with pytest.raises(ConfigError, match=r"categories 1 'red' and 2 'Red' are one class, 'red'"):
+        evaluate(twice, tmp_path / "x")
+
+
+def test_without_classes_all_count_as_one(reference: str, tmp_path: Path) -> None:
+    """Truth: each blob under another category than the one that its colour leaves as."""
+    cfg = config("DATASETS.CLASS_MATCH", "any")
+    found = evaluate(reference, tmp_path / "first", cfg)
+    assert found is not None
+    entries = [e for e in json.loads(found.path.read_text()) if e["score"] > 0.5]
+    assert {entry["category_id"] for entry in entries} == {10}
+    for number, entry in enumerate(entries):
+        entry["category_id"] = (20, 30)[number % 2]
+    (tmp_path / "best.json").write_text(json.dumps(entries))
+    annotate(reference, tmp_path / "best.json")
+    scored = evaluate(reference, tmp_path / "second", cfg)
+    assert scored is not None
+    assert scored.numbers["tube_mask/AP"] == pytest.approx(1.0)
 
 
 def test_a_broken_video_is_fatal_or_left_out_by_config(
@@ -161,8 +313,10 @@ def test_no_entry_at_all_is_still_a_list(tmp_path: Path) -> None:
 def test_titles_of_sets_never_collide() -> None:
     names = ["ovis_val", "a/val.json@x", "b/val.json@y"]
     assert list(set_titles(names).values()) == ["ovis_val", "val", "val_2"]
+    names = ["a/val_2.json@x", "b/val.json@y", "c/val.json@z"]
+    assert list(set_titles(names).values()) == ["val_2", "val", "val_3"]
 
 
 def test_sets_without_annotations_are_not_scored(reference: str) -> None:
-    assert annotation_file(build_eval_videos(config(), reference)) is None
+    assert annotation_file(list(load_dataset(reference))) is None
     assert annotation_file([]) is None

@@ -226,7 +226,7 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
             yield from video
 
     reserve = DiskReserve(tmp_path)
-    writer = ResultsWriter(tmp_path / "results.json", LABELS, reserve)
+    writer = ResultsWriter(tmp_path / "results.json", LABELS.category_ids, reserve)
     writer.begin_video(FakeSource((48, 64)))
     stream = VideoPredictor(BlobModel(8), PredictorOptions(3, min_size=48)).stream(endless())
     tracemalloc.start()

@@ -48,7 +48,7 @@ def reserve(tmp_path: Path) -> DiskReserve:
 
 
 def test_results_json(tmp_path: Path, reserve: DiskReserve) -> None:
-    writer = ResultsWriter(tmp_path / "results.json", LABELS, reserve)
+    writer = ResultsWriter(tmp_path / "results.json", LABELS.category_ids, reserve)
     writer.begin_video(source())
     writer.add(FrameResult(0, (track(1, 0), track(2, 3))))
     writer.add(FrameResult(1, ()))
@@ -77,7 +77,7 @@ def test_results_json(tmp_path: Path, reserve: DiskReserve) -> None:
 
 
 def test_scores_below_a_thousandth_list_no_mask(tmp_path: Path, reserve: DiskReserve) -> None:
-    writer = ResultsWriter(tmp_path / "results.json", LABELS, reserve)
+    writer = ResultsWriter(tmp_path / "results.json", LABELS.category_ids, reserve)
     writer.begin_video(source())
     closed = (summary(1, (0, 0.5), (1, 0.0009)),)
     writer.add(FrameResult(0, (track(1, 0),), closed=closed))
@@ -89,7 +89,7 @@ def test_scores_below_a_thousandth_list_no_mask(tmp_path: Path, reserve: DiskRes
 
 
 def test_annotated_videos_keep_their_length(tmp_path: Path, reserve: DiskReserve) -> None:
-    writer = ResultsWriter(tmp_path / "results.json", LABELS, reserve)
+    writer = ResultsWriter(tmp_path / "results.json", LABELS.category_ids, reserve)
     writer.begin_video(source(complete_length=True))
     writer.add(FrameResult(0, (track(1, 0),)))
     writer.close_tracks([summary(1, (0, 0.5))])
@@ -100,7 +100,7 @@ def test_annotated_videos_keep_their_length(tmp_path: Path, reserve: DiskReserve
 
 
 def test_no_video_no_track_is_valid_too(tmp_path: Path, reserve: DiskReserve) -> None:
-    writer = ResultsWriter(tmp_path / "results.json", LABELS, reserve)
+    writer = ResultsWriter(tmp_path / "results.json", LABELS.category_ids, reserve)
     writer.end_video()
     writer.close()
     assert json.loads((tmp_path / "results.json").read_text()) == []
@@ -108,7 +108,7 @@ def test_no_video_no_track_is_valid_too(tmp_path: Path, reserve: DiskReserve) ->
 
 def test_an_earlier_file_stays_until_the_end(tmp_path: Path, reserve: DiskReserve) -> None:
     (tmp_path / "results.json").write_text("earlier")
-    writer = ResultsWriter(tmp_path / "results.json", LABELS, reserve)
+    writer = ResultsWriter(tmp_path / "results.json", LABELS.category_ids, reserve)
     assert (tmp_path / "results.json").read_text() == "earlier"
     writer.close()
     writer.close()
@@ -192,7 +192,7 @@ def test_what_was_finished_stays_valid(
 ) -> None:
     Disk(monkeypatch, room)
     reserve = DiskReserve(tmp_path, 1)
-    writer = ResultsWriter(tmp_path / "results.json", LABELS, reserve)
+    writer = ResultsWriter(tmp_path / "results.json", LABELS.category_ids, reserve)
     table = TrackTable(tmp_path / "tracks.csv", LABELS, 0.3, reserve)
     writer.begin_video(source())
     frames = 0
@@ -219,7 +219,7 @@ def test_without_a_reserve_whole_entries_stay(
 ) -> None:
     disk = Disk(monkeypatch, 10**9)
     reserve = DiskReserve(tmp_path, 0)
-    writer = ResultsWriter(tmp_path / "results.json", LABELS, reserve)
+    writer = ResultsWriter(tmp_path / "results.json", LABELS.category_ids, reserve)
     table = TrackTable(tmp_path / "tracks.csv", LABELS, 0.3, reserve)
     writer.begin_video(source())
     writer.add(FrameResult(0, (track(1, 0), track(2, 1))))

@@ -29,6 +29,7 @@ from typing import Any
 from tqdm import tqdm
 
 from vmt.config.node import load_config
+from vmt.data.labels import label_space_from_json, result_ids
 from vmt.inference.atomic import DiskReserve, make_folder
 from vmt.inference.predictor import ClipModel, FrameResult, PredictorOptions, VideoPredictor
 from vmt.inference.results import LabelMapWriter, ResultsWriter, TrackTable
@@ -40,7 +41,8 @@ from vmt.inference.video_io import (
     open_videos,
     write_png,
 )
-from vmt.utils.errors import ConfigError, OutputError, VideoError
+from vmt.structures.labels import LabelSpace
+from vmt.utils.errors import AnnotationError, ConfigError, OutputError, VideoError
 from vmt.visualization.colors import label_map_palette
 from vmt.visualization.draw import draw_tracks
 
@@ -99,7 +101,8 @@ def run(args: argparse.Namespace) -> int:
     with StopSignals() as signals, ExitStack() as closing:
         reserve = DiskReserve(args.output)
         closing.callback(reserve.close)
-        results = ResultsWriter(args.output / "results.json", model.label_space, reserve)
+        category_ids = _category_ids(args.input, model.label_space)
+        results = ResultsWriter(args.output / "results.json", category_ids, reserve)
         closing.callback(signals.shielded(results.close))
         folders = _folders(args.output, several=len(openers) > 1)
         for open_one in openers:
@@ -133,6 +136,24 @@ def _load_model(args: argparse.Namespace, cfg: Any) -> ClipModel:
     print(f"weights: {weights}" if weights else "weights: random weights: masks mean nothing")
     network: ClipModel = model
     return network
+
+
+def _category_ids(source: str, space: LabelSpace) -> tuple[int | None, ...]:
+    """Those of the annotation file that is the input, or the network's own."""
+    path = Path(source)
+    if path.suffix.lower() != ".json" or not path.is_file():
+        return space.category_ids
+    try:
+        own = label_space_from_json(path)
+        ids = result_ids(dict(zip(own.category_ids, own.names, strict=True)), space, source=source)
+    except AnnotationError:  # frames alone, as test sets have them
+        return space.category_ids
+    except ConfigError as error:
+        print(f"results.json has the network's own category ids: {error}")
+        return space.category_ids
+    if missing := ids.count(None):
+        print(f"{source}: lacks {missing} of {len(space)} classes; results.json is without them")
+    return ids
 
 
 def _window_options(

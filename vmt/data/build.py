@@ -36,7 +36,7 @@ from vmt.utils.errors import AnnotationError, ConfigError, VideoError, VmtError
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["LoaderError", "TrainLoader", "VideoRecord", "build_eval_videos", "build_train_loader"]
+__all__ = ["LoaderError", "TrainLoader", "VideoRecord", "build_train_loader"]
 __all__ += ["steps_per_epoch"]
 
 Sample = dict[str, Any]
@@ -397,18 +397,3 @@ def steps_per_epoch(cfg: CfgNode) -> int:
     sets = _train_sets(cfg)
     frames = sum(int(_key_frames(data).sum()) for data in sets)
     return max(1, frames // _check_loader(cfg, 0, 1))
-
-
-def build_eval_videos(cfg: CfgNode, name: str) -> list[VideoRecord]:
-    """The videos of a data set for evaluation, in the order of its file.
-
-    Args:
-        cfg: ``DATASETS.ROOT`` and ``DATASETS.MASK_KEY`` are read.
-        name: a data set's name, or ``path/to.json@path/to/images``.
-
-    Raises:
-        ConfigError: the set is unknown or not there.
-        AnnotationError: its file breaks the format.
-    """
-    data = load_dataset(name, cfg.DATASETS.ROOT, cfg.DATASETS.MASK_KEY)
-    return [data[k] for k in range(len(data))]

@@ -46,21 +46,11 @@ def label_table(
     Raises:
         ConfigError: unknown choice, or a category without a class under ``fail``.
     """
-    if match not in MATCHES:
-        raise ConfigError(f"DATASETS.CLASS_MATCH is {match!r}; choose {', '.join(MATCHES)}.")
     if unknown not in ("fail", "drop"):
         raise ConfigError(f"DATASETS.UNKNOWN_CLASSES is {unknown!r}; choose fail or drop.")
     if category_map is not None:
         return _by_map(space, category_map, source)
-    if match == "any":
-        return dict.fromkeys(categories, 0)
-    if match == "id":
-        known = {key: label for label, key in enumerate(space.category_ids)}
-        table = {key: known[key] for key in categories if key in known}
-    else:
-        by_name = {normalise_name(name): label for label, name in enumerate(space.names)}
-        names = {key: normalise_name(name) for key, name in categories.items()}
-        table = {key: by_name[name] for key, name in names.items() if name in by_name}
+    table = _matched(categories, space, match)
     missing = [f"{key} {categories[key]!r}" for key in categories if key not in table]
     if missing and (unknown == "fail" or not table):
         raise ConfigError(
@@ -70,6 +60,62 @@ def label_table(
             "DATASETS.UNKNOWN_CLASSES drop to train on the others."
         )
     return table
+
+
+def _matched(categories: Mapping[int, str], space: LabelSpace, match: str) -> dict[int, int]:
+    """Category id -> label, of the categories that have one."""
+    if match not in MATCHES:
+        raise ConfigError(f"DATASETS.CLASS_MATCH is {match!r}; choose {', '.join(MATCHES)}.")
+    if match == "any":
+        return dict.fromkeys(categories, 0)
+    if match == "id":
+        known = {key: label for label, key in enumerate(space.category_ids)}
+        return {key: known[key] for key in categories if key in known}
+    by_name = {normalise_name(name): label for label, name in enumerate(space.names)}
+    names = {key: normalise_name(name) for key, name in categories.items()}
+    return {key: by_name[name] for key, name in names.items() if name in by_name}
+
+
+def result_ids(
+    categories: Mapping[int, str], space: LabelSpace, *, source: str, match: str = "name"
+) -> tuple[int | None, ...]:
+    """Under which category id of a file each class of the network leaves, as ``label_table``.
+
+    Args:
+        categories: category id -> name, of the file that results are scored against; none: the
+            file says nothing, and the network's own ids are right.
+        space: classes of the network.
+        source: named in messages.
+        match: ``DATASETS.CLASS_MATCH``. Under "any" classes mean nothing, and all leave as the
+            first category.
+
+    Returns:
+        One id per label; None for a class that the file lacks.
+
+    Raises:
+        ConfigError: the file has none of the network's classes, or one of them twice.
+    """
+    if not categories:
+        return space.category_ids
+    if match == "any":
+        return (next(iter(categories)),) * len(space)
+    ids: list[int | None] = [None] * len(space)
+    for key, label in _matched(categories, space, match).items():
+        before = ids[label]
+        if before is not None:
+            raise ConfigError(
+                f"{source}: categories {before} {categories[before]!r} and {key} "
+                f"{categories[key]!r} are one class, {space.names[label]!r}, for the network; "
+                "join them in the file."
+            )
+        ids[label] = key
+    if all(key is None for key in ids):
+        raise ConfigError(
+            f"{source}: its classes ({', '.join(categories.values())[:120]}) are none of "
+            f"the network's ({', '.join(space.names)[:120]}); name a file with the same "
+            "classes, or set DATASETS.CLASS_MATCH id where equal ids mean the same."
+        )
+    return tuple(ids)
 
 
 def _by_map(space: LabelSpace, category_map: Mapping[int, int], source: str) -> dict[int, int]:

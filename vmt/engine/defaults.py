@@ -204,8 +204,12 @@ def set_titles(names: Sequence[str]) -> dict[str, str]:
     """Folder name of every data set: its own name, or the stem of its file; never twice."""
     titles: dict[str, str] = {}
     for name in names:
-        title = Path(name.partition("@")[0]).stem if "@" in name else name
-        titles[name] = title if title not in titles.values() else f"{title}_{len(titles)}"
+        title = unique = Path(name.rpartition("@")[0]).stem if "@" in name else name
+        count = 1
+        while unique in titles.values():
+            count += 1
+            unique = f"{title}_{count}"
+        titles[name] = unique
     return titles
 
 

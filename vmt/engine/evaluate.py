@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
-from vmt.data.build import build_eval_videos
+from vmt.data.catalog import load_dataset
+from vmt.data.labels import result_ids
 from vmt.data.records import VideoRecord
 from vmt.engine.result_folder import ResultFolder, fingerprint
 from vmt.evaluation.scoring import score
@@ -20,6 +22,7 @@ from vmt.inference.predictor import PredictorOptions, VideoPredictor
 from vmt.inference.results import ResultsWriter
 from vmt.inference.video_io import YTVIS_FPS, FrameList
 from vmt.modeling.meta_arch.vmt import VideoMaskTransfiner
+from vmt.structures.labels import LabelSpace
 from vmt.utils import comm
 from vmt.utils.errors import VideoError
 
@@ -68,13 +71,19 @@ def evaluate_set(
 
     Raises:
         VideoError: a frame cannot be read, and ``TEST.SKIP_BROKEN_VIDEOS`` is off.
+        ConfigError: the set's classes are none of the network's.
     """
-    records = build_eval_videos(cfg, name)
+    data = load_dataset(name, cfg.DATASETS.ROOT, cfg.DATASETS.MASK_KEY)
+    records = [data[k] for k in range(len(data))]
+    space, match = model.label_space, cfg.DATASETS.CLASS_MATCH
+    category_ids = result_ids(data.categories, space, source=name, match=match)
     store = ResultFolder(folder)
     if comm.is_main():
-        store.claim(fingerprint(cfg, model))
+        _say_which_classes(folder.name, data.categories, space, category_ids)
+        store.claim(fingerprint(cfg, model, records, category_ids))
     comm.barrier()
-    skipped = _predict(cfg, model, folder.name, records, store, stopping)
+    writer = partial(_predict_video, store=store, category_ids=category_ids)
+    skipped = _predict(cfg, model, folder.name, records, store, writer, stopping)
     everything = comm.gather(skipped)
     if any(part is None for part in everything):
         return None
@@ -85,12 +94,28 @@ def evaluate_set(
     return SetResults(store.results, comm.gather(numbers)[0], broken)
 
 
+def _say_which_classes(
+    name: str,
+    categories: Mapping[int, str],
+    space: LabelSpace,
+    category_ids: Sequence[int | None],
+) -> None:
+    """What network and file do not have in common."""
+    lost = [word for word, key in zip(space.names, category_ids, strict=True) if key is None]
+    if lost:
+        logger.info("%s: lacks %d classes, without results: %s", name, len(lost), ", ".join(lost))
+    unknown = [word for key, word in categories.items() if key not in category_ids]
+    if unknown and len(set(category_ids)) > 1:
+        logger.warning("%s: classes that the network cannot find: %s", name, ", ".join(unknown))
+
+
 def _predict(
     cfg: CfgNode,
     model: VideoMaskTransfiner,
     name: str,
     records: Sequence[VideoRecord],
     store: ResultFolder,
+    predict: Callable[[VideoPredictor, VideoRecord], None],
     stopping: Callable[[], bool],
 ) -> list[int] | None:
     """Make the missing files of this process's videos; ids of broken videos, None if stopped."""
@@ -103,7 +128,7 @@ def _predict(
     started = news = time.monotonic()
     for done, record in enumerate(todo, start=1):
         try:
-            _predict_video(predictor, record, store)
+            predict(predictor, record)
         except VideoError as error:
             if not cfg.TEST.SKIP_BROKEN_VIDEOS:
                 raise
@@ -126,14 +151,19 @@ def _predict(
     return broken
 
 
-def _predict_video(predictor: VideoPredictor, record: VideoRecord, store: ResultFolder) -> None:
+def _predict_video(
+    predictor: VideoPredictor,
+    record: VideoRecord,
+    store: ResultFolder,
+    category_ids: Sequence[int | None],
+) -> None:
     """One video into its file; nothing is left behind when it fails."""
     source = FrameList(
         record.name, record.frame_paths, YTVIS_FPS, video_id=record.id, complete_length=True
     )
     scratch = make_folder(store.folder / f"process_{comm.rank()}")
     reserve = DiskReserve(scratch)
-    writer = ResultsWriter(store.path(record.id), predictor.model.label_space, reserve)
+    writer = ResultsWriter(store.path(record.id), category_ids, reserve)
     try:
         stream = predictor.stream(source)
         writer.begin_video(source)
@@ -166,7 +196,14 @@ def _finish(
         if cfg.TEST.METRICS:
             logger.warning("%s has no YouTube-VIS annotations here: nothing to score with.", name)
         return {}
-    numbers, table = score(truth, store.results, cfg.TEST.METRICS, cfg.TEST.PROTOCOL, cfg.TEST.JOBS)
+    numbers, table = score(
+        truth,
+        store.results,
+        cfg.TEST.METRICS,
+        cfg.TEST.PROTOCOL,
+        cfg.TEST.JOBS,
+        class_agnostic=cfg.DATASETS.CLASS_MATCH == "any",
+    )
     logger.info("%s\n%s", name, table)
     if broken:
         logger.warning(

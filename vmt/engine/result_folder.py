@@ -1,8 +1,8 @@
 """Results of an evaluation on disk: one file per finished video, joined at the end.
 
 What is finished stays finished: an evaluation that was killed goes on with the videos that have no
-file yet. The files belong to one network and one way of running it (a fingerprint); for another,
-they are removed.
+file yet. The files belong to one network, one data set and one way of running (a fingerprint); for
+another, they are put aside, and come back when it is their turn again.
 """
 
 from __future__ import annotations
@@ -12,16 +12,30 @@ import json
 import logging
 import shutil
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from vmt.data.records import VideoRecord
 from vmt.inference.atomic import AtomicFile, make_folder
 from vmt.utils.errors import OutputError
+from vmt.version import __version__
 
 logger = logging.getLogger(__name__)
+
+#: File of the fingerprint.
+MARK = "fingerprint"
+#: Settings that cannot change ``results.json``; and those whose content is in the fingerprint.
+WITHOUT_EFFECT = (
+    *("MODEL.WEIGHTS", "MODEL.NEW_PARAMETERS", "MODEL.DEVICE", "MODEL.LABEL_SPACE"),
+    *("TEST.FRAME_CHUNK", "TEST.CONFIDENCE", "TEST.EVAL_PERIOD", "TEST.METRICS", "TEST.PROTOCOL"),
+    *("TEST.BEST_METRIC", "TEST.JOBS", "TEST.ZIP", "TEST.SKIP_BROKEN_VIDEOS"),
+    "TEST.EXPECTED_RESULTS",
+)
 
 
 class ResultFolder:
@@ -37,17 +51,28 @@ class ResultFolder:
         self.results = folder / "results.json"
 
     def claim(self, fingerprint: str) -> None:
-        """Make the folder; what another network or way of running left in it is removed."""
-        mark = make_folder(self.folder) / "fingerprint"
-        if mark.is_file() and mark.read_text(encoding="ascii") != fingerprint:
-            logger.warning("%s: holds results of other weights or settings; starting over.", mark)
-            shutil.rmtree(self.videos, ignore_errors=True)
-            self.results.unlink(missing_ok=True)
-            mark.unlink()
+        """Make the folder; what another network, data set or way of running left is put aside."""
+        mark = make_folder(self.folder.parent) / self.folder.name / MARK
+        before = mark.read_text(encoding="ascii") if mark.is_file() else fingerprint
+        if before != fingerprint:
+            aside, again = self._aside(before), self._aside(fingerprint)
+            shutil.rmtree(aside, ignore_errors=True)
+            self.folder.replace(aside)
+            logger.warning(
+                "%s: holds results of other weights, settings or data; %s, they are in %s now.",
+                self.folder,
+                f"going on with those of {again}" if again.is_dir() else "starting over",
+                aside,
+            )
+            if again.is_dir():
+                again.replace(self.folder)
         make_folder(self.videos)
         if not mark.is_file():
             with AtomicFile(mark) as file:
                 file.write(fingerprint.encode())
+
+    def _aside(self, fingerprint: str) -> Path:
+        return self.folder.with_name(f"{self.folder.name}.{fingerprint[:8]}")
 
     def path(self, video_id: int) -> Path:
         """Where the results of a video are, once it is finished."""
@@ -86,21 +111,46 @@ class ResultFolder:
         return path
 
 
-def fingerprint(cfg: CfgNode, model: nn.Module) -> str:
-    """Changes with the weights and with every setting that results depend on."""
+def fingerprint(
+    cfg: CfgNode,
+    model: nn.Module,
+    records: Iterable[VideoRecord],
+    category_ids: Sequence[int | None],
+) -> str:
+    """Changes with everything that ``results.json`` depends on.
+
+    Those are the version of the code, the weights, all settings of ``MODEL``, ``INPUT`` and
+    ``TEST`` but ``WITHOUT_EFFECT``, and what an evaluation reads of a data set: ids, sizes and
+    frames of the videos, size and time of every first frame. Masks in the annotations have no part
+    in it: a file whose masks were mended is scored anew, and not computed again.
+
+    Args:
+        cfg: of the evaluation.
+        model: with its weights.
+        records: all videos of the set.
+        category_ids: under which ids classes leave.
+    """
     digest = hashlib.sha256()
-    ways = {
-        "WINDOW": cfg.TEST.WINDOW,
-        "STRIDE": cfg.TEST.STRIDE,
-        "TOP_K": cfg.TEST.TOP_K,
-        "CROP_TO_INPUT": cfg.TEST.CROP_TO_INPUT,
-        "PRECISION": cfg.TEST.PRECISION,
-        "MIN_SIZE_TEST": cfg.INPUT.MIN_SIZE_TEST,
-        "MAX_SIZE_TEST": cfg.INPUT.MAX_SIZE_TEST,
-        "REFINER": dict(cfg.MODEL.REFINER),
-    }
+    ways: dict[str, Any] = {"version": __version__, "category_ids": list(category_ids)}
+    for section in ("MODEL", "INPUT", "TEST"):
+        for key, value in cfg[section].items():
+            if f"{section}.{key}" not in WITHOUT_EFFECT:
+                ways[f"{section}.{key}"] = value
     digest.update(json.dumps(ways, sort_keys=True).encode())
+    for record in records:
+        frames = [str(path.absolute()) for path in record.frame_paths]
+        line = [record.id, record.name, record.height, record.width, _stamp(frames), frames]
+        digest.update(json.dumps(line).encode())
     for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _stamp(frames: Sequence[str]) -> list[int]:
+    """Size and time of the first frame; none where it is not there."""
+    try:
+        stat = Path(frames[0]).stat()
+    except (OSError, IndexError):
+        return []
+    return [stat.st_size, stat.st_mtime_ns]

@@ -16,6 +16,7 @@ def score(
     metrics: Sequence[str],
     protocol: str = "",
     jobs: int = 1,
+    class_agnostic: bool = False,
 ) -> tuple[dict[str, float], str]:
     """Score a result file.
 
@@ -25,6 +26,7 @@ def score(
         metrics: names from ``cocoapi_hq.METRICS``.
         protocol: rules; empty: by the fields of the annotations.
         jobs: processes.
+        class_agnostic: all categories count as one.
 
     Returns:
         Numbers by ``metric/number``, AP as fractions, -1 where undefined; and a table as text.
@@ -39,6 +41,7 @@ def score(
             metrics,
             protocol=protocol or None,
             jobs=jobs,
+            class_agnostic=class_agnostic or None,
         )
     except cocoapi_hq.ScoringError as error:
         raise AnnotationError(str(error)) from None

@@ -123,14 +123,16 @@ class ResultsWriter:
 
     Args:
         path: of the finished file.
-        labels: gives the category ids.
+        category_ids: one per label; tracks of a label without one are left out.
         reserve: room to finish the file on a full disk.
     """
 
-    def __init__(self, path: Path, labels: LabelSpace, reserve: DiskReserve) -> None:
+    def __init__(
+        self, path: Path, category_ids: Sequence[int | None], reserve: DiskReserve
+    ) -> None:
         self.path = path
         self.entries = 0
-        self._labels = labels
+        self._category_ids = tuple(category_ids)
         self._reserve = reserve
         self._file = AtomicFile(path, on_full=reserve.release)
         self._file.write(b"[")
@@ -175,7 +177,8 @@ class ResultsWriter:
         try:
             for last, classes in spool.closed_tracks():
                 for pair in classes:
-                    self._write_entry(spool, last, pair, frames)
+                    if self._category_ids[pair.label] is not None:
+                        self._write_entry(spool, last, pair, frames)
         finally:
             spool.discard()
 
@@ -200,7 +203,7 @@ class ResultsWriter:
             "video_id": self._source.video_id,
             "video_name": self._source.name,
             "score": pair.score,
-            "category_id": self._labels.category_ids[pair.label],
+            "category_id": self._category_ids[pair.label],
         }
         yield json.dumps(head)[:-1] + ', "segmentations": ['
         size = f'{{"size": [{self._source.size[0]}, {self._source.size[1]}], "counts": '
