@@ -39,11 +39,12 @@ from cocoapi_hq import rle
 from vmt.data.mask_files.base import MaskFile, MaskVideo, list_few
 from vmt.data.mask_files.entries import VIDEO_KEY, EntryOptions
 from vmt.data.mask_files.open import MaskOptions, open_mask_file
-from vmt.inference.atomic import AtomicFile
+from vmt.inference.atomic import AtomicFile, make_folder
 from vmt.inference.mask_refiner import (
     ACCEPT,
     ANY,
     LOW_RES,
+    MIN_IOU,
     WINDOW,
     FrameRefiner,
     MaskRefiner,
@@ -59,7 +60,7 @@ from vmt.inference.refine_files import (
     refine_video,
 )
 from vmt.inference.video_io import FrameList, VideoSource
-from vmt.utils.errors import AnnotationError, ConfigError, VideoError, VmtError
+from vmt.utils.errors import AnnotationError, ConfigError, OutputError, VideoError, VmtError
 from vmt.visualization.refine_report import (
     Difference,
     RefineReport,
@@ -74,6 +75,13 @@ from vmt.visualization.refine_report import (
 MAX_EXAMPLES, MAX_PER_TRACKLET, MAX_ROWS, MAX_MEASURED = 12, 2, 60, 1500
 #: Objects smaller than this are not shown.
 MIN_SHOWN_PX = 200
+
+#: What to do about rejected results.
+REJECTED = (
+    f"A result that is empty, or shares less than half with the given mask (IoU below {MIN_IOU}), "
+    "is thrown away and that mask stays as it was: look whether it belongs to this frame and "
+    "object; one that is far too wide or narrow must be drawn closer to the object first."
+)
 
 OpenFrames = Callable[[], VideoSource]
 
@@ -137,26 +145,60 @@ def run(args: argparse.Namespace) -> int:
     options = _options(args)
     masks = open_mask_file(args.masks, _mask_options(args))
     check_output(masks, args.output)
+    log = args.log or args.output.with_name(f"{args.output.name}.changes.json")
+    _check_beside(masks, args, log)
     job = _Job(masks, WorkFolder(args.output, options), options)
     job.plan(args.images, args.video)
     print(f"{masks.path}: {masks.form}, {_count(len(masks.videos), masks.noun)}")
     job.refine(lambda: _load_refiner(args))
-    if job.bad and not args.skip_bad:
-        raise VideoError(
-            f"{_count(len(job.bad), masks.noun)} of {len(masks.videos)} could not be refined (see "
-            f"above): {list_few(job.bad)}. The others are kept in {job.work.path}: mend these and "
-            "run again, or add --skip-bad to leave their masks as they are."
-        )
-    if args.report is not None:
-        _write_text(args.report, build_page(_Report(job, args).page()))
-    log = args.log or args.output.with_name(f"{args.output.name}.changes.json")
-    _write_text(log, json.dumps(job.log(args.weights), indent=1) + "\n")
+    _check_bad(job, skip=args.skip_bad)
     summary = job.summary()
     job.work.write_output(masks)
-    job.work.remove()
     written = [args.output, log] + ([args.report] if args.report is not None else [])
+    try:
+        _write_text(log, json.dumps(job.log(args.weights), indent=1) + "\n")
+        if args.report is not None:
+            _write_text(args.report, build_page(_Report(job, args).page()))
+    except VmtError as error:
+        print(f"{summary}\nwritten: {args.output}")
+        away = f"move {args.output} away, " if masks.path.is_dir() else ""
+        raise OutputError(
+            f"{error} The masks are complete, in {args.output}; for what is missing, {away}name "
+            "another place and run again: nothing is refined twice."
+        ) from None
+    job.work.remove()
     print(f"{summary}\nwritten: {', '.join(map(str, written))}")
     return 0
+
+
+def _check_beside(masks: MaskFile, args: argparse.Namespace, log: Path) -> None:
+    """Refuse a report or log that cannot be written, before any work is done."""
+    taken = {"--masks": masks.path.resolve(), "--output": args.output.resolve()}
+    for option, path in (("--log", log), ("--report", args.report)):
+        if path is None:
+            continue
+        for other, place in taken.items():
+            if path.resolve() == place:
+                raise OutputError(f"{option} {path}: is the file of {other}; give another name.")
+        if path.is_dir():
+            raise OutputError(f"{option} {path}: is a folder; name a file.")
+        make_folder(path.parent)
+        AtomicFile(path).discard()
+        taken[option] = path.resolve()
+
+
+def _check_bad(job: _Job, *, skip: bool) -> None:
+    """VideoError when the output shall not be written."""
+    count, total = len(job.bad), len(job.masks.videos)
+    if not count or (skip and count < total):
+        return
+    which = f"{_count(count, job.masks.noun)} of {total} could not be refined (see above)"
+    if count == total:
+        raise VideoError(f"{which}; there is nothing to write.")
+    raise VideoError(
+        f"{which}: {list_few(job.bad)}. The others are kept in {job.work.path}: mend these and "
+        "run again, or add --skip-bad to leave their masks as they are."
+    )
 
 
 def _load_refiner(args: argparse.Namespace) -> FrameRefiner:
@@ -223,7 +265,7 @@ class _Job:
         self.options = options
         self.bad: list[str] = []
         self.seconds = 0.0
-        self.frames = 0
+        self.fresh = 0
         self._open: dict[str, OpenFrames] = {}
 
     def plan(self, images: Path | None, clip: Path | None) -> None:
@@ -235,9 +277,12 @@ class _Job:
         problems: list[tuple[MaskVideo, VideoError]] = []
         for video in self.masks.videos:
             try:
-                self._open[video.key] = find_frames(self.masks, video, images, clip)
+                found = find_frames(self.masks, video, images, clip)
             except VideoError as error:
                 problems.append((video, error))
+                continue
+            self._open[video.key] = found.open
+            self.work.expect(video, found)
         if not self._open:
             raise problems[0][1]
         for video, problem in problems:
@@ -279,9 +324,11 @@ class _Job:
             def progress(done: int, total: int | None) -> None:
                 bar.total = total
                 bar.update(done - bar.n)
-                self.frames += 1
 
             note = refine_video(video, source, refiner, self.work, self.options, progress)
+        found = self.work.finished(video)
+        assert found is not None, "it was refined"
+        self.fresh += sum(len(frame.changes) for frame in found)
         if note:
             tqdm.write(f"{video.label}: {note}")
 
@@ -340,12 +387,21 @@ class _Job:
     def summary(self) -> str:
         """For the console."""
         total = self.totals()
-        speed = f" in {self.seconds:.1f} s ({self.frames / self.seconds:.2f} frames/s)"
-        return (
-            f"{_count(total.masks, 'mask')} refined{speed if self.seconds else ''}: "
+        lines = [
+            f"{_count(total.masks, 'mask')} refined{self._speed(total.masks)}: "
             f"{_count(total.changed_px, 'pixel')} changed ({total.share():.1%} of the masks), "
             f"{_count(len(total.rejected), 'result')} rejected"
-        )
+        ]
+        if total.rejected:
+            lines.append(f"rejected: {list_few(total.rejected, 3)}. {REJECTED}")
+        return "\n".join(lines)
+
+    def _speed(self, masks: int) -> str:
+        """Of what this run did; frames without a mask cost next to nothing."""
+        if not self.fresh:
+            return " in an earlier run" if masks else ""
+        now = f", {self.fresh:,} of them now," if self.fresh < masks else ""
+        return f"{now} in {self.seconds:.1f} s ({self.seconds / self.fresh:.2f} s per mask)"
 
 
 def tallies(found: FinishedVideo) -> list[_Tally]:
@@ -410,7 +466,8 @@ class _Report:
         if job.bad:
             settings.append((f"{job.masks.noun}s left alone".capitalize(), list_few(job.bad)))
         title = f"Refined masks: {args.masks.name}"
-        return RefineReport(title, cards, rows, hidden, self._examples(), settings)
+        advice = REJECTED if total.rejected else ""
+        return RefineReport(title, cards, rows, hidden, self._examples(), settings, advice)
 
     def _rows(self) -> tuple[list[ReportRow], int]:
         """The most changed tracklets, and how many others there are."""

@@ -7,12 +7,13 @@ from them and gets its name.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,9 +62,32 @@ class RefineOptions:
 # --- frames --------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class FoundFrames:
+    """The frames of a video, not read yet.
+
+    Args:
+        open: reads them.
+        stamp: differs when the files do: their places, sizes and times of change.
+    """
+
+    open: Callable[[], VideoSource]
+    stamp: str
+
+
+def _found(open_source: Callable[[], VideoSource], files: Iterable[Path]) -> FoundFrames:
+    digest = hashlib.sha1(usedforsecurity=False)
+    for path in files:
+        if not path.exists():  # a camera, a pattern
+            continue
+        status = path.stat()
+        digest.update(f"{path.absolute()} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return FoundFrames(open_source, digest.hexdigest())
+
+
 def find_frames(
     masks: MaskFile, video: MaskVideo, images: Path | None, clip: Path | None
-) -> Callable[[], VideoSource]:
+) -> FoundFrames:
     """Where the frames of a video are.
 
     Args:
@@ -72,9 +96,6 @@ def find_frames(
         images: folder that the file's frame names start from; or that holds the frames of its only
             video; or a folder per video.
         clip: video file, in place of ``images``.
-
-    Returns:
-        Function that opens the frames.
 
     Raises:
         VideoError: they are not there.
@@ -86,13 +107,12 @@ def find_frames(
                 f"{clip}: is one video, but {masks.path} holds masks of {len(masks.videos)}; give "
                 "the folder of their frames with --images."
             )
-        found = list(open_videos(str(clip)))
-        return found[0]
+        return _found(next(iter(open_videos(str(clip)))), [clip])
     if images is None or not images.is_dir():
         raise VideoError(f"{images}: no such folder of frames; check --images.")
     if video.file_names is not None:
         paths = _listed_frames(images, video.file_names, video.label, alone=alone)
-        return lambda: FrameList(video.label, paths)
+        return _found(lambda: FrameList(video.label, paths), paths)
     candidates = [images / name for name in (video.folder, video.label) if name]
     folder = next((path for path in candidates if path.is_dir()), images if alone else None)
     if folder is None:
@@ -100,7 +120,7 @@ def find_frames(
             f"{candidates[0]}: no such folder; the frames of {video.label} must be there, or name "
             "them with --annotations."
         )
-    return next(iter(open_videos(str(folder))))
+    return _found(next(iter(open_videos(str(folder)))), sorted(folder.iterdir()))
 
 
 def _listed_frames(images: Path, names: Sequence[str], label: str, *, alone: bool) -> list[Path]:
@@ -145,17 +165,23 @@ class WorkFolder:
         self.path = make_folder(output.with_name(output.name + ".part"))
         self._output = output
         self._options = options
+        self._stamps: dict[str, str] = {}
+
+    def expect(self, video: MaskVideo, frames: FoundFrames) -> None:
+        """Say which frames a video has; one that nothing was said of is never finished."""
+        self._stamps[video.key] = f"{video.stamp()} {frames.stamp} {self._options}"
 
     def finished(self, video: MaskVideo) -> FinishedVideo | None:
-        """A video that is done, unless its masks or the options have changed since."""
-        found = FinishedVideo.open(self._file(video.key))
-        return found if found is not None and found.run == self._stamp(video) else None
+        """A video that is done, unless its masks, frames or the options have changed since."""
+        stamp = self._stamps.get(video.key)
+        found = None if stamp is None else FinishedVideo.open(self._file(video.key))
+        return found if found is not None and found.run == stamp else None
 
     def begin(self, video: MaskVideo, masks: VideoMasks, frames: FrameSet) -> AtomicFile:
         """File for the changes of a video; it counts as finished when it is committed."""
         file = AtomicFile(self._file(video.key), durable=False)
         header = {
-            "run": self._stamp(video),
+            "run": self._stamps[video.key],
             "label": video.label,
             "note": masks.note,
             "size": list(frames.size),
@@ -163,9 +189,6 @@ class WorkFolder:
         }
         file.write(_line(header))
         return file
-
-    def _stamp(self, video: MaskVideo) -> str:
-        return f"{video.stamp()} {self._options}"
 
     def _file(self, key: str) -> Path:
         safe = re.sub(r"[^\w.-]", "_", key)[:120]

@@ -189,6 +189,7 @@ class RefineReport:
         hidden_rows: tracklets that the table leaves out.
         examples: the most changed frames.
         settings: (name, value).
+        advice: what to do about rejected results; empty without one.
     """
 
     title: str
@@ -197,6 +198,7 @@ class RefineReport:
     hidden_rows: int
     examples: Sequence[ReportExample]
     settings: Sequence[tuple[str, str]]
+    advice: str = ""
 
 
 def example_pictures(frame: Frame, old: BoolArray, new: BoolArray) -> Pictures:
@@ -326,7 +328,7 @@ def build_page(report: RefineReport) -> str:
         "network was, and which results it threw away.</p>",
         _cards(report.totals),
         _examples(report.examples),
-        _table(report.rows, report.hidden_rows),
+        _table(report.rows, report.hidden_rows, report.advice),
         _settings(report.settings),
     ]
     return (
@@ -398,7 +400,7 @@ _COLUMNS = (
 )
 
 
-def _table(rows: Sequence[ReportRow], hidden: int) -> str:
+def _table(rows: Sequence[ReportRow], hidden: int, advice: str) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in _COLUMNS)
     lines = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in _cells(r))}</tr>" for r in rows)
     more = f"<p>{hidden} more tracklets changed less; the change log lists them.</p>"
@@ -413,7 +415,7 @@ def _table(rows: Sequence[ReportRow], hidden: int) -> str:
         "higher is steadier. <b>Flicker</b>: how much that overlap jumps from frame to frame; "
         "lower is steadier. Objects that turn or bend are less steady whatever the masks. "
         "<b>Rejected</b>: frames whose new mask was empty or too far from the old one; "
-        "they keep the old one.</p></section>"
+        f"they keep the old one. {escape(advice)}</p></section>"
     )
 
 

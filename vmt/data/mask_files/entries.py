@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -227,8 +228,11 @@ class EntryVideo:
 
     def stamp(self) -> str:
         """See ``base.MaskVideo``."""
-        status = self.content.path.stat()
-        return f"{status.st_size} {status.st_mtime_ns} {self.options}"
+        digest = hashlib.sha1(f"{self.member} {self.options}".encode(), usedforsecurity=False)
+        for row in self.rows:
+            place = self.content.places[row]
+            digest.update(f"{row} {self.content.text[place.begin : place.end]}\n".encode())
+        return digest.hexdigest()
 
     def load(self, frames: FrameSet) -> EntryMasks:
         """See ``base.MaskVideo``."""

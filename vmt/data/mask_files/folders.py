@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,9 +105,11 @@ class FolderVideo:
 
     def stamp(self) -> str:
         """See ``base.MaskVideo``."""
-        found = [path.stat() for path in self.files]
-        newest = max(status.st_mtime_ns for status in found)
-        return f"{len(found)} {sum(s.st_size for s in found)} {newest} {self.settings}"
+        digest = hashlib.sha1(self.settings.encode(), usedforsecurity=False)
+        for path in self.files:
+            digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+            digest.update(path.read_bytes())
+        return digest.hexdigest()
 
     def load(self, frames: FrameSet) -> FolderMasks:
         """See ``base.MaskVideo``."""
