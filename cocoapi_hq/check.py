@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-import json
 import math
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -24,9 +21,10 @@ import numpy as np
 
 from cocoapi_hq import rle
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.json_file import Json, read_json
 from cocoapi_hq.protocol import OCCLUSION_LEVELS
 from cocoapi_hq.runs import open_masks
-from cocoapi_hq.ytvis_json import Json, is_int, parse_json, read_bytes, short
+from cocoapi_hq.ytvis_json import is_int, short
 
 
 @dataclass(frozen=True)
@@ -107,9 +105,9 @@ def check_file(
         ScoringError: the file cannot be read, is no JSON, or is neither kind of file.
     """
     path = Path(path)
-    data = parse_json(read_bytes(path), path.name)
+    data = read_json(path, path.name)
     if isinstance(data, list):
-        truth = None if gt is None else parse_json(read_bytes(Path(gt)), Path(gt).name)
+        truth = None if gt is None else read_json(Path(gt), Path(gt).name)
         return check_results(data, path.name, truth)
     if isinstance(data, dict) and "annotations" in data:
         return check_annotations(data, path.name, images)
@@ -365,8 +363,8 @@ def _check_mask(
 ) -> rle.Rle | None:
     if entry is None:
         return None
-    if entry == []:
-        checker.add(where, entry, "an empty list", "null")
+    if rle.is_absent(entry):
+        checker.add(where, entry, "an odd way to say that there is no mask", "null")
         return None
     if isinstance(entry, list) and polygons and frame is None:
         checker.add(where, entry, "a polygon, but the video has no size", "set the video's size")
@@ -557,33 +555,3 @@ def _spread(values: list[int] | list[float]) -> str:
         return "none"
     low, middle, high = min(values), float(np.mean(values)), max(values)
     return f"{low:.0f} to {high:.0f}, mean {middle:.1f}"
-
-
-def write_json(path: Path | str, data: Json) -> None:
-    """Write JSON in one step: a reader sees the old file or the whole new one.
-
-    Raises:
-        ScoringError: the folder is not there or not writable.
-    """
-    write_text(path, json.dumps(data))
-
-
-def write_text(path: Path | str, text: str) -> None:
-    """Write UTF-8 text in one step; errors as :func:`write_json`."""
-    path = Path(path)
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, prefix=path.name, suffix=".part", delete=False, encoding="utf-8"
-        ) as file:
-            part = Path(file.name)
-            try:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-                part.chmod(0o644)
-                part.replace(path)
-            except BaseException:
-                part.unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        raise ScoringError(f"{path}: cannot be written ({error.strerror or error}).") from None

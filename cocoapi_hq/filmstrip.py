@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from cocoapi_hq import rle
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.ytvis_json import Json, Video
+from cocoapi_hq.json_file import Json
+from cocoapi_hq.ytvis_json import Video
 
 logger = logging.getLogger(__name__)
 

@@ -484,7 +484,7 @@ def _tube(
     size = (video.height, video.width) if video.height and video.width and polygons else None
     tube: list[rle.Rle | None] = []
     for t, mask in enumerate(masks):
-        if mask is None or mask == []:
+        if rle.is_absent(mask):
             tube.append(None)
             continue
         checked = rle.validate(mask, f"{where}.segmentations[{t}]", size)

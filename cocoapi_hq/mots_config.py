@@ -1,11 +1,10 @@
-"""Classes of a MOTS data set, Scalabel configurations, and how JSON is read and refused.
+"""Classes of a MOTS data set, Scalabel configurations, and how values are refused.
 
 Source of the formats: Scalabel 071d073.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from cocoapi_hq import rle
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.json_file import parse_json, read_bytes, read_json
 
 JsonSource: TypeAlias = str | os.PathLike[str] | Sequence[Any] | Mapping[str, Any]
 
@@ -123,29 +123,14 @@ def config_inside(source: JsonSource) -> Mapping[str, Any] | None:
         path = Path(source)
         if not path.is_file():
             return None
-        with path.open("rb") as file:
-            if not file.read(64).lstrip().startswith(b"{"):
-                return None  # a list of frames; spare the time to read it twice
-        content = read_json(path)
+        text = read_bytes(path)
+        if not text.lstrip().startswith(b"{"):
+            return None  # a list of frames; spare the time to parse it twice
+        content = parse_json(text, str(path))
     if not isinstance(content, Mapping):
         return None
     config = content.get("config")
     return config if isinstance(config, Mapping) and config.get("categories") else None
-
-
-def read_json(path: Path) -> Any:
-    """Parsed content of a JSON file.
-
-    Raises:
-        ScoringError: the file cannot be read, or is not JSON.
-    """
-    try:
-        with path.open("rb") as file:
-            return json.load(file)
-    except OSError as error:
-        raise ScoringError(f"{path}: cannot be read ({error.strerror}); check the path.") from error
-    except (ValueError, RecursionError) as error:
-        raise ScoringError(f"{path}: is not JSON ({error}); write the file again.") from error
 
 
 def show(value: Any) -> str:

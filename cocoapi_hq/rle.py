@@ -81,6 +81,15 @@ def counts_to_runs(text: str | bytes, where: str = "counts") -> IntArray:
     code = np.frombuffer(raw, dtype=np.uint8).astype(np.int64) - 48
     if code.size == 0:
         raise ScoringError(f"{where}: counts are empty; write null for a frame without the object.")
+    if raw[:2] in (b"b'", b'b"') and raw[-1:] == raw[1:2] and len(raw) > 2:
+        raise ScoringError(
+            f"{where}: counts {_short(text)} are bytes that Python's str() turned into text; write "
+            "counts.decode() instead of str(counts)."
+        )
+    if raw != raw.strip():
+        raise ScoringError(
+            f"{where}: counts {_short(text)} begin or end with white space; strip it."
+        )
     if int(code.min()) < 0 or int(code.max()) > 63:
         raise ScoringError(f"{where}: counts {_short(text)} hold characters outside the code.")
     last = (code & 0x20) == 0
@@ -190,6 +199,22 @@ def from_polygons(
         raise ScoringError(f"{where}: no ring; write null for a frame without the object.")
     merged = _coco.merge(_coco.frPyObjects(rings, h, w))
     return {"size": [h, w], "counts": merged["counts"].decode("ascii")}
+
+
+def is_absent(mask: object) -> bool:
+    """Whether this is one of the ways in which tools write "no mask in this frame".
+
+    They are null, an empty list, object or text, rings without a point (``[[]]``), and run lengths
+    without a run (``counts`` empty). Run lengths of background alone are a mask, without a pixel.
+    """
+    if mask is None:
+        return True
+    if isinstance(mask, (list, tuple)):
+        return all(isinstance(ring, (list, tuple)) and not ring for ring in mask)
+    if isinstance(mask, dict):
+        counts = mask.get("counts")
+        return not mask or (isinstance(counts, (str, bytes, list, tuple)) and not counts)
+    return isinstance(mask, (str, bytes)) and not mask
 
 
 def validate(mask: object, where: str = "mask", frame_size: tuple[int, int] | None = None) -> Rle:

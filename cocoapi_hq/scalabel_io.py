@@ -22,8 +22,9 @@ import numpy.typing as npt
 
 from cocoapi_hq import rle
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.json_file import read_json
 from cocoapi_hq.listing import list_files
-from cocoapi_hq.mots_config import BDD100K_MOTS, JsonSource, MotsConfig, fail, read_json, show
+from cocoapi_hq.mots_config import BDD100K_MOTS, JsonSource, MotsConfig, fail, show
 from cocoapi_hq.run_check import find_corrupt_counts
 
 logger = logging.getLogger(__name__)
@@ -404,7 +405,7 @@ class _Reader:
     def _mask_of(self, frame_where: str, j: int, label: Mapping[str, Any]) -> rle.Rle | None:
         """The mask of a label, its counts not yet checked; None if it has no mask."""
         mask = label.get("rle")
-        if mask is not None:
+        if not rle.is_absent(mask):
             return _rle_shape(mask, f"{frame_where}.labels[{j}].rle")
         polygons = label.get("poly2d")
         if not polygons:

@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.ytvis_json import Json, is_int, parse_json, read_bytes, short
+from cocoapi_hq.json_file import Json, read_json
+from cocoapi_hq.ytvis_json import is_int, short
 
 FORMAT = "cocoapi_hq split, version 1"
 
@@ -89,7 +90,7 @@ def draw(path: Path | str, count: int, *, seed: int = 0, name: str = "", about: 
         ScoringError: the file is no annotation file or has fewer videos.
     """
     path = Path(path)
-    ids = sorted(_video_ids(parse_json(read_bytes(path), path.name), path.name))
+    ids = sorted(_video_ids(read_json(path, path.name), path.name))
     if not 1 <= count <= len(ids):
         raise ScoringError(f"{path.name} has {len(ids)} videos; {count} cannot be drawn.")
     # random() is the same in every version of Python; sample() is not promised to be.
@@ -107,7 +108,7 @@ def draw(path: Path | str, count: int, *, seed: int = 0, name: str = "", about: 
 def read(path: Path | str) -> Split:
     """Read a split file; ScoringError names what breaks the format."""
     path = Path(path)
-    data = parse_json(read_bytes(path), path.name)
+    data = read_json(path, path.name)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ScoringError(f"{path.name}: no split file; its 'format' must be {FORMAT!r}.")
     ids = data.get("video_ids")
@@ -139,7 +140,7 @@ def cut(path: Path | str, split: Split) -> tuple[Json, dict[str, int]]:
         ScoringError: neither kind of file, or an annotation file that lacks a video of the split.
     """
     path = Path(path)
-    data = parse_json(read_bytes(path), path.name)
+    data = read_json(path, path.name)
     wanted = set(split.video_ids)
     if isinstance(data, list):
         kept = [e for e in data if isinstance(e, dict) and e.get("video_id") in wanted]

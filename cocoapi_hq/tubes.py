@@ -12,9 +12,10 @@ import numpy.typing as npt
 from cocoapi_hq import rle
 from cocoapi_hq.boundary import boundary_distance
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.json_file import Json
 from cocoapi_hq.protocol import OCCLUSION_LEVELS, TubeProtocol
 from cocoapi_hq.runs import PRESENT, Int32, Int64, TubeSums, open_masks
-from cocoapi_hq.ytvis_json import Entries, Json, Video, is_int, need, short
+from cocoapi_hq.ytvis_json import Entries, Video, is_int, need, short
 
 _OCCLUSION_WANT = "one word per frame, or choose a protocol without occlusion ranges"
 
@@ -98,11 +99,6 @@ class _Builder:
         self.labels.append((where, first))
         texts, heights, widths = self.texts, self.heights, self.widths
         for t, entry in enumerate(entries):
-            if entry is None or entry == []:
-                texts.append("")
-                heights.append(0)
-                widths.append(0)
-                continue
             size = entry.get("size") if type(entry) is dict else None
             text = entry.get("counts") if size else None
             if (
@@ -116,8 +112,11 @@ class _Builder:
                 or size[1] < 1
                 or size[0] * size[1] > rle.MAX_PIXELS
             ):
-                checked = rle.validate(entry, f"{where}[{t}]", frame_size)
-                size, text = checked["size"], checked["counts"]
+                if rle.is_absent(entry):
+                    size, text = [0, 0], ""
+                else:
+                    checked = rle.validate(entry, f"{where}[{t}]", frame_size)
+                    size, text = checked["size"], checked["counts"]
             texts.append(text)
             heights.append(size[0])
             widths.append(size[1])

@@ -7,7 +7,6 @@ video is scored, in whichever process does it. Objects in memory are served the 
 from __future__ import annotations
 
 import ctypes
-import json
 import mmap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,8 +19,8 @@ import numpy.typing as npt
 
 from cocoapi_hq import native
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.json_file import Json, parse_json, read_json
 
-Json = Any
 Source = str | PathLike[str] | Sequence[Any] | dict[str, Any]
 Int64 = npt.NDArray[np.int64]
 
@@ -133,37 +132,6 @@ class FileEntries:
         return parse_json(file.read(end - begin), f"{self.name}: entry {position}", begin)
 
 
-def parse_json(text: bytes, where: str, offset: int = 0) -> Json:
-    """Parse JSON; every way it can fail becomes a ScoringError that names the place.
-
-    Args:
-        text: UTF-8 bytes.
-        where: file and entry, for the message.
-        offset: position of the text in the file, for the message.
-    """
-    try:
-        return json.loads(text.decode("utf-8" if offset else "utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise ScoringError(
-            f"{where}: byte {offset + error.start} is not UTF-8; the file is damaged or no JSON."
-        ) from None
-    except json.JSONDecodeError as error:
-        raise ScoringError(
-            f"{where}: not valid JSON at character {offset + error.pos} ({error.msg}); the file "
-            "is cut off or damaged."
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise ScoringError(f"{where}: JSON cannot be read ({error}).") from None
-
-
-def read_bytes(path: Path) -> bytes:
-    """Content of a file; ScoringError if it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ScoringError(f"{path}: cannot be read ({error.strerror or error}).") from None
-
-
 class _Index:
     """A read-only map of a JSON file and the kernel's scanner over it."""
 
@@ -252,7 +220,7 @@ def open_list(source: Source, name: str) -> Entries:
             if spans is not None:
                 positions = np.arange(len(spans), dtype=np.int64)
                 return FileEntries(path.name, path, spans, positions)
-        source, name = parse_json(read_bytes(path), path.name), path.name
+        source, name = read_json(path, path.name), path.name
     if not isinstance(source, (list, tuple)):
         raise ScoringError(
             f"{name}: the top of a result file is a list of entries, this one is a "
@@ -345,7 +313,7 @@ def open_ground_truth(source: Source, name: str = "ground truth") -> GroundTruth
             opened = _scan_ground_truth(path, library)
             if opened is not None:
                 return opened
-        source = parse_json(read_bytes(path), name)
+        source = read_json(path, name)
     if not isinstance(source, dict):
         raise ScoringError(
             f"{name}: the top of an annotation file is an object with videos, categories and "

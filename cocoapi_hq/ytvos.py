@@ -29,6 +29,7 @@ import numpy.typing as npt
 from cocoapi_hq import rle, tube_ap
 from cocoapi_hq.evaluate import collect
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.json_file import Json, read_json
 from cocoapi_hq.protocol import (
     IOU_THRESHOLDS,
     RECALL_POINTS,
@@ -41,13 +42,10 @@ from cocoapi_hq.shards import Job, map_videos, tasks_of
 from cocoapi_hq.text import coco_lines
 from cocoapi_hq.ytvis_json import (
     GroundTruth,
-    Json,
     MemoryEntries,
     Source,
     open_ground_truth,
     open_list,
-    parse_json,
-    read_bytes,
 )
 
 _METRIC_OF = {"segm": "tube_mask", "boundary": "tube_boundary"}
@@ -70,7 +68,7 @@ def _bind(names: tuple[str, ...], given: tuple[Any, ...], named: dict[str, Any])
 def _load(source: Source) -> Json:
     if isinstance(source, (dict, list, tuple)):
         return source
-    return parse_json(read_bytes(Path(str(source))), Path(str(source)).name)
+    return read_json(Path(str(source)), Path(str(source)).name)
 
 
 class YTVOS:
@@ -185,7 +183,9 @@ class YTVOS:
         mask = annotation["segmentations"][frame]
         video = self.vids[annotation["video_id"]]
         where = f"segmentations[{frame}]"
-        return rle.validate(mask, where, (video["height"], video["width"])) if mask else None
+        if rle.is_absent(mask):
+            return None
+        return rle.validate(mask, where, (video["height"], video["width"]))
 
     def frame_mask(self, annotation: Json, frame: int) -> npt.NDArray[np.bool_] | None:
         """The mask of one frame as (H, W) bool; None where there is none."""

@@ -177,8 +177,8 @@ def test_messages(two_videos: Path, change: Any, message: str) -> None:
     ("text", "message"),
     [
         ("[]", "the top of an annotation file is an object"),
-        ('{"videos": [', "not valid JSON at character"),
-        ("", "not valid JSON"),
+        ('{"videos": [', "ends at line 1, column 13"),
+        ("", "the file is empty"),
     ],
 )
 def test_messages_about_whole_files(tmp_path: Path, text: str, message: str) -> None:

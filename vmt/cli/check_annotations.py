@@ -14,8 +14,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cocoapi_hq.check import check_file, write_json
+from cocoapi_hq.check import check_file
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.json_file import write_json
 from vmt.utils.errors import AnnotationError, OutputError
 
 

@@ -17,8 +17,8 @@ import argparse
 from pathlib import Path
 
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.json_file import is_json_name, read_json
 from cocoapi_hq.listing import list_files
-from cocoapi_hq.ytvis_json import parse_json, read_bytes
 from vmt.data.catalog import sniff_format
 from vmt.data.convert import FORMATS, open_source, write_ytvis_json
 from vmt.utils.errors import AnnotationError, OutputError
@@ -55,9 +55,9 @@ def run(args: argparse.Namespace) -> int:
 def _guess(path: Path) -> str:
     if path.suffix.lower() == ".txt" or (path.is_dir() and list_files(path, (".txt",))):
         return "mots-txt"
-    if path.is_file() and path.suffix == ".json":
+    if path.is_file() and is_json_name(path):
         try:
-            content = parse_json(read_bytes(path), str(path))
+            content = read_json(path)
         except ScoringError as error:
             raise AnnotationError(str(error)) from None
         images = content.get("images") if isinstance(content, dict) else None

@@ -23,8 +23,8 @@ from typing import Any
 import cocoapi_hq
 from cocoapi_hq import text
 from cocoapi_hq.bootstrap import Comparison, compare
-from cocoapi_hq.check import write_json, write_text
 from cocoapi_hq.errors import ErrorAnalysis, analyse_errors
+from cocoapi_hq.json_file import write_json, write_text
 from cocoapi_hq.protocol import BOUNDARY_RULES, LENGTH_RULES, MASK_FIELDS
 from cocoapi_hq.tube_ap import TUBE_METRICS
 from vmt.utils.errors import AnnotationError, OutputError

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.json_file import read_json
 from cocoapi_hq.listing import list_files, list_folders
-from cocoapi_hq.ytvis_json import parse_json, read_bytes
 from vmt.data.datasets.coco import load_coco_json
 from vmt.data.datasets.folders import load_png_folders
 from vmt.data.datasets.mots import load_mots
@@ -139,7 +139,7 @@ def sniff_format(path: Path) -> str:
     if lists_frames(path):
         return "ytvis"
     try:
-        content = parse_json(read_bytes(path), str(path))
+        content = read_json(path)
     except ScoringError as error:
         raise AnnotationError(str(error)) from None
     if isinstance(content, list) or (isinstance(content, dict) and "frames" in content):

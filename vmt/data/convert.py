@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from cocoapi_hq import rle
-from cocoapi_hq.check import write_json
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.json_file import read_json, write_json
 from cocoapi_hq.listing import list_files, natural_key
-from cocoapi_hq.ytvis_json import is_int, parse_json, read_bytes, short
+from cocoapi_hq.ytvis_json import is_int, short
 from vmt.data.datasets.folders import load_png_folders
 from vmt.data.datasets.mots import load_mots
 from vmt.data.io import read_frame
@@ -96,7 +96,8 @@ def _annotation(tracklet: Tracklet, record: VideoRecord) -> Row | None:
     masks: list[rle.Rle | None] = []
     for mask in tracklet.masks:
         try:
-            coded = None if mask is None else rle.validate(mask, tracklet.where, record.size)
+            absent = rle.is_absent(mask)
+            coded = None if absent else rle.validate(mask, tracklet.where, record.size)
         except ScoringError as error:
             raise AnnotationError(str(error)) from None
         if coded is not None and tuple(coded["size"]) != record.size:
@@ -153,7 +154,7 @@ def load_coco_video(path: Path, image_root: Path) -> VideoList:
         AnnotationError: a value is missing or refers to nothing.
     """
     try:
-        content = parse_json(read_bytes(path), str(path))
+        content = read_json(path)
     except ScoringError as error:
         raise AnnotationError(str(error)) from None
     for key in ("images", "annotations", "categories"):

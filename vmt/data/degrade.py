@@ -17,9 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cocoapi_hq import rle
-from cocoapi_hq.check import write_json
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.ytvis_json import parse_json, read_bytes
+from cocoapi_hq.json_file import read_json, write_json
 from vmt.structures.masks import Rle
 from vmt.utils.errors import AnnotationError, OutputError
 
@@ -214,7 +213,7 @@ def degrade_file(
         OutputError: ``target`` cannot be written.
     """
     try:
-        content: Any = parse_json(read_bytes(source), str(source))
+        content: Any = read_json(source)
     except (ScoringError, OSError) as error:
         raise AnnotationError(str(error)) from None
     if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
@@ -249,7 +248,7 @@ def _degrade_row(row: dict[str, Any], size: Any, where: str, change: _Change) ->
     given = row["segmentations"] if video else [row.get("segmentation")]
     if not isinstance(given, list):
         raise AnnotationError(f"{where}: 'segmentations' is no list.")
-    masks = [None if m is None else _validated(m, where, size) for m in given]
+    masks = [None if rle.is_absent(m) else _validated(m, where, size) for m in given]
     present = [t for t, mask in enumerate(masks) if mask is not None and rle.area(mask)]
     if not present:
         return 0

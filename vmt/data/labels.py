@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.ytvis_json import is_int, open_ground_truth, parse_json, read_bytes, short
+from cocoapi_hq.json_file import is_json_name, read_json
+from cocoapi_hq.ytvis_json import is_int, open_ground_truth, short
 from vmt.data.datasets.categories import label_space
 from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import AnnotationError, ConfigError
@@ -162,7 +163,7 @@ def label_space_from_json(path: str | Path, name: str = "") -> LabelSpace:
             known = open_ground_truth(path).categories
             rows: Any = [{"id": key, "name": word} for key, word in known.items()]
         else:
-            content: Any = parse_json(read_bytes(path), str(path))
+            content: Any = read_json(path)
             rows = content.get("categories") if isinstance(content, dict) else None
     except ScoringError as error:
         raise AnnotationError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
@@ -195,7 +196,7 @@ def resolve_label_space(name: str, beside: Path | None = None) -> LabelSpace:
         AnnotationError: the file holds no categories.
     """
     path = Path(name)
-    if path.suffix != ".json":
+    if not is_json_name(path):
         return label_space(name)
     if not path.is_file() and beside is not None and (beside / path).is_file():
         path = beside / path

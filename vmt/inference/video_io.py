@@ -8,7 +8,6 @@ noted in the file (display matrix, EXIF) is applied.
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from functools import partial
@@ -21,6 +20,8 @@ import numpy.typing as npt
 from av.video.reformatter import VideoReformatter
 from PIL import Image, ImageOps
 
+from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.json_file import is_json_name, read_json
 from cocoapi_hq.listing import sort_paths
 from vmt.data.listing import IMAGE_SUFFIXES, list_frames, one_series
 from vmt.inference.atomic import AtomicFile
@@ -264,7 +265,7 @@ def open_videos(spec: str, images: Path | None = None) -> Videos:
         raise VideoError(f"{spec}: no such file or folder; check the path.")
     if path.is_dir():
         return Videos([partial(_open_folder, path)])
-    if path.suffix.lower() == ".json":
+    if is_json_name(path):
         return _find_ytvis(path, images if images is not None else path.parent)
     return Videos([partial(_open_file, path)])
 
@@ -315,11 +316,9 @@ def _open_images(folder: Path, paths: Sequence[Path]) -> VideoSource:
 
 def _find_ytvis(path: Path, root: Path) -> Videos:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise AnnotationError(
-            f"{path}: is not readable JSON ({error}); give a YouTube-VIS annotation file."
-        ) from None
+        content = read_json(path)
+    except ScoringError as error:
+        raise AnnotationError(str(error)) from None
     videos = content.get("videos") if isinstance(content, dict) else None
     if not isinstance(videos, list) or not videos:
         raise AnnotationError(f"{path}: has no list 'videos'; give a YouTube-VIS annotation file.")

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cocoapi_hq import rle
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.ytvis_json import is_int, parse_json, read_bytes, short
+from cocoapi_hq.json_file import read_json
+from cocoapi_hq.ytvis_json import is_int, short
 from vmt.data.records import PackedList, Tracklet, VideoRecord
 from vmt.utils.errors import AnnotationError
 
@@ -105,7 +107,7 @@ def load_coco_json(
         AnnotationError: the file is missing, is no such JSON, or an entry breaks the format.
     """
     try:
-        content = parse_json(read_bytes(path), str(path))
+        content = read_json(path)
     except ScoringError as error:
         raise AnnotationError(str(error)) from None
     for key in ("images", "annotations", "categories"):
@@ -164,7 +166,9 @@ def _objects(
             raise AnnotationError(f"{where}.image_id is {short(image_id)}; no such image.")
         if not is_int(category_id):
             raise AnnotationError(f"{where}.category_id is {short(category_id)}; give an id.")
-        mask = row.get(mask_key) or row.get("segmentation")
-        if mask:
+        mask = row.get(mask_key)
+        if rle.is_absent(mask):
+            mask = row.get("segmentation")
+        if not rle.is_absent(mask):
             objects.setdefault(image_id, []).append([row.get("id", -1), category_id, mask, place])
     return objects

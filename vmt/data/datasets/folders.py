@@ -11,8 +11,8 @@ from PIL import Image
 
 from cocoapi_hq import rle
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.json_file import read_json
 from cocoapi_hq.listing import list_files, list_folders
-from cocoapi_hq.ytvis_json import parse_json, read_bytes
 from vmt.data.io import read_labels
 from vmt.data.listing import list_frames
 from vmt.data.records import Tracklet, VideoList, VideoRecord
@@ -112,7 +112,7 @@ def _classes(masks: Path) -> tuple[dict[int, str], dict[str, dict[int, int]]]:
     if not path.is_file():
         return dict(OBJECT), {}
     try:
-        content = parse_json(read_bytes(path), str(path))
+        content = read_json(path)
         words = {
             video: {int(k): str(row["category"]) for k, row in entry["objects"].items()}
             for video, entry in content["videos"].items()

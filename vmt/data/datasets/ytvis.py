@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cocoapi_hq import rle
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.json_file import read_json
 from cocoapi_hq.ytvis_json import (
     Entries,
     FileEntries,
@@ -19,8 +21,6 @@ from cocoapi_hq.ytvis_json import (
     group_by_video,
     is_int,
     open_ground_truth,
-    parse_json,
-    read_bytes,
     short,
 )
 from vmt.data.records import PackedList, Tracklet, VideoList, VideoRecord
@@ -93,7 +93,7 @@ def _open(path: Path) -> Any:
     try:
         return open_ground_truth(path)
     except ScoringError:
-        content = parse_json(read_bytes(path), path.name)
+        content = read_json(path, path.name)
         if not isinstance(content, dict) or content.get("annotations") is not None:
             raise
         return open_ground_truth(content | {"annotations": []}, path.name)
@@ -189,6 +189,6 @@ class YtvisAnnotations:
         return Tracklet(
             id=int(identity) if is_int(identity) else -1,
             category_id=int(category_id),
-            masks=tuple(masks[t] or None for t in frames),
+            masks=tuple(None if rle.is_absent(masks[t]) else masks[t] for t in frames),
             where=f"{where}.{key}",
         )

@@ -285,7 +285,7 @@ class EntryVideo:
 
     def _counts(self, mask: Json, where: str, frames: FrameSet) -> str | None:
         """Run lengths of a mask that is there and has a pixel."""
-        if not mask:
+        if rle.is_absent(mask):
             return None
         checked = checked_mask(mask, where, frames.size)
         if tuple(checked["size"]) != frames.size:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.ytvis_json import read_bytes, short
+from cocoapi_hq.json_file import explain, read_bytes
+from cocoapi_hq.ytvis_json import short
 from vmt.utils.errors import AnnotationError
 
 Json = Any
@@ -89,15 +90,13 @@ def read_json_list(path: Path) -> JsonList:
         raise AnnotationError(str(error)) from None
     except UnicodeDecodeError as error:
         raise AnnotationError(
-            f"{path}: byte {error.start} is not UTF-8; the file is damaged or no JSON."
+            f"{path}: byte {error.start} is not UTF-8; the file is no JSON, or of an encoding "
+            "other than UTF-8 and UTF-16. Save it as UTF-8."
         ) from None
     try:
         return _scan(path, text)
     except json.JSONDecodeError as error:
-        raise AnnotationError(
-            f"{path}: not valid JSON at character {error.pos} ({error.msg}); the file is cut off "
-            "or damaged."
-        ) from None
+        raise AnnotationError(f"{path}: {explain(text, error)}") from None
     except (ValueError, RecursionError) as error:
         if isinstance(error, AnnotationError):
             raise

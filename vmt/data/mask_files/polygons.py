@@ -17,7 +17,8 @@ from typing import Any
 
 from cocoapi_hq import rle
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.ytvis_json import is_int, parse_json, read_bytes, short
+from cocoapi_hq.json_file import read_json
+from cocoapi_hq.ytvis_json import is_int, short
 from vmt.data.mask_files.base import BoolArray, Size, checked_mask, size_text
 from vmt.data.mask_files.folders import NewMask
 from vmt.data.mask_files.rings import rings_of
@@ -109,7 +110,7 @@ class PolygonCodec:
 
 def _read(path: Path) -> Json:
     try:
-        return parse_json(read_bytes(path), str(path))
+        return read_json(path)
     except ScoringError as error:
         raise AnnotationError(str(error)) from None
 
