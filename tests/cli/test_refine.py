@@ -534,7 +534,7 @@ def test_bad_label_maps(tmp_path: Path, capsys) -> None:
     (masks / "x1.png").unlink()
     (masks / "00002.png").write_bytes(b"")
     assert run(masks, images, tmp_path / "out") == 2
-    assert "00002.png: cannot be read as an image" in one_line(capsys)
+    assert "00002.png: is empty (0 bytes)" in one_line(capsys)
 
 
 def test_bad_videos(tmp_path: Path, capsys) -> None:

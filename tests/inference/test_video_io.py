@@ -16,7 +16,6 @@ from vmt.inference.video_io import (
     VideoFile,
     VideoWriter,
     open_videos,
-    read_image,
     write_png,
 )
 from vmt.utils.errors import AnnotationError, OutputError, VideoError
@@ -181,51 +180,6 @@ def test_first_frames(tmp_path: Path) -> None:
 
 
 # Images -----------------------------------------------------------------------------------------
-
-
-def test_images_of_every_kind_become_rgb(tmp_path: Path) -> None:
-    ramp = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
-    grey8 = (ramp // 257).astype(np.uint8)
-
-    def read(name: str, image: Image.Image, **options: object) -> np.ndarray:
-        image.save(tmp_path / name, **options)
-        result = read_image(tmp_path / name)
-        assert result.dtype == np.uint8
-        assert result.shape == (16, 16, 3)
-        return result
-
-    three = np.repeat(grey8[..., None], 3, axis=2)
-    np.testing.assert_array_equal(read("l.png", Image.fromarray(grey8)), three)
-    deep = read("i16.png", Image.fromarray(ramp)).astype(int)
-    assert np.abs(deep - three).max() <= 1
-    deep = read("i16.tif", Image.fromarray(ramp)).astype(int)
-    assert np.abs(deep - three).max() <= 1
-    np.testing.assert_array_equal(read("p.png", Image.fromarray(three).quantize(256)), three)
-    one_bit = read("1.png", Image.fromarray(grey8 > 127))
-    assert set(np.unique(one_bit)) == {0, 255}
-    rgba = np.dstack([three, np.where(np.arange(16) < 8, 0, 255)[None].repeat(16, 0)])
-    clear = read("rgba.png", Image.fromarray(rgba.astype(np.uint8)))
-    assert clear[:, :8].max() == 0
-    np.testing.assert_array_equal(clear[:, 8:], three[:, 8:])
-    half = np.dstack([three, np.full((16, 16), 128)]).astype(np.uint8)
-    assert np.abs(read("half.png", Image.fromarray(half)).astype(int) - three // 2).max() <= 1
-    assert read("cmyk.jpg", Image.fromarray(three).convert("CMYK")).shape == (16, 16, 3)
-
-
-def test_16_bit_rgb(tmp_path: Path) -> None:
-    import cv2
-
-    deep = np.full((4, 5, 3), (65535, 256 * 100, 0), np.uint16)  # BGR
-    cv2.imwrite(str(tmp_path / "a.png"), deep)
-    assert read_image(tmp_path / "a.png")[0, 0].tolist() == [0, 100, 255]
-
-
-def test_exif_orientation(tmp_path: Path) -> None:
-    image = Image.new("RGB", (8, 4))
-    exif = image.getexif()
-    exif[0x0112] = 6
-    image.save(tmp_path / "a.jpg", exif=exif)
-    assert read_image(tmp_path / "a.jpg").shape == (8, 4, 3)
 
 
 def test_write_png_kinds(tmp_path: Path) -> None:

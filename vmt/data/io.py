@@ -1,8 +1,4 @@
-"""Frames of training clips from image files.
-
-Decoded by the same library and rules as at inference (upright by EXIF, RGB), which also refuses
-what is cut off; decoders that fill the missing part with grey would train on it unnoticed.
-"""
+"""Frames and label maps of annotated videos, from image files."""
 
 from __future__ import annotations
 
@@ -10,40 +6,25 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
 
+from vmt.data.images import Frame, open_picture, read_picture
 from vmt.utils.errors import VideoError
 
 
-def read_frame(path: Path, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
-    """Read one image as RGB.
+def read_frame(path: Path, size: tuple[int, int] | None = None) -> Frame:
+    """Read a frame that masks were drawn on.
 
     Args:
-        path: JPEG or PNG.
+        path: of the picture.
         size: (h, w) in pixels that the annotations speak of; None accepts any.
 
     Returns:
-        (H, W, 3) uint8.
+        (H, W, 3) uint8; see ``read_picture``.
 
     Raises:
-        VideoError: missing, damaged, cut off, or of another size.
+        VideoError: it cannot be read, or has another size.
     """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            frame = np.array(image if image.mode == "RGB" else image.convert("RGB"))
-    except FileNotFoundError:
-        raise VideoError(
-            f"{path}: no such image; check the folder of images, or remove the frame from the JSON."
-        ) from None
-    except Image.DecompressionBombError:
-        raise VideoError(f"{path}: is too large to be a frame; resize it.") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise VideoError(
-            f"{path}: cannot be read as an image ({' '.join(str(error).split())}); the file is "
-            "damaged or cut off. Copy or export it again."
-        ) from None
+    frame = read_picture(path)
     if size is not None and frame.shape[:2] != size:
         raise VideoError(
             f"{path}: is {frame.shape[1]}x{frame.shape[0]} pixels, but the annotations are for "
@@ -61,16 +42,9 @@ def read_labels(path: Path) -> npt.NDArray[np.integer]:
     Raises:
         VideoError: missing, damaged, or a colour image.
     """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            labels = np.array(image)
-    except FileNotFoundError:
-        raise VideoError(f"{path}: no such label map.") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise VideoError(
-            f"{path}: cannot be read as an image ({' '.join(str(error).split())})."
-        ) from None
+    with open_picture(path) as image:
+        image.load()
+        labels = np.array(image)
     if labels.dtype == np.bool_:
         labels = labels.astype(np.uint8)
     if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer):

@@ -35,11 +35,8 @@ from vmt.data.mask_files.base import (
 )
 from vmt.inference.atomic import AtomicFile, make_folder, output_error
 from vmt.inference.mask_refiner import ACCEPT, WINDOW, FrameRefiner, RefinedFrame
-from vmt.inference.video_io import FrameList, VideoFile, VideoSource, open_videos
+from vmt.inference.video_io import FrameList, VideoSource, open_videos
 from vmt.utils.errors import AnnotationError, OutputError, VideoError, VmtError
-
-#: Containers whose table of contents counts their frames exactly.
-_COUNTED = frozenset((".mp4", ".mov", ".m4v"))
 
 
 @dataclass(frozen=True)
@@ -355,8 +352,7 @@ def refine_video(
 def _check_count(
     video: MaskVideo, source: VideoSource, masks: VideoMasks, frames: FrameSet
 ) -> None:
-    exact = not isinstance(source, VideoFile) or source.path.suffix.lower() in _COUNTED
-    if exact and None not in (masks.length, frames.count) and masks.length != frames.count:
+    if None not in (masks.length, frames.count) and masks.length != frames.count:
         raise AnnotationError(
             f"{video.label}: has masks for {masks.length} frames, but {frames.where} has "
             f"{frames.count}; give the frames that the masks were drawn on."

@@ -1,13 +1,16 @@
 """The only door to codecs: any video, frame folder or camera in; H.264 and PNG out.
 
-Frames are RGB uint8 (H, W, 3), upright, one at a time. What is not RGB already becomes it by fixed
-rules: grey is repeated, 16-bit samples are divided by 257, transparency is put over black, rotation
-noted in the file (display matrix, EXIF) is applied.
+Frames are RGB uint8 (H, W, 3), upright, one at a time. Still pictures are decoded by
+``vmt.data.images``; frames of video files become RGB by the same rules: transparency is put over
+black, and the display matrix, which phones note for turned and mirrored pictures, is applied. Edit
+lists (trims without re-encoding) are obeyed, so that frames and their number are those that
+players show.
 """
 
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from functools import partial
@@ -18,16 +21,16 @@ import av
 import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import VideoReformatter
-from PIL import Image, ImageOps
+from PIL import Image
 
 from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.json_file import is_json_name, read_json
 from cocoapi_hq.listing import sort_paths
+from vmt.data.images import Frame, check_file, over_black, turn_upright
+from vmt.data.images import read_picture as read_image
 from vmt.data.listing import IMAGE_SUFFIXES, list_frames, one_series
 from vmt.inference.atomic import AtomicFile
 from vmt.utils.errors import AnnotationError, OutputError, VideoError
-
-Frame = npt.NDArray[np.uint8]
 
 # fmt: off
 VIDEO_SUFFIXES = frozenset((
@@ -83,13 +86,13 @@ class VideoFile:
         self.video_id = 1
         self.complete_length = False
         self.rereadable = True
-        _check_file(path)
+        check_file(path)
         with _open_container(path) as container:
             stream = _video_stream(path, container)
             rate = stream.average_rate or stream.guessed_rate
             self.fps = float(rate) if rate else FOLDER_FPS
-            self.num_frames = int(stream.frames) or None
-            first = next(_decode(path, container, stream), None)
+            self.num_frames = _listed_frames(container, stream)
+            first = next(map(_RgbConverter(), _decode(path, container, stream)), None)
         if first is None:
             raise VideoError(
                 f"{path}: not one frame can be decoded; the file is damaged or cut short. "
@@ -100,7 +103,23 @@ class VideoFile:
     def __iter__(self) -> Iterator[Frame]:
         """Decode from the start; what still decodes of a damaged file comes before the error."""
         with _open_container(self.path) as container:
-            yield from _decode(self.path, container, _video_stream(self.path, container))
+            stream = _video_stream(self.path, container)
+            yield from map(_RgbConverter(), _decode(self.path, container, stream))
+
+
+def count_frames(path: Path) -> int:
+    """Number of frames of a video file that iterating over it gives.
+
+    Files whose header lists their frames (MP4, MOV) are not decoded, all others are.
+
+    Raises:
+        VideoError: it cannot be opened, is damaged, or is cut off.
+    """
+    source = VideoFile(path)
+    if source.num_frames is not None:
+        return source.num_frames
+    with _open_container(path) as container:
+        return sum(1 for _ in _decode(path, container, _video_stream(path, container)))
 
 
 class FrameList:
@@ -355,46 +374,6 @@ def _ytvis_row(path: Path, root: Path, index: int, video: Any) -> tuple[int, str
 # Images ---------------------------------------------------------------------------------------
 
 
-def read_image(path: Path) -> Frame:
-    """Read one image as RGB.
-
-    Args:
-        path: JPEG, PNG, TIFF, ...; grey, 16-bit, palette and transparent ones are converted as the
-            head of this file says.
-
-    Returns:
-        (H, W, 3) uint8.
-
-    Raises:
-        VideoError: the file is missing, empty, damaged, or no image.
-    """
-    _check_file(path)
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
-    except Image.DecompressionBombError:
-        raise VideoError(f"{path}: is too large to be a frame; resize it.") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise VideoError(
-            f"{path}: cannot be read as an image ({_one_line(error)}); "
-            "the file is damaged or of another kind. Copy or export it again."
-        ) from None
-
-
-def _to_rgb(image: Image.Image) -> Frame:
-    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):
-        samples = np.asarray(image).astype(np.int64)
-        grey = ((np.clip(samples, 0, 65535) + 128) // 257).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.mode == "F":
-        raise ValueError("samples are floating-point numbers; save 8 or 16 bits")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
-    return np.array(image.convert("RGB"))
-
-
 def write_png(path: Path, pixels: npt.NDArray[Any], palette: Sequence[int] | None = None) -> None:
     """Write a PNG whole or not at all.
 
@@ -416,17 +395,6 @@ def write_png(path: Path, pixels: npt.NDArray[Any], palette: Sequence[int] | Non
 
 
 # Containers -----------------------------------------------------------------------------------
-
-
-def _check_file(path: Path) -> None:
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise VideoError(f"{path}: cannot be opened ({error.strerror}); check the path.") from None
-    if path.is_file() and size == 0:
-        raise VideoError(
-            f"{path}: is empty (0 bytes); the copy or download broke off. Fetch it again."
-        )
 
 
 def _open_container(path: Path) -> Any:
@@ -464,13 +432,23 @@ def _is_cover(stream: Any) -> bool:
     return attached is not None and bool(disposition & attached)
 
 
-def _decode(path: Path, container: Any, stream: Any) -> Iterator[Frame]:
-    """Frames of a stream; damage is reported behind the last frame that decodes.
+def _listed_frames(container: Any, stream: Any) -> int | None:
+    """Frames that the table of an MP4 or MOV lists and its edit list shows, else None.
+
+    Other headers count what their writer meant to write, or dropped frames too.
+    """
+    if "mp4" not in container.format.name or not stream.frames:
+        return None
+    entries = stream.index_entries
+    return sum(entry.size > 0 and not entry.is_discard for entry in entries) or None
+
+
+def _decode(path: Path, container: Any, stream: Any) -> Iterator[Any]:
+    """Decoded frames of a stream; damage is reported behind the last frame that decodes.
 
     A file that ends early gives fewer packets than its table of contents lists, or a last packet
     that does not decode.
     """
-    to_rgb = _RgbConverter()
     packets = frames = damaged = 0
     cause = ""
     demuxer = container.demux(stream)
@@ -482,7 +460,7 @@ def _decode(path: Path, container: Any, stream: Any) -> Iterator[Frame]:
         except av.FFmpegError as error:
             damaged, cause = damaged + 1, _one_line(error)
             break
-        packets += packet.size > 0
+        packets += packet.size > 0 and not packet.is_discard
         if packet.is_corrupt:
             damaged, cause = damaged + 1, "the last packet is cut off"
         try:
@@ -492,9 +470,8 @@ def _decode(path: Path, container: Any, stream: Any) -> Iterator[Frame]:
             continue
         for frame in decoded:
             frames += 1
-            yield to_rgb(frame)
-    # Only the table of an mp4 or mov is exact; other headers count dropped frames too.
-    listed = int(stream.frames) if "mp4" in container.format.name else 0
+            yield frame
+    listed = _listed_frames(container, stream) or 0
     missing = listed - packets
     if damaged or missing > 0:
         expected = f" of {listed}" if listed else ""
@@ -517,11 +494,22 @@ class _RgbConverter:
         # One thread: a second one costs more than it gains at the sizes of these frames.
         converted = self._reformatter.reformat(frame, format=target, threads=1)
         rgb = np.asarray(converted.to_ndarray(), dtype=np.uint8)
-        if target == "rgba":
-            opacity = rgb[:, :, 3:].astype(np.uint16)
-            rgb = ((rgb[:, :, :3] * opacity + 127) // 255).astype(np.uint8)
-        turns = round(float(getattr(frame, "rotation", 0) or 0) / 90.0) % 4
-        return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
+        upright = turn_upright(rgb, _orientation(frame))
+        return over_black(upright) if target == "rgba" else upright
+
+
+def _orientation(frame: Any) -> int:
+    """The display matrix of a frame as an orientation of EXIF, 1 to 8, to the next right angle."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return 1
+    # A stored pixel (x, y) is shown at (a x + c y, b x + d y).
+    a, b, _, c, d = struct.unpack("=5i", bytes(data)[:20])
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return {(False, False): 1, (True, False): 2, (True, True): 3, (False, True): 4}[
+            (a < 0, d < 0)
+        ]
+    return {(False, False): 5, (False, True): 6, (True, True): 7, (True, False): 8}[(b < 0, c < 0)]
 
 
 class VideoWriter:
