@@ -11,19 +11,26 @@ the original, pairs masks and leaves the counting to motmetrics; so does this:
 
 Only the glue is ours, and it is kinder to time than the original's: labels are plain data classes
 (the original validates every one), and the metrics of a row are asked for once.
+
+Example:
+    python benchmarks/baseline_mots.py --gt gt.json --results results.json
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
+import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import motmetrics
 import numpy as np
+from common import run
 from pycocotools import mask as coco_mask
 from scipy.optimize import linear_sum_assignment
 
@@ -170,3 +177,18 @@ def evaluate(gt_path: Path, results_path: Path) -> dict[str, dict[str, float]]:
         values = [row[key] if math.isfinite(row[key]) else 0.0 for row in leaves]
         rows["AVERAGE"][key] = sum(values) / len(values)
     return rows
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the rows of two Scalabel files as JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--gt", type=Path, required=True, help="Scalabel JSON of the truth")
+    parser.add_argument("--results", type=Path, required=True, help="Scalabel JSON of results")
+    args = parser.parse_args(argv)
+    print(json.dumps(evaluate(args.gt, args.results), indent=1))
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

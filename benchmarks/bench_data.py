@@ -1,6 +1,6 @@
 """How many training clips per second the loader gives, by number of workers.
 
-    python benchmarks/bench_data.py --data my.json@JPEGImages --output benchmarks/results/data.json
+    python benchmarks/bench_data.py --data my.json@JPEGImages
 
 Without ``--data`` moving shapes of 480x854 are written to a temporary folder first. The config is
 the quick one; a second row takes the published sizes. Time is counted after the first batches, so
@@ -9,11 +9,11 @@ that starting workers is left out.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ if __package__ in (None, ""):  # run as a script: the tests' shapes lie one fold
 
 import cv2
 import torch
-from common import machine, write_json
+from common import benchmark_parser, machine, parse, run, write_json
 
 from tests.synthetic import write_moving_shapes
 from vmt.config.node import load_config
@@ -35,6 +35,7 @@ CONFIGS = {
     "quick": "configs/quick/seqformer_tiny.yaml",
     "published sizes": "configs/Base-SeqFormer.yaml",
 }
+DRY_RUN = {"seconds": 0.1, "workers": [0], "size": (60, 96)}
 
 
 def clips_per_second(config: str, data: str, workers: int, seconds: float) -> dict[str, Any]:
@@ -57,23 +58,22 @@ def clips_per_second(config: str, data: str, workers: int, seconds: float) -> di
     return row
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = benchmark_parser(__doc__, "data.json")
     parser.add_argument("--data", help="path/to.json@path/to/images")
     parser.add_argument("--seconds", type=float, default=8.0, help="per measurement")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/data.json")
-    args = parser.parse_args()
+    parser.set_defaults(size=(480, 854))
+    args = parse(parser, argv, DRY_RUN)
     torch.set_num_threads(1)  # workers have one thread each; 0 workers shall compare
     cv2.setNumThreads(0)
     with tempfile.TemporaryDirectory() as temporary:
         data, kind = args.data, "given"
         if data is None:
-            path = write_moving_shapes(Path(temporary), 6, 20, (480, 854), seed=0)
-            data, kind = f"{path}@{path.parent / 'JPEGImages'}", "moving shapes, 480x854"
+            path = write_moving_shapes(Path(temporary), 6, 20, args.size, seed=0)
+            data = f"{path}@{path.parent / 'JPEGImages'}"
+            kind = "moving shapes, {}x{}".format(*args.size)
         load = round(os.getloadavg()[0], 1)
         results: dict[str, Any] = {
             "machine": machine() | {"load_before": load},
@@ -91,4 +91,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

@@ -14,18 +14,18 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from common import machine, write_json
+from common import benchmark_parser, machine, parse, run, write_json
 from torch import Tensor
 
 from vmt.ops import ms_deform_attn
 from vmt.ops.deform_attn import describe_backend
 
-DEFAULT_OUTPUT = Path(__file__).resolve().parent / "results" / "deform_attn_cpu.json"
+DRY_RUN = {"repeats": 1, "warm_calls": 0, "shapes": [(4, 6), (2, 3)]}
 SPATIAL_SHAPES = [(45, 80), (23, 40), (12, 20), (6, 10)]
 FRAMES, HEADS, CHANNELS, POINTS = 5, 8, 32, 4
+Shapes = Sequence[tuple[int, int]]
 DECODER_QUERIES = 300
 # Offsets of trained encoders reach a few cells.
 ENCODER_SPREAD_CELLS = 3.0
@@ -38,39 +38,41 @@ WARM_CALLS = 3
 class Arguments:
     """Inputs of one call and a gradient for its output."""
 
+    shapes: Shapes
     value: Tensor
     locations: Tensor
     weights: Tensor
     grad_out: Tensor
 
 
-def encoder_locations(generator: torch.Generator) -> Tensor:
+def encoder_locations(shapes: Shapes, generator: torch.Generator) -> Tensor:
     """Return (B, S, M, L, K, 2): every token looks around its own place, on every level."""
     centres = []
-    for height, width in SPATIAL_SHAPES:
+    for height, width in shapes:
         y = (torch.arange(height) + 0.5) / height
         x = (torch.arange(width) + 0.5) / width
         grid = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1)
         centres.append(grid.flatten(0, 1))
     reference = torch.cat(centres)[None, :, None, None, None]
-    sizes = torch.tensor([(w, h) for h, w in SPATIAL_SHAPES])[None, None, None, :, None]
-    shape = (FRAMES, reference.shape[1], HEADS, len(SPATIAL_SHAPES), POINTS, 2)
+    sizes = torch.tensor([(w, h) for h, w in shapes])[None, None, None, :, None]
+    shape = (FRAMES, reference.shape[1], HEADS, len(shapes), POINTS, 2)
     noise = torch.randn(shape, generator=generator)
     return reference + ENCODER_SPREAD_CELLS * noise / sizes
 
 
-def scattered_locations(queries: int, generator: torch.Generator) -> Tensor:
+def scattered_locations(shapes: Shapes, queries: int, generator: torch.Generator) -> Tensor:
     """Return (B, Q, M, L, K, 2) anywhere on the maps: no query looks where its neighbour does."""
-    shape = (FRAMES, queries, HEADS, len(SPATIAL_SHAPES), POINTS, 2)
+    shape = (FRAMES, queries, HEADS, len(shapes), POINTS, 2)
     return torch.rand(shape, generator=generator)
 
 
-def make_arguments(locations: Tensor, generator: torch.Generator) -> Arguments:
+def make_arguments(shapes: Shapes, locations: Tensor, generator: torch.Generator) -> Arguments:
     """Draw value, weights (a softmax over L*K) and gradient to go with the locations."""
-    tokens = sum(height * width for height, width in SPATIAL_SHAPES)
+    tokens = sum(height * width for height, width in shapes)
     logits = torch.randn(locations.shape[:-1], generator=generator)
     weights = logits.flatten(3).softmax(-1).view_as(logits)
     return Arguments(
+        shapes=shapes,
         value=torch.randn(FRAMES, tokens, HEADS, CHANNELS, generator=generator),
         locations=locations,
         weights=weights,
@@ -83,7 +85,7 @@ def forward(arguments: Arguments, backend: str) -> None:
     with torch.no_grad():
         ms_deform_attn(
             arguments.value,
-            SPATIAL_SHAPES,
+            arguments.shapes,
             arguments.locations,
             arguments.weights,
             backend=backend,
@@ -96,7 +98,7 @@ def forward_backward(arguments: Arguments, backend: str) -> None:
         x.detach().requires_grad_()
         for x in (arguments.value, arguments.locations, arguments.weights)
     ]
-    out = ms_deform_attn(leaves[0], SPATIAL_SHAPES, leaves[1], leaves[2], backend=backend)
+    out = ms_deform_attn(leaves[0], arguments.shapes, leaves[1], leaves[2], backend=backend)
     torch.autograd.grad(out, leaves, arguments.grad_out)
 
 
@@ -118,7 +120,7 @@ def floor_bytes(arguments: Arguments, *, backward: bool) -> int:
 
 
 def time_pairs(
-    run: Callable[[str], None], backends: Sequence[str], repeats: int
+    run: Callable[[str], None], backends: Sequence[str], repeats: int, warm_calls: int
 ) -> dict[str, list[float]]:
     """Time the back ends in turn and return seconds per repeat.
 
@@ -130,7 +132,7 @@ def time_pairs(
     seconds: dict[str, list[float]] = {backend: [] for backend in backends}
     for _ in range(repeats):
         for backend in backends:
-            for _ in range(WARM_CALLS):
+            for _ in range(warm_calls):
                 run(backend)
             start = time.perf_counter()
             run(backend)
@@ -138,7 +140,9 @@ def time_pairs(
     return seconds
 
 
-def measure(name: str, arguments: Arguments, repeats: int) -> list[dict[str, object]]:
+def measure(
+    name: str, arguments: Arguments, repeats: int, warm_calls: int
+) -> list[dict[str, object]]:
     """Time one set of arguments, forward and with backward, and return a row for each."""
     rows: list[dict[str, object]] = []
     for direction, function in (("forward", forward), ("forward+backward", forward_backward)):
@@ -146,6 +150,7 @@ def measure(name: str, arguments: Arguments, repeats: int) -> list[dict[str, obj
             lambda backend, function=function: function(arguments, backend),  # type: ignore[misc]
             ("reference", "cpu"),
             repeats,
+            warm_calls,
         )
         ratios = [r / c for r, c in zip(seconds["reference"], seconds["cpu"], strict=True)]
         kernel = statistics.median(seconds["cpu"])
@@ -169,15 +174,11 @@ def measure(name: str, arguments: Arguments, repeats: int) -> list[dict[str, obj
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = benchmark_parser(__doc__, "deform_attn_cpu.json")
     parser.add_argument("--repeats", type=int, default=9, help="timed pairs per row (default 9)")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: torch's)")
-    parser.add_argument(
-        "--output", type=Path, default=DEFAULT_OUTPUT, help="result file (default %(default)s)"
-    )
-    return parser.parse_args(argv)
+    parser.set_defaults(shapes=SPATIAL_SHAPES, warm_calls=WARM_CALLS)
+    return parse(parser, argv, DRY_RUN)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -191,9 +192,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     generator = torch.Generator().manual_seed(0)
     cases = {
-        "encoder": encoder_locations(generator),
-        "encoder, scattered": scattered_locations(sum(h * w for h, w in SPATIAL_SHAPES), generator),
-        "decoder": scattered_locations(DECODER_QUERIES, generator),
+        "encoder": encoder_locations(args.shapes, generator),
+        "encoder, scattered": scattered_locations(
+            args.shapes, sum(h * w for h, w in args.shapes), generator
+        ),
+        "decoder": scattered_locations(args.shapes, DECODER_QUERIES, generator),
     }
     print(
         f"{machine()['cpu']}, {report.cpu_isa}, {report.cpu_threads} threads, "
@@ -202,7 +205,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{'case':20} {'direction':17} {'reference':>12} {'kernel':>10} {'ratio':>7} {'GB/s':>6}")
     rows = []
     for name, locations in cases.items():
-        for row in measure(name, make_arguments(locations, generator), args.repeats):
+        drawn = make_arguments(args.shapes, locations, generator)
+        for row in measure(name, drawn, args.repeats, args.warm_calls):
             rows.append(row)
             print(
                 f"{row['case']:20} {row['direction']:17} {row['reference_ms']:>9} ms "
@@ -218,13 +222,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             "machine": machine() | {"isa": report.cpu_isa},
             "shape": {
                 "batch": FRAMES,
-                "spatial_shapes": SPATIAL_SHAPES,
+                "spatial_shapes": args.shapes,
                 "heads": HEADS,
                 "channels": CHANNELS,
                 "points": POINTS,
             },
             "repeats": args.repeats,
-            "untimed_calls_before_each": WARM_CALLS,
+            "untimed_calls_before_each": args.warm_calls,
             "rows": rows,
         },
     )
@@ -232,4 +236,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(run(main))

@@ -11,7 +11,6 @@ import argparse
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from bench_deform_attn import (
@@ -24,13 +23,12 @@ from bench_deform_attn import (
     make_arguments,
     scattered_locations,
 )
-from common import machine, write_json
+from common import benchmark_parser, machine, parse, run, write_json
 from torch import Tensor
 
 from vmt.ops import ms_deform_attn
 from vmt.ops.deform_attn import describe_backend, ms_deform_attn_reference
 
-DEFAULT_OUTPUT = Path(__file__).resolve().parent / "results" / "deform_attn_cuda.json"
 WARM_UPS = 5
 COPY_BYTES = 1 << 30  # far more than any cache holds
 
@@ -73,6 +71,7 @@ def copy_gb_per_s(repeats: int) -> float:
 def to_gpu(arguments: Arguments, dtype: torch.dtype) -> Arguments:
     """Move the inputs; locations and weights stay float32, as they are under autocast."""
     return Arguments(
+        shapes=arguments.shapes,
         value=arguments.value.to("cuda", dtype),
         locations=arguments.locations.cuda(),
         weights=arguments.weights.cuda(),
@@ -124,14 +123,9 @@ def measure(
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = benchmark_parser(__doc__, "deform_attn_cuda.json")
     parser.add_argument("--repeats", type=int, default=50, help="timed runs (default 50)")
-    parser.add_argument(
-        "--output", type=Path, default=DEFAULT_OUTPUT, help="result file (default %(default)s)"
-    )
-    return parser.parse_args(argv)
+    return parse(parser, argv, {"repeats": 1})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -143,8 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     generator = torch.Generator().manual_seed(0)
     cases = {
-        "encoder": encoder_locations(generator),
-        "decoder": scattered_locations(DECODER_QUERIES, generator),
+        "encoder": encoder_locations(SPATIAL_SHAPES, generator),
+        "decoder": scattered_locations(SPATIAL_SHAPES, DECODER_QUERIES, generator),
     }
     operators: dict[str, Operator] = {
         "kernel": kernel,
@@ -157,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
           f"{'vs compiled':>12} {'of copy':>8}")  # fmt: skip
     rows = []
     for name, locations in cases.items():
-        drawn = make_arguments(locations, generator)
+        drawn = make_arguments(SPATIAL_SHAPES, locations, generator)
         for dtype in (torch.float32, torch.bfloat16):
             for row in measure(name, to_gpu(drawn, dtype), operators, args.repeats):
                 row["share_of_copy"] = round(float(str(row["kernel_gb_per_s"])) / copy_speed, 3)
@@ -182,4 +176,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(run(main))

@@ -25,12 +25,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from bench_long_video import CONFIG, HERE, LoopedVideo, make_clip
+from bench_long_video import CONFIG, LoopedVideo, make_clip
+from common import benchmark_parser, parse, run, write_json
 
 from cocoapi_hq import rle
 from vmt import load_model
 from vmt.cli.demo import Pipeline, Wanted, peak_mb
-from vmt.inference.atomic import AtomicFile, DiskReserve, make_folder
+from vmt.inference.atomic import DiskReserve
 from vmt.inference.postprocess import masks_at_video_size
 from vmt.inference.predictor import PredictorOptions, TrackMask, VideoPredictor
 from vmt.inference.results import ResultsWriter
@@ -40,6 +41,7 @@ from vmt.structures.masks import encode_crop
 from vmt.visualization.draw import draw_tracks
 
 VIDEO_SIZE = (480, 854)
+DRY_RUN = {"frames": 3, "min_size": 64, "window": 2, "repeats": 1}
 
 
 def median_ms(action: Callable[[], object], repeats: int) -> float:
@@ -114,9 +116,7 @@ def bench_pipeline(args: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark and write its record."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = benchmark_parser(__doc__, "end_to_end.json")
     parser.add_argument("--frames", type=int, default=48)
     parser.add_argument("--video", type=Path, help="clip to loop; default: one made here, 480x854")
     parser.add_argument("--config-file", type=Path, default=CONFIG)
@@ -126,8 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--window", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--threads", type=int, help="of torch; default: torch's own choice")
-    parser.add_argument("--output", type=Path, default=HERE / "results" / "end_to_end.json")
-    args = parser.parse_args(argv)
+    args = parse(parser, argv, DRY_RUN)
     logging.basicConfig(level=logging.ERROR)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -143,13 +142,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "pipeline": bench_pipeline(args),
         "parts": bench_masks(args.repeats),
     }
-    make_folder(args.output.parent)
-    with AtomicFile(args.output) as file:
-        file.write((json.dumps(record, indent=2) + "\n").encode())
     print(json.dumps(record["parts"], indent=2))
-    print(f"-> {args.output}")
+    write_json(args.output, record)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

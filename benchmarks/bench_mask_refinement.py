@@ -14,31 +14,45 @@ Example:
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+if __package__ in (None, ""):  # run as a script: the tests' shapes lie one folder up
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import cv2
 import numpy as np
 import torch
-from common import machine, write_json
+from common import (
+    REPO,
+    benchmark_parser,
+    machine,
+    parse,
+    require_data,
+    run,
+    scratch_folder,
+    write_json,
+)
 
 from cocoapi_hq import rle
 from cocoapi_hq.boundary import boundary_region
 from cocoapi_hq.tracklet_quality import compare_tubes, temporal_stability
+from tests.synthetic import write_moving_shapes
 from vmt.data.degrade import KINDS, LOW_RES_STRIDE, degrade_tube
 from vmt.data.io import read_frame
 from vmt.inference.mask_refiner import ANY, LOW_RES, WINDOW, MaskRefiner
 
-CLIPS = Path(__file__).parents[2] / "shared/data/clips"
-RESULT = Path(__file__).parent / "results/mask_refinement.json"
+CLIPS = REPO.parent / "shared/data/clips"
+DRY_RUN = {"clips": None, "frames_per_clip": 2, "kinds": [KINDS[0]], "methods": ["coarse", "ours"]}
 #: Its annotation is too coarse to say anything about boundaries.
 LEFT_OUT = ("bmx-trees",)
 #: Pixels around the coarse contour that GrabCut decides about. Of 6, 8 and 12, the best for it on
@@ -195,11 +209,9 @@ def measure(
     return rows
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure and write the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = benchmark_parser(__doc__, "mask_refinement.json")
     known, kinds = [*METHODS, *OURS], [*KINDS, CLEAN]
     parser.add_argument("--clips", type=Path, default=CLIPS)
     parser.add_argument("--frames-per-clip", type=int, default=0, help="0: all")
@@ -209,16 +221,23 @@ def main() -> None:
     parser.add_argument("--weights", default=ANY, help="name or file, as for vmt refine")
     parser.add_argument("--methods", nargs="+", choices=known, default=known)
     parser.add_argument("--jobs", type=int, default=1, help="processes of one thread each")
-    parser.add_argument("--output", type=Path, default=RESULT)
-    args = parser.parse_args()
+    args = parse(parser, argv, DRY_RUN)
+    if args.clips is None:
+        args.clips = write_moving_shapes(scratch_folder(), 1, 2, (48, 64), seed=0).parent
+    clips = require_data(args.clips, "--clips")
     names = ("frames_per_clip", "seed", "jobs", "stride")
     options = {name: getattr(args, name) for name in names}
     rows: list[dict[str, Any]] = []
     work = partial(
         measure, kinds=args.kinds, names=args.methods, weights=args.weights, options=options
     )
-    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
-        for found in pool.map(work, tracklets(args.clips, args.frames_per_clip)):
+    todo = tracklets(clips, args.frames_per_clip)
+    with ExitStack() as stack:
+        apply: Callable[..., Iterable[list[dict[str, Any]]]] = map
+        if args.jobs > 1:
+            context = get_context("spawn")
+            apply = stack.enter_context(ProcessPoolExecutor(args.jobs, mp_context=context)).map
+        for found in apply(work, todo):
             rows += found
             print(f"{found[0]['tracklet']} done", flush=True)
     means = []
@@ -237,4 +256,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

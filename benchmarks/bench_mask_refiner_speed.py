@@ -13,20 +13,18 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from common import machine, write_json
+from common import benchmark_parser, machine, measure_apart, parse, run, write_json
 
 from vmt.cli.demo import peak_mb, rss_mb
 from vmt.inference.mask_refiner import ANY, OVERLAP, WINDOW, MaskRefiner
 
-RESULT = Path(__file__).parent / "results/mask_refiner_speed.json"
+DRY_RUN = {"tracklets": [1], "frames": 2, "long": 0}
 SIZE = (480, 854)
 HALO_PX = 5
 TOLERANCE = 0.03
@@ -99,30 +97,25 @@ def measure(weights: str, device: str, tracklets: int, frames: int) -> dict[str,
     }
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = benchmark_parser(__doc__, "mask_refiner_speed.json")
     parser.add_argument("--tracklets", type=int, nargs="+", default=[1, 5, 20])
     parser.add_argument("--frames", type=int, default=26)
     parser.add_argument("--long", type=int, default=2000, help="frames of the last row; 0: none")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--weights", default=ANY, help="name or file, as for vmt refine")
     parser.add_argument("--one", type=int, nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--output", type=Path, default=RESULT)
-    args = parser.parse_args()
+    args = parse(parser, argv, DRY_RUN)
     if args.one:
         print(json.dumps(measure(args.weights, args.device, *args.one)))
         return 0
     rows = []
     jobs = [(n, args.frames) for n in args.tracklets] + ([(1, args.long)] if args.long else [])
     for tracklets, frames in jobs:
-        command = [sys.executable, __file__, "--device", args.device, "--weights", args.weights]
-        done = subprocess.run(
-            [*command, "--one", str(tracklets), str(frames)], stdout=subprocess.PIPE, check=True
-        )
-        row = {"tracklets": tracklets} | json.loads(done.stdout)
+        words = ["--device", args.device, "--weights", args.weights]
+        words += ["--one", str(tracklets), str(frames)]
+        row = {"tracklets": tracklets} | measure_apart(__file__, main, words, args.dry_run)
         rows.append(row)
         print("  ".join(f"{key} {value:.4g}" for key, value in row.items()))
     content = {"machine": machine(), "device": args.device, "threads": torch.get_num_threads()}
@@ -135,4 +128,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

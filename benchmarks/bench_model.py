@@ -16,21 +16,27 @@ import argparse
 import json
 import resource
 import statistics
-import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from unittest import mock
 
 import torch
-from common import machine, write_json
+from common import benchmark_parser, machine, measure_apart, parse, run, write_json
 from torch import Tensor
 
 from vmt.engine.load import load_model
 
 REPO = Path(__file__).resolve().parents[1]
 CONFIG = REPO / "configs/hq_ytvis/vmt_release_R50.yaml"
-RESULT = REPO / "benchmarks/results/model_cpu.json"
 VARIANTS = ("ours", "ours_bf16", "released_arithmetic")
+DRY_RUN = {
+    "config_file": REPO / "configs/quick/vmt_release_tiny.yaml",
+    **{"height": 64, "width": 96, "frames": 2, "repeats": 0, "variants": VARIANTS[::2]},
+}
 
 
 def photo_clip(num_frames: int, height: int, width: int) -> Tensor:
@@ -44,7 +50,8 @@ def photo_clip(num_frames: int, height: int, width: int) -> Tensor:
     return torch.stack([torch.from_numpy(frame.copy()).permute(2, 0, 1) for frame in frames])
 
 
-def released_arithmetic() -> None:
+@contextmanager
+def released_arithmetic() -> Iterator[None]:
     """Swap in the released way to compute the decoder and the attention, same numbers."""
     import torch.nn.functional as F
 
@@ -60,23 +67,30 @@ def released_arithmetic() -> None:
         total = sum(branch(stacked) for branch in self.branches)
         return apply_dynamic_layers(total, layers)[:, 0]
 
-    def attention(query, key, value, dropout_p=0.0):  # type: ignore[no-untyped-def]
-        weights = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-        return weights.softmax(-1) @ value
+    def attention(query, key, value, dropout_p=0.0, scale=None):  # type: ignore[no-untyped-def]
+        scale = query.shape[-1] ** -0.5 if scale is None else scale
+        return ((query * scale) @ key.transpose(-1, -2)).softmax(-1) @ value
 
-    dense_band.DenseBand._decode = decode  # type: ignore[method-assign]
-    F.scaled_dot_product_attention = attention  # type: ignore[assignment]
+    with (
+        mock.patch.object(dense_band.DenseBand, "_decode", decode),
+        mock.patch.object(F, "scaled_dot_product_attention", attention),
+    ):
+        yield
 
 
 def measure(variant: str, args: argparse.Namespace) -> dict[str, object]:
     """Run one variant in this process."""
+    with released_arithmetic() if variant == "released_arithmetic" else nullcontext():
+        return timed(variant, args)
+
+
+def timed(variant: str, args: argparse.Namespace) -> dict[str, object]:
+    """Time and memory of a network."""
     torch.manual_seed(0)
     overrides = ["TEST.PRECISION", "bf16"] if variant == "ours_bf16" else []
-    if variant == "released_arithmetic":
-        released_arithmetic()
     if args.weights is None:
         overrides += ["MODEL.WEIGHTS", ""]
-    model = load_model(CONFIG, args.weights, overrides, args.device)
+    model = load_model(args.config_file, args.weights, overrides, args.device)
     clip = photo_clip(args.frames, args.height, args.width)
     seconds = []
     points: list[int] = []
@@ -89,25 +103,25 @@ def measure(variant: str, args: argparse.Namespace) -> dict[str, object]:
         points.append(len(index))
         return index
 
-    dense_band.band_points = counted
     out = None
-    for _ in range(args.repeats + 1):
-        out = None
-        start = time.perf_counter()
-        out = model.segment_clip(clip)
-        if args.device.startswith("cuda"):
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
+    with mock.patch.object(dense_band, "band_points", counted):
+        for _ in range(args.repeats + 1):
+            out = None
+            start = time.perf_counter()
+            out = model.segment_clip(clip)
+            if args.device.startswith("cuda"):
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - start)
     assert out is not None
     if args.dump:
         torch.save({"query": out.query_index, "masks": out.mask_logits.float()}, args.dump)
-    timed = seconds[1:] or seconds
+    counting = seconds[1:] or seconds
     return {
         "variant": variant,
-        "seconds_median": statistics.median(timed),
-        "seconds_min": min(timed),
+        "seconds_median": statistics.median(counting),
+        "seconds_min": min(counting),
         "first_seconds": seconds[0],
-        "frames_per_second": args.frames / statistics.median(timed),
+        "frames_per_second": args.frames / statistics.median(counting),
         "peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
         "tracklets": len(out),
         "points_per_frame": points[: args.frames],
@@ -128,56 +142,63 @@ def largest_difference(a: Path, b: Path) -> dict[str, object]:
     }
 
 
-def main() -> None:
-    """Measure every variant in a process of its own, print and store a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--height", type=int, default=352)
-    parser.add_argument("--width", type=int, default=640)
-    parser.add_argument("--frames", type=int, default=5)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--weights", help="weight file; random weights without it")
-    parser.add_argument("--output", type=Path, default=RESULT)
-    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
-    parser.add_argument("--dump", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.variant:
-        print(json.dumps(measure(args.variant, args)))
-        return
+def compare(
+    args: argparse.Namespace, folder: Path
+) -> tuple[list[dict[str, object]], dict[str, object]]:
+    """Every variant in a process of its own, and how far its masks are from the released ones."""
     rows, dumps = [], {}
-    folder = args.output.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    for variant in VARIANTS:
-        dumps[variant] = folder / f".{variant}.pt"
-        command = [sys.executable, __file__, "--variant", variant, "--dump", str(dumps[variant])]
-        for name in ("height", "width", "frames", "repeats", "device", "weights"):
+    for variant in args.variants:
+        dumps[variant] = folder / f"{variant}.pt"
+        words = ["--variant", variant, "--dump", str(dumps[variant])]
+        for name in ("height", "width", "frames", "repeats", "device", "config_file", "weights"):
             value = getattr(args, name)
             if value is not None:
-                command += [f"--{name}", str(value)]
+                words += [f"--{name.replace('_', '-')}", str(value)]
         print(f"{variant} ...", flush=True)
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
-        row = rows[-1]
+        row = measure_apart(__file__, main, words, args.dry_run)
+        rows.append(row)
         print(
             f"  {row['seconds_median']:.2f} s  {row['frames_per_second']:.2f} frames/s  "
             f"{row['peak_rss_gb']:.2f} GB",
             flush=True,
         )
-    agreement = {
+    agreement: dict[str, object] = {
         variant: largest_difference(dumps[variant], dumps["released_arithmetic"])
         for variant in ("ours", "ours_bf16")
+        if {variant, "released_arithmetic"} <= set(dumps)
     }
-    for path in dumps.values():
-        path.unlink()
+    return rows, agreement
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure every variant in a process of its own, print and store a table."""
+    parser = benchmark_parser(__doc__, "model_cpu.json")
+    parser.add_argument("--height", type=int, default=352)
+    parser.add_argument("--width", type=int, default=640)
+    parser.add_argument("--frames", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--config-file", type=Path, default=CONFIG)
+    parser.add_argument("--weights", help="weight file; random weights without it")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
+    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--dump", help=argparse.SUPPRESS)
+    args = parse(parser, argv, DRY_RUN)
+    if args.variant:
+        print(json.dumps(measure(args.variant, args)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        rows, agreement = compare(args, Path(folder))
     print(json.dumps(agreement, indent=1))
     size = {k: getattr(args, k) for k in ("height", "width", "frames")}
+    output = args.output
+    if args.device.startswith("cuda") and output.name == "model_cpu.json":
+        output = output.with_name("model_cuda.json")
     write_json(
-        args.output,
+        output,
         {"machine": machine(), "input": size, "rows": rows, "against_release": agreement},
     )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

@@ -18,10 +18,10 @@ import math
 import platform
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,14 +29,23 @@ from typing import Any
 
 import cv2
 import numpy as np
+from common import (
+    BenchmarkError,
+    benchmark_parser,
+    machine,
+    measure_apart,
+    parse,
+    run,
+    write_json,
+)
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cocoapi_hq import hota, mots, mots_config, rle, scalabel_io
 
-RESULTS = Path(__file__).resolve().parent / "results" / "mots.json"
 HEIGHT, WIDTH = 720, 1280
 CLASSES = ("pedestrian", "rider", "car", "car", "car", "truck", "bus", "bicycle")
+DRY_RUN = {"videos": 1, "frames": 5, "objects": 3, "repeats": 1}
 CONTENDERS = ("baseline", "cocoapi_hq", "cocoapi_hq_hota", "read", "json_only")
 
 
@@ -180,14 +189,13 @@ def run_contender(name: str, folder: Path) -> dict[str, Any]:
     return {"rows": rows, "seconds": seconds, "peak_mib": peak_memory_mib()}
 
 
-def measure(folder: Path, repeats: int) -> dict[str, list[dict[str, Any]]]:
+def measure(folder: Path, repeats: int, here: bool) -> dict[str, list[dict[str, Any]]]:
     """Some runs per contender, taken in turn so that a busy machine hits all alike."""
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
     for _ in range(repeats):
         for name in CONTENDERS:
-            command = [sys.executable, __file__, "--contender", name, "--folder", str(folder)]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            runs[name].append(json.loads(done.stdout.splitlines()[-1]))
+            words = ["--contender", name, "--folder", str(folder)]
+            runs[name].append(measure_apart(__file__, main, words, here))
     return runs
 
 
@@ -202,28 +210,25 @@ def require_same_numbers(want: dict[str, Any], found: dict[str, Any]) -> None:
             assert same or abs(value - other) < 1e-6, f"{name} {key}: {value} and {other}"
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Make the data, time the contenders, compare, print, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = benchmark_parser(__doc__, "mots.json")
     parser.add_argument("--videos", type=int, default=8, help="number of videos")
     parser.add_argument("--frames", type=int, default=100, help="frames per video")
     parser.add_argument("--objects", type=int, default=12, help="objects per video")
     parser.add_argument("--repeats", type=int, default=5, help="runs per contender; the median")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="JSON file to write")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parse(parser, argv, DRY_RUN)
     if args.contender:
         print(json.dumps(run_contender(args.contender, args.folder)))
         return 0
     if find_spec("motmetrics") is None:
-        parser.error("the baseline needs motmetrics; install it with: pip install '.[bench]'")
+        raise BenchmarkError("the baseline needs motmetrics: pip install '.[bench]'.")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         num_masks = make_data(folder, args.videos, args.frames, args.objects)
-        runs = measure(folder, args.repeats)
+        runs = measure(folder, args.repeats, args.dry_run)
     rows = runs["cocoapi_hq"][0]["rows"]
     require_same_numbers(runs["baseline"][0]["rows"], rows)
 
@@ -262,12 +267,10 @@ def main() -> int:
     shared = 1 - median("read") / median("cocoapi_hq")
     report["share_after_reading"] = round(shared, 3)
     print(f"same numbers; {100 * shared:.0f}% of the time of cocoapi_hq comes after reading")
-    from common import machine, write_json  # torch's memory is not the contenders'
-
     report["machine"] = machine()
     write_json(args.output, report)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

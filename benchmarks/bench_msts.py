@@ -17,15 +17,14 @@ import argparse
 import json
 import resource
 import statistics
-import subprocess
 import sys
 import time
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from bench_model import photo_clip
-from common import machine, write_json
+from common import REPO, benchmark_parser, machine, measure_apart, parse, run, write_json
 from torch import nn
 
 from vmt.checkpoint.load import parameter_count
@@ -34,8 +33,6 @@ from vmt.engine.auxiliary import build_auxiliary
 from vmt.engine.load import load_model
 from vmt.structures.clip import ClipTargets
 
-REPO = Path(__file__).resolve().parents[1]
-RESULTS = REPO / "benchmarks/results"
 #: name -> (config, overrides)
 VARIANTS: dict[str, tuple[str, list[str]]] = {
     "seqformer": ("seqformer_R50", []),
@@ -43,6 +40,10 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     "msts_full": ("msts_R50", ["MODEL.MSTS.PRESET", "full"]),
 }
 TRAIN_FRAMES = 5
+DRY_RUN = {
+    **{"height": 64, "width": 96, "frames": [2], "repeats": 0, "no_train": True},
+    "variants": ["seqformer", "msts_lean"],
+}
 
 
 def build(variant: str, device: str) -> tuple[nn.Module, Any]:
@@ -62,7 +63,8 @@ def targets(num_frames: int, height: int, width: int) -> ClipTargets:
     """Three boxes that stand still."""
     masks = torch.zeros(3, num_frames, height, width, dtype=torch.bool)
     for g in range(3):
-        masks[g, :, 40 * g : 40 * g + 100, 150 * g : 150 * g + 120] = True
+        top, left = g * height // 9, g * width // 4
+        masks[g, :, top : top + height // 4, left : left + width // 5] = True
     boxes = torch.full((3, num_frames, 4), 0.3)
     return ClipTargets(torch.arange(3), boxes, masks, torch.ones(3, num_frames, dtype=torch.bool))
 
@@ -115,11 +117,9 @@ def measure(variant: str, frames: int, train: bool, args: argparse.Namespace) ->
     return row
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure every variant in a process of its own, print and store a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = benchmark_parser(__doc__, "msts_cpu.json")
     parser.add_argument("--height", type=int, default=360)
     parser.add_argument("--width", type=int, default=640)
     parser.add_argument("--frames", type=int, nargs="+", default=[5, 36])
@@ -127,28 +127,27 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--no-train", action="store_true", help="leave the training step out")
-    parser.add_argument("--output", type=Path)
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parse(parser, argv, DRY_RUN)
     if args.one:
         variant, frames, mode = args.one
         print(json.dumps(measure(variant, int(frames), mode == "train", args)))
         return
     jobs = [(frames, "test") for frames in args.frames]
     jobs += [] if args.no_train else [(TRAIN_FRAMES, "train")]
-    name = "msts_cuda.json" if args.device.startswith("cuda") else "msts_cpu.json"
-    output = args.output or RESULTS / name
+    output = args.output
+    if args.device.startswith("cuda") and output.name == "msts_cpu.json":
+        output = output.with_name("msts_cuda.json")
     size = [args.height, args.width]
     facts = {"machine": machine(), "size": size, "repeats": args.repeats}
     rows: list[dict[str, Any]] = []
     for frames, mode in jobs:
         base: dict[str, Any] = {}
         for variant in args.variants:
-            words = [sys.executable, __file__, "--one", variant, str(frames), mode]
+            words = ["--one", variant, str(frames), mode]
             for key in ("height", "width", "repeats", "device"):
                 words += [f"--{key}", str(getattr(args, key))]
-            out = subprocess.run(words, check=True, capture_output=True, text=True, cwd=REPO)
-            row = json.loads(out.stdout.strip().splitlines()[-1])
+            row = measure_apart(__file__, main, words, args.dry_run)
             base = base or row
             clock = "cpu_seconds_median" if "cpu_seconds_median" in row else "seconds_median"
             row["over_first"] = row[clock] / base[clock]
@@ -163,4 +162,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

@@ -30,9 +30,9 @@ import gc
 import json
 import math
 import statistics
-import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import machine, write_json
+from common import benchmark_parser, machine, measure_apart, parse, run, write_json
 from torch import Tensor
 
 from vmt.modeling.criteria.incoherent_region import RegionRule
@@ -51,8 +51,10 @@ from vmt.modeling.refinement.dense_band import DenseBand
 from vmt.modeling.refinement.quadtree_refiner import STRIDES, QuadtreeRefiner
 
 mpl.use("Agg")
-RESULT = Path(__file__).resolve().parent / "results/refiner.json"
-PLOT = Path(__file__).resolve().parents[1] / "docs/images/refiner_growth.png"
+DRY_RUN = {
+    **{"heights": [64], "frames": 2, "tracklets": [1, 2], "repeats": 1},
+    **{"growth_frames": [], "growth_heights": []},
+}
 GROWING = ("dense_band", "quadtree", "quadtree_window", "quadtree_mixed")
 #: Measured with one size and number of frames.
 VARIANTS = (*GROWING, "quadtree_near", "quadtree_no_qsg")
@@ -218,13 +220,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     return row
 
 
-def run(args: argparse.Namespace, variant: str, **changes: int) -> dict[str, Any]:
-    """Measure in a fresh process."""
+def measured(args: argparse.Namespace, variant: str, **changes: int) -> dict[str, Any]:
+    """The row of a variant, from a fresh process."""
     values = {"repeats": args.repeats} | changes
-    command = [sys.executable, __file__, "--variant", variant, "--device", args.device]
-    command += [part for name, value in values.items() for part in (f"--{name}", str(value))]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    words = ["--variant", variant, "--device", args.device]
+    words += [part for name, value in values.items() for part in (f"--{name}", str(value))]
+    row = measure_apart(__file__, main, words, args.dry_run)
     print(
         f"{variant:16} T={row['frames']:<3} N={row['tracklets']:<3} "
         f"{row['height']}x{row['width']}: {row['seconds']:7.2f} s {row['peak_mb']:8.0f} MB"
@@ -234,8 +235,10 @@ def run(args: argparse.Namespace, variant: str, **changes: int) -> dict[str, Any
     return row
 
 
-def slope(rows: list[dict[str, Any]], size: Any, value: str) -> float:
-    """Exponent of the growth of ``value`` with ``size(row)``."""
+def slope(rows: list[dict[str, Any]], size: Any, value: str) -> float | None:
+    """Exponent of the growth of ``value`` with ``size(row)``; None for fewer than two sizes."""
+    if len({size(row) for row in rows}) < 2:
+        return None
     x = np.log([size(row) for row in rows])
     return round(float(np.polyfit(x, np.log([row[value] for row in rows]), 1)[0]), 2)
 
@@ -259,7 +262,7 @@ def plot(growth: dict[str, Any], sizes: dict[str, Any], path: Path) -> None:
                     [sizes[name](r) for r in result["rows"]],
                     [r[value] for r in result["rows"]],
                     marker="o",
-                    label=f"{variant}: slope {result[f'slope_{value}']:.2f}",
+                    label=f"{variant}: slope {result[f'slope_{value}']}",
                 )
             axis.set_xlabel(name)
             axis.set_ylabel(label)
@@ -270,11 +273,9 @@ def plot(growth: dict[str, Any], sizes: dict[str, Any], path: Path) -> None:
     print(f"wrote {path}")
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Compare for several counts and sizes, then let frames and resolution grow."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = benchmark_parser(__doc__, "refiner.json")
     parser.add_argument("--heights", type=int, nargs="+", default=[240, 352])
     parser.add_argument("--frames", type=int, default=5)
     parser.add_argument("--tracklets", type=int, nargs="+", default=[1, 5, 10, 20])
@@ -283,12 +284,11 @@ def main() -> None:
     parser.add_argument("--growth-base", type=int, default=1, help="tracklets unless they grow")
     parser.add_argument("--growth-frames", type=int, nargs="*", default=[2, 5, 10])
     parser.add_argument("--growth-heights", type=int, nargs="*", default=[176, 352, 528])
-    parser.add_argument("--output", type=Path, default=RESULT)
-    parser.add_argument("--plot", type=Path, default=PLOT)
+    parser.add_argument("--plot", type=Path, help="of the growth; default: beside --output")
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
     parser.add_argument("--height", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--width", type=int, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parse(parser, argv, DRY_RUN)
     if args.variant:
         args.tracklets = args.tracklets[0]
         print(json.dumps(measure(args)))
@@ -302,7 +302,7 @@ def main() -> None:
     for height in args.heights:
         for count in args.tracklets:
             chosen = VARIANTS if count == BASE_TRACKLETS else VARIANTS[:-1]
-            rows = {v: run(args, v, **setting(height, args.frames, count)) for v in chosen}
+            rows = {v: measured(args, v, **setting(height, args.frames, count)) for v in chosen}
             band = rows["dense_band"]
             for row in rows.values():
                 row |= {
@@ -330,11 +330,11 @@ def main() -> None:
             sizes["tracklets"],
         )
         for name, changes in settings.items():
-            rows_of_sweep = [run(args, variant, **change) for change in changes]
+            rows_of_sweep = [measured(args, variant, **change) for change in changes]
             growth[name][variant] = slopes(rows_of_sweep, sizes[name])
     write_json(args.output, content | {"growth": growth})
-    plot(growth, sizes, args.plot)
+    plot(growth, sizes, args.plot or args.output.with_suffix(".png"))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

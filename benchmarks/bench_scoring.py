@@ -23,16 +23,16 @@ import multiprocessing
 import os
 import platform
 import resource
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from common import benchmark_parser, measure_apart, parse, run, write_json
 from pycocotools import mask as coco
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -41,9 +41,9 @@ import cocoapi_hq
 from cocoapi_hq import rle, tube_ap
 from cocoapi_hq.protocol import get_protocol
 
-RESULTS = Path(__file__).resolve().parent / "results" / "scoring.json"
 HEIGHT, WIDTH, FRAMES = 720, 1280, 27
 OBJECTS, DETECTIONS, CLASSES = 2, 10, 40
+DRY_RUN = {"videos": 1, "baseline_videos": 1, "repeats": 1, "agreement_videos": 1}
 
 
 # --- data -----------------------------------------------------------------------------------
@@ -306,14 +306,10 @@ def cpu_seconds() -> float:
     return sum(u.ru_utime + u.ru_stime for u in usage)
 
 
-def run_stage(stage: str, folder: Path, **options: Any) -> dict[str, Any]:
-    """Run one contender in a fresh process and return what it measured."""
-    command = [sys.executable, __file__, "--stage", stage, "--folder", str(folder)]
-    command += ["--options", json.dumps(options)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"stage {stage} failed: {done.stderr[-2000:]}")
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+def run_stage(stage: str, folder: Path, here: bool, **options: Any) -> dict[str, Any]:
+    """Run one contender in a fresh process (or here) and return what it measured."""
+    words = ["--stage", stage, "--folder", str(folder), "--options", json.dumps(options)]
+    return measure_apart(__file__, main, words, here)
 
 
 def stage_main(stage: str, folder: Path, options: dict[str, Any]) -> None:
@@ -327,16 +323,17 @@ def stage_main(stage: str, folder: Path, options: dict[str, Any]) -> None:
     print(json.dumps(measured))
 
 
-def measure(folder: Path, videos: int, part: int, repeats: int) -> dict[str, Any]:
+def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """All numbers of one run."""
+    videos, part, repeats = args.videos, args.baseline_videos, args.repeats
     rows: list[dict[str, Any]] = []
 
     def best(stage: str, where: Path, times: int, **options: Any) -> dict[str, Any]:
-        runs = [run_stage(stage, where, **options) for _ in range(times)]
+        runs = [run_stage(stage, where, args.dry_run, **options) for _ in range(times)]
         return min(runs, key=lambda r: r["seconds"])
 
     for metric, count in (("tube_boundary", part), ("tube_mask", min(videos, 5 * part))):
-        slow = best("baseline", folder, 2, metric=metric, videos=count, jobs=2)
+        slow = best("baseline", folder, min(2, repeats), metric=metric, videos=count, jobs=2)
         scaled, cpu = (slow["reading"] + slow[k] * videos / count for k in ("seconds", "cpu"))
         rows.append(row(f"{metric} baseline", slow, scaled, count) | {"cpu_full_set": cpu})
         for jobs in (1, 2):
@@ -368,7 +365,7 @@ def row(name: str, measured: dict[str, Any], seconds: float, videos: int) -> dic
     }
 
 
-def check_agreement(folder: Path, part: int) -> float:
+def check_agreement(part: int) -> float:
     """Largest difference between baseline and package on the part both score."""
     worst = 0.0
     with tempfile.TemporaryDirectory() as small:
@@ -380,27 +377,17 @@ def check_agreement(folder: Path, part: int) -> float:
     return worst
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(file.name).replace(path)
-
-
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print a table, write the numbers."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = benchmark_parser(__doc__, "scoring.json")
     parser.add_argument("--videos", type=int, default=280)
     parser.add_argument("--baseline-videos", type=int, default=24)
     parser.add_argument("--repeats", type=int, default=3, help="runs of ours; the best counts")
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--agreement-videos", type=int, default=3, help="compared number by number")
     parser.add_argument("--folder", type=Path, help="keep or reuse the data there")
     parser.add_argument("--stage", help=argparse.SUPPRESS)
     parser.add_argument("--options", type=json.loads, default={}, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parse(parser, argv, DRY_RUN)
     if args.stage:
         stage_main(args.stage, args.folder, args.options)
         return 0
@@ -409,9 +396,9 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "results.json").is_file():
             make_data(folder, args.videos)
-        report = measure(folder, args.videos, args.baseline_videos, args.repeats)
+        report = measure(folder, args)
         report["results_json_mib"] = (folder / "results.json").stat().st_size / 2**20
-        report["largest_difference"] = check_agreement(folder, 3)
+        report["largest_difference"] = check_agreement(args.agreement_videos)
     report["setting"] = {
         "videos": args.videos,
         "frames": FRAMES,
@@ -430,9 +417,9 @@ def main() -> int:
             f"({r['videos_measured']} videos measured) {faster}"
         )
     print(f"largest difference of any number: {report['largest_difference']:.1e}")
-    write_atomically(args.output, json.dumps(report, indent=1) + "\n")
+    write_json(args.output, report)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -15,12 +15,11 @@ import argparse
 import itertools
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +28,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-REPO = Path(__file__).resolve().parents[1]
-if __package__ in (None, ""):
-    sys.path.insert(0, str(REPO))
+if __package__ in (None, ""):  # run as a script: the tests' shapes lie one folder up
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from torchvision.ops.misc import FrozenBatchNorm2d  # noqa: E402
+from common import REPO, benchmark_parser, machine, measure_apart, parse, run, write_json
+from torchvision.ops.misc import FrozenBatchNorm2d
 
-from benchmarks.common import machine, write_json  # noqa: E402
-from tests.synthetic import write_moving_shapes  # noqa: E402
-from vmt.config.node import load_config  # noqa: E402
-from vmt.data.build import build_train_loader  # noqa: E402
-from vmt.data.labels import label_space_from_json  # noqa: E402
-from vmt.engine.hooks import peak_memory_mb  # noqa: E402
-from vmt.engine.lr_schedule import Schedule  # noqa: E402
-from vmt.engine.optimizer import build_optimizer  # noqa: E402
-from vmt.engine.parallel import recompute_activations  # noqa: E402
-from vmt.engine.train_loop import Batch, Hook, Trainer  # noqa: E402
-from vmt.modeling.meta_arch.build import build_model  # noqa: E402
-from vmt.utils.device import resolve_device  # noqa: E402
+from tests.synthetic import write_moving_shapes
+from vmt.config.node import load_config
+from vmt.data.build import build_train_loader
+from vmt.data.labels import label_space_from_json
+from vmt.engine.hooks import peak_memory_mb
+from vmt.engine.lr_schedule import Schedule
+from vmt.engine.optimizer import build_optimizer
+from vmt.engine.parallel import recompute_activations
+from vmt.engine.train_loop import Batch, Hook, Trainer
+from vmt.modeling.meta_arch.build import build_model
+from vmt.utils.device import resolve_device
 
 DEFAULT = "configs/quick/seqformer_tiny.yaml"
 SIZE = (240, 426)
@@ -60,26 +58,30 @@ LARGE = (
     ],
 )
 KINDS = ("plain", "checkpointing")
+SMALL = ["INPUT.AUGMENTATION", "none", "INPUT.MIN_SIZE_TRAIN", "[48]", "INPUT.MAX_SIZE_TRAIN", "64"]
+DRY_RUN = {
+    **{"steps": 1, "loader_batches": 1, "workers": 0, "size": (48, 64), "large": False},
+    "warm_ups": 0,
+    "overrides": [*SMALL, "INPUT.CLIP_FRAMES", "2", "SOLVER.CLIPS_PER_BATCH", "1"],
+}
 
 
-def main() -> None:
-    """Measure and write ``benchmarks/results/training.json``."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and write."""
+    parser = benchmark_parser(__doc__, "training.json")
     parser.add_argument("--config-file", default=str(REPO / DEFAULT))
     parser.add_argument("--steps", type=int, default=10, help="timed steps, after 3 of warm-up")
     parser.add_argument("--loader-batches", type=int, default=60)
     parser.add_argument("--workers", type=int, default=2, help="processes that load data")
     parser.add_argument("--threads", type=int, help="of torch; default: all cores")
-    parser.add_argument("--output", type=Path, default=REPO / "benchmarks/results/training.json")
     parser.add_argument(
         "--only", nargs="+", choices=PARTS, help="the rest stays as --output has it"
     )
     parser.add_argument("--memory", choices=KINDS, help=argparse.SUPPRESS)
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE")
-    args = parser.parse_args()
+    parser.set_defaults(size=SIZE, large=True, warm_ups=2)
+    args = parse(parser, argv, DRY_RUN)
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.memory:
@@ -89,9 +91,9 @@ def main() -> None:
     if args.only and args.output.is_file():
         content = json.loads(args.output.read_text()) | content
     with tempfile.TemporaryDirectory() as folder:
-        write_moving_shapes(Path(folder), 4, 12, SIZE, 0)
+        write_moving_shapes(Path(folder), 4, 12, args.size, 0)
         args.data = Path(folder)
-        content["frame_size"] = list(SIZE)
+        content["frame_size"] = list(args.size)
         content["clips_per_step"] = config(args).SOLVER.CLIPS_PER_BATCH
         for name in args.only or PARTS:
             content[name] = PARTS[name](args)
@@ -274,13 +276,13 @@ def attempts(args: argparse.Namespace) -> dict[str, Any]:
         steppers[name] = make_trainer(changed, 1)
         change(steppers[name])
     seconds: dict[str, list[float]] = {name: [] for name in steppers}
-    for turn in range(args.steps + 2):
+    for turn in range(args.steps + args.warm_ups):
         for name, trainer in steppers.items():
             torch.set_flush_denormal(name == "flush_denormal")
             trainer.schedule = Schedule(trainer.step + 1)
             started = time.process_time()
             trainer.train()
-            if turn >= 2:
+            if turn >= args.warm_ups:
                 seconds[name].append(time.process_time() - started)
     torch.set_flush_denormal(False)
     plain = seconds["as it is"]
@@ -312,10 +314,9 @@ def memory(args: argparse.Namespace) -> dict[str, Any]:
 
 def in_process(args: argparse.Namespace, kind: str, config: str, overrides: list[str]) -> Any:
     """``memory`` of a config in a process of its own."""
-    command = [sys.executable, __file__, "--memory", kind, "--config-file", config]
-    command += ["--data", str(args.data), "--threads", str(torch.get_num_threads())]
-    done = subprocess.run([*command, *overrides], capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    words = ["--memory", kind, "--config-file", config]
+    words += ["--data", str(args.data), "--threads", str(torch.get_num_threads())]
+    return measure_apart(__file__, main, [*words, *overrides], args.dry_run)
 
 
 def memory_of_config(args: argparse.Namespace) -> dict[str, Any]:
@@ -325,7 +326,7 @@ def memory_of_config(args: argparse.Namespace) -> dict[str, Any]:
 
 def memory_of_r50(args: argparse.Namespace) -> dict[str, Any]:
     """The same for ``LARGE``."""
-    path, overrides = LARGE
+    path, overrides = LARGE if args.large else (DEFAULT, args.overrides)
     found = {kind: in_process(args, kind, str(REPO / path), overrides) for kind in KINDS}
     for row in found.values():
         del row["seconds"]  # of one step after a cold start: says little
@@ -342,4 +343,4 @@ PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
 }
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

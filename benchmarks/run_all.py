@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """Run every benchmark of this folder, one after the other, and print what they stored.
 
-Results go to benchmarks/results/*.json; each holds the machine, the versions, and the baseline that
-was measured in the same run. `--quick` takes fewer repeats. GPU benchmarks run where there is one.
+Results go to output/benchmarks/*.json, with --record to benchmarks/results/*.json; each holds the
+machine, the versions, and the baseline that was measured in the same run. `--quick` takes fewer
+repeats, `--dry-run` tiny sizes. GPU benchmarks run where there is one. What needs data that are not
+there is named in the end; the others run.
 
 Example:
   python benchmarks/run_all.py --quick --only deform_attn model
@@ -15,13 +17,14 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from common import RESULTS, SCRATCH
 
 HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results"
 
 #: name -> (script, arguments, arguments with --quick)
 BENCHMARKS: dict[str, tuple[str, list[str], list[str]]] = {
@@ -48,11 +51,7 @@ BENCHMARKS: dict[str, tuple[str, list[str], list[str]]] = {
 }
 GPU_BENCHMARKS: dict[str, tuple[str, list[str], list[str]]] = {
     "deform_attn_cuda": ("bench_deform_attn_cuda.py", [], []),
-    "model_cuda": (
-        "bench_model.py",
-        ["--device", "cuda", "--output", str(RESULTS / "model_cuda.json")],
-        [],
-    ),
+    "model_cuda": ("bench_model.py", ["--device", "cuda"], ["--device", "cuda"]),
     "msts_cuda": ("bench_msts.py", ["--device", "cuda"], ["--device", "cuda", "--repeats", "1"]),
 }
 
@@ -68,15 +67,20 @@ def flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
     return [(name, value)]
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     known = [*BENCHMARKS, *GPU_BENCHMARKS]
     parser.add_argument("--only", nargs="+", choices=known, metavar="NAME", help=", ".join(known))
-    parser.add_argument("--quick", action="store_true")
-    args = parser.parse_args()
+    parser.add_argument("--quick", action="store_true", help="fewer repeats, smaller sizes")
+    parser.add_argument("--dry-run", action="store_true", help="tiny sizes; keeps no results")
+    parser.add_argument("--record", action="store_true", help="write benchmarks/results/*.json")
+    args = parser.parse_args(argv)
+    common = [
+        f"--{name}" for name in ("dry-run", "record") if getattr(args, name.replace("-", "_"))
+    ]
     table = BENCHMARKS | (GPU_BENCHMARKS if torch.cuda.is_available() else {})
     failed = []
     for name in args.only or table:
@@ -86,18 +90,25 @@ def main() -> int:
         script, full, quick = table[name]
         print(f"\n=== {name}", flush=True)
         start = time.perf_counter()
-        command = [sys.executable, str(HERE / script), *(quick if args.quick else full)]
+        own = [] if args.dry_run else quick if args.quick else full
+        command = [sys.executable, str(HERE / script), *own, *common]
         if subprocess.run(command, cwd=HERE.parent).returncode:
             failed.append(name)
         print(f"    ({time.perf_counter() - start:.0f} s)", flush=True)
-    print("\n=== stored results")
-    for path in sorted(RESULTS.glob("*.json")):
-        print(path.name)
-        for key, value in flat(json.loads(path.read_text())):
-            print(f"    {key:60s} {value}")
+    if not args.dry_run:
+        print_results(RESULTS if args.record else SCRATCH)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def print_results(folder: Path) -> None:
+    """Numbers of every file of a folder."""
+    print(f"\n=== results in {folder}")
+    for path in sorted(folder.glob("*.json")):
+        print(path.name)
+        for key, value in flat(json.loads(path.read_text())):
+            print(f"    {key:60s} {value}")
 
 
 if __name__ == "__main__":

@@ -18,22 +18,25 @@ import json
 import os
 import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-REPO = Path(__file__).resolve().parents[1]
-if __package__ in (None, ""):
-    sys.path.insert(0, str(REPO))
+if __package__ in (None, ""):  # run as a script: the tests' shapes lie one folder up
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.common import machine, write_json  # noqa: E402
-from benchmarks.study_training import (  # noqa: E402
+from common import REPO, benchmark_parser, machine, parse, run, write_json
+from study_training import (
     CATEGORIES,
-    run,
+    TINY,
+    add_data,
+    read_data,
     scores,
+    train_net,
     write_initial_weights,
 )
-from tests.synthetic import write_moving_shapes  # noqa: E402
+
+from tests.synthetic import write_moving_shapes
 
 CONFIG = REPO / "configs/quick/seqformer_study.yaml"
 METHODS: Mapping[str, list[str]] = {
@@ -56,20 +59,18 @@ SIZE, NUM_FRAMES = (160, 240), 8
 SYNTHETIC = {"steady": 1.0, "zoom": ZOOM}
 TEST_VIDEOS = 12
 KEYS = ("AP", "AP50", "AR10", "best_iou", "first_iou")
+DRY_RUN = {"images": None, "clips": None, "steps": 1, "seeds": [0], "overrides": [*TINY]}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Prepare, train and score every method and seed, write ``study.json`` and ``table.md``."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--images", type=Path, required=True, help="instances.json, JPEGImages/")
-    parser.add_argument("--clips", type=Path, required=True, help="annotations.json, JPEGImages/")
+    parser = benchmark_parser(__doc__, None)
+    add_data(parser)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--output", type=Path, required=True, help="folder of everything")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE")
-    args = parser.parse_args()
+    args = parse(parser, argv, DRY_RUN)
+    read_data(args)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     common, truths = prepare(args)
     results: dict[str, dict[str, Any]] = {name: {} for name in METHODS}
@@ -84,7 +85,7 @@ def main() -> None:
             if not all((found / test / "metrics.json").is_file() for test in truths):
                 options = ["--num-gpus", "0", "--config-file", str(CONFIG), "--resume"]
                 options += ["--weights", str(initial), "--output", str(folder)]
-                run([*options, *common, *seeds, *keys])
+                train_net([*options, *common, *seeds, *keys], args.dry_run)
             results[name][str(seed)] = {
                 test: {key: scores(truth, found / test)[key] for key in KEYS}
                 for test, truth in truths.items()
@@ -100,11 +101,12 @@ def prepare(args: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
     """Write the data files; returns config overrides that all runs share, and test set -> truth."""
     output: Path = args.output.resolve()
     images, clips = args.images.resolve(), args.clips.resolve()
+    train_videos, test_videos, size = (1, 1, (48, 64)) if args.dry_run else (60, TEST_VIDEOS, SIZE)
     train = [f"{images}/instances.json@{images}/JPEGImages"]
     for name, zoom in SYNTHETIC.items():
         folder = output / f"train_{name}"
         if not (folder / "annotations.json").is_file():
-            write_moving_shapes(folder, 60, NUM_FRAMES, SIZE, seed=1000, zoom=zoom)
+            write_moving_shapes(folder, train_videos, NUM_FRAMES, size, seed=1000, zoom=zoom)
         train.append(f"{folder}/annotations.json@{folder}/JPEGImages")
     truths = {"real": json.loads((clips / "annotations.json").read_text())}
     roots = {"real": clips}
@@ -112,7 +114,7 @@ def prepare(args: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
         roots[name] = output / f"test_{name}"
         path = roots[name] / "annotations.json"
         if not path.is_file():
-            write_moving_shapes(roots[name], TEST_VIDEOS, NUM_FRAMES, SIZE, seed=9000, zoom=zoom)
+            write_moving_shapes(roots[name], test_videos, NUM_FRAMES, size, seed=9000, zoom=zoom)
         truths[name] = json.loads(path.read_text())
     tests = []
     for name, truth in truths.items():
@@ -154,4 +156,4 @@ def spread(values: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

@@ -46,28 +46,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-REPO = Path(__file__).resolve().parents[1]
-if __package__ in (None, ""):
-    sys.path.insert(0, str(REPO))
+if __package__ in (None, ""):  # run as a script: the tests' shapes lie one folder up
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.common import machine, write_json  # noqa: E402
-from vmt.config.node import load_config  # noqa: E402
-from vmt.data.composites import CompositeOptions, composite_clip  # noqa: E402
-from vmt.data.datasets.coco import load_coco_json  # noqa: E402
-from vmt.data.datasets.ytvis import load_ytvis_json  # noqa: E402
-from vmt.data.mapper import decode_masks  # noqa: E402
-from vmt.data.records import VideoRecord  # noqa: E402
-from vmt.inference.video_io import read_image  # noqa: E402
-from vmt.modeling.criteria.matcher import Match  # noqa: E402
-from vmt.modeling.quadtree.write_back import to_next_level  # noqa: E402
-from vmt.modeling.refinement.base import Refiner, RefinerInput, RefinerOutput  # noqa: E402
-from vmt.modeling.refinement.dense_band import DenseBand  # noqa: E402
-from vmt.modeling.refinement.quadtree_criterion import QuadtreeOutput  # noqa: E402
-from vmt.modeling.refinement.quadtree_refiner import QuadtreeRefiner  # noqa: E402
-from vmt.ops.resize import aligned_upsample2  # noqa: E402
-from vmt.structures.boxes import masks_to_boxes, xyxy_to_cxcywh  # noqa: E402
-from vmt.structures.clip import ClipTargets  # noqa: E402
-from vmt.visualization.refinement import LastAttention  # noqa: E402
+from common import benchmark_parser, machine, parse, require_data, run, write_json
+
+from vmt.config.node import load_config
+from vmt.data.composites import CompositeOptions, composite_clip
+from vmt.data.datasets.coco import load_coco_json
+from vmt.data.datasets.ytvis import load_ytvis_json
+from vmt.data.mapper import decode_masks
+from vmt.data.records import VideoRecord
+from vmt.inference.video_io import read_image
+from vmt.modeling.criteria.matcher import Match
+from vmt.modeling.quadtree.write_back import to_next_level
+from vmt.modeling.refinement.base import Refiner, RefinerInput, RefinerOutput
+from vmt.modeling.refinement.dense_band import DenseBand
+from vmt.modeling.refinement.quadtree_criterion import QuadtreeOutput
+from vmt.modeling.refinement.quadtree_refiner import QuadtreeRefiner
+from vmt.ops.resize import aligned_upsample2
+from vmt.structures.boxes import masks_to_boxes, xyxy_to_cxcywh
+from vmt.structures.clip import ClipTargets
+from vmt.visualization.refinement import LastAttention
 
 #: Widths of the network, of the refiner, of its feed-forward layers; its layers and heads.
 DIM, EMBED, FFN, LAYERS, HEADS = 32, 16, 64, 2, 2
@@ -107,6 +107,7 @@ ROWS = (
     "quadtree_near",
 )
 SCORES = ("mask", "boundary")
+DRY_RUN = {"steps": 1, "seeds": [0], "held_out": 1, "rows": ["coarse", "quadtree_window"]}
 Shift = Literal["frame", "tracklet"]
 
 
@@ -547,18 +548,15 @@ def table(results: dict[str, Any], sets: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Train, score, write ``study.json`` and ``table.md``."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; folders that it names are there."""
+    parser = benchmark_parser(__doc__, None)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--held-out", type=int, default=40, help="synthetic clips scored")
     parser.add_argument("--images", type=Path, help="instances.json, JPEGImages/: photos to paste")
     parser.add_argument("--clips", type=Path, help="annotations.json, JPEGImages/: scored too")
     parser.add_argument("--real-train", type=Path, help="annotations.json, JPEGImages/: trained on")
-    parser.add_argument("--output", type=Path, required=True, help="folder of everything")
     parser.add_argument(
         "--shift", choices=("frame", "tracklet"), default="frame",
         help="the coarse mask's shift: anew in every frame (default), or once per tracklet",
@@ -570,7 +568,17 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--start", type=Path, help="folder of a study: go on from its weights")
     parser.add_argument("--rows", choices=ROWS, nargs="+", default=list(ROWS))
-    args = parser.parse_args()
+    args = parse(parser, argv, DRY_RUN)
+    for option in ("images", "clips", "real_train"):
+        if getattr(args, option):
+            name = "instances.json" if option == "images" else "annotations.json"
+            require_data(getattr(args, option), f"--{option.replace('_', '-')}", name)
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train, score, write ``study.json`` and ``table.md``."""
+    args = read_arguments(argv)
     torch.set_num_threads(1)
     name = f"steps_{args.steps}_{args.shift}" + (f"_noise_{args.noise:g}" if args.noise else "")
     folder = args.output / name
@@ -609,4 +617,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

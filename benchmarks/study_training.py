@@ -23,47 +23,101 @@ from typing import Any
 
 import numpy as np
 
-REPO = Path(__file__).resolve().parents[1]
-if __package__ in (None, ""):
-    sys.path.insert(0, str(REPO))
+if __package__ in (None, ""):  # run as a script: the tests' shapes lie one folder up
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.common import write_json  # noqa: E402
-from cocoapi_hq import rle  # noqa: E402
-from tests.synthetic import write_moving_shapes  # noqa: E402
-from vmt.checkpoint.files import write_weights  # noqa: E402
-from vmt.checkpoint.training_state import seed_everything  # noqa: E402
-from vmt.config.node import load_config  # noqa: E402
-from vmt.data.labels import label_space_from_json  # noqa: E402
-from vmt.modeling.meta_arch.build import build_model  # noqa: E402
+from common import (
+    REPO,
+    BenchmarkError,
+    benchmark_parser,
+    parse,
+    require_data,
+    run,
+    scratch_folder,
+    write_json,
+)
+
+from cocoapi_hq import rle
+from tests.synthetic import write_moving_shapes
+from vmt.checkpoint.files import write_weights
+from vmt.checkpoint.training_state import seed_everything
+from vmt.cli.main import main as vmt
+from vmt.config.node import load_config
+from vmt.data.labels import label_space_from_json
+from vmt.modeling.meta_arch.build import build_model
 
 CONFIG = REPO / "configs/quick/seqformer_study.yaml"
 CATEGORIES = [{"id": 1, "name": "object"}]
 #: Seconds between looks at the folder of checkpoints.
 POLL = 2.0
 GOOD_IOU = 0.5
+#: A network and pictures that take seconds.
+TINY = (
+    *("INPUT.MIN_SIZE_TRAIN", "[48]", "INPUT.MAX_SIZE_TRAIN", "64", "INPUT.CLIP_FRAMES", "2"),
+    *("INPUT.MIN_SIZE_TEST", "48", "SOLVER.CLIPS_PER_BATCH", "1", "DATALOADER.NUM_WORKERS", "0"),
+)
+DRY_RUN = {"images": None, "clips": None, "steps": 2, "overrides": [*TINY]}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Prepare, score, train, be killed, resume, score; write ``study.json`` and ``curve.png``."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--images", type=Path, required=True, help="instances.json, JPEGImages/")
-    parser.add_argument("--clips", type=Path, required=True, help="annotations.json, JPEGImages/")
+    parser = benchmark_parser(__doc__, None)
+    add_data(parser)
     parser.add_argument("--steps", type=int, default=1600)
-    parser.add_argument("--output", type=Path, required=True, help="folder of everything")
     parser.add_argument("--config-file", type=Path, default=CONFIG)
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE")
-    args = parser.parse_args()
+    args = parse(parser, argv, DRY_RUN)
+    read_data(args)
     overrides = prepare(args)
     options = ["--num-gpus", "0", "--config-file", str(args.config_file), *overrides]
     initial = args.output / "initial.safetensors"
     if not initial.is_file():
         write_initial_weights(args.config_file, overrides, initial)
     before, training = args.output / "before", args.output / "training"
-    run([*options, "--eval-only", "--weights", str(initial), "--output", str(before)])
-    train(args.steps, [*options, "--resume", "--weights", str(initial)], training)
+    evaluate = ["--eval-only", "--weights", str(initial), "--output", str(before)]
+    train_net([*options, *evaluate], args.dry_run)
+    options += ["--resume", "--weights", str(initial), "--output", str(training)]
+    if not args.dry_run:
+        train_and_kill(args.steps, options, training)
+    train_net(options, args.dry_run)
     report(args, {0: before / "inference/truth", **evaluations(training)})
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Options of the two folders that a study reads."""
+    parser.add_argument("--images", type=Path, help="folder of instances.json, JPEGImages/")
+    parser.add_argument("--clips", type=Path, help="folder of annotations.json, JPEGImages/")
+
+
+def read_data(args: argparse.Namespace) -> None:
+    """See that the folders are there; a dry run makes tiny ones."""
+    if args.dry_run and args.images is None:
+        folder = scratch_folder()
+        args.clips = write_moving_shapes(folder, 1, 2, (48, 64), seed=0).parent
+        args.images = write_images(folder)
+    for option, name in (("images", "instances.json"), ("clips", "annotations.json")):
+        folder = getattr(args, option)
+        if folder is None:
+            raise BenchmarkError(f"--{option} FOLDER is needed: {name} and JPEGImages/.")
+        require_data(folder, f"--{option}", name)
+
+
+def write_images(folder: Path) -> Path:
+    """COCO JSON of the frames of moving shapes in a folder."""
+    truth = json.loads((folder / "annotations.json").read_text())
+    names = [name for video in truth["videos"] for name in video["file_names"]]
+    size = {key: truth["videos"][0][key] for key in ("width", "height")}
+    images = [{"id": t + 1, "file_name": name, **size} for t, name in enumerate(names)]
+    annotations = [
+        {"id": len(names) * k + t + 1, "image_id": t + 1, "category_id": 1, "iscrowd": 0}
+        | {"segmentation": mask, "area": rle.area(mask), "bbox": list(rle.to_box(mask))}
+        for k, row in enumerate(truth["annotations"])
+        for t, mask in enumerate(row["segmentations"])
+        if mask
+    ]
+    content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
+    (folder / "instances.json").write_text(json.dumps(content))
+    return folder
 
 
 def evaluations(training: Path) -> dict[int, Path]:
@@ -82,11 +136,12 @@ def report(args: argparse.Namespace, folders: Mapping[int, Path]) -> None:
     for row in curve:
         seconds, last = seconds + (row["step"] - last) * row["seconds_per_step"], row["step"]
     draw(curve, rows, args.output / "curve.png")
+    marker = killed(args.output / "training")
     content = {
         "steps": args.steps,
         "overrides": args.overrides,
         "minutes_of_steps": round(seconds / 60, 1),
-        "killed_at_step": int((args.output / "training/killed").read_text()),
+        "killed_at_step": None if args.dry_run else int(marker.read_text()),
         "curve": [{"step": row["step"], "loss": round(row["loss"], 3)} for row in curve],
         "scores": rows,
     }
@@ -99,7 +154,8 @@ def prepare(args: argparse.Namespace) -> list[str]:
     """Write the data files; returns the config keys and values that every run shares."""
     output: Path = args.output.resolve()
     if not (output / "shapes/annotations.json").is_file():
-        write_moving_shapes(output / "shapes", 60, 8, (160, 240), seed=1000)
+        number, size = (1, (48, 64)) if args.dry_run else (60, (160, 240))
+        write_moving_shapes(output / "shapes", number, 8, size, seed=1000)
     truth = json.loads((args.clips / "annotations.json").read_text())
     truth["categories"] = CATEGORIES
     for annotation in truth["annotations"]:
@@ -131,24 +187,32 @@ def command(options: Sequence[str]) -> list[str]:
     return [sys.executable, str(REPO / "tools/train_net.py"), *options]
 
 
-def run(options: Sequence[str]) -> None:
-    """``train_net.py`` to its end."""
-    subprocess.run(command(options), cwd=REPO, check=True)
+def train_net(options: Sequence[str], here: bool) -> None:
+    """``train_net.py`` to its end, in a process of its own or here."""
+    if here:
+        status = vmt(["train", *options])
+    else:
+        status = subprocess.run(command(options), cwd=REPO).returncode
+    if status:
+        raise BenchmarkError(f"train_net.py failed with status {status}.")
 
 
-def train(steps: int, options: Sequence[str], output: Path) -> None:
-    """Train; the first process is killed at the first checkpoint of the second half."""
-    marker = output / "killed"
-    options = [*options, "--output", str(output)]
+def killed(output: Path) -> Path:
+    """File that names the step at which a training was killed."""
+    return output / "killed"
+
+
+def train_and_kill(steps: int, options: Sequence[str], output: Path) -> None:
+    """Train in a process that is killed at the first checkpoint of the second half."""
+    marker = killed(output)
     if not marker.is_file():
         process = subprocess.Popen(command(options), cwd=REPO)
         while process.poll() is None and newest(output) < steps // 2:
             time.sleep(POLL)
         process.kill()
         if process.wait() > 0:
-            raise SystemExit(f"the training failed with status {process.returncode}")
+            raise BenchmarkError(f"the training failed with status {process.returncode}.")
         marker.write_text(f"{newest(output)}\n")
-    run(options)
 
 
 def newest(output: Path) -> int:
@@ -220,4 +284,4 @@ def draw(curve: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], 
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))
