@@ -344,6 +344,8 @@ def _check_masks(
     masks: list[rle.Rle | None] = []
     mended = list(entries)
     for t, entry in enumerate(entries):
+        if polygons and entry and isinstance(entry, list):
+            entry = mended[t] = _check_rings(checker, f"{where}[{t}]", entry)
         mask = _check_mask(checker, f"{where}[{t}]", entry, frame, polygons)
         masks.append(mask)
         if mask is None or (not polygons and not isinstance(entry["counts"], str)):
@@ -352,6 +354,24 @@ def _check_masks(
     if masks and not any(m is not None and rle.area(m) for m in masks):
         checker.add(where, f"{len(masks)} entries", "the object is never visible", "remove it")
     return masks
+
+
+def _check_rings(checker: _Checker, where: str, entry: list[Json]) -> Json:
+    """A polygon without rings that enclose nothing; null if it has no other."""
+    try:
+        rings, idle = rle.split_rings(entry, where)
+    except ScoringError:
+        return entry  # said by _check_mask
+    flat = not isinstance(entry[0], list)
+    if flat:
+        checker.add(where, entry, "the numbers of a ring", "a list with this ring")
+        entry = [entry]
+    for k in idle:
+        problem = "a ring that encloses nothing"
+        fix = "left out of the copy" if rings else "null in the copy"
+        checker.add(f"{where}[{k}]", entry[k], problem, fix)
+    good = [ring for k, ring in enumerate(entry) if k not in idle]
+    return good or None
 
 
 def _check_mask(

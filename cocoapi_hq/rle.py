@@ -163,40 +163,79 @@ def _to_text(counts: Sequence[int], h: int, w: int) -> str:
     return out[:used].tobytes().decode("ascii")
 
 
-def from_polygons(
-    polygons: Sequence[Sequence[float]], h: int, w: int, where: str = "polygon"
-) -> Rle:
+def split_rings(
+    polygons: Sequence[Any], where: str = "polygon"
+) -> tuple[list[list[float]], list[int]]:
+    """Rings that enclose something, and the places of those that do not.
+
+    Clicks that were not meant leave rings of one or two points, or of no area, beside good ones;
+    they say nothing about a mask.
+
+    Args:
+        polygons: rings ``[x0, y0, x1, y1, ...]`` in pixels; or the numbers of one ring.
+        where: the place, for the message.
+
+    Returns:
+        The good rings, and the places in ``polygons`` of the others, ascending.
+
+    Raises:
+        ScoringError: no ring at all, an odd count, or a value that is not a finite number within
+            100,000 pixels of the frame.
+    """
+    if len(polygons) and all(_is_number(value) for value in polygons):
+        polygons = [polygons]
+    if not len(polygons):
+        raise ScoringError(f"{where}: no ring; write null for a frame without the object.")
+    good: list[list[float]] = []
+    idle: list[int] = []
+    for k, ring in enumerate(polygons):
+        if not isinstance(ring, (list, tuple, np.ndarray)) or len(ring) % 2:
+            raise ScoringError(
+                f"{where}[{k}]: {_short(ring)} is no ring; give x0, y0, x1, y1, ... of at least "
+                "three points."
+            )
+        for value in ring:
+            if not _is_number(value) or not abs(value) <= 1e5:
+                raise ScoringError(f"{where}[{k}]: {_short(value)} is no coordinate in pixels.")
+        points = [float(value) for value in ring]
+        if len(points) < 6 or not _has_area(points):
+            idle.append(k)
+        else:
+            good.append(points)
+    return good, idle
+
+
+def _is_number(value: object) -> bool:
+    number = isinstance(value, (int, float, np.integer, np.floating))
+    return number and not isinstance(value, bool)
+
+
+def _has_area(points: Sequence[float]) -> bool:
+    """Whether not all points lie on one line."""
+    xy = np.array(points).reshape(-1, 2)
+    steps = xy - xy[0]
+    x, y = steps[np.square(steps).sum(1).argmax()]
+    return bool(np.abs(steps[:, 0] * y - steps[:, 1] * x).max() > 1e-6)
+
+
+def from_polygons(polygons: Sequence[Any], h: int, w: int, where: str = "polygon") -> Rle:
     """Rasterise rings by COCO's rule and unite them.
 
     Args:
-        polygons: rings ``[x0, y0, x1, y1, ...]`` in pixels, at least three points each.
+        polygons: see ``split_rings``; rings that enclose nothing add nothing.
         h: frame height in pixels.
         w: frame width in pixels.
         where: the place, for the message.
 
     Returns:
-        The mask as text.
+        The mask as text; an empty one if no ring encloses anything.
 
     Raises:
-        ScoringError: a ring with fewer than three points, an odd count, or a value that is not a
-            finite number within 100,000 pixels of the frame.
+        ScoringError: see ``split_rings``.
     """
-    rings: list[list[float]] = []
-    for k, ring in enumerate(polygons):
-        if not isinstance(ring, (list, tuple, np.ndarray)) or len(ring) < 6 or len(ring) % 2:
-            raise ScoringError(
-                f"{where}[{k}]: {_short(ring)} is no ring; give x0, y0, x1, y1, ... of at least "
-                "three points."
-            )
-        points: list[float] = []
-        for value in ring:
-            number = isinstance(value, (int, float, np.integer, np.floating))
-            if not number or isinstance(value, bool) or not abs(value) <= 1e5:
-                raise ScoringError(f"{where}[{k}]: {_short(value)} is no coordinate in pixels.")
-            points.append(float(value))
-        rings.append(points)
+    rings, _ = split_rings(polygons, where)
     if not rings:
-        raise ScoringError(f"{where}: no ring; write null for a frame without the object.")
+        return from_counts([h * w], h, w, where)
     merged = _coco.merge(_coco.frPyObjects(rings, h, w))
     return {"size": [h, w], "counts": merged["counts"].decode("ascii")}
 

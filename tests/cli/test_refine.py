@@ -272,6 +272,85 @@ def test_results_alone(tmp_path: Path, form: str) -> None:
     assert [r["segmentations"] for r in after] == [expected(track(4, 5))] * len(rows)
 
 
+@pytest.mark.parametrize("listed", [True, False])
+def test_results_that_only_name_their_videos(tmp_path: Path, listed: bool, capsys) -> None:
+    path, _ = write_ytvis(tmp_path)
+    rows = [
+        {"video_name": name, "score": 0.9, "category_id": 1, "segmentations": track(y, 5)}
+        for name, y in (("v2", 4), ("v1", 18), ("v2", 16))
+    ]
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps(rows))
+    options = ("--annotations", str(path)) if listed else ()
+    assert run(results, tmp_path / "images", tmp_path / "o.json", *options) == 0
+    assert "YouTube-VIS results, 2 videos" in capsys.readouterr().out
+    after = json.loads((tmp_path / "o.json").read_text())
+    wanted = [expected(row["segmentations"]) for row in rows]
+    assert [row["segmentations"] for row in after] == wanted
+    rows[0]["video_name"] = "v9"
+    results.write_text(json.dumps(rows))
+    assert run(results, tmp_path / "images", tmp_path / "o.json", *options) == 2
+    said = "is of the video 'v9', but" if listed else "v9: no such folder"
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["coco", "ytvis"])
+def test_crowds_are_counted_and_a_file_of_crowds_alone_is_refused(
+    tmp_path: Path, form: str, capsys
+) -> None:
+    if form == "ytvis":
+        path, content = write_ytvis(tmp_path, videos=1)
+    else:
+        images = [{"id": 1, "file_name": "a/00000.png", "height": H, "width": W}]
+        write_frames(tmp_path / "images" / "a", 1)
+        rows = [
+            {"id": k, "image_id": 1, "category_id": 1, "segmentation": m, "iscrowd": int(k == 2)}
+            for k, m in ((1, rle.encode(box(4, 5))), (2, rle.encode(box(9, 9))))
+        ]
+        path, content = tmp_path / "c.json", {"images": images, "annotations": rows}
+        content["categories"] = []
+        path.write_text(json.dumps(content))
+    assert run(path, tmp_path / "images", tmp_path / "o.json") == 0
+    assert "1 crowd regions (iscrowd) are left alone" in capsys.readouterr().out
+    for row in content["annotations"]:
+        row["iscrowd"] = 1
+    path.write_text(json.dumps(content))
+    assert run(path, tmp_path / "images", tmp_path / "p.json") == 2
+    count = len(content["annotations"])
+    assert f"all {count} masks are marked as crowd (iscrowd 1)" in one_line(capsys)
+    assert not (tmp_path / "p.json").exists()
+
+
+RING = [5, 4, 15, 4, 15, 12, 5, 12]
+
+
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [
+        ([RING, [3, 3, 12, 12]], r"segmentations\[0\]\[1\]\."),
+        ([[9, 9, 9, 9, 9, 9], RING], r"segmentations\[0\]\[0\]\."),
+        (RING, ""),
+        ([RING], ""),
+    ],
+)
+def test_rings_of_a_json_file(tmp_path: Path, mask: list, said: str, capsys) -> None:
+    path, content = write_ytvis(tmp_path, videos=1)
+    content["annotations"][0]["segmentations"] = [mask, [], None, None, None, None]
+    path.write_text(json.dumps(content))
+    assert run(path, tmp_path / "images", tmp_path / "o.json") == 0
+    after = json.loads((tmp_path / "o.json").read_text())["annotations"][0]["segmentations"]
+    assert after == [rle.encode(shaved(box(4, 5))), [], None, None, None, None]
+    out = capsys.readouterr().out
+    assert ("1 ring of fewer than three points or without area encloses nothing" in out) == bool(
+        said
+    )
+    assert re.search(said, out)
+    content["annotations"][0]["segmentations"][0] = [[v + 90 for v in RING]]
+    path.write_text(json.dumps(content))
+    assert run(path, tmp_path / "images", tmp_path / "o.json") == 2
+    assert "segmentations[0] lies outside the frame of 48x32 pixels" in one_line(capsys)
+
+
 def test_coco_annotations(tmp_path: Path, refiner: Shave) -> None:
     images = tmp_path / "images"
     write_frames(images, 2)

@@ -103,7 +103,7 @@ def test_refused_masks_are_named(mask: object, words: str) -> None:
 
 @pytest.mark.parametrize(
     "rings",
-    [[[1, 2, 3, 4]], [[1, 2, 3, 4, 5]], [3], [], [[0, 0, 1, 1, float("nan"), 2]], [["a"] * 6],
+    [[[1, 2, 3, 4, 5]], [3], [], [[0, 0, 1, 1, float("nan"), 2]], [["a"] * 6],
      [[0, 0, 1, 1, 1e9, 2]], [[0, 0, 1, 1, True, 2]]],
 )  # fmt: skip
 def test_refused_polygons(rings: object) -> None:
@@ -120,3 +120,20 @@ def test_encode_refuses_other_shapes() -> None:
     for shape in ((3,), (2, 3, 4), (0, 4)):
         with pytest.raises(ScoringError):
             rle.encode(np.zeros(shape))
+
+
+def test_rings_that_enclose_nothing_add_nothing() -> None:
+    square = [1, 1, 4, 1, 4, 3, 1, 3]  # 3 x 2 pixels
+    line = [0, 0, 5, 5, 2, 2, 9, 9]
+    rings = [[2, 2], square, [], [5, 5, 9, 9], line, [6, 6, 6, 6, 6, 6]]
+    assert rle.split_rings(rings) == ([[float(v) for v in square]], [0, 2, 3, 4, 5])
+    drawn = rle.decode(rle.from_polygons(rings, 10, 10))
+    expected = np.zeros((10, 10), bool)
+    expected[1:3, 1:4] = True
+    assert np.array_equal(drawn, expected)
+    assert rle.area(rle.from_polygons([line], 10, 10)) == 0
+
+
+def test_the_numbers_of_one_ring() -> None:
+    square = [1, 1, 4, 1, 4, 3, 1, 3]
+    assert rle.validate(square, "here", (10, 10)) == rle.validate([square], "here", (10, 10))

@@ -149,7 +149,8 @@ def run(args: argparse.Namespace) -> int:
     _check_beside(masks, args, log)
     job = _Job(masks, WorkFolder(args.output, options), options)
     job.plan(args.images, args.video)
-    print(f"{masks.path}: {masks.form}, {_count(len(masks.videos), masks.noun)}")
+    about = [masks.form, _count(len(masks.videos), masks.noun), masks.note]
+    print(f"{masks.path}: {', '.join(text for text in about if text)}")
     job.refine(lambda: _load_refiner(args))
     _check_bad(job, skip=args.skip_bad)
     summary = job.summary()

@@ -1,7 +1,10 @@
+import base64
+import io
 import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vmt.data.mask_files.folders import NewMask
 from vmt.data.mask_files.polygons import PolygonCodec, make_polygon_codec
@@ -86,8 +89,8 @@ def test_an_object_in_pieces_stays_the_one_of_other_frames(tmp_path):
     ("shape", "said"),
     [
         ({"label": "a", "points": _box(40, 2, 5, 5)}, r"\(a\) lies outside the frame of 30x20"),
-        ({"label": "a", "points": [[1, 1], [2, 2]]}, "at least three"),
         ({"label": "a", "points": [1, 2, 3]}, "at least three"),
+        ({"label": "a", "points": [[1, 1], [2, 2]], "shape_type": "mask"}, "is a mask, but"),
         ({"label": "a", "points": [[1, 1], [2, None], [3, 3]]}, "no coordinate"),
         ({"label": "a"}, r"shapes\[0\] is"),
     ],
@@ -113,3 +116,104 @@ def test_drawn_on_another_size(tmp_path):
     path = _write(tmp_path / "a.json", shape, imageHeight=40, imageWidth=60)
     with pytest.raises(AnnotationError, match="drawn on 60x40 pixels, but the frame is 30x20"):
         PolygonCodec().objects(path, SIZE)
+
+
+def _ring_with_hole(tmp_path, *more):
+    """A box of 10 x 10 whose middle 4 x 4 is a hole; a dog that reaches into the hole."""
+    return _write(
+        tmp_path / "a.json",
+        {"label": "_background_", "points": _box(5, 5, 4, 4)},
+        {"label": "wheel", "points": _box(2, 2, 10, 10)},
+        {"label": "dog", "points": _box(8, 8, 12, 10)},
+        {"label": "__ignore__", "points": _box(0, 0, 29, 19)},
+        *more,
+    )
+
+
+def _wheel():
+    wheel = np.zeros(SIZE, bool)
+    wheel[2:12, 2:12] = True
+    wheel[5:9, 5:9] = False
+    return wheel
+
+
+def test_a_hole_is_cut_from_what_it_lies_in(tmp_path):
+    path = _ring_with_hole(tmp_path, {"label": "_background_", "points": _box(22, 1, 5, 5)})
+    codec = make_polygon_codec((path,), SIZE)
+    assert codec.note == (
+        "1 shapes labelled __ignore__ are no objects and are left alone. "
+        "1 holes (_background_) lie in no object: a.json: shapes[4]."
+    )
+    assert codec.objects(path, SIZE) == ["wheel", "dog"]
+    wheel, dog = codec.masks(path, ["wheel", "dog"], SIZE)
+    assert (wheel == _wheel()).all()
+    assert dog.sum() == 12 * 10  # one of its pixels is in the hole, which is not its own
+
+
+@pytest.mark.parametrize("changed", ["wheel", "dog", "both"])
+def test_a_hole_is_written_once(tmp_path, changed):
+    path = _ring_with_hole(tmp_path)
+    smaller = _wheel()
+    smaller[5, 5] = True  # the refined hole is smaller than the one that was drawn
+    dog = np.zeros(SIZE, bool)
+    dog[9:18, 8:20] = True
+    new = {
+        "wheel": NewMask(smaller if changed in ("wheel", "both") else None, 0.9),
+        "dog": NewMask(dog if changed in ("dog", "both") else None, 0.9),
+    }
+    path.write_bytes(PolygonCodec().rewrite(path, new))
+    labels = [shape["label"] for shape in json.loads(path.read_text())["shapes"]]
+    assert labels.count("__ignore__") == 1
+    assert labels.count("_background_") == (changed == "dog")
+    after = PolygonCodec().masks(path, ["wheel", "dog"], SIZE)
+    assert (after[0] == (_wheel() if changed == "dog" else smaller)).all()
+    assert after[1].sum() == (120 if changed == "wheel" else dog.sum())
+
+
+def test_a_hole_of_two_objects_stays_one_of_the_other(tmp_path):
+    path = _ring_with_hole(tmp_path, {"label": "cart", "points": _box(1, 1, 20, 15)})
+    wheel = _wheel()
+    wheel[2, 2] = False
+    new = {"wheel": NewMask(wheel, 0.9), "dog": NewMask(None, 1), "cart": NewMask(None, 1)}
+    path.write_bytes(PolygonCodec().rewrite(path, new))
+    after = PolygonCodec().masks(path, ["wheel", "cart"], SIZE)
+    assert (after[0] == wheel).all()
+    assert after[1].sum() == 20 * 15 - 16
+    assert not after[1][5:9, 5:9].any()
+
+
+def test_rings_that_enclose_nothing_are_named_and_left_out(tmp_path):
+    path = _write(
+        tmp_path / "a.json",
+        {"label": "dog", "points": [[3, 3], [9, 9]]},
+        {"label": "dog", "points": _box(1, 1, 5, 4)},
+        {"label": "cat", "points": [[0, 0], [5, 5], [9, 9]], "group_id": 1},
+        {"label": "cat", "points": _box(12, 1, 5, 4), "group_id": 1},
+    )
+    codec = make_polygon_codec((path,), SIZE)
+    assert codec.objects(path, SIZE) == ["dog", "cat (group 1)"]
+    assert [m.sum() for m in codec.masks(path, ["dog", "cat (group 1)"], SIZE)] == [20, 20]
+    assert codec.note == (
+        "2 rings of fewer than three points or without area enclose nothing and are left out: "
+        "a.json: shapes[0] (dog), a.json: shapes[2] (cat)."
+    )
+
+
+def test_a_mask_that_labelme_stores_as_a_picture(tmp_path):
+    bits = np.zeros((4, 6), bool)
+    bits[1:3, 2:] = True
+    buffer = io.BytesIO()
+    Image.fromarray(bits).save(buffer, format="PNG")
+    coded = base64.b64encode(buffer.getvalue()).decode()
+    shape = {"label": "dog", "shape_type": "mask", "mask": coded, "points": [[26, 3], [31, 6]]}
+    path = _write(tmp_path / "a.json", shape)
+    expected = np.zeros(SIZE, bool)
+    expected[4:6, 28:30] = True  # cut at the right edge of the frame
+    (found,) = PolygonCodec().masks(path, ["dog"], SIZE)
+    assert (found == expected).all()
+    new = np.zeros(SIZE, bool)
+    new[4:7, 25:30] = True
+    path.write_bytes(PolygonCodec().rewrite(path, {"dog": NewMask(new, 0.9)}))
+    (written,) = json.loads(path.read_text())["shapes"]
+    assert (written["shape_type"], written["mask"], written["label"]) == ("polygon", None, "dog")
+    assert (PolygonCodec().masks(path, ["dog"], SIZE)[0] == new).all()

@@ -201,6 +201,11 @@ class MaskFile(Protocol):
         ...
 
     @property
+    def note(self) -> str:
+        """What a person should know before any video is read; may be empty."""
+        ...
+
+    @property
     def videos(self) -> Sequence[MaskVideo]:
         """At least one."""
         ...
@@ -217,6 +222,10 @@ class MaskFile(Protocol):
         ...
 
 
+class OutsideError(AnnotationError):
+    """A polygon lies outside its frame."""
+
+
 def checked_mask(mask: object, where: str, size: Size | None) -> rle.Rle:
     """Any spelling of a mask as run lengths.
 
@@ -227,11 +236,46 @@ def checked_mask(mask: object, where: str, size: Size | None) -> rle.Rle:
 
     Raises:
         AnnotationError: it is none.
+        OutsideError: all its rings lie outside the frame.
     """
     try:
-        return rle.validate(mask, where, size)
+        checked = rle.validate(mask, where, size)
+        rings = rle.split_rings(mask, where)[0] if isinstance(mask, (list, tuple)) else []
     except ScoringError as error:
         raise AnnotationError(str(error)) from None
+    if rings and size is not None and all(_outside(ring, size) for ring in rings):
+        raise OutsideError(
+            f"{where} lies outside the frame of {size_text(size)} pixels; was it drawn on another "
+            "size?"
+        )
+    return checked
+
+
+def idle_rings(mask: object, where: str) -> list[str]:
+    """Places of the rings of a mask that enclose nothing; see ``rle.split_rings``."""
+    if not mask or not isinstance(mask, (list, tuple)):
+        return []
+    try:
+        return [f"{where}[{k}]" for k in rle.split_rings(mask, where)[1]]
+    except ScoringError as error:
+        raise AnnotationError(str(error)) from None
+
+
+def idle_note(places: Sequence[str]) -> str:
+    """What to say about rings that enclose nothing; empty without one."""
+    if not places:
+        return ""
+    one = len(places) == 1
+    return (
+        f"{len(places)} ring{'' if one else 's'} of fewer than three points or without area "
+        f"enclose{'s' if one else ''} nothing and {'is' if one else 'are'} left out: "
+        f"{list_few(places, 3)}."
+    )
+
+
+def _outside(ring: Sequence[float], size: Size) -> bool:
+    x, y = ring[::2], ring[1::2]
+    return max(x) <= 0 or max(y) <= 0 or min(x) >= size[1] or min(y) >= size[0]
 
 
 def size_text(size: Sequence[int]) -> str:

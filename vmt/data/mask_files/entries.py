@@ -21,6 +21,8 @@ from vmt.data.mask_files.base import (
     TrackletName,
     VideoChanges,
     checked_mask,
+    idle_note,
+    idle_rings,
     list_few,
     size_text,
 )
@@ -53,14 +55,14 @@ class Member:
     """A video or image as the file lists it.
 
     Args:
-        id: its id.
+        id: its id; its name, where results give no id and no file lists it.
         label: for people.
         folder: of its frames, where ``file_names`` is None.
         file_names: of its frames; None when no file lists them.
         size: (h, w) in pixels; None when the file does not say.
     """
 
-    id: int
+    id: int | str
     label: str
     folder: str = ""
     file_names: tuple[str, ...] | None = None
@@ -82,21 +84,37 @@ def open_entries(content: JsonList, options: EntryOptions) -> EntryFile:
     if content.name == "results" and options.members is not None:
         listed = read_json_list(options.members)
     members = _members(listed, "images" if form.image else "videos")
-    rows: dict[int, list[int]] = {}
+    named = _by_name(members)
+    rows: dict[int | str, list[int]] = {}
     for row, place in enumerate(content.places):
         key = place.member
-        if not is_int(key):
+        by_name = form.by_name and isinstance(key, str)
+        if by_name:
+            key = named.get(key, key)
+        elif not is_int(key):
             raise AnnotationError(
                 f"{content.where(row)}.{form.member} is {short(key)}; give an integer."
             )
         if members and key not in members:
+            if by_name:
+                raise AnnotationError(
+                    f"{content.where(row)} is of the video {key!r}, but {listed.path} has none, or "
+                    "several, of that name; give video_id, or the files that belong together."
+                )
             raise AnnotationError(
                 f"{content.where(row)}.{form.member} is {key}, but {listed.path} has no such "
                 f"{form.noun}; give the files that belong together."
             )
-        rows.setdefault(int(key), []).append(row)
+        rows.setdefault(key, []).append(row)
     if not members:
         members = {key: _unlisted(content, key, chosen[0]) for key, chosen in rows.items()}
+    crowds = sum(place.crowd for place in content.places)
+    if crowds and crowds == len(content.places):
+        raise AnnotationError(
+            f"{content.path}: all {crowds} masks are marked as crowd (iscrowd 1), and crowds are "
+            "not refined; some tools mark every mask that is stored as run lengths so: set iscrowd "
+            "to 0 where a mask is one object."
+        )
     categories = _categories(listed)
     videos = tuple(
         EntryVideo(content, form, options, member, tuple(rows[key]), categories)
@@ -105,7 +123,8 @@ def open_entries(content: JsonList, options: EntryOptions) -> EntryFile:
     )
     if not videos:
         raise AnnotationError(f"{content.path}: {content.name} is empty; there is no mask.")
-    return EntryFile(content.path, form.text, videos, content, form)
+    note = f"{crowds} crowd regions (iscrowd) are left alone" if crowds else ""
+    return EntryFile(content.path, form.text, videos, content, form, note)
 
 
 @dataclass(frozen=True)
@@ -121,15 +140,21 @@ class _Form:
         return "image_id" if self.image else "video_id"
 
     @property
+    def by_name(self) -> bool:
+        """Whether entries may name their video in place of its id."""
+        return self.text == "YouTube-VIS results"
+
+    @property
     def noun(self) -> str:
         return "image" if self.image else "video"
 
 
 def _form_of(content: JsonList, options: EntryOptions) -> _Form:
     first = content.first if content.first is not None else {}
-    of_video = "video_id" in first and options.mask_key in first
-    of_image = "image_id" in first and IMAGE_KEY in first
     results = content.name == "results"
+    named = "video_id" in first or (results and "video_name" in first)
+    of_video = named and options.mask_key in first
+    of_image = "image_id" in first and IMAGE_KEY in first
     if of_video and (results or "videos" in content.top):
         text = "YouTube-VIS results" if results else "YouTube-VIS annotations"
         return _Form(text, False, options.mask_key)
@@ -139,8 +164,8 @@ def _form_of(content: JsonList, options: EntryOptions) -> _Form:
         f"{content.path}: is none of the known kinds of mask file. Known are YouTube-VIS "
         f"annotations (videos, annotations with video_id and {options.mask_key}), COCO annotations "
         f"(images, annotations with image_id and {IMAGE_KEY}), results (a list of entries with "
-        "video_id or image_id), one frame's polygons (shapes with label and points), and folders "
-        f"of PNG label maps or of polygon files. {_what_it_is(content)}"
+        "video_id, video_name or image_id), one frame's polygons (shapes with label and points), "
+        f"and folders of PNG label maps or of polygon files. {_what_it_is(content)}"
     )
 
 
@@ -160,14 +185,14 @@ def _categories(listed: JsonList) -> dict[int, str]:
     }
 
 
-def _members(listed: JsonList, key: str) -> dict[int, Member]:
+def _members(listed: JsonList, key: str) -> dict[int | str, Member]:
     """The videos or images that a file lists; empty when it lists none (results)."""
     rows = listed.top.get(key)
     if rows is None and listed.name == "results":
         return {}
     if not isinstance(rows, list):
         raise AnnotationError(f"{listed.path}: has no list {key!r}, which names the frames.")
-    members: dict[int, Member] = {}
+    members: dict[int | str, Member] = {}
     for k, row in enumerate(rows):
         where = f"{listed.path}: {key}[{k}]"
         if not isinstance(row, dict) or not is_int(row.get("id")):
@@ -188,7 +213,17 @@ def _label(key: str, identity: int, name: str) -> str:
     return Path(name).parent.name or f"video {identity}"
 
 
-def _unlisted(content: JsonList, key: int, row: int) -> Member:
+def _by_name(members: Mapping[int | str, Member]) -> dict[str, int | str]:
+    """What results may call a video, its name or the folder of its frames -> its id."""
+    found: dict[str, list[int | str]] = {}
+    for key, member in members.items():
+        folder = [str(Path(member.file_names[0]).parent)] if member.file_names else []
+        for name in {member.label, *folder}:
+            found.setdefault(name, []).append(key)
+    return {name: keys[0] for name, keys in found.items() if len(keys) == 1}
+
+
+def _unlisted(content: JsonList, key: int | str, row: int) -> Member:
     """A video or image of a result file by itself: its own name, or its id, names its frames."""
     name = content.element(row).get("video_name")
     folder = name if isinstance(name, str) and name else str(key)
@@ -244,6 +279,7 @@ class EntryVideo:
                 "were drawn on."
             )
         found: list[tuple[TrackletName, list[str | None]]] = []
+        idle: list[str] = []
         empty = 0
         length = 1 if self.form.image else frames.count
         for row in self.rows:
@@ -266,9 +302,11 @@ class EntryVideo:
                     "give one mask or null per frame."
                 )
             counts = [self._counts(m, f"{where}[{t}]", frames) for t, m in enumerate(masks)]
+            idle += [place for t, m in enumerate(masks) for place in idle_rings(m, f"{where}[{t}]")]
             empty += sum(bool(m) and c is None for m, c in zip(masks, counts, strict=True))
             found.append((TrackletName(str(row), self._name(element, row)), counts))
-        note = f"{empty} empty masks (no pixel) stay as they are." if empty else ""
+        notes = [f"{empty} empty masks (no pixel) stay as they are." if empty else ""]
+        note = " ".join(text for text in [idle_note(idle), *notes] if text)
         return EntryMasks(
             tracklets=[name for name, _ in found],
             counts=[counts for _, counts in found],
@@ -341,6 +379,7 @@ class EntryFile:
     videos: Sequence[EntryVideo]
     content: JsonList
     _form: _Form
+    note: str = ""
 
     @property
     def noun(self) -> str:

@@ -224,6 +224,7 @@ class FolderFile:
     form: str
     videos: Sequence[FolderVideo]
     noun: str = "video"
+    note: str = ""
 
     def rewrite(self, find: FindChanges) -> Iterator[tuple[str, Iterable[bytes]]]:
         """See ``base.MaskFile``; files without a change are copied byte by byte."""

@@ -28,12 +28,15 @@ class Place:
     Args:
         begin: of its text.
         end: behind its text.
-        member: id of the video or image that it belongs to; None without one.
+        member: id of the video or image that it belongs to, or the name of a video without id; None
+            without one.
+        crowd: it is a crowd region.
     """
 
     begin: int
     end: int
     member: Json
+    crowd: bool = False
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,9 @@ def _scan_elements(
             )
         if not first:
             first.append(element)
-        places.append(Place(at, end, element.get("video_id", element.get("image_id"))))
+        members = (element.get(key) for key in ("video_id", "image_id", "video_name"))
+        member = next((value for value in members if value is not None), None)
+        places.append(Place(at, end, member, bool(element.get("iscrowd"))))
         at = _skip(text, end)
         if _expect(text, at, ",]") == ",":
             at = _skip(text, at + 1)

@@ -3,23 +3,40 @@
 ``{"shapes": [{"label": "dog", "points": [[x, y], ...]}]}``, points in pixels of the frame. Shapes
 that share a label and a ``group_id`` are one object; of shapes without a group, the k-th of a label
 is the same object in every frame. Where such an object is written in pieces, they get a group, and
-say in ``vmt_object`` which object they are. Shapes of other kinds than polygons are left alone.
+say in ``vmt_object`` which object they are. A shape ``_background_`` is a hole in the objects that
+it mostly lies in; ``__ignore__``, ``ignore`` and ``void`` are no objects. Masks that labelme stores
+as pictures are read, too; other kinds of shapes are left alone.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
+import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from cocoapi_hq import rle
 from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.json_file import read_json
 from cocoapi_hq.ytvis_json import is_int, short
-from vmt.data.mask_files.base import BoolArray, Size, checked_mask, size_text
+from vmt.data.mask_files.base import (
+    BoolArray,
+    OutsideError,
+    Size,
+    checked_mask,
+    idle_note,
+    idle_rings,
+    list_few,
+    size_text,
+)
 from vmt.data.mask_files.folders import NewMask
 from vmt.data.mask_files.rings import rings_of
 from vmt.utils.errors import AnnotationError
@@ -27,6 +44,9 @@ from vmt.utils.errors import AnnotationError
 Json = Any
 #: Field of shapes that are pieces of an object without a group: its key.
 PIECE_OF = "vmt_object"
+#: Labels of holes, and of regions that nobody annotated, in small letters.
+HOLES = frozenset(("_background_", "__background__"))
+IGNORED = frozenset(("__ignore__", "_ignore_", "ignore", "void"))
 
 
 def has_shapes(path: Path) -> bool:
@@ -41,9 +61,7 @@ def has_shapes(path: Path) -> bool:
 
 def make_polygon_codec(files: Sequence[Path], size: Size) -> PolygonCodec:
     """See ``folders.MakeCodec``."""
-    del size
-    others = sum(not _is_polygon(shape) for path in files for shape in _shapes(path)[1])
-    return PolygonCodec(f"{others} shapes that are no polygons are left alone." if others else "")
+    return PolygonCodec(note_of([read_polygons(path) for path in files], size))
 
 
 @dataclass(frozen=True)
@@ -55,24 +73,8 @@ class PolygonCodec:
 
     def objects(self, path: Path, size: Size) -> list[str]:
         """See ``folders.FrameCodec``."""
-        content, shapes = _shapes(path)
-        drawn_on: list[Any] = [content.get(key) for key in ("imageHeight", "imageWidth")]
-        if all(is_int(side) for side in drawn_on) and tuple(drawn_on) != size:
-            raise AnnotationError(
-                f"{path}: its polygons were drawn on {size_text(drawn_on)} pixels, but the frame "
-                f"is {size_text(size)}; give the frames that they were drawn on."
-            )
-        found = _objects(path, shapes)
-        keys = []
-        for key, rows in found.items():
-            if rle.area(_mask(path, shapes, rows, size)):
-                keys.append(key)
-            elif all(_outside(shapes[k]["points"], size) for k in rows):
-                raise AnnotationError(
-                    f"{path}: shapes[{rows[0]}] ({key}) lies outside the frame of "
-                    f"{size_text(size)} pixels; was it drawn on another size?"
-                )
-        return keys
+        frame = read_polygons(path)
+        return [key for key, mask in frame.masks(size).items() if rle.area(mask)]
 
     def label(self, key: str) -> str:
         """See ``folders.FrameCodec``."""
@@ -80,32 +82,218 @@ class PolygonCodec:
 
     def masks(self, path: Path, keys: Sequence[str], size: Size) -> list[BoolArray]:
         """See ``folders.FrameCodec``."""
-        _, shapes = _shapes(path)
-        rows = _objects(path, shapes)
-        return [rle.decode(_mask(path, shapes, rows[key], size)) for key in keys]
+        found = read_polygons(path).masks(size)
+        return [rle.decode(found[key]) for key in keys]
 
     def rewrite(self, path: Path, new: Mapping[str, NewMask]) -> bytes:
         """See ``folders.FrameCodec``.
 
         An object in several pieces becomes several shapes of one group; holes are joined to the
-        ring around them.
+        ring around them, and shapes that were holes of it go.
         """
-        content, shapes = _shapes(path)
+        frame = read_polygons(path)
+        shapes = frame.shapes
+        size = next(n.mask.shape for n in new.values() if n.mask is not None)
+        holes = frame.holes_in((size[0], size[1]))
+        # A hole that goes must be drawn into everything that it was a hole of.
+        moved = {key for key in frame.objects if key in new and new[key].mask is not None}
+        gone = {k for k, owners in holes.items() if moved & set(owners)}
+        moved |= {key for k in gone for key in holes[k]}
+        old = frame.masks((size[0], size[1]))
         groups = [s["group_id"] for s in shapes if is_int(s.get("group_id"))]
         fresh = max(groups, default=0) + 1
         pieces: dict[int, list[Json]] = {k: [shape] for k, shape in enumerate(shapes)}
-        for key, rows in _objects(path, shapes).items():
-            mask = new[key].mask if key in new else None
-            if mask is None:
+        pieces.update({k: [] for k in gone})
+        for key, rows in frame.objects.items():
+            if key not in moved:
                 continue
-            rings = rings_of(mask)
+            mask = new[key].mask if key in new else None
+            rings = rings_of(rle.decode(old[key]) if mask is None else mask)
             group = {}
             if len(rings) > 1 and shapes[rows[0]].get("group_id") is None:
                 group, fresh = {"group_id": fresh, PIECE_OF: key}, fresh + 1
+            first = dict(shapes[rows[0]])
+            if first.get("shape_type") == "mask":
+                first |= {"shape_type": "polygon", "mask": None}
             pieces.update({k: [] for k in rows})
-            pieces[rows[0]] = [shapes[rows[0]] | {"points": ring} | group for ring in rings]
-        content["shapes"] = [shape for k in sorted(pieces) for shape in pieces[k]]
-        return json.dumps(content, ensure_ascii=False, indent=2).encode() + b"\n"
+            pieces[rows[0]] = [first | {"points": ring} | group for ring in rings]
+        frame.content["shapes"] = [shape for k in sorted(pieces) for shape in pieces[k]]
+        return json.dumps(frame.content, ensure_ascii=False, indent=2).encode() + b"\n"
+
+
+# --- one file ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PolygonFrame:
+    """What one file draws.
+
+    Args:
+        path: of the file.
+        content: all of it.
+        shapes: its list.
+        objects: key -> places of its shapes.
+        labels: key -> label.
+        holes: places of the holes.
+        ignored: places of shapes that are no objects.
+        others: places of shapes of other kinds.
+        idle: rings that enclose nothing, for people.
+    """
+
+    path: Path
+    content: dict[str, Json]
+    shapes: list[dict[str, Json]]
+    objects: dict[str, list[int]] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    holes: list[int] = field(default_factory=list)
+    ignored: list[int] = field(default_factory=list)
+    others: list[int] = field(default_factory=list)
+    idle: list[str] = field(default_factory=list)
+
+    def masks(self, size: Size) -> dict[str, rle.Rle]:
+        """Key -> mask, holes cut.
+
+        Raises:
+            AnnotationError: a shape is damaged, lies outside, or was drawn on another size.
+        """
+        drawn_on: list[Any] = [self.content.get(key) for key in ("imageHeight", "imageWidth")]
+        if all(is_int(side) for side in drawn_on) and tuple(drawn_on) != size:
+            raise AnnotationError(
+                f"{self.path}: its polygons were drawn on {size_text(drawn_on)} pixels, but the "
+                f"frame is {size_text(size)}; give the frames that they were drawn on."
+            )
+        masks = {key: self._solid(rows, size) for key, rows in self.objects.items()}
+        for k, owners in self._owners(masks, size).items():
+            outside = rle.encode(~rle.decode(self._drawn(k, size)))
+            masks.update({key: rle.intersection([masks[key], outside]) for key in owners})
+        return masks
+
+    def holes_in(self, size: Size) -> dict[int, list[str]]:
+        """Place of each hole -> keys of the objects that hold more than half of it."""
+        masks = {key: self._solid(rows, size) for key, rows in self.objects.items()}
+        return self._owners(masks, size)
+
+    def _owners(self, solid: Mapping[str, rle.Rle], size: Size) -> dict[int, list[str]]:
+        owners = {}
+        for k in self.holes:
+            hole = self._drawn(k, size)
+            common = {key: rle.area(rle.intersection([mask, hole])) for key, mask in solid.items()}
+            owners[k] = [key for key, area in common.items() if 2 * area > rle.area(hole)]
+        return owners
+
+    def _solid(self, rows: Sequence[int], size: Size) -> rle.Rle:
+        outside: list[AnnotationError] = []
+        parts = []
+        for k in rows:
+            try:
+                parts.append(self._drawn(k, size))
+            except OutsideError as error:
+                outside.append(error)
+        if not parts:
+            raise outside[0]
+        return rle.union(parts)
+
+    def _drawn(self, k: int, size: Size) -> rle.Rle:
+        shape = self.shapes[k]
+        where = f"{self.path}: shapes[{k}]"
+        if shape.get("shape_type") == "mask":
+            return _picture(shape, where, size)
+        label = str(shape.get("label", "object"))
+        ring = [value for point in shape["points"] for value in point]
+        return checked_mask([ring], f"{where} ({label})", size)
+
+
+def read_polygons(path: Path) -> PolygonFrame:
+    """Read a file.
+
+    Raises:
+        AnnotationError: it cannot be read, or a shape breaks the format.
+    """
+    content, shapes = _shapes(path)
+    frame = PolygonFrame(path, content, shapes)
+    alone: Counter[str] = Counter()
+    for k, shape in enumerate(shapes):
+        if shape.get("shape_type") not in (None, "polygon", "mask"):
+            frame.others.append(k)
+            continue
+        label, group = str(shape.get("label", "object")), shape.get("group_id")
+        if label.strip().lower() in IGNORED:
+            frame.ignored.append(k)
+            continue
+        where = f"{path.name}: shapes[{k}] ({label})"
+        if shape.get("shape_type") != "mask":
+            points = shape["points"]
+            if not all(isinstance(p, list) and len(p) == 2 for p in points):
+                raise AnnotationError(
+                    f"{path}: shapes[{k}] ({label}) has points {short(points)}; give at least "
+                    "three [x, y]."
+                )
+            ring = [value for point in points for value in point]
+            if idle_rings([ring], where):
+                frame.idle.append(where)
+                continue
+        if label.strip().lower() in HOLES:
+            frame.holes.append(k)
+            continue
+        whole = shape.get(PIECE_OF)
+        if isinstance(whole, str):
+            key = whole
+            alone[label] += key not in frame.objects
+        elif group is not None:
+            key = f"{label} (group {group})"
+        else:
+            alone[label] += 1
+            key = label if alone[label] == 1 else f"{label} #{alone[label]}"
+        frame.objects.setdefault(key, []).append(k)
+        frame.labels[key] = label
+    return frame
+
+
+def note_of(frames: Sequence[PolygonFrame], size: Size) -> str:
+    """What to say about shapes that are no objects; may be empty."""
+    others = sum(len(frame.others) for frame in frames)
+    ignored = [str(frame.shapes[k].get("label")) for frame in frames for k in frame.ignored]
+    astray = [
+        f"{frame.path.name}: shapes[{k}]"
+        for frame in frames
+        if frame.holes
+        for k, owners in frame.holes_in(size).items()
+        if not owners
+    ]
+    notes = [
+        f"{others} shapes that are no polygons are left alone." if others else "",
+        f"{len(ignored)} shapes labelled {', '.join(sorted(set(ignored)))} are no objects and are "
+        "left alone."
+        if ignored
+        else "",
+        f"{len(astray)} holes (_background_) lie in no object: {list_few(astray, 3)}."
+        if astray
+        else "",
+        idle_note([place for frame in frames for place in frame.idle]),
+    ]
+    return " ".join(text for text in notes if text)
+
+
+def _picture(shape: Mapping[str, Json], where: str, size: Size) -> rle.Rle:
+    """A mask that labelme stores as a PNG between two corners."""
+    points = shape["points"]
+    try:
+        (left, top), _ = points
+        raw = base64.b64decode(shape["mask"], validate=True)
+        with Image.open(io.BytesIO(raw)) as image:
+            bits = np.array(image.convert("L")) > 0
+        x, y = round(left), round(top)
+    except (binascii.Error, KeyError, OSError, TypeError, ValueError):
+        raise AnnotationError(
+            f"{where} is a mask, but its two points and its picture (base64) cannot be read; draw "
+            "it again."
+        ) from None
+    whole = np.zeros(size, dtype=np.bool_)
+    part = bits[max(-y, 0) :, max(-x, 0) :]
+    target = whole[max(y, 0) :, max(x, 0) :]
+    h, w = min(part.shape[0], target.shape[0]), min(part.shape[1], target.shape[1])
+    target[:h, :w] = part[:h, :w]
+    return rle.encode(whole)
 
 
 def _read(path: Path) -> Json:
@@ -129,50 +317,3 @@ def _shapes(path: Path) -> tuple[dict[str, Json], list[dict[str, Json]]]:
                 f"{path}: shapes[{k}] is {short(shape)}; give an object with label and points."
             )
     return content, shapes
-
-
-def _is_polygon(shape: Mapping[str, Json]) -> bool:
-    return shape.get("shape_type") in (None, "polygon")
-
-
-def _objects(path: Path, shapes: Sequence[Mapping[str, Json]]) -> dict[str, list[int]]:
-    """Key -> places of its shapes."""
-    found: dict[str, list[int]] = {}
-    alone: Counter[str] = Counter()
-    for k, shape in enumerate(shapes):
-        if not _is_polygon(shape):
-            continue
-        label, group = str(shape.get("label", "object")), shape.get("group_id")
-        whole = shape.get(PIECE_OF)
-        if isinstance(whole, str):
-            key = whole
-            alone[label] += key not in found
-        elif group is not None:
-            key = f"{label} (group {group})"
-        else:
-            alone[label] += 1
-            key = label if alone[label] == 1 else f"{label} #{alone[label]}"
-        points = shape["points"]
-        pairs = all(isinstance(p, list) and len(p) == 2 for p in points)
-        if len(points) < 3 or not pairs:
-            raise AnnotationError(
-                f"{path}: shapes[{k}] ({label}) has points {short(points)}; give at least three "
-                "[x, y]."
-            )
-        found.setdefault(key, []).append(k)
-    return found
-
-
-def _mask(
-    path: Path, shapes: Sequence[Mapping[str, Json]], rows: Sequence[int], size: Size
-) -> rle.Rle:
-    parts = []
-    for k in rows:
-        ring = [value for point in shapes[k]["points"] for value in point]
-        parts.append(checked_mask([ring], f"{path}: shapes[{k}].points", size))
-    return rle.union(parts)
-
-
-def _outside(points: Sequence[Sequence[float]], size: Size) -> bool:
-    x, y = [p[0] for p in points], [p[1] for p in points]
-    return max(x) <= 0 or max(y) <= 0 or min(x) >= size[1] or min(y) >= size[0]
