@@ -30,8 +30,8 @@ def test_every_config_builds(path: Path) -> None:
 def test_the_promised_configs_are_there() -> None:
     names = {str(p.relative_to(CONFIGS)) for p in FILES}
     for data_set in ("hq_ytvis", "ytvis_2019", "ytvis_2021", "ovis"):
-        for method in ("seqformer", "vmt_release", "vmt"):
-            for backbone in ("R50", "R101", "SwinL"):
+        for method in ("seqformer", "vmt_release", "vmt", "msts"):
+            for backbone in ("R50", "R101", "SwinL", "R50_published"):
                 assert f"{data_set}/{method}_{backbone}.yaml" in names
 
 
@@ -76,9 +76,21 @@ def test_base_lies_below_the_file_and_overrides_on_top(tmp_path: Path) -> None:
     assert cfg.MODEL.SEQFORMER.NUM_HEADS == default_config().MODEL.SEQFORMER.NUM_HEADS
 
 
+def test_later_bases_lie_above_earlier_ones(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        a="SOLVER: {EPOCHS: 3, MILESTONES: [1]}\nTEST: {WINDOW: 5}",
+        b="SOLVER: {MILESTONES: [2]}\nTEST: {WINDOW: 6}",
+        c="_BASE_: [a.yaml, b.yaml]\nTEST: {WINDOW: 7}",
+    )
+    cfg = load_config(tmp_path / "c.yaml")
+    assert (cfg.SOLVER.EPOCHS, cfg.SOLVER.MILESTONES, cfg.TEST.WINDOW) == (3, [2], 7)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("_BASE_: [c.yaml, c.yaml]", ["circle"]),
         ("MODEL: {BACKBON: {NAME: x}}", ["c.yaml", "MODEL.BACKBON.NAME", "MODEL.BACKBONE.NAME"]),
         ("MODEL: {SEQFORMER: {NUM_QUERYS: 3}}", ["NUM_QUERYS", "did you mean", "NUM_QUERIES"]),
         ("MODEL: {DEVICE: 3}", ["MODEL.DEVICE", "must be str", "3"]),

@@ -21,7 +21,7 @@ from vmt.modeling.meta_arch.build import build_network
 FILES = sorted(
     str(path.relative_to(CONFIGS))
     for path in CONFIGS.rglob("*.yaml")
-    if not path.name.startswith("Base-")
+    if not path.name.startswith("Base-") and path.parent.name != "_base_"
 )
 #: Built in seconds; the others are R101 and Swin-L.
 FAST = ("R50.yaml", "tiny.yaml", "seqformer.yaml", "release.yaml")

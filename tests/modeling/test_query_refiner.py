@@ -312,6 +312,7 @@ def test_trained_from_the_console_and_loaded(tmp_path):
     words = train_command(
         tmp_path / "data", tmp_path / "out", config="vmt_tiny", INPUT__DEGRADE='["halo", "paper"]',
         SOLVER__MAX_STEPS="2", ENGINE__CHECKPOINT_PERIOD="0", MODEL__REFINER__FFN_DIM="32",
+        MODEL__NEW_PARAMETERS="['']",  # a random base is meant
         **{key.replace(".", "__"): value for key, value in zip(*[iter(DETECTOR)] * 2, strict=True)},
     )  # fmt: skip
     assert main(words[3:]) == 0

@@ -11,9 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from vmt.checkpoint.class_rows import ClassRows, with_class_rows
 from vmt.checkpoint.files import read_weights
 from vmt.checkpoint.key_maps.rows import UNUSED
 from vmt.layers.addition import Addition
+from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -32,6 +34,7 @@ class LoadReport:
         new: missing or mismatched names that the config declares as newly initialised, or missing
             ones of an ``Addition`` of which the file has nothing.
         unused: names in the file that no network reads, as the file calls them.
+        classes: which rows of the class heads were taken, where they are not the network's.
     """
 
     source: str
@@ -41,6 +44,7 @@ class LoadReport:
     unexpected: list[str] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
+    classes: ClassRows | None = None
 
     @property
     def complete(self) -> bool:
@@ -61,6 +65,8 @@ class LoadReport:
                 lines.append(f"  {kind}: {count} x {family}")
         for name, theirs, ours in self.mismatched:
             lines.append(f"  other shape: {name} {list(theirs)}, the network has {list(ours)}")
+        if self.classes is not None:
+            lines.append(f"  {self.classes.text()}")
         return "\n".join(lines)
 
 
@@ -70,7 +76,11 @@ def _family(name: str) -> str:
 
 
 def load_weights(
-    model: nn.Module, path: str | Path, new_parameters: Sequence[str] = ()
+    model: nn.Module,
+    path: str | Path,
+    new_parameters: Sequence[str] = (),
+    *,
+    new_classes: bool = False,
 ) -> LoadReport:
     """Fill a network from a file of either layout.
 
@@ -78,6 +88,8 @@ def load_weights(
         model: changed in place, only if everything fits.
         path: see ``vmt.checkpoint.files``.
         new_parameters: prefixes of our names that the file may lack or hold in another shape.
+        new_classes: the network may have classes that the file does not know; without, that is an
+            error. Rows of class heads go by the names of the classes where these are known.
 
     Returns:
         What matched.
@@ -90,6 +102,12 @@ def load_weights(
     state = {k: v for k, v in everything.items() if not k.startswith(UNUSED)}
     wanted = model.state_dict()
     report = LoadReport(str(file.path))
+    space = getattr(model, "label_space", None)
+    if isinstance(space, LabelSpace):
+        new_heads = "heads.cls.".startswith(tuple(new_parameters))
+        state, report.classes = with_class_rows(
+            file, state, wanted, space.names, new_classes=new_classes, new_heads=new_heads
+        )
     report.unused = sorted(k.removeprefix(UNUSED) for k in everything if k.startswith(UNUSED))
     allowed = (*new_parameters, *_absent_additions(model, state))
     for name, value in wanted.items():

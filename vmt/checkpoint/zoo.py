@@ -55,6 +55,7 @@ class ZooFile:
         expected: published metrics in percent, by name.
         licence: of the weights, as far as their authors say.
         sha256: published checksum; None where there is none.
+        starts: backbone whose trainings start from it; empty: none.
     """
 
     name: str
@@ -67,6 +68,7 @@ class ZooFile:
     expected: Mapping[str, float] = field(default_factory=dict)
     licence: str = NOT_STATED
     sha256: str | None = None
+    starts: str = ""
 
 
 def _drive(file_id: str) -> tuple[str, str]:
@@ -108,6 +110,21 @@ def _seqformer(
     )
 
 
+def _start(size: str, backbone: str, starts: str, file_id: str) -> ZooFile:
+    page, url = _drive(file_id)
+    file = size.lower().replace("-", "")
+    return ZooFile(
+        name=f"seqformer_coco_{file}",
+        about=f"SeqFormer, {backbone}, trained on COCO alone: what trainings on videos start from",
+        file_name=f"seqformer_coco_{file}.pth",
+        config=f"configs/ytvis_2019/seqformer_{size.replace('-', '')}.yaml",
+        page=page,
+        url=url,
+        evaluated_on="",
+        starts=starts,
+    )
+
+
 _FILES: Final = (
     # https://github.com/SysCV/vmt, model zoo (its column "AR^M_75" is AP^M_75)
     _vmt("R50", "ResNet-50", "1e9hKCC-pAGB-wSO0_qyUNoEe-5XzRocz", (30.7, 24.2, 31.5, 50.5, 54.5)),
@@ -118,6 +135,10 @@ _FILES: Final = (
     _seqformer("R101", "ResNet-101", (49.0, 71.1, 55.7, 46.8, 56.9)),
     _seqformer("Swin-L", "Swin-L", (59.3, 82.1, 66.4, 51.7, 64.4)),
     _seqformer("R50", "ResNet-50", (45.1, 66.9, 50.5, 45.6, 54.6), "_ytvis_only", " alone"),
+    # the same page, column "Pretrain"
+    _start("R50", "ResNet-50", "resnet50", "1aWCeak2DY5arbUzYzbsAgrUfFnVkI8qi"),
+    _start("R101", "ResNet-101", "resnet101", "1dxPfPQiTFoN-hfyGvVxpmF2cwFYjeJgI"),
+    _start("Swin-L", "Swin-L", "swin_l_p4w12", "19A4mgRqq6b-TTFN_ntYLQ3dQcaHYOD_p"),
 )
 
 #: Every published file by name.

@@ -49,9 +49,10 @@ def run(args: argparse.Namespace) -> int:
 def _lines(file: ZooFile) -> list[str]:
     scores = ", ".join(f"{name} {value:.1f}" for name, value in file.expected.items())
     link = file.page if file.url else f"{file.page} (see the project page; no direct link known)"
+    expected = [f"  expected  {scores} on {file.evaluated_on}"] if scores else []
     return [
         f"{file.name}: {file.about}",
-        f"  expected  {scores} on {file.evaluated_on}",
+        *expected,
         f"  config    {file.config}",
         f"  source    {link}",
         f"  licence   of the weights: {file.licence}",
@@ -73,5 +74,6 @@ def _download(file: ZooFile, folder: Path, url: str | None) -> int:
     }[fetched.checked_against]
     print(f"{fetched.path}: {'complete' if fetched.downloaded else 'was there already'}")
     print(f"  SHA-256 {fetched.sha256}, {checked}")
-    print(f"  use: vmt demo --config-file {file.config} --weights {fetched.path} ...")
+    command = "train" if file.starts else "demo"
+    print(f"  use: vmt {command} --config-file {file.config} --weights {fetched.path} ...")
     return 0

@@ -18,9 +18,11 @@ def default_config() -> Node:
     cfg.MODEL.META_ARCHITECTURE = "VideoMaskTransfiner"
     # "auto" takes a GPU when there is one; or any torch device name.
     cfg.MODEL.DEVICE = "auto"
-    # Weight file: published layout (.pth) or ours (.safetensors). Empty: random weights.
+    # Weight file: published layout (.pth) or ours (.safetensors). Empty: random weights, which no
+    # frozen backbone may start a training with unless NEW_PARAMETERS says so.
     cfg.MODEL.WEIGHTS = ""
-    # Prefixes of our parameter names that a weight file may lack ("newly initialised").
+    # Prefixes of our parameter names that start a training newly initialised: a weight file may
+    # lack them. Without WEIGHTS, "backbone." says that a random backbone is meant.
     cfg.MODEL.NEW_PARAMETERS = []
     # Which classes the head predicts; a name of vmt.data.datasets.categories.
     cfg.MODEL.LABEL_SPACE = "ytvis_2019"
@@ -327,6 +329,9 @@ def default_config() -> Node:
     cfg.SOLVER.WARMUP_FACTOR = 0.001
     # Largest L2 norm of all gradients together; 0: no limit [S; V: 0.01].
     cfg.SOLVER.CLIP_GRADIENTS = 0.1
+    # Prefixes of our parameter names that stay as they are, for instance "coarse." and "refiner.",
+    # the mask head of VMT [P, Table 4].
+    cfg.SOLVER.FREEZE = []
     # Parts in which a process takes its share of a step; bounds memory, changes no gradient.
     cfg.SOLVER.ACCUMULATE = 1
 

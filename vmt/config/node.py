@@ -1,4 +1,7 @@
-"""YAML files to a frozen config: ``_BASE_``, ``KEY VALUE`` overrides, errors that suggest."""
+"""YAML files to a frozen config: ``_BASE_``, ``KEY VALUE`` overrides, errors that suggest.
+
+``_BASE_`` is a file, relative to the one that names it, or a list of files, later ones on top.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read one YAML file with everything below its ``_BASE_``, the file itself on top.
+    """Read one YAML file with everything below it by ``_BASE_``, the file itself on top.
 
     Raises:
         ConfigError: a file is missing, is no YAML mapping, or ``_BASE_`` runs in a circle.
@@ -59,10 +62,10 @@ def _read_yaml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: must hold keys and values, not a {type(values).__name__}.")
-    base = values.pop(BASE_KEY, None)
-    if base is None:
-        return values
-    below = _read_yaml(path.parent / str(base), (*seen, path.resolve()))
+    bases = values.pop(BASE_KEY, None) or []
+    below: dict[str, Any] = {}
+    for base in bases if isinstance(bases, list) else [bases]:
+        below = _overlay(below, _read_yaml(path.parent / str(base), (*seen, path.resolve())))
     return _overlay(below, values)
 
 

@@ -11,15 +11,10 @@ from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.json_file import is_json_name, read_json
 from cocoapi_hq.ytvis_json import is_int, open_ground_truth, short
 from vmt.data.datasets.categories import label_space
-from vmt.structures.labels import LabelSpace
+from vmt.structures.labels import LabelSpace, normalise_name
 from vmt.utils.errors import AnnotationError, ConfigError
 
 MATCHES = ("name", "id", "any")
-
-
-def normalise_name(name: str) -> str:
-    """Spelling that decides whether two class names are the same: ``Giant panda`` = giant_panda."""
-    return "_".join(name.casefold().replace("_", " ").replace("-", " ").split())
 
 
 def label_table(

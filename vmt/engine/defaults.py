@@ -18,7 +18,6 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from vmt.checkpoint.files import SAFETENSORS, write_weights
-from vmt.checkpoint.load import load_weights
 from vmt.checkpoint.training_state import CheckpointFolder, changed_keys, seed_everything
 from vmt.config.node import load_config
 from vmt.data.build import build_train_loader, steps_per_epoch
@@ -30,8 +29,9 @@ from vmt.engine.hooks import CheckpointHook, EvalHook, LogHook, OverlayHook, Sig
 from vmt.engine.launch import Processes, launch, started_by_torchrun
 from vmt.engine.load import model_from_config
 from vmt.engine.lr_schedule import Schedule
-from vmt.engine.optimizer import build_optimizer
+from vmt.engine.optimizer import build_optimizer, freeze
 from vmt.engine.parallel import compile_layers, distribute, model_state, recompute_activations
+from vmt.engine.start_weights import pretrained_backbone, start_training
 from vmt.engine.train_loop import Hook, Trainer
 from vmt.evaluation.expected import unmet
 from vmt.inference.atomic import AtomicFile, make_folder
@@ -283,9 +283,9 @@ class TrainingRun:
         # The same start in every process; only then each draws random numbers of its own.
         seed_everything(cfg.ENGINE.SEED)
         model = self._build_model(pretrained=initial_weights)
-        if initial_weights and cfg.MODEL.WEIGHTS:
-            report = load_weights(model, cfg.MODEL.WEIGHTS, cfg.MODEL.NEW_PARAMETERS)
-            logger.info(report.text())
+        freeze(model, cfg.SOLVER.FREEZE)
+        if initial_weights:
+            start_training(cfg, model)
         auxiliary = build_auxiliary(cfg, device)
         seed_everything(cfg.ENGINE.SEED + comm.rank())
         model.to(device).train()
@@ -323,7 +323,7 @@ class TrainingRun:
     def _build_model(self, pretrained: bool) -> nn.Module:
         cfg = self.cfg.clone()
         cfg.defrost()
-        cfg.MODEL.BACKBONE.PRETRAINED = cfg.MODEL.BACKBONE.PRETRAINED and pretrained
+        cfg.MODEL.BACKBONE.PRETRAINED = pretrained and pretrained_backbone(cfg)
         # What is evaluated on the way must be able to find objects.
         build = build_model if cfg.DATASETS.TEST else build_network
         return build(cfg, self.label_space)

@@ -33,14 +33,14 @@ def model_from_config(
         ConfigError: a key or name is wrong.
         CheckpointError: MODEL.WEIGHTS cannot be used.
     """
-    new_backbone = any(name.startswith("backbone") for name in cfg.MODEL.NEW_PARAMETERS)
-    if cfg.MODEL.WEIGHTS and cfg.MODEL.BACKBONE.PRETRAINED and not new_backbone:
+    if cfg.MODEL.WEIGHTS and cfg.MODEL.BACKBONE.PRETRAINED:
         cfg = cfg.clone()
         cfg.defrost()
         cfg.MODEL.BACKBONE.PRETRAINED = False
     model = build_model(cfg, resolve_label_space(cfg.MODEL.LABEL_SPACE, beside))
     if cfg.MODEL.WEIGHTS:
-        report = load_weights(model, cfg.MODEL.WEIGHTS, cfg.MODEL.NEW_PARAMETERS)
+        # NEW_PARAMETERS are for the start of a training; a network that is run has none.
+        report = load_weights(model, cfg.MODEL.WEIGHTS)
         logger.info(report.text())
     else:
         logger.warning(

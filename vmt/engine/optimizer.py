@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fvcore.common.config import CfgNode
 from torch import nn
 from torch.optim import AdamW, Optimizer
+
+from vmt.utils.errors import ConfigError
 
 #: Parameters whose learning rate is multiplied by a factor of SOLVER, by parts of their names; the
 #: first row that fits counts (spec 4.1, under our names).
@@ -50,6 +52,31 @@ def parameter_groups(
         group["params"].append(parameter)
         group["param_names"].append(name)
     return list(groups.values())
+
+
+def freeze(model: nn.Module, prefixes: Sequence[str]) -> None:
+    """Let parameters stay as they are, by ``SOLVER.FREEZE``.
+
+    Args:
+        model: changed in place.
+        prefixes: of parameter names.
+
+    Raises:
+        ConfigError: a prefix of no parameter, or nothing is left to train.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    for prefix in prefixes:
+        if not any(name.startswith(prefix) for name in names):
+            parts = ", ".join(dict.fromkeys(f"{name.split('.')[0]}." for name in names))
+            raise ConfigError(
+                f"SOLVER.FREEZE: no parameter of the network starts with {prefix!r}; its parts are "
+                f"{parts}."
+            )
+    for name, parameter in model.named_parameters():
+        if name.startswith(tuple(prefixes)):
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError(f"SOLVER.FREEZE {list(prefixes)} leaves nothing to train.")
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> AdamW:

@@ -3,6 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+_YTVIS_2019: Final = (
+    "person giant_panda lizard parrot skateboard sedan ape dog snake monkey hand rabbit duck cat "
+    "cow fish train horse turtle bear motorbike giraffe leopard fox deer owl surfboard airplane "
+    "truck zebra tiger elephant snowboard boat shark mouse frog eagle earless_seal tennis_racket"
+)
+#: Classes of YouTube-VIS 2019 in the order of their category ids, which count from 1.
+YTVIS_2019: Final = tuple(_YTVIS_2019.split())
+#: Rows of the class heads in the published files of SeqFormer and VMT: row = category id, so the
+#: first and the last are predicted but stand for nothing.
+PUBLISHED_ROWS: Final = ("unused_0", *YTVIS_2019, "unused_41")
+
+
+def normalise_name(name: str) -> str:
+    """Spelling that decides whether two class names are the same: ``Giant panda`` = giant_panda."""
+    return "_".join(name.casefold().replace("_", " ").replace("-", " ").split())
 
 
 @dataclass(frozen=True)

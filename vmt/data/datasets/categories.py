@@ -7,20 +7,14 @@ result writers alone turn category ids into labels and back.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final, TypeVar
 
-from vmt.structures.labels import LabelSpace
+from vmt.structures.labels import PUBLISHED_ROWS, YTVIS_2019, LabelSpace
 from vmt.utils.errors import ConfigError
 
 _Row = TypeVar("_Row")
-
-_YTVIS_2019: Final = (
-    "person giant_panda lizard parrot skateboard sedan ape dog snake monkey hand rabbit duck cat "
-    "cow fish train horse turtle bear motorbike giraffe leopard fox deer owl surfboard airplane "
-    "truck zebra tiger elephant snowboard boat shark mouse frog eagle earless_seal tennis_racket"
-)
 
 _YTVIS_2021: Final = (
     "airplane bear bird boat car cat cow deer dog duck earless_seal elephant fish flying_disc fox "
@@ -33,6 +27,8 @@ _OVIS: Final = (
     "Person Bird Cat Dog Horse Sheep Cow Elephant Bear Zebra Giraffe Poultry Giant_panda Lizard "
     "Parrot Monkey Rabbit Tiger Fish Turtle Bicycle Motorcycle Airplane Boat Vehicle"
 )
+
+_BDD100K: Final = "pedestrian rider car truck bus train motorcycle bicycle"
 
 #: COCO's 80 classes by their own category ids, which leave gaps up to 90.
 _COCO: Final = MappingProxyType(
@@ -121,24 +117,22 @@ _COCO: Final = MappingProxyType(
 )
 
 
-def _from_one(name: str, words: str) -> LabelSpace:
-    """Category ids count from 1 in the order of the words."""
-    names = tuple(words.split())
+def _from_one(name: str, names: Iterable[str]) -> LabelSpace:
+    """Category ids count from 1 in the order of the names."""
+    names = tuple(names)
     return LabelSpace(name, names, tuple(range(1, len(names) + 1)))
 
 
 _SPACES: Final = (
-    _from_one("ytvis_2019", _YTVIS_2019),
-    # The head of the published VMT and SeqFormer files: label = category id, so 0 and 41 are
-    # predicted but stand for nothing. They can enter the ten best, and count in exact parity.
-    LabelSpace(
-        "ytvis_2019_release", ("unused_0", *_YTVIS_2019.split(), "unused_41"), tuple(range(42))
-    ),
-    _from_one("ytvis_2021", _YTVIS_2021),
-    _from_one("ovis", _OVIS),
+    _from_one("ytvis_2019", YTVIS_2019),
+    # The head of the published VMT and SeqFormer files. Its unused rows can enter the ten best, and
+    # count in exact parity.
+    LabelSpace("ytvis_2019_release", PUBLISHED_ROWS, tuple(range(len(PUBLISHED_ROWS)))),
+    _from_one("ytvis_2021", _YTVIS_2021.split()),
+    _from_one("ovis", _OVIS.split()),
     LabelSpace("coco", tuple(_COCO.values()), tuple(_COCO)),
-    _from_one("bdd100k_mots", "pedestrian rider car truck bus train motorcycle bicycle"),
-    _from_one("object", "object"),  # class-agnostic
+    _from_one("bdd100k_mots", _BDD100K.split()),
+    _from_one("object", ["object"]),  # class-agnostic
 )
 
 #: Every label space by its name in ``MODEL.LABEL_SPACE``.

@@ -1,0 +1,93 @@
+"""Where a training starts from: weights, ImageNet's backbone, or random on purpose."""
+
+from __future__ import annotations
+
+import logging
+
+from fvcore.common.config import CfgNode
+from timm.layers.norm_act import FrozenBatchNormAct2d
+from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from vmt.checkpoint.load import load_weights
+from vmt.checkpoint.zoo import ZOO
+from vmt.utils.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+BACKBONE = "backbone."
+
+
+def pretrained_backbone(cfg: CfgNode) -> bool:
+    """Whether ImageNet weights are fetched: not where a weight file brings the backbone."""
+    brought = cfg.MODEL.WEIGHTS and not _declared_new(cfg, BACKBONE)
+    return bool(cfg.MODEL.BACKBONE.PRETRAINED and not brought)
+
+
+def start_training(cfg: CfgNode, model: nn.Module) -> None:
+    """Fill a network with what its training starts from, and say what that is.
+
+    Args:
+        cfg: ``MODEL.WEIGHTS``, ``BACKBONE.PRETRAINED`` and ``NEW_PARAMETERS`` say it.
+        model: changed in place; what will not be trained is frozen already.
+
+    Raises:
+        ConfigError: something would stay random for ever, or random although the config expects
+            weights.
+        CheckpointError: the weights do not fit.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        check_random_start(cfg, model)
+        return
+    report = load_weights(model, cfg.MODEL.WEIGHTS, cfg.MODEL.NEW_PARAMETERS, new_classes=True)
+    logger.info(report.text())
+    if report.classes is not None and report.classes.new:
+        logger.warning("%s: %s", report.source, report.classes.text())
+    if any(name.startswith(BACKBONE) for name in report.new) and not pretrained_backbone(cfg):
+        logger.warning("%s: has no backbone for this network; it starts random.", report.source)
+
+
+def check_random_start(cfg: CfgNode, model: nn.Module) -> None:
+    """Refuse a training without weights that could not learn, unless the config says it is meant.
+
+    Frozen norms scale by random statistics for ever, and frozen parameters stay random; a config
+    whose ``NEW_PARAMETERS`` name other parts than the backbone expects a backbone from a file.
+
+    Raises:
+        ConfigError: naming what would be random, and where to get weights.
+    """
+    fixed = [f"{name}." for name, part in model.named_modules() if _is_frozen_norm(part)]
+    fixed += [name for name, value in model.named_parameters() if not value.requires_grad]
+    fixed = [name for name in fixed if not _declared_new(cfg, name)]
+    from_imagenet = cfg.MODEL.BACKBONE.PRETRAINED
+    if from_imagenet:
+        fixed = [name for name in fixed if not name.startswith(BACKBONE)]
+    awaited = bool(cfg.MODEL.NEW_PARAMETERS) and not _declared_new(cfg, BACKBONE)
+    if not fixed and (from_imagenet or not awaited):
+        return
+    what = f"{fixed[0]} and others are frozen" if fixed else "this config trains from weights"
+    others = [_where(cfg)]
+    if not from_imagenet:
+        others.append("take ImageNet's backbone with MODEL.BACKBONE.PRETRAINED True")
+    parts = list(dict.fromkeys(f"{name.split('.')[0]}." for name in fixed)) or [BACKBONE]
+    raise ConfigError(
+        f"MODEL.WEIGHTS is empty, but {what}: random, they learn nothing. {'; '.join(others)}; or "
+        f'say that random is meant: MODEL.NEW_PARAMETERS "{parts}".'
+    )
+
+
+def _declared_new(cfg: CfgNode, name: str) -> bool:
+    return name.startswith(tuple(cfg.MODEL.NEW_PARAMETERS))
+
+
+def _is_frozen_norm(part: nn.Module) -> bool:
+    return isinstance(part, FrozenBatchNorm2d | FrozenBatchNormAct2d)
+
+
+def _where(cfg: CfgNode) -> str:
+    """Which published file starts it."""
+    known = [file for file in ZOO.values() if file.starts == cfg.MODEL.BACKBONE.NAME]
+    if not known:
+        return "Give --weights FILE (vmt zoo lists published ones)"
+    name, file = known[0].name, known[0].file_name
+    return f"Fetch SeqFormer's (vmt zoo --download {name}) and give --weights weights/{file}"
