@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """BDD100K MOTS the way the original evaluator works: event tables of motmetrics, in pandas.
 
 For speed comparisons only; it checks nothing and covers run-length files without aliases. Scalabel,

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """How many training clips per second the loader gives, by number of workers.
 
     python benchmarks/bench_data.py --data my.json@JPEGImages

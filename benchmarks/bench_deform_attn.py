@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Time multi-scale deformable attention on the CPU: the PyTorch reference against the kernel.
 
 Shapes are those of the model at 360x640 and five frames: the encoder reads 4820 tokens at 4820

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Time multi-scale deformable attention on a GPU: kernels, reference and compiled reference.
 
 Bytes per second count every input once and every output once; a device-to-device copy on the same

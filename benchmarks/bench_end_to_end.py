@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Frames per second from mp4 to overlay.mp4, results.json and tracks.csv, and where time goes.
 
 Beside it, in the same run: masks brought to video size and coded the direct way (the whole frame

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Memory over a long video: a looped clip through the whole pipeline, resident memory per frame.
 
 Decoding, a test-size network, linking, masks, results.json and tracks.csv (with ``--overlay`` also

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """How coarse degraded masks are, and what our refiner and two classical methods make of them.
 
 Clean masks of real clips are degraded (`vmt.data.degrade`) and given, with the frames, to the mask

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Speed and memory of the mask refiner at 480x854, over tracklets and over frames.
 
 Discs of 60 to 150 pixels drift over noise; their masks are 5 pixels too wide. Each row is a process

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Seconds and peak memory of BDD100K MOTS scoring beside the library the original counts with.
 
 The data are made up: driving-like videos of 1280x720 with moving, occluding outlines, ignored

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Seconds and peak memory of the scoring package beside a baseline that works like the originals.
 
 The data are made up in the size of HQ-YTVIS's test set: 280 videos of 27 frames, 1280x720, two

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 r"""Where a training step spends its time and memory, and whether the data keep up.
 
 Moving shapes are written to a temporary folder as JPEG and JSON, so loading means reading, decoding

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 r"""SeqFormer against MS-STS VIS: the same small network, data, steps and start, several seeds.
 
 Both learn from random weights on pseudo clips of images, on moving shapes, and on moving shapes

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 r"""A small network learns from random weights: images as pseudo clips, moving shapes, one thread.
 
 It is scored on real clips of which nothing was trained on, before and after. All classes are one,

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Video in, tracklets out: the same as ``vmt demo`` (``--help`` shows the options)."""
 
 import sys

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Score HQ-YTVIS results: the published command, on top of ``vmt eval``.
 
     python tools/eval_hqvis.py --save-path results.json --gt ytvis_hq-test.json

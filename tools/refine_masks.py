@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Coarse masks in, sharp masks out: the same as ``vmt refine`` (``--help`` shows the options)."""
 
 import sys

@@ -1,4 +1,4 @@
-#!/usr/bin/env python
+#!/usr/bin/env python3
 """Train the network of a config, or evaluate it with --eval-only: ``vmt train`` as a script.
 
 Example:

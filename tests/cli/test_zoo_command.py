@@ -40,6 +40,13 @@ def test_list_names_source_score_config_and_licence(capsys: pytest.CaptureFixtur
     assert "AP^B 44.8" in text
     assert "not stated" in text
     assert "Offline:" in text
+    fetch, by_hand = (
+        next(line for line in text.splitlines() if line.startswith(head))
+        for head in ("Fetch one:", "By hand:")
+    )
+    for name, row in ZOO.items():  # what is advised can work
+        assert (name in fetch) == bool(row.url)
+        assert (name in by_hand) == (not row.url)
 
 
 def test_list_for_machines(capsys: pytest.CaptureFixture[str]) -> None:

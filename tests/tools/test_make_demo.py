@@ -8,7 +8,11 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from vmt.inference.video_io import VideoWriter
 
 TOOL = Path(__file__).parents[2] / "tools/make_demo.py"
 
@@ -44,3 +48,23 @@ def test_video_and_masks_go_together(
 ) -> None:
     assert tool.main(["--output", str(tmp_path), "--video", "x.mp4"]) == 2
     assert "--video and --masks go together" in capsys.readouterr().err
+
+
+def test_the_picture_shows_a_frame_that_has_a_mask(tool: ModuleType, tmp_path: Path) -> None:
+    """Polygons on one frame of your own video: that frame is pictured, not the middle one."""
+    frame = np.full((64, 96, 3), 90, np.uint8)
+    frame[20:44, 30:60] = (200, 40, 40)
+    with VideoWriter(tmp_path / "my.mp4", 12.0, (64, 96)) as writer:
+        for _ in range(6):
+            writer.write(frame)
+    polygons = tmp_path / "my_polygons"
+    polygons.mkdir()
+    corners = [[28, 18], [62, 18], [62, 46], [28, 46]]
+    shapes = [{"label": "block", "points": corners, "shape_type": "polygon"}]
+    (polygons / "00005.json").write_text(json.dumps({"shapes": shapes}))
+    masks = ["--masks", str(polygons), "--output", str(tmp_path / "out")]
+    assert tool.main(["--video", str(tmp_path / "my.mp4"), *masks]) == 0
+    picture = np.asarray(Image.open(tmp_path / "out/picture.png").convert("RGB")).astype(int)
+    outside, inside = picture[5, 5], picture[32, 45]
+    assert abs(outside - 90).max() < 12
+    assert abs(inside - (200, 40, 40)).max() > 20, "painted over"

@@ -40,7 +40,12 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for file in ZOO.values():
         print("\n".join(_lines(file)), end="\n\n")
-    print("Fetch one:  vmt zoo --download NAME --output DIR")
+    direct = ", ".join(name for name, file in ZOO.items() if file.url)
+    pages = ", ".join(name for name, file in ZOO.items() if not file.url)
+    print(f"Fetch one:  vmt zoo --download NAME --output DIR, with NAME one of {direct}.")
+    if pages:
+        print(f"By hand:    {pages}: get the file from the page named as its source")
+        print("            and pass its path as --weights.")
     print("Offline:    download it elsewhere, copy it here, and pass its path as --weights.")
     print("Checksums:  none are published; the first download records its own in FILE.sha256.")
     return 0
