@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from cocoapi_hq import rle
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.image_check import ImageOpener, check_images
 from cocoapi_hq.json_file import Json, read_json
 from cocoapi_hq.protocol import OCCLUSION_LEVELS
 from cocoapi_hq.runs import open_masks
@@ -58,12 +58,14 @@ class CheckReport:
         defects: everything wrong, in the order of the file.
         statistics: name -> number or short text.
         mended: a copy of the file with every fix applied.
+        notes: sentences about what may be wrong and only a person can tell.
     """
 
     kind: str
     defects: list[Defect] = field(default_factory=list)
     statistics: dict[str, float | int | str] = field(default_factory=dict)
     mended: Json = None
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -82,6 +84,8 @@ class _Checker:
     categories: set[int] | None = None
     defects: list[Defect] = field(default_factory=list)
     tracks: list[_Track] = field(default_factory=list)
+    images: ImageOpener | None = None
+    notes: list[str] = field(default_factory=list)
 
     def add(self, path: str, value: object, problem: str, fix: str) -> None:
         """Note a defect."""
@@ -89,13 +93,13 @@ class _Checker:
 
 
 def check_file(
-    path: Path | str, *, images: Path | str | None = None, gt: Path | str | None = None
+    path: Path | str, *, images: ImageOpener | None = None, gt: Path | str | None = None
 ) -> CheckReport:
     """Check a file.
 
     Args:
         path: annotation file (an object) or result file (a list).
-        images: folder that ``file_names`` are relative to; None skips the images.
+        images: decoder of the images that ``file_names`` list; None does not look at them.
         gt: annotation file that results are meant for; None checks results by themselves.
 
     Returns:
@@ -121,10 +125,10 @@ def check_file(
 
 
 def check_annotations(
-    data: dict[str, Json], name: str = "ground truth", images: Path | str | None = None
+    data: dict[str, Json], name: str = "ground truth", images: ImageOpener | None = None
 ) -> CheckReport:
     """Check a parsed annotation file; see :func:`check_file`."""
-    checker = _Checker(name)
+    checker = _Checker(name, images=images)
     mended: dict[str, Json] = {k: copy.deepcopy(v) for k, v in data.items() if k != "annotations"}
     for key in ("videos", "categories", "annotations"):
         if not isinstance(data.get(key), list):
@@ -132,17 +136,20 @@ def check_annotations(
             problem = "there are no annotations to score against" if empty else "not a list"
             checker.add(key, data.get(key), problem, "give a list (the copy has an empty one)")
             mended[key] = []
-    mended["videos"] = _check_videos(checker, mended["videos"], images)
+    videos = _check_videos(checker, mended["videos"])
+    mended["videos"] = [row for _, row in videos]
+    opened = _check_images(checker, videos)
     mended["categories"] = _check_categories(checker, mended["categories"])
     mended["annotations"] = _check_tubes(checker, _list(data, "annotations"))
     _find_doubles(checker)
     statistics = {
         "videos": len(mended["videos"]),
+        **opened,
         "categories": len(mended["categories"]),
         "annotations": len(mended["annotations"]),
         **_statistics(checker, len(mended["videos"])),
     }
-    return CheckReport("ground truth", checker.defects, statistics, mended)
+    return CheckReport("ground truth", checker.defects, statistics, mended, checker.notes)
 
 
 def _objects(
@@ -156,9 +163,8 @@ def _objects(
             checker.add(where, row, "not an object", "left out of the copy")
 
 
-def _check_videos(
-    checker: _Checker, rows: list[Json], images: Path | str | None
-) -> list[dict[str, Json]]:
+def _check_videos(checker: _Checker, rows: list[Json]) -> list[tuple[str, dict[str, Json]]]:
+    """Place and row of each video that the copy keeps."""
     kept = []
     for where, row in _objects(checker, rows, "videos"):
         key = row.get("id")
@@ -174,9 +180,7 @@ def _check_videos(
                 row[side] = None
         _check_file_names(checker, where, row)
         checker.videos[int(key)] = row
-        kept.append(row)
-        if images is not None:
-            _check_images(checker, where, row, Path(images))
+        kept.append((where, row))
     return kept
 
 
@@ -197,28 +201,26 @@ def _check_file_names(checker: _Checker, where: str, row: dict[str, Json]) -> No
         row["length"] = len(names)
 
 
-def _check_images(checker: _Checker, where: str, row: dict[str, Json], folder: Path) -> None:
-    size_known = False
-    for t, name in enumerate(row["file_names"]):
-        file = folder / name
-        if not file.is_file():
-            checker.add(
-                f"{where}.file_names[{t}]", name, f"no such file under {folder}", "add the image"
-            )
-        elif not size_known:
-            size_known = True
-            _check_image_size(checker, f"{where}.file_names[{t}]", row, file)
-
-
-def _check_image_size(checker: _Checker, where: str, row: dict[str, Json], file: Path) -> None:
-    image = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
-    if image is None:
-        checker.add(where, file.name, "cannot be read as an image", "replace the file")
-        return
-    size = [int(image.shape[0]), int(image.shape[1])]
-    wanted = [row.get("height"), row.get("width")]
-    if None not in wanted and size != wanted:
-        checker.add(where, size, f"the video says {wanted}", "correct height and width")
+def _check_images(checker: _Checker, rows: list[tuple[str, dict[str, Json]]]) -> dict[str, Json]:
+    if checker.images is None:
+        return {}
+    videos = []
+    for _, row in rows:
+        size = None if None in (row["height"], row["width"]) else (row["height"], row["width"])
+        videos.append((row["file_names"], size))
+    checked = check_images(videos, checker.images)
+    for (where, _), findings in zip(rows, checked.findings, strict=True):
+        for frame, value, problem, fix in findings:
+            place = "" if frame is None else f"[{frame}]"
+            checker.add(f"{where}.file_names{place}", value, problem, fix)
+    if checked.doubtful:
+        numbers = ", ".join(map(str, sorted(checked.orientations)))
+        checker.notes.append(
+            f"{checker.file}: {len(checked.doubtful)} images (first: {checked.doubtful[0]}) are "
+            f"turned or mirrored by EXIF (orientation {numbers}), which their sizes do not show: "
+            "make sure that the masks were drawn on the upright images."
+        )
+    return {"images decoded": f"{checked.decoded} of {checked.listed}"}
 
 
 def _check_categories(checker: _Checker, rows: list[Json]) -> list[dict[str, Json]]:
@@ -486,7 +488,7 @@ def check_results(
     if truth is not None:
         quiet = _Checker("ground truth")
         _check_categories(quiet, copy.deepcopy(_list(truth, "categories")))
-        _check_videos(quiet, copy.deepcopy(_list(truth, "videos")), None)
+        _check_videos(quiet, copy.deepcopy(_list(truth, "videos")))
         checker.videos, checker.categories = quiet.videos, quiet.categories
     kept: list[dict[str, Json]] = []
     seen: dict[tuple[Any, ...], str] = {}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -26,6 +25,9 @@ _QUALITY = 84
 
 Mask = npt.NDArray[np.bool_]
 Image = npt.NDArray[np.uint8]
+#: Gives the image of a name in ``file_names`` as (H, W, 3) RGB; raises ValueError with a sentence
+#: where it cannot be read. The decoder is the caller's, so that all of a program share one.
+ImageReader = Callable[[str], Image]
 
 
 def _dense(entries: Sequence[Json] | None, t: int, size: tuple[int, int]) -> Mask:
@@ -80,17 +82,27 @@ def _window(masks: Sequence[Mask], size: tuple[int, int]) -> tuple[int, int, int
     )
 
 
-def _background(video: Video, t: int, images: Path | None, size: tuple[int, int]) -> Image:
+def _background(video: Video, t: int, read: ImageReader | None, size: tuple[int, int]) -> Image:
     plain: Image = np.full((*size, 3), 232, dtype=np.uint8)
-    if images is None or t >= len(video.file_names):
+    if read is None or t >= len(video.file_names):
         return plain
-    image = cv2.imread(str(images / video.file_names[t]), cv2.IMREAD_COLOR)
-    if image is None:
-        logger.warning("%s cannot be read; its frame is drawn without image", video.file_names[t])
+    try:
+        image = read(video.file_names[t])
+    except ValueError as error:
+        logger.warning("%s Its frame is drawn without image.", error)
         return plain
-    if image.shape[:2] != size:
-        image = cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA)
-    return np.ascontiguousarray(image[..., ::-1])
+    if image.shape[:2] == size:
+        return image
+    if image.shape[:2] == size[::-1]:
+        logger.warning(
+            "%s is %dx%d pixels, not %dx%d; its frame is drawn without image.",
+            video.file_names[t],
+            *image.shape[1::-1],
+            *size[::-1],
+        )
+        return plain
+    resized: Image = cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA)
+    return resized
 
 
 def _draw(image: Image, target: Mask, result: Mask) -> Image:
@@ -122,7 +134,10 @@ def _resize(image: Image) -> Image:
 
 
 def filmstrip(
-    video: Video, target: Sequence[Json] | None, result: Sequence[Json] | None, images: Path | None
+    video: Video,
+    target: Sequence[Json] | None,
+    result: Sequence[Json] | None,
+    read: ImageReader | None,
 ) -> list[tuple[int, str]]:
     """Draw a tracklet.
 
@@ -130,7 +145,7 @@ def filmstrip(
         video: where it is.
         target: masks of the ground truth, one per frame; None draws nothing of it.
         result: masks of the result.
-        images: folder of the frames; None or missing files give a plain background.
+        read: reader of the frames; None or files that it cannot read give a plain background.
 
     Returns:
         (frame, ``data:`` address of a JPEG) for up to :data:`FRAMES` frames; empty when there is
@@ -148,7 +163,7 @@ def filmstrip(
     x0, y0, x1, y1 = _window([a | b for a, b in pairs], size)
     out = []
     for t, (wanted, found) in zip(frames, pairs, strict=True):
-        image = _draw(_background(video, t, images, size), wanted, found)
+        image = _draw(_background(video, t, read, size), wanted, found)
         picture = _resize(image[y0:y1, x0:x1])
         _, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
         text = base64.b64encode(data.tobytes()).decode("ascii")

@@ -16,7 +16,7 @@ from cocoapi_hq.attributes import AttributeScores, score_attributes
 from cocoapi_hq.bootstrap import Comparison
 from cocoapi_hq.charts import PALETTE, Bar, Line
 from cocoapi_hq.errors import ERROR_TYPES, Detection, ErrorAnalysis, TargetTube, analyse_errors
-from cocoapi_hq.filmstrip import EXTRA, MISSING, RIGHT, filmstrip
+from cocoapi_hq.filmstrip import EXTRA, MISSING, RIGHT, ImageReader, filmstrip
 from cocoapi_hq.protocol import RECALL_POINTS
 from cocoapi_hq.results import Results, TubeScores
 from cocoapi_hq.tables import COLUMNS, FRACTIONS, format_number
@@ -105,7 +105,7 @@ def build_report(
     answers: Sequence[Results],
     *,
     comparisons: Sequence[Comparison] = (),
-    images: Path | None = None,
+    read_image: ImageReader | None = None,
     jobs: int = 1,
 ) -> str:
     """Build the page.
@@ -115,7 +115,7 @@ def build_report(
         results: the result files, in the order of ``answers``.
         answers: what :func:`cocoapi_hq.evaluate` gave for each.
         comparisons: bootstrap comparisons, one per metric.
-        images: folder of the frames for filmstrips; None draws on a plain background.
+        read_image: reader of the frames for filmstrips; None draws on a plain background.
         jobs: processes for the analyses.
 
     Returns:
@@ -142,7 +142,7 @@ def build_report(
         body.append(_attributes(files, tubes))
         body.append(_precision_recall(files, tubes))
         body.append(_categories(files, tubes))
-        body.append(_films(gt, results, files, tubes[-1], images))
+        body.append(_films(gt, results, files, tubes[-1], read_image))
     body.append(_notes(files, tubes))
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -511,7 +511,11 @@ def _few_per_video(rows: Sequence[Any], limit: int) -> list[Any]:
 
 
 def _films(
-    gt: Source, results: Sequence[Source], files: Sequence[_File], metric: str, images: Path | None
+    gt: Source,
+    results: Sequence[Source],
+    files: Sequence[_File],
+    metric: str,
+    read_image: ImageReader | None,
 ) -> str:
     truth = open_ground_truth(gt)
     blocks = []
@@ -521,14 +525,14 @@ def _films(
         analysis = file.errors[metric]
         worst = sorted(analysis.targets, key=lambda t: (t.best_score, t.video_id, t.annotation))
         shown = _few_per_video(worst, _WORST if len(files) == 1 else _MISTAKES)
-        strips = [_target_strip(finder, analysis, scores, t, images) for t in shown]
+        strips = [_target_strip(finder, analysis, scores, t, read_image) for t in shown]
         title = f"Worst tracklets of {file.answer.name}"
         blocks += [f"<h3>{escape(title)}</h3>", *strips]
         drawn = {t.best_result for t in shown}
         wrong = [d for d in analysis.detections if d.error and d.position not in drawn]
         wrong.sort(key=lambda d: (-d.score, d.video_id, d.position))
         strips = [
-            _mistake_strip(finder, scores, d, images) for d in _few_per_video(wrong, _MISTAKES)
+            _mistake_strip(finder, scores, d, read_image) for d in _few_per_video(wrong, _MISTAKES)
         ]
         if strips:
             title = f"Most confident mistakes of {file.answer.name}"
@@ -550,7 +554,7 @@ def _target_strip(
     analysis: ErrorAnalysis,
     scores: TubeScores,
     tube: TargetTube,
-    images: Path | None,
+    read_image: ImageReader | None,
 ) -> str:
     found = next((d for d in analysis.detections if d.position == tube.best_result), None)
     if tube.best_score <= 0:  # of its class there is nothing; perhaps something points to it
@@ -573,12 +577,12 @@ def _target_strip(
         facts,
         finder.target(tube.video_id, tube.annotation),
         finder.result(-1 if found is None else found.position),
-        images,
+        read_image,
     )
 
 
 def _mistake_strip(
-    finder: _Finder, scores: TubeScores, detection: Detection, images: Path | None
+    finder: _Finder, scores: TubeScores, detection: Detection, read_image: ImageReader | None
 ) -> str:
     target = None
     if detection.target is not None:
@@ -596,7 +600,7 @@ def _mistake_strip(
         facts,
         target,
         finder.result(detection.position),
-        images,
+        read_image,
     )
 
 
@@ -608,7 +612,7 @@ def _strip(
     facts: Sequence[str],
     target: list[Any] | None,
     result: list[Any] | None,
-    images: Path | None,
+    read_image: ImageReader | None,
 ) -> str:
     video = finder.truth.videos[video_id]
     folder = Path(video.file_names[0]).parent.as_posix() if video.file_names else ""
@@ -617,7 +621,7 @@ def _strip(
     chip = f'<span class="tag">{escape(tag)}</span>' if tag else ""
     frames = "".join(
         f'<figure><img src="{data}" alt="frame {t}"><figcaption>frame {t}</figcaption></figure>'
-        for t, data in filmstrip(video, target, result, images)
+        for t, data in filmstrip(video, target, result, read_image)
     )
     return (
         f'<div class="strip"><div class="head"><b>{escape(label)}</b>{chip}{shown}</div>'

@@ -31,7 +31,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         type=int,
         default=20,
         metavar="N",
-        help="decode the masks of every N-th video (default 20; 1: all, 0: none)",
+        help="decode frames and masks of every N-th video (default 20; 1: all, 0: none)",
     )
     return found
 

@@ -294,9 +294,10 @@ def test_statistics_by_hand() -> None:
 
 
 @pytest.mark.skipif(not CLIPS.is_dir(), reason="the sample clips are not beside the repository")
-def test_sample_clips_are_sound() -> None:
-    report = check.check_file(CLIPS / "annotations.json", images=CLIPS / "JPEGImages")
-    assert report.defects == []
+def test_sample_clips_are_sound(capsys: pytest.CaptureFixture[str]) -> None:
+    file = CLIPS / "annotations.json"
+    assert run("check-annotations", file, "--images", CLIPS / "JPEGImages") == 0
+    assert ": ground truth, 0 defects" in capsys.readouterr().out
 
 
 # --- vmt split ----------------------------------------------------------------------------------

@@ -100,15 +100,16 @@ def picture(address: str) -> np.ndarray:
     return cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
 
 
-def test_filmstrip_shows_the_images_and_both_masks(tmp_path: Path) -> None:
+def test_filmstrip_shows_the_images_and_both_masks() -> None:
     size = (120, 180)
-    for t in range(12):
-        image = np.full((*size, 3), (60, 10 * t, 20), dtype=np.uint8)
-        cv2.imwrite(str(tmp_path / f"{t}.png"), image)
+
+    def read(name: str) -> np.ndarray:
+        return np.full((*size, 3), (20, 10 * int(name.removesuffix(".png")), 60), dtype=np.uint8)
+
     video = Video(1, *size, 12, tuple(f"{t}.png" for t in range(12)))
     target = [rect(40, 20, 90, 70, *size)] * 12
     found = [rect(65, 20, 115, 70, *size)] * 12
-    strip = filmstrip(video, target, found, tmp_path)
+    strip = filmstrip(video, target, found, read)
     assert len(strip) == FRAMES
     assert [t for t, _ in strip] == [0, 2, 4, 7, 9, 11]
     image = picture(strip[0][1]).astype(int)
@@ -118,14 +119,26 @@ def test_filmstrip_shows_the_images_and_both_masks(tmp_path: Path) -> None:
     assert blues > 500
     assert EXTRA[0] > EXTRA[2]
     assert MISSING[2] > MISSING[0]
-    assert filmstrip(video, [None] * 12, None, tmp_path) == []
+    assert filmstrip(video, [None] * 12, None, read) == []
 
 
-def test_missing_images_leave_a_plain_background(tmp_path: Path) -> None:
-    video = Video(1, 40, 60, 1, ("gone.jpg",))
-    strip = filmstrip(video, [rect(5, 5, 20, 20)], None, tmp_path)
-    assert len(strip) == 1
-    assert picture(strip[0][1]).mean() > 150
+def test_unreadable_and_turned_images_leave_a_plain_background(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    video = Video(1, 40, 60, 2, ("gone.jpg", "turned.jpg"))
+
+    def read(name: str) -> np.ndarray:
+        if name == "gone.jpg":
+            raise ValueError("gone.jpg: no such file.")
+        return np.zeros((60, 40, 3), np.uint8)
+
+    strip = filmstrip(video, [rect(5, 5, 20, 20)] * 2, None, read)
+    assert [picture(address).mean() > 150 for _, address in strip] == [True, True]
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        "gone.jpg: no such file. Its frame is drawn without image.",
+        "turned.jpg is 40x60 pixels, not 60x40; its frame is drawn without image.",
+    ]
 
 
 def test_charts_escape_and_survive_odd_values() -> None:

@@ -12,9 +12,11 @@ import pytest
 
 from cocoapi_hq import rle
 from cocoapi_hq.check import check_file
+from cocoapi_hq.image_check import OpenedImage
 from tests.synthetic import CATEGORIES, moving_shapes
 from vmt.cli.main import main
 from vmt.data.datasets.ytvis import load_ytvis_json
+from vmt.data.images import picture_size
 from vmt.data.mapper import decode_masks
 
 SIZE, T = (32, 48), 4
@@ -61,7 +63,7 @@ def coco_video() -> dict[str, Any]:
 
 
 def assert_equals_truth(path: Path, images: Path, *, classes: bool) -> None:
-    report = check_file(path, images=images)
+    report = check_file(path, images=lambda name: OpenedImage(*picture_size(images / name)))
     assert not report.defects
     data = load_ytvis_json(path, images, "x")
     assert len(data) == 2

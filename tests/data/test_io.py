@@ -21,6 +21,14 @@ def test_frames_have_the_size_of_the_annotations(tmp_path: Path) -> None:
         read_frame(tmp_path / "a.png", (8, 6))
 
 
+def test_a_size_that_exif_explains(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(RAMP).save(tmp_path / "a.jpg", exif=exif)
+    with pytest.raises(VideoError, match=r"6x8 pixels \(turned upright by its EXIF .* for 8x6"):
+        read_frame(tmp_path / "a.jpg", (6, 8))
+
+
 def test_labels(tmp_path: Path) -> None:
     Image.fromarray(RAMP).save(tmp_path / "8.png")
     np.testing.assert_array_equal(read_labels(tmp_path / "8.png"), RAMP)

@@ -74,12 +74,17 @@ def test_a_sound_split(hq: Path) -> None:
     result = verify_split(ROW, str(hq))
     assert result.problems == []
     assert "3 videos, 12 frames, 3 classes" in result.found
+    assert "frames and masks decoded of 3 of 3 videos (--decode)" in result.found
+    result = verify_split(ROW, str(hq), decode=2)
+    assert "frames and masks decoded of 2 of 3 videos (--decode)" in result.found
 
 
 def test_what_verification_finds(hq: Path) -> None:
     images = hq / "ytvis_2019/train/JPEGImages"
     (images / "shapes_001/00002.jpg").unlink()
-    (images / "shapes_002/00000.jpg").write_bytes(b"no image")
+    (images / "shapes_002/00001.jpg").write_bytes(b"no image")
+    cut = (images / "shapes_002/00003.jpg").read_bytes()
+    (images / "shapes_002/00003.jpg").write_bytes(cut[: len(cut) // 2])
     path = hq / "ytvis_2019/train.json"
     content = json.loads(path.read_text())
     content["videos"] += [content["videos"][0] | {"id": 77}]
@@ -91,7 +96,8 @@ def test_what_verification_finds(hq: Path) -> None:
     for part in (
         "1 of 3 categories have no class",
         "video shapes_001 lacks 1 of 4 frames",
-        "shapes_002/00000.jpg: cannot be read as an image",
+        "shapes_002/00001.jpg: cannot be read as an image",
+        "shapes_002/00003.jpg: cannot be read as an image: it is cut off",
         "annotations[0].segmentations: counts '~'",
     ):
         assert part in text

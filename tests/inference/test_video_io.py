@@ -311,7 +311,7 @@ def test_missing_image_of_a_ytvis_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is not readable JSON"),
+        ("{", "is not valid JSON"),
         ("[]", "has no list 'videos'"),
         ('{"videos": [{"file_names": ["a.png"]}]}', r"videos\[0\] has no integer 'id'"),
         ('{"videos": [{"id": 1}]}', r"\(id=1\) has no list 'file_names'"),

@@ -27,6 +27,7 @@ from cocoapi_hq.errors import ErrorAnalysis, analyse_errors
 from cocoapi_hq.json_file import write_json, write_text
 from cocoapi_hq.protocol import BOUNDARY_RULES, LENGTH_RULES, MASK_FIELDS
 from cocoapi_hq.tube_ap import TUBE_METRICS
+from vmt.data.images import read_picture
 from vmt.utils.errors import AnnotationError, OutputError
 
 #: What the original scripts call the metrics.
@@ -233,13 +234,14 @@ def _write_report(
 ) -> None:
     from cocoapi_hq.report import build_report  # only a report draws
 
+    folder: Path | None = args.images
     try:
         page = build_report(
             args.gt,
             args.results,
             answers,
             comparisons=comparisons,
-            images=args.images,
+            read_image=None if folder is None else lambda name: read_picture(folder / name),
             jobs=args.jobs,
         )
     except cocoapi_hq.ScoringError as error:

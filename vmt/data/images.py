@@ -33,7 +33,8 @@ Frame = npt.NDArray[np.uint8]
 #: Formats whose several pictures are frames or pages, of which none is *the* picture.
 _ANIMATED = frozenset(("GIF", "PNG", "WEBP", "TIFF", "AVIF"))
 _SIXTEEN_BIT = frozenset(("I;16", "I;16L", "I;16B", "I;16N"))
-_TURNED = frozenset((5, 6, 7, 8))
+#: Orientations that swap the sides.
+TURNED = frozenset((5, 6, 7, 8))
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class PictureInfo:
 
     size: tuple[int, int]
     orientation: int
+
+    @property
+    def turned(self) -> bool:
+        """Whether it is stored lying on its side."""
+        return self.orientation in TURNED
 
 
 def read_picture(path: Path) -> Frame:
@@ -87,7 +93,7 @@ def picture_size(path: Path) -> tuple[int, int]:
         if image.format == "TIFF":  # Pillow may have swapped them, depending on its version
             tags: Any = getattr(image, "tag_v2", {})
             width, height = int(tags[256]), int(tags[257])
-        return (width, height) if orientation_of(image) in _TURNED else (height, width)
+        return (width, height) if orientation_of(image) in TURNED else (height, width)
 
 
 @contextmanager
@@ -181,7 +187,7 @@ def turn_upright(pixels: Frame, orientation: int) -> Frame:
     Returns:
         (H, W, ...), or (W, H, ...) for 5 to 8, contiguous.
     """
-    if orientation in _TURNED:
+    if orientation in TURNED:
         pixels = np.swapaxes(pixels, 0, 1)
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from vmt.data.images import Frame, open_picture, read_picture
+from vmt.data.images import Frame, check_picture, open_picture, read_picture
 from vmt.utils.errors import VideoError
 
 
@@ -26,9 +26,10 @@ def read_frame(path: Path, size: tuple[int, int] | None = None) -> Frame:
     """
     frame = read_picture(path)
     if size is not None and frame.shape[:2] != size:
+        note = " (turned upright by its EXIF orientation)" if check_picture(path).turned else ""
         raise VideoError(
-            f"{path}: is {frame.shape[1]}x{frame.shape[0]} pixels, but the annotations are for "
-            f"{size[1]}x{size[0]}; use the images that the masks were drawn on."
+            f"{path}: is {frame.shape[1]}x{frame.shape[0]} pixels{note}, but the annotations are "
+            f"for {size[1]}x{size[0]}; use the images that the masks were drawn on."
         )
     return frame
 

@@ -35,7 +35,7 @@ from vmt.data.mask_files.base import (
 )
 from vmt.inference.atomic import AtomicFile, make_folder, output_error
 from vmt.inference.mask_refiner import ACCEPT, WINDOW, FrameRefiner, RefinedFrame
-from vmt.inference.video_io import FrameList, VideoSource, open_videos
+from vmt.inference.video_io import FrameList, VideoFile, VideoSource, open_videos
 from vmt.utils.errors import AnnotationError, OutputError, VideoError, VmtError
 
 
@@ -141,7 +141,8 @@ def frame_set(source: VideoSource) -> FrameSet:
     paths = source.paths if isinstance(source, FrameList) else None
     where = source.name if paths is None else str(paths[0].parent)
     stems = None if paths is None else tuple(path.stem for path in paths)
-    return FrameSet(where, source.size, stems, source.num_frames)
+    turned = isinstance(source, FrameList | VideoFile) and source.turned
+    return FrameSet(where, source.size, stems, source.num_frames, turned)
 
 
 # --- work folder ---------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from PIL import Image
 from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.json_file import is_json_name, read_json
 from cocoapi_hq.listing import sort_paths
-from vmt.data.images import Frame, check_file, over_black, turn_upright
+from vmt.data.images import TURNED, Frame, check_file, check_picture, over_black, turn_upright
 from vmt.data.images import read_picture as read_image
 from vmt.data.listing import IMAGE_SUFFIXES, list_frames, one_series
 from vmt.inference.atomic import AtomicFile
@@ -92,13 +92,16 @@ class VideoFile:
             rate = stream.average_rate or stream.guessed_rate
             self.fps = float(rate) if rate else FOLDER_FPS
             self.num_frames = _listed_frames(container, stream)
-            first = next(map(_RgbConverter(), _decode(path, container, stream)), None)
+            first = next(_decode(path, container, stream), None)
         if first is None:
             raise VideoError(
                 f"{path}: not one frame can be decoded; the file is damaged or cut short. "
                 "Export or copy it again."
             )
-        self.size: tuple[int, int] = (first.shape[0], first.shape[1])
+        self.turned = _orientation(first) in TURNED
+        self.size: tuple[int, int] = (
+            (first.width, first.height) if self.turned else (first.height, first.width)
+        )
 
     def __iter__(self) -> Iterator[Frame]:
         """Decode from the start; what still decodes of a damaged file comes before the error."""
@@ -155,8 +158,9 @@ class FrameList:
         self.video_id = video_id
         self.complete_length = complete_length
         self.rereadable = True
-        first = read_image(self.paths[0])
-        self.size: tuple[int, int] = (first.shape[0], first.shape[1])
+        first = check_picture(self.paths[0])
+        self.size: tuple[int, int] = first.size
+        self.turned = first.turned
 
     def __iter__(self) -> Iterator[Frame]:
         """Read one image after the other; VideoError at the first that is broken or odd-sized."""

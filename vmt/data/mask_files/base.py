@@ -32,12 +32,19 @@ class FrameSet:
         size: (h, w) in pixels.
         stems: file names without extension; None for a video file.
         count: number of frames; None where the video does not say.
+        turned: the frames are stored lying on their side, and turned by EXIF or the display matrix.
     """
 
     where: str
     size: Size
     stems: tuple[str, ...] | None
     count: int | None
+    turned: bool = False
+
+    def explain_size(self) -> str:
+        """Size of the frames for a message about masks of another one."""
+        note = ", turned upright as the file notes (EXIF or display matrix)" if self.turned else ""
+        return size_text(self.size) + note
 
 
 @dataclass(frozen=True)

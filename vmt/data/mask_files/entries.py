@@ -275,7 +275,7 @@ class EntryVideo:
             raise AnnotationError(
                 f"{self.content.path}: says that {self.label} has frames of "
                 f"{size_text(self.member.size or frames.size)} pixels, but those of "
-                f"{frames.where} have {size_text(frames.size)}; give the frames that the masks "
+                f"{frames.where} have {frames.explain_size()}; give the frames that the masks "
                 "were drawn on."
             )
         found: list[tuple[TrackletName, list[str | None]]] = []
@@ -329,7 +329,7 @@ class EntryVideo:
         if tuple(checked["size"]) != frames.size:
             raise AnnotationError(
                 f"{where}: the mask is {size_text(checked['size'])} pixels, but the frames of "
-                f"{frames.where} are {size_text(frames.size)}; give the frames that the masks were "
+                f"{frames.where} are {frames.explain_size()}; give the frames that the masks were "
                 "drawn on."
             )
         return checked["counts"] if rle.area(checked) else None
