@@ -53,6 +53,33 @@ class MSDeformAttn(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 
+    def places(
+        self,
+        query: Tensor,
+        reference_points: Tensor,
+        spatial_shapes: Sequence[tuple[int, int]],
+    ) -> tuple[Tensor, Tensor]:
+        """Where every query reads, and how much of its attention each place gets.
+
+        Args:
+            query: (B, Q, C).
+            reference_points: see ``sample``.
+            spatial_shapes: (H_l, W_l) per level.
+
+        Returns:
+            Locations (B, Q, M, L, K, 2) as (x, y) in [0, 1] of the padded frame, and weights
+            (B, Q, M, L, K), which add up to 1 over L and K.
+        """
+        shape = (self.num_heads, self.num_levels, self.num_points)
+        offsets = self.sampling_offsets(query).unflatten(-1, (*shape, 2))
+        weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1))
+        weights = F.softmax(weights, -1).unflatten(-1, shape[1:])
+        reference = reference_points[:, :, None, :, None, :]  # (B, Q, 1, L, 1, 2 or 4)
+        if reference_points.shape[-1] == 2:
+            sizes = offsets.new_tensor([(w, h) for h, w in spatial_shapes])[:, None, :]
+            return reference + offsets / sizes, weights
+        return reference[..., :2] + offsets / self.num_points * reference[..., 2:] * 0.5, weights
+
     def sample(
         self,
         query: Tensor,
@@ -78,16 +105,7 @@ class MSDeformAttn(nn.Module):
         if padding_mask is not None:
             value = value.masked_fill(padding_mask[..., None], 0.0)
         value = value.unflatten(-1, (self.num_heads, -1))  # (B, S, M, D)
-        shape = (self.num_heads, self.num_levels, self.num_points)
-        offsets = self.sampling_offsets(query).unflatten(-1, (*shape, 2))
-        weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1))
-        weights = F.softmax(weights, -1).unflatten(-1, shape[1:])  # (B, Q, M, L, K)
-        reference = reference_points[:, :, None, :, None, :]  # (B, Q, 1, L, 1, 2 or 4)
-        if reference_points.shape[-1] == 2:
-            sizes = offsets.new_tensor([(w, h) for h, w in spatial_shapes])[:, None, :]
-            locations = reference + offsets / sizes
-        else:
-            locations = reference[..., :2] + offsets / self.num_points * reference[..., 2:] * 0.5
+        locations, weights = self.places(query, reference_points, spatial_shapes)
         return ms_deform_attn(value, spatial_shapes, locations, weights)
 
     def forward(

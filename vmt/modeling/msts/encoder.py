@@ -64,6 +64,23 @@ class IntraScale(nn.Module):
         attended: Tensor = x + self.ffn(x)
         return attended
 
+    def weights_of(self, x: Tensor) -> Tensor:
+        """How much each frame reads of each frame, mean over heads.
+
+        Args:
+            x: (..., T, C), the tokens of one position.
+
+        Returns:
+            (..., T, T); rows read columns and add up to 1.
+        """
+        query, key, _ = self.qkv(x).chunk(3, dim=-1)
+        query, key = (
+            part.unflatten(-1, (self.num_heads, -1)).transpose(-2, -3) for part in (query, key)
+        )  # (..., M, T, C/M)
+        scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+        weights: Tensor = scores.softmax(-1).mean(-3)
+        return weights
+
 
 class InterScale(nn.Module):
     """Tokens of a level attend to themselves and to the next coarser level at their place.
