@@ -346,7 +346,7 @@ def _check_masks(
     masks: list[rle.Rle | None] = []
     mended = list(entries)
     for t, entry in enumerate(entries):
-        if polygons and entry and isinstance(entry, list):
+        if polygons and isinstance(entry, list) and not rle.is_absent(entry):
             entry = mended[t] = _check_rings(checker, f"{where}[{t}]", entry)
         mask = _check_mask(checker, f"{where}[{t}]", entry, frame, polygons)
         masks.append(mask)

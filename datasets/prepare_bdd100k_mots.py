@@ -34,14 +34,14 @@ def main() -> int:
     args.json.mkdir(parents=True, exist_ok=True)
     for part in PARTS:
         try:
-            counts = write_ytvis_json(
+            written = write_ytvis_json(
                 load_dataset(f"bdd100k_mots_{part}", args.root), args.json / f"{part}.json"
             )
         except VmtError as error:
             say(f"! {error}")
             status = 1
             continue
-        found = ", ".join(f"{count} {name}" for name, count in counts.items())
+        found = ", ".join(f"{count} {name}" for name, count in written.counts.items())
         say(f"written: {args.json / f'{part}.json'} ({found})")
     return status
 

@@ -42,8 +42,8 @@ def convert(root: str, output: Path) -> int:
             say(f"! {file}: {len(lost)} videos have no label maps (first: {lost[0]}).")
             status = 1
         kept = [records[name] for name in names if name in records]
-        counts = write_ytvis_json(VideoList(NAME, data.categories, kept), output / f"{part}.json")
-        say(f"written: {output / f'{part}.json'} ({counts['videos']} videos)")
+        written = write_ytvis_json(VideoList(NAME, data.categories, kept), output / f"{part}.json")
+        say(f"written: {output / f'{part}.json'} ({written.counts['videos']} videos)")
     return status
 
 

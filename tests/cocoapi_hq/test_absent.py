@@ -80,7 +80,7 @@ def test_absent_in_images_means_absent(absent: Any, tmp_path: Path) -> None:
         {"images": images, "annotations": rows, "categories": [{"id": 1, "name": "cat"}]}
     ))  # fmt: skip
     assert len(load_coco_json(path, tmp_path, "own")) == 1
-    write_ytvis_json(load_coco_video(path, tmp_path), tmp_path / "out.json")
+    write_ytvis_json(load_coco_video(path, tmp_path).data, tmp_path / "out.json")
     (written,) = json.loads((tmp_path / "out.json").read_text())["annotations"]
     assert written["segmentations"] == [BOX, None]
     frames = [{"videoName": "v", "name": "f", "frameIndex": 0,

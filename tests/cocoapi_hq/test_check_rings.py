@@ -1,4 +1,4 @@
-"""The checker names rings that enclose nothing and leaves them, and nothing else, out of its copy."""
+"""Rings that enclose nothing are named, and they alone are missing in the mended copy."""
 
 from cocoapi_hq.check import check_annotations
 

@@ -111,7 +111,7 @@ def test_png_folders(frames: Path) -> None:
     assert len(load_ytvis_json(out, frames, "x")[1]) == T - 1
 
 
-def test_mots_text(frames: Path) -> None:
+def test_mots_text(frames: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = frames.parent / "texts"
     texts.mkdir()
     for k in range(2):
@@ -125,6 +125,7 @@ def test_mots_text(frames: Path) -> None:
         (texts / f"v{k}.txt").write_text("\n".join(lines) + "\n\n")
     status, out = convert(texts, frames)
     assert status == 0
+    assert "note: 2 regions to ignore (class 10) are left out." in capsys.readouterr().out
     assert_equals_truth(out, frames, classes=False)
     assert load_ytvis_json(out, frames, "x").categories == {1: "car", 2: "pedestrian"}
 
@@ -278,3 +279,91 @@ def test_frame_ids_that_give_no_order(
     status, out = convert(source, frames)
     assert (status, out.exists()) == (2, False)
     assert message in capsys.readouterr().err
+
+
+def one_track(*rows: dict[str, Any]) -> dict[str, Any]:
+    """Four frames of v0; rows say what differs from a 3 x 3 box in the frame of their place."""
+    ring = [2, 2, 5, 2, 5, 5, 2, 5]
+    images = [
+        {"id": t, "video_id": 1, "file_name": f"v0/{t:06d}.jpg", "height": 32, "width": 48}
+        for t in range(T)
+    ]
+    base = {"category_id": 1, "track_id": 5, "segmentation": [ring], "iscrowd": 0}
+    annotations = [{"id": k + 1, "image_id": k % T} | base | row for k, row in enumerate(rows)]
+    categories = [{"id": 1, "name": "ball"}, {"id": 2, "name": "disk"}]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def converted(frames: Path, content: dict[str, Any]) -> list[tuple[int, list[int | None]]]:
+    """Category and pixels per frame of what comes out."""
+    source = frames.parent / "one.json"
+    source.write_text(json.dumps(content))
+    status, out = convert(source, frames)
+    assert status == 0
+    rows = json.loads(out.read_text())["annotations"]
+    return [
+        (row["category_id"], [mask and rle.area(mask) for mask in row["segmentations"]])
+        for row in rows
+    ]
+
+
+def test_crowds_are_no_objects(frames: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    crowd = {"iscrowd": 1, "track_id": 6}
+    content = one_track({}, crowd, {}, {}, crowd | {"image_id": 0, "track_id": None})
+    assert converted(frames, content) == [(1, [9, None, 9, 9])]
+    assert "note: 2 crowd regions (iscrowd) are left out." in capsys.readouterr().out
+    source = frames.parent / "one.json"
+    source.write_text(json.dumps(one_track(crowd, crowd)))
+    status, _ = convert(source, frames)
+    assert status == 2
+    assert "all 2 annotations are marked as crowd (iscrowd 1)" in capsys.readouterr().err
+
+
+def test_rows_of_a_box_alone(frames: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = one_track({}, {"segmentation": []}, {"segmentation": None}, {})
+    del content["annotations"][2]["segmentation"]
+    assert converted(frames, content) == [(1, [9, None, None, 9])]
+    assert "note: 2 annotations without a mask (a box only) are left" in capsys.readouterr().out
+    source = frames.parent / "one.json"
+    source.write_text(json.dumps(one_track({"segmentation": []})))
+    assert convert(source, frames)[0] == 2
+    assert "no annotation has a mask (0 crowd regions, 1 with a box" in capsys.readouterr().err
+
+
+def test_a_track_has_one_class(frames: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = {"category_id": 2}
+    source = frames.parent / "one.json"
+    source.write_text(json.dumps(one_track({}, {}, {}, other)))
+    status, _ = convert(source, frames)
+    assert status == 2
+    said = capsys.readouterr().err
+    assert "one.json: track 5 of video 1 is ball in 3 frames and disk in 1 frames" in said
+    # Both in one image: tracks are counted class by class.
+    content = one_track({}, {}, {}, other, other | {"image_id": 0})
+    assert converted(frames, content) == [(1, [9, 9, 9, None]), (2, [9, None, None, 9])]
+    assert "note: tracks are counted class by class (5 stand" in capsys.readouterr().out
+
+
+def test_rings_that_enclose_nothing(frames: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ring = [2, 2, 5, 2, 5, 5, 2, 5]
+    content = one_track({"segmentation": [ring, [7, 7, 9, 9]]}, {"segmentation": ring})
+    assert converted(frames, content) == [(1, [9, 9, None, None])]
+    said = capsys.readouterr().out
+    assert "1 ring of fewer than three points or without area encloses nothing" in said
+    assert "track 5, frame 0[1]" in said
+    source = frames.parent / "one.json"
+    source.write_text(json.dumps(one_track({"segmentation": [[v + 90 for v in ring]]})))
+    assert convert(source, frames)[0] == 2
+    assert "lies outside the frame of 48x32 pixels" in capsys.readouterr().err
+
+
+def test_objects_without_a_pixel(frames: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = rle.encode(np.zeros(SIZE, bool))
+    content = one_track({}, {"track_id": 9, "segmentation": dict(empty)})
+    assert converted(frames, content) == [(1, [9, None, None, None])]
+    assert "note: 1 objects without a pixel in any frame are left" in capsys.readouterr().out
+    source = frames.parent / "one.json"
+    source.write_text(json.dumps(one_track({"segmentation": dict(empty)})))
+    status, _ = convert(source, frames)
+    assert status == 2
+    assert "not one object with a mask is left to write" in capsys.readouterr().err

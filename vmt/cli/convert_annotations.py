@@ -2,6 +2,12 @@
 
 Formats (--from; guessed when it is left out):
   coco-video  COCO JSON with video_id per image and track_id (or instance_id) per annotation
+  labelme     a folder of labelme files, or one per video. Shapes of one label and group_id are one
+              object, and so is the k-th of a label in each frame. Frames without a file are no part
+              of the video; _background_ is a hole, __ignore__ no object
+  cvat        XML, or the zip that holds it: "CVAT for video 1.1" (tracks are objects) or "CVAT for
+              images 1.1"; polygons and masks
+  via         project or annotations of the VGG Image Annotator 2 (JSON), polygons
   png         folders of PNG label maps, one per video, pixel value = object (DAVIS, YouTube-VOS)
   mots        BDD100K MOTS: Scalabel JSON, a folder of such files, or bitmask PNG folders
   mots-txt    MOTSChallenge / KITTI MOTS: one text file per video
@@ -18,9 +24,12 @@ from pathlib import Path
 
 from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.json_file import is_json_name, read_json
-from cocoapi_hq.listing import list_files
+from cocoapi_hq.listing import list_files, list_folders
 from vmt.data.catalog import sniff_format
 from vmt.data.convert import FORMATS, open_source, write_ytvis_json
+from vmt.data.formats.cvat import SUFFIXES as CVAT_SUFFIXES
+from vmt.data.formats.foreign import via_images
+from vmt.data.mask_files.polygons import polygon_files
 from vmt.utils.errors import AnnotationError, OutputError
 
 
@@ -44,25 +53,41 @@ def run(args: argparse.Namespace) -> int:
     if args.output.absolute() == args.source.absolute():
         raise OutputError(f"{args.output}: would overwrite the source; give another name.")
     kind = args.kind or _guess(args.source)
-    data = open_source(kind, args.source, args.images, sparse=args.sparse)
-    counts = write_ytvis_json(data, args.output)
-    found = ", ".join(f"{count} {name}" for name, count in counts.items())
-    print(f"written: {args.output} ({found}; classes {', '.join(data.categories.values())})")
-    print(f"train on it as DATASETS.TRAIN \"['{args.output}@{args.images}']\"")
+    source = open_source(kind, args.source, args.images, sparse=args.sparse)
+    written = write_ytvis_json(source.data, args.output)
+    for note in (*source.notes, *written.notes):
+        print(f"note: {note}")
+    found = ", ".join(f"{count} {name}" for name, count in written.counts.items())
+    classes = ", ".join(source.data.categories.values())
+    print(f"written: {args.output} ({found}; classes {classes})")
+    print(f"look at it: vmt check-annotations {args.output} --images {args.images}")
+    print(f"train on it: vmt train --train {args.output} --train-images {args.images} ...")
+    print(
+        f"or in a config: DATASETS.TRAIN \"['{args.output}@{args.images}']\" "
+        f"MODEL.LABEL_SPACE {args.output}"
+    )
     return 0
 
 
 def _guess(path: Path) -> str:
     if path.suffix.lower() == ".txt" or (path.is_dir() and list_files(path, (".txt",))):
         return "mots-txt"
+    if path.is_file() and path.suffix.lower() in CVAT_SUFFIXES:
+        return "cvat"
+    if path.is_dir() and any(polygon_files(folder) for folder in (path, *list_folders(path))):
+        return "labelme"
     if path.is_file() and is_json_name(path):
         try:
             content = read_json(path)
         except ScoringError as error:
             raise AnnotationError(str(error)) from None
         images = content.get("images") if isinstance(content, dict) else None
-        if isinstance(images, list) and any("video_id" in x for x in images[:1]):
+        if isinstance(images, list) and any(
+            isinstance(x, dict) and "video_id" in x for x in images
+        ):
             return "coco-video"
+        if via_images(content) is not None:
+            return "via"
     kind = sniff_format(path)
     if kind not in FORMATS:
         raise AnnotationError(

@@ -16,7 +16,10 @@ from vmt.data.datasets.folders import load_png_folders
 from vmt.data.datasets.mots import load_mots
 from vmt.data.datasets.splits import SPLITS, VideoSplit
 from vmt.data.datasets.ytvis import load_ytvis_json
+from vmt.data.formats.cvat import SUFFIXES as CVAT_SUFFIXES
+from vmt.data.formats.foreign import foreign_tool
 from vmt.data.labels import lists_frames
+from vmt.data.mask_files.polygons import polygon_files
 from vmt.data.records import VideoDataset
 from vmt.utils.errors import AnnotationError, ConfigError
 
@@ -128,28 +131,44 @@ def sniff_format(path: Path) -> str:
         AnnotationError: no known kind; a file that ``vmt convert-annotations`` can turn into one
             is named as such.
     """
+    if path.suffix.lower() in CVAT_SUFFIXES:
+        raise AnnotationError(
+            f"{path}: is no JSON; if it is a CVAT export, {_CONVERT.format(path)}."
+        )
     if path.is_dir():
-        if list_files(path, (".json",)):
-            return "mots"
-        pictures = [list_files(folder, (".png",)) for folder in list_folders(path)]
-        first = next((files[0] for files in pictures if files), None)
-        if first is not None:
-            return "mots" if _is_bitmask(first) else "png"
-        raise AnnotationError(f"{path}: holds neither JSON files nor sub-folders of PNG files.")
-    if lists_frames(path):
-        return "ytvis"
+        return _sniff_folder(path)
+    return "ytvis" if lists_frames(path) else _sniff_json(path)
+
+
+_CONVERT = "turn it into YouTube-VIS JSON with vmt convert-annotations {}"
+
+
+def _sniff_folder(path: Path) -> str:
+    if any(polygon_files(folder) for folder in (path, *list_folders(path))):
+        raise AnnotationError(f"{path}: holds labelme files; {_CONVERT.format(path)}.")
+    if list_files(path, (".json",)):
+        return "mots"
+    pictures = [list_files(folder, (".png",)) for folder in list_folders(path)]
+    first = next((files[0] for files in pictures if files), None)
+    if first is not None:
+        return "mots" if _is_bitmask(first) else "png"
+    raise AnnotationError(f"{path}: holds neither JSON files nor sub-folders of PNG files.")
+
+
+def _sniff_json(path: Path) -> str:
     try:
         content = read_json(path)
     except ScoringError as error:
         raise AnnotationError(str(error)) from None
+    foreign = foreign_tool(content)
+    if foreign:
+        raise AnnotationError(f"{path}: cannot be read as it is. {foreign}")
     if isinstance(content, list) or (isinstance(content, dict) and "frames" in content):
         return "mots"
     if isinstance(content, dict) and isinstance(content.get("images"), list):
-        images = content["images"]
-        if any(isinstance(row, dict) and "video_id" in row for row in images[:1]):
+        if any(isinstance(row, dict) and "video_id" in row for row in content["images"]):
             raise AnnotationError(
-                f"{path}: is COCO with a video_id per image; turn it into YouTube-VIS JSON with "
-                f"vmt convert-annotations {path} --output ytvis.json."
+                f"{path}: is COCO with a video_id per image; {_CONVERT.format(path)}."
             )
         return "coco"
     if isinstance(content, dict) and "videos" in content:

@@ -18,18 +18,23 @@ from cocoapi_hq.listing import list_files, natural_key
 from cocoapi_hq.ytvis_json import is_int, short
 from vmt.data.datasets.folders import load_png_folders
 from vmt.data.datasets.mots import load_mots
+from vmt.data.formats.cvat import load_cvat
+from vmt.data.formats.drawn import MemoryAnnotations, Source
+from vmt.data.formats.labelme import load_labelme
+from vmt.data.formats.via import load_via
 from vmt.data.io import read_frame
 from vmt.data.listing import list_frames
+from vmt.data.mask_files.base import checked_mask, idle_note, idle_rings, list_few
 from vmt.data.records import Tracklet, VideoDataset, VideoList, VideoRecord
 from vmt.utils.errors import AnnotationError, OutputError
 
 Row = dict[str, Any]
 
 #: What ``vmt convert-annotations --from`` takes.
-FORMATS = ("coco-video", "png", "mots", "mots-txt")
+FORMATS = ("coco-video", "labelme", "cvat", "via", "png", "mots", "mots-txt")
 
 
-def open_source(kind: str, path: Path, images: Path, *, sparse: bool = False) -> VideoDataset:
+def open_source(kind: str, path: Path, images: Path, *, sparse: bool = False) -> Source:
     """Read annotations of another format.
 
     Args:
@@ -45,38 +50,62 @@ def open_source(kind: str, path: Path, images: Path, *, sparse: bool = False) ->
     if kind == "coco-video":
         return load_coco_video(path, images)
     if kind == "png":
-        return load_png_folders(path, images, path.name, strict=not sparse)
+        return Source(load_png_folders(path, images, path.name, strict=not sparse))
     if kind == "mots":
-        return load_mots(path, images, path.name)
+        return Source(load_mots(path, images, path.name))
     if kind == "mots-txt":
         return load_mots_txt(path, images)
+    if kind == "labelme":
+        return load_labelme(path, images)
+    if kind == "cvat":
+        return load_cvat(path, images)
+    if kind == "via":
+        return load_via(path, images)
     raise AnnotationError(f"unknown format {kind!r}; choose {', '.join(FORMATS)}.")
 
 
-def write_ytvis_json(data: VideoDataset, path: Path) -> dict[str, int]:
+@dataclass(frozen=True)
+class Written:
+    """What a file holds.
+
+    Args:
+        counts: of ``videos``, ``frames`` and ``annotations``.
+        notes: what was left out, one sentence each.
+    """
+
+    counts: dict[str, int]
+    notes: Sequence[str]
+
+
+def write_ytvis_json(data: VideoDataset, path: Path) -> Written:
     """Write a data set as YouTube-VIS JSON; the file appears whole or not at all.
 
     Args:
         data: videos with annotations.
         path: of the JSON.
 
-    Returns:
-        Counts of ``videos``, ``frames`` and ``annotations``.
-
     Raises:
-        AnnotationError: a mask is damaged or of another size than its frame.
+        AnnotationError: a mask is damaged or of another size than its frame, or there is none.
         OutputError: the file cannot be written.
     """
     videos: list[Row] = []
     annotations: list[Row] = []
+    idle: list[str] = []
+    invisible = 0
     for record in (data[k] for k in range(len(data))):
         shared = {"height": record.height, "width": record.width, "length": len(record)}
         videos.append({"id": record.id, **shared, "file_names": list(record.file_names)})
         for tracklet in record.tracklets():
-            row = _annotation(tracklet, record)
+            row = _annotation(tracklet, record, idle)
+            invisible += row is None
             if row is not None:
                 identity = {"id": len(annotations) + 1, "video_id": record.id}
                 annotations.append(identity | row | {"iscrowd": 0} | shared)
+    if not annotations:
+        raise AnnotationError(
+            f"{data.name}: not one object with a mask is left to write ({len(videos)} videos, "
+            f"{invisible} objects without a pixel); nothing is written."
+        )
     content = {
         "info": {"description": data.name},
         "videos": videos,
@@ -88,18 +117,19 @@ def write_ytvis_json(data: VideoDataset, path: Path) -> dict[str, int]:
     except ScoringError as error:
         raise OutputError(str(error)) from None
     frames = sum(len(video["file_names"]) for video in videos)
-    return {"videos": len(videos), "frames": frames, "annotations": len(annotations)}
+    notes = [idle_note(idle)] if idle else []
+    if invisible:
+        notes.append(f"{invisible} objects without a pixel in any frame are left out.")
+    counts = {"videos": len(videos), "frames": frames, "annotations": len(annotations)}
+    return Written(counts, notes)
 
 
-def _annotation(tracklet: Tracklet, record: VideoRecord) -> Row | None:
-    """The masks of a tracklet; None when it is never visible."""
+def _annotation(tracklet: Tracklet, record: VideoRecord, idle: list[str]) -> Row | None:
+    """The masks of a tracklet; None when it is never visible. ``idle`` gets idle rings."""
     masks: list[rle.Rle | None] = []
-    for mask in tracklet.masks:
-        try:
-            absent = rle.is_absent(mask)
-            coded = None if absent else rle.validate(mask, tracklet.where, record.size)
-        except ScoringError as error:
-            raise AnnotationError(str(error)) from None
+    for t, mask in enumerate(tracklet.masks):
+        idle += idle_rings(mask, f"{tracklet.where}, frame {t}")
+        coded = None if rle.is_absent(mask) else checked_mask(mask, tracklet.where, record.size)
         if coded is not None and tuple(coded["size"]) != record.size:
             raise AnnotationError(
                 f"{tracklet.where}: a mask has size {coded['size']}, but the frames of video "
@@ -116,42 +146,29 @@ def _annotation(tracklet: Tracklet, record: VideoRecord) -> Row | None:
     }
 
 
-@dataclass(frozen=True)
-class MemoryAnnotations:
-    """Tracklets that are read already, with a mask or None for every frame."""
-
-    tracklets: tuple[Tracklet, ...]
-
-    def load(self, frames: Sequence[int] | None = None) -> list[Tracklet]:
-        """See ``vmt.data.records.Annotations``."""
-        if frames is None:
-            return list(self.tracklets)
-        return [
-            Tracklet(x.id, x.category_id, tuple(x.masks[t] for t in frames), x.where)
-            for x in self.tracklets
-        ]
-
-
 # --- COCO with a video id per image -------------------------------------------------------------
 
 _TRACK_KEYS = ("track_id", "instance_id", "object_id")
 _TIME_KEYS = ("frame_id", "frame_index", "frame_number")
 
 
-def load_coco_video(path: Path, image_root: Path) -> VideoList:
+def load_coco_video(path: Path, image_root: Path) -> Source:
     """COCO JSON whose images have ``video_id``, and whose annotations have a track id.
 
     Frames are ordered by ``frame_id`` (or ``frame_index``, ``frame_number``), a number or text that
     spells one, else by file name in natural order.
     The track of an annotation is its ``track_id``, ``instance_id`` or ``object_id``. Video names
-    come from ``videos``, where the file has them.
+    come from ``videos``, where the file has them. Crowds and rows that have only a box are left
+    out. A track is of one class, unless tracks are counted class by class: then one number stands
+    for several objects in one image.
 
     Args:
         path: the JSON.
         image_root: folder of the images.
 
     Raises:
-        AnnotationError: a value is missing or refers to nothing.
+        AnnotationError: a value is missing or refers to nothing, a track changes its class, or no
+            row has a mask.
     """
     try:
         content = read_json(path)
@@ -162,7 +179,13 @@ def load_coco_video(path: Path, image_root: Path) -> VideoList:
             raise AnnotationError(f"{path}: has no list {key!r}; it is no COCO file.")
     videos = _frames_of_videos(content["images"], path)
     place = {row["id"]: (key, t) for key, rows in videos.items() for t, row in enumerate(rows)}
-    tracks = _tracks(content["annotations"], place, path)
+    tracks, notes = _tracks(content["annotations"], place, path)
+    classes = {
+        int(row["id"]): str(row.get("name", row["id"]))
+        for row in content["categories"]
+        if isinstance(row, dict) and is_int(row.get("id"))
+    }
+    notes += _check_classes(tracks, classes, path)
     names = {
         row.get("id"): str(row.get("name", row.get("id")))
         for row in content.get("videos", [])
@@ -194,12 +217,7 @@ def load_coco_video(path: Path, image_root: Path) -> VideoList:
                 dataset=path.name,
             )
         )
-    categories = {
-        int(row["id"]): str(row.get("name", row["id"]))
-        for row in content["categories"]
-        if isinstance(row, dict) and is_int(row.get("id"))
-    }
-    return VideoList(path.name, categories, records)
+    return Source(VideoList(path.name, classes, records), notes)
 
 
 def _frames_of_videos(rows: Sequence[Any], path: Path) -> dict[Any, list[Row]]:
@@ -268,35 +286,95 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
+#: (video, track, category) -> frame -> mask.
+Tracks = dict[tuple[Any, Any, int], dict[int, Any]]
+
+
 def _tracks(
     rows: Sequence[Any], place: Mapping[Any, tuple[Any, int]], path: Path
-) -> dict[tuple[Any, Any, int], dict[int, Any]]:
-    """(video, track, category) -> frame -> mask, in the order of the file."""
-    tracks: dict[tuple[Any, Any, int], dict[int, Any]] = {}
+) -> tuple[Tracks, list[str]]:
+    """Tracks in the order of the file, and what was left out."""
+    tracks: Tracks = {}
+    crowds = boxes = 0
     for k, row in enumerate(rows):
         where = f"{path}: annotations[{k}]"
         if not isinstance(row, dict):
             raise AnnotationError(f"{where} is {short(row)}; give an object.")
         if row.get("iscrowd"):
+            crowds += 1
             continue
-        if row.get("image_id") not in place:
-            raise AnnotationError(
-                f"{where}.image_id is {short(row.get('image_id'))}; no such image."
-            )
-        if not is_int(row.get("category_id")):
-            raise AnnotationError(f"{where}.category_id is {short(row.get('category_id'))}.")
-        track = next((row[key] for key in _TRACK_KEYS if row.get(key) is not None), None)
-        if track is None:
-            raise AnnotationError(
-                f"{where} has no {_TRACK_KEYS[0]!r}; it tells which annotations are one object "
-                f"through time ({' or '.join(_TRACK_KEYS[1:])} is read as well)."
-            )
+        track = _track_of(row, where, place)
+        if rle.is_absent(row.get("segmentation")):
+            boxes += 1
+            continue
         video, t = place[row["image_id"]]
         masks = tracks.setdefault((video, track, int(row["category_id"])), {})
         if t in masks:
-            raise AnnotationError(f"{where}: track {track!r} has two masks in one image.")
-        masks[t] = row.get("segmentation")
-    return tracks
+            raise AnnotationError(
+                f"{where}: track {track!r} has two masks in one image; unite them, as two polygons "
+                "of one row, or give each object its own track_id."
+            )
+        masks[t] = row["segmentation"]
+    if rows and crowds == len(rows):
+        raise AnnotationError(
+            f"{path}: all {crowds} annotations are marked as crowd (iscrowd 1), and a crowd is no "
+            "object; some tools mark every mask that is stored as run lengths so: set iscrowd to 0 "
+            "where a mask is one object."
+        )
+    if not tracks:
+        raise AnnotationError(
+            f"{path}: no annotation has a mask ({crowds} crowd regions, {boxes} with a box only); "
+            "export segmentation, too."
+        )
+    notes = [f"{crowds} crowd regions (iscrowd) are left out."] if crowds else []
+    notes += [f"{boxes} annotations without a mask (a box only) are left out."] if boxes else []
+    return tracks, notes
+
+
+def _track_of(row: Row, where: str, place: Mapping[Any, Any]) -> Any:
+    """The track of an annotation, whose image and class are checked."""
+    if row.get("image_id") not in place:
+        raise AnnotationError(f"{where}.image_id is {short(row.get('image_id'))}; no such image.")
+    if not is_int(row.get("category_id")):
+        raise AnnotationError(f"{where}.category_id is {short(row.get('category_id'))}.")
+    track = next((row[key] for key in _TRACK_KEYS if row.get(key) is not None), None)
+    if track is None:
+        raise AnnotationError(
+            f"{where} has no {_TRACK_KEYS[0]!r}; it tells which annotations are one object "
+            f"through time ({' or '.join(_TRACK_KEYS[1:])} is read as well)."
+        )
+    return track
+
+
+def _check_classes(tracks: Tracks, classes: Mapping[int, str], path: Path) -> list[str]:
+    """What to say about tracks of several classes.
+
+    Raises:
+        AnnotationError: a track changes its class.
+    """
+    by_track: dict[tuple[Any, Any], list[int]] = {}
+    for video, track, category in tracks:
+        by_track.setdefault((video, track), []).append(category)
+    several = {key: found for key, found in by_track.items() if len(found) > 1}
+    if not several:
+        return []
+    for (video, track), found in several.items():
+        places = [set(tracks[video, track, category]) for category in found]
+        if sum(map(len, places)) > len(set.union(*places)):  # one image shows two: two objects
+            return [
+                f"tracks are counted class by class ({list_few([repr(t) for _, t in several], 3)} "
+                "stand for an object of each class)."
+            ]
+    (video, track), found = next(iter(several.items()))
+    spans = [
+        f"{classes.get(category, category)} in {len(tracks[video, track, category])} frames"
+        for category in found
+    ]
+    raise AnnotationError(
+        f"{path}: track {track!r} of video {video!r} is {' and '.join(spans)} ({len(several)} such "
+        "tracks); an object has one class: correct category_id, or give each object its own "
+        "track_id."
+    )
 
 
 # --- MOTSChallenge text -------------------------------------------------------------------------
@@ -306,7 +384,7 @@ _MOTS_CLASSES = {1: "car", 2: "pedestrian"}
 _MOTS_IGNORE = 10
 
 
-def load_mots_txt(path: Path, image_root: Path) -> VideoList:
+def load_mots_txt(path: Path, image_root: Path) -> Source:
     """MOTSChallenge and KITTI MOTS text: ``frame id class height width rle`` per line.
 
     Args:
@@ -321,13 +399,14 @@ def load_mots_txt(path: Path, image_root: Path) -> VideoList:
     if not files or not files[0].is_file():
         raise AnnotationError(f"{path}: no .txt file with one line per frame and object.")
     records = []
+    ignored = 0
     for number, file in enumerate(files, start=1):
         folder = image_root / file.stem
         frames = list(list_frames(folder).values())
         index = {int(p.stem): t for t, p in enumerate(frames) if p.stem.isdecimal()}
         tracks: dict[tuple[int, int], dict[int, rle.Rle]] = {}
         for k, line in enumerate(_lines(file), start=1):
-            _read_line(line, f"{file}:{k}", index, tracks)
+            ignored += not _read_line(line, f"{file}:{k}", index, tracks)
         size = next((m["size"] for masks in tracks.values() for m in masks.values()), None)
         height, width = size or read_frame(frames[0]).shape[:2]
         tracklets = tuple(
@@ -346,7 +425,8 @@ def load_mots_txt(path: Path, image_root: Path) -> VideoList:
                 dataset=path.name,
             )
         )
-    return VideoList(path.name, _MOTS_CLASSES, records)
+    notes = [f"{ignored} regions to ignore (class {_MOTS_IGNORE}) are left out."] if ignored else []
+    return Source(VideoList(path.name, _MOTS_CLASSES, records), notes)
 
 
 def _lines(file: Path) -> list[str]:
@@ -361,10 +441,11 @@ def _read_line(
     where: str,
     index: Mapping[int, int],
     tracks: dict[tuple[int, int], dict[int, rle.Rle]],
-) -> None:
+) -> bool:
+    """Add the mask of a line to its track; False for a region to ignore."""
     words = line.split()
     if not words:
-        return
+        return True
     try:
         frame, track, category, height, width = (int(word) for word in words[:5])
         (counts,) = words[5:]
@@ -373,7 +454,7 @@ def _read_line(
             f"{where}: {short(line)} is not 'frame id class height width rle'."
         ) from None
     if category == _MOTS_IGNORE:
-        return
+        return False
     if category not in _MOTS_CLASSES:
         raise AnnotationError(f"{where}: class {category} is neither 1 (car) nor 2 (pedestrian).")
     if frame not in index:
@@ -383,3 +464,4 @@ def _read_line(
     except ScoringError as error:
         raise AnnotationError(str(error)) from None
     tracks.setdefault((track, category), {})[index[frame]] = mask
+    return True

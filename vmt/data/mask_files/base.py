@@ -260,7 +260,7 @@ def checked_mask(mask: object, where: str, size: Size | None) -> rle.Rle:
 
 def idle_rings(mask: object, where: str) -> list[str]:
     """Places of the rings of a mask that enclose nothing; see ``rle.split_rings``."""
-    if not mask or not isinstance(mask, (list, tuple)):
+    if rle.is_absent(mask) or not isinstance(mask, (list, tuple)):
         return []
     try:
         return [f"{where}[{k}]" for k in rle.split_rings(mask, where)[1]]

@@ -12,6 +12,7 @@ import numpy as np
 
 from cocoapi_hq import rle
 from cocoapi_hq.ytvis_json import is_int, short
+from vmt.data.formats.foreign import foreign_tool
 from vmt.data.mask_files.base import (
     BoolArray,
     FindChanges,
@@ -170,6 +171,9 @@ def _form_of(content: JsonList, options: EntryOptions) -> _Form:
 
 
 def _what_it_is(content: JsonList) -> str:
+    foreign = foreign_tool([content.first] if content.name == "results" else content.top)
+    if foreign:
+        return foreign
     if content.first is not None:
         return f"Its first entry has {list_few(sorted(map(str, content.first)))}."
     keys = sorted(map(str, content.top))

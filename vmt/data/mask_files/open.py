@@ -12,7 +12,7 @@ from vmt.data.mask_files.entries import EntryOptions, open_entries
 from vmt.data.mask_files.folders import FolderFile, FolderVideo, MakeCodec
 from vmt.data.mask_files.json_list import read_json_list
 from vmt.data.mask_files.label_maps import make_label_map_codec
-from vmt.data.mask_files.polygons import has_shapes, make_polygon_codec
+from vmt.data.mask_files.polygons import make_polygon_codec, polygon_files
 from vmt.utils.errors import AnnotationError
 
 #: For messages.
@@ -54,6 +54,10 @@ def open_mask_file(path: Path, options: MaskOptions | None = None) -> MaskFile:
         raise AnnotationError(f"{path}: no such file or folder of masks; check the path.")
     if path.suffix.lower() == ".png":
         return FolderFile(path, "a label map", (_video((path,), "", path.stem, options),))
+    if path.suffix.lower() in (".xml", ".zip"):
+        raise AnnotationError(
+            f"{path}: is no JSON; of a CVAT export, vmt convert-annotations makes a file to refine."
+        )
     content = read_json_list(path)
     if isinstance(content.top.get("shapes"), list):
         return FolderFile(path, "polygons", (_video((path,), "", path.stem, options),))
@@ -75,10 +79,7 @@ def _open_folder(path: Path, options: MaskOptions) -> FolderFile:
 
 def _mask_files(folder: Path) -> tuple[Path, ...]:
     """Polygon files, or else the PNG files, of a folder."""
-    texts = list_files(folder, (".json",))
-    if texts and has_shapes(texts[0]):
-        return tuple(texts)
-    return tuple(list_files(folder, (".png",)))
+    return polygon_files(folder) or tuple(list_files(folder, (".png",)))
 
 
 def _video(files: tuple[Path, ...], folder: str, label: str, options: MaskOptions) -> FolderVideo:

@@ -26,6 +26,7 @@ from PIL import Image
 from cocoapi_hq import rle
 from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.json_file import read_json
+from cocoapi_hq.listing import list_files
 from cocoapi_hq.ytvis_json import is_int, short
 from vmt.data.mask_files.base import (
     BoolArray,
@@ -47,6 +48,15 @@ PIECE_OF = "vmt_object"
 #: Labels of holes, and of regions that nobody annotated, in small letters.
 HOLES = frozenset(("_background_", "__background__"))
 IGNORED = frozenset(("__ignore__", "_ignore_", "ignore", "void"))
+
+
+def polygon_files(folder: Path) -> tuple[Path, ...]:
+    """The JSON files of a folder that hold polygons of a frame, in natural order.
+
+    Raises:
+        AnnotationError: one cannot be read.
+    """
+    return tuple(path for path in list_files(folder, (".json",)) if has_shapes(path))
 
 
 def has_shapes(path: Path) -> bool:
