@@ -1,0 +1,121 @@
+"""Keys of the network that sharpens given masks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tests.config.keys.pairs import Pair, network, outline, shows, shows_each
+from vmt.structures.clip import ClipTargets
+
+GIVEN = (
+    "MODEL.META_ARCHITECTURE", "MaskRefiner", "MODEL.LABEL_SPACE", "object",
+    "MODEL.REFINER.NAME", "quadtree", "MODEL.MASK_REFINER.DIM", "16",
+    "MODEL.MASK_REFINER.CROP_SIZES", "[64, 256]",
+)  # fmt: skip
+
+
+def clip(tracklets: int = 1) -> dict[str, Any]:
+    """Two frames of 96x128 with squares of 20 pixels as masks and as coarse masks."""
+    masks = torch.zeros(tracklets, 2, 96, 128, dtype=torch.bool)
+    for g in range(tracklets):
+        masks[g, :, 40:60, 20 + 30 * g : 40 + 30 * g] = True
+    targets = ClipTargets(
+        torch.zeros(tracklets, dtype=torch.int64), torch.full((tracklets, 2, 4), 0.5), masks,
+        torch.ones(tracklets, 2, dtype=torch.bool),
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 255, (2, 3, 96, 128), generator=generator, dtype=torch.uint8)
+    return {"image": image, "coarse": masks.clone(), "targets": targets}
+
+
+@torch.no_grad()
+def read(cfg: Any) -> dict[str, Any]:
+    """What reaches backbone and refiner for one tracklet."""
+    net, seen = network(cfg).eval(), {}
+    net.backbone.register_forward_pre_hook(lambda _, args: seen.update(backbone=args[0]))
+    net.refiner.register_forward_pre_hook(lambda _, args: seen.update(refiner=args[0]))
+    data = clip()
+    next(net.refine_tubes(data["image"], data["coarse"]))
+    return seen
+
+
+@shows("MODEL.MASK_REFINER.QUERY_SOURCE", "detector", *GIVEN)
+def test_query_source(pair: Pair) -> None:
+    assert [type(outline(c)).__name__ for c in pair] == ["MaskRefinerNetwork", "QueryRefiner"]
+
+
+@shows("MODEL.MASK_REFINER.DIM", 24, *GIVEN)
+def test_dim(pair: Pair) -> None:
+    for cfg, dim in zip(pair, (16, 24), strict=True):
+        net = outline(cfg)
+        assert net.laterals["8"].out_channels == dim
+        assert net.query.mlp[0].in_features == 2 * dim
+        assert net.refiner.reduce_s8.in_channels == dim
+
+
+@shows_each(
+    {
+        # 20 px and 24 px on each side are 68 px: three times 32
+        # ... enlarged to a side of at least 128 px
+        "MODEL.MASK_REFINER.CROP_SIZES": ([128, 160], 128),
+        # 40 px on each side: 100 px, four times 32
+        "MODEL.MASK_REFINER.MARGIN": (2.0, 128),
+        # 2 px on each side: 24 px, enlarged at most twice
+        "MODEL.MASK_REFINER.MIN_MARGIN_PX": (0, 64),
+    },
+    "side",
+    *GIVEN,
+)
+def test_size_of_cut_outs(pair: Pair, side: int) -> None:
+    found = [tuple(read(cfg)["backbone"].shape[-2:]) for cfg in pair]
+    assert found == [(96, 96), (side, side)]
+
+
+@shows("MODEL.MASK_REFINER.BAND_CELLS", 0, *GIVEN)
+def test_band(pair: Pair) -> None:
+    """The cells of the contour alone, or those and their neighbours."""
+    wide, narrow = (read(cfg)["refiner"].given[0] for cfg in pair)
+    assert narrow.any()
+    grown = F.max_pool2d(narrow.flatten(0, 1).float(), 3, 1, 1) > 0
+    assert torch.equal(wide.flatten(0, 1), grown)
+
+
+@shows("MODEL.MASK_REFINER.PROMPT_LEVELS", 1, *GIVEN)
+def test_prompt_levels(pair: Pair) -> None:
+    told = [read(cfg)["refiner"] for cfg in pair]
+    assert [(len(t.given), len(t.coarse_levels)) for t in told] == [(3, 3), (1, 0)]
+
+
+@shows("MODEL.MASK_REFINER.COLOUR_RADII_PX", [8, 16], *GIVEN)
+def test_colour_cues(pair: Pair) -> None:
+    plain, cues = (read(cfg)["backbone"] for cfg in pair)
+    assert (plain.shape[1], cues.shape[1]) == (4, 6)
+    assert float(cues[:, 4:].std()) > 0
+    assert not torch.equal(cues[:, 4], cues[:, 5])
+
+
+@shows("MODEL.MASK_REFINER.TRAIN_TRACKLETS", 1, *GIVEN)
+def test_tracklets_in_training(pair: Pair) -> None:
+    for cfg, count in [*zip(pair, (2, 1), strict=True), (pair.to(0)[1], 3)]:
+        net = network(cfg).train()
+        calls: list[int] = []
+        net.refiner.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        net([clip(tracklets=3)])
+        assert len(calls) == count
+
+
+@shows("MODEL.MASK_REFINER.DENSE_WEIGHT", 1.0, *GIVEN)
+def test_dense_weight(pair: Pair) -> None:
+    found: list[dict[str, Tensor]] = []
+    for cfg in (*pair, pair.to(3.0)[1]):
+        net = network(cfg).train()
+        torch.manual_seed(1)
+        found.append(net([clip()]))
+    assert "loss_mask_dense" not in found[0]
+    one, three = (float(losses["loss_mask_dense"].detach()) for losses in found[1:])
+    assert three == pytest.approx(3 * one, rel=1e-4)
