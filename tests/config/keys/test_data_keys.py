@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from tests.config.keys.pairs import LATER, Pair, shows, shows_each
-from vmt.data.build import LoaderError, build_eval_videos, build_train_loader
+from vmt.data.build import LoaderError, build_train_loader
 from vmt.data.datasets.categories import label_space
 from vmt.data.labels import label_space_from_json
 from vmt.structures.labels import LabelSpace
@@ -271,8 +271,6 @@ def test_mask_key(pair: Pair, ramp: Path, tmp_path: Path) -> None:
     (tmp_path / "JPEGImages").symlink_to(ramp.parent / "JPEGImages")
     areas = [int(s["targets"].masks[0].sum()) for s in first_two(pair, path)]
     assert areas == [48 * 32, 16 * 16]
-    records = [build_eval_videos(cfg, at(path))[0] for cfg in pair]
-    assert records[0].tracklets([0])[0].masks != records[1].tracklets([0])[0].masks
 
 
 #: Names in another order than the ids, one of them unknown to the files.
@@ -355,7 +353,7 @@ def test_damaged_frames(pair: Pair, broken: Path) -> None:
     shown = [s["clip_id"] for batch in islice(loader, 10) for s in batch]
     assert set(map(int, shown)) <= set(range(5, 10))
     assert loader.skipped.total() >= 5
-    with pytest.raises(VideoError, match="no such image"):
+    with pytest.raises(VideoError, match=r"0000[0-4]\.png: no such"):
         take(changed, broken, 10)
 
 

@@ -225,12 +225,12 @@ def test_broken_videos(pair: Pair, blobs: Path, tmp_path: Path) -> None:
     assert evaluated(changed, path, tmp_path / "b").skipped == (1,)
 
 
-RUN = (*PLAIN, "MODEL.LABEL_SPACE", "ytvis_2019", "TEST.METRICS", "[]")
+RUN = (*PLAIN, "TEST.METRICS", "[]")
 
 
 @shows("DATASETS.TEST", LATER, *RUN)
 def test_evaluated_sets(pair: Pair, blobs: Path, tmp_path: Path) -> None:
-    base, changed = pair.to([at(blobs)], "OUTPUT_DIR", tmp_path)
+    base, changed = pair.to([at(blobs)], "OUTPUT_DIR", tmp_path, "MODEL.LABEL_SPACE", blobs)
     with pytest.raises(ConfigError, match=r"DATASETS\.TEST is empty"):
         evaluate_only(base)
     assert evaluate_only(changed) == 0
@@ -240,6 +240,7 @@ def test_evaluated_sets(pair: Pair, blobs: Path, tmp_path: Path) -> None:
 @shows("TEST.EXPECTED_RESULTS", LATER, *RUN)
 def test_expected_results(pair: Pair, blobs: Path, tmp_path: Path) -> None:
     """A number that nobody computes cannot meet what is expected of it."""
-    extra = ("DATASETS.TEST", json.dumps([at(blobs)]), "OUTPUT_DIR", tmp_path)
+    extra = ("DATASETS.TEST", json.dumps([at(blobs)]), "OUTPUT_DIR", tmp_path,
+             "MODEL.LABEL_SPACE", blobs)  # fmt: skip
     base, changed = pair.to([[at(blobs), "tube_mask/AP", 0.5, 0.1]], *extra)
     assert [evaluate_only(cfg) for cfg in (base, changed)] == [0, 1]

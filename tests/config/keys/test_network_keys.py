@@ -13,6 +13,7 @@ from torch import nn
 from tests.config.keys.pairs import LATER, Pair, dropouts, network, outline, shows, shows_each
 from vmt.checkpoint.files import write_weights
 from vmt.engine.load import model_from_config
+from vmt.engine.start_weights import start_training
 from vmt.utils.errors import CheckpointError
 
 
@@ -46,8 +47,8 @@ def test_new_parameters(pair: Pair, tmp_path: Path) -> None:
     state = {n: v for n, v in network(base).state_dict().items() if not n.startswith("heads.cls")}
     write_weights(state, path)
     with pytest.raises(CheckpointError, match=r"heads\.cls\.0"):
-        model_from_config(base)
-    model_from_config(changed)
+        start_training(base, network(base))
+    start_training(changed, network(changed))
 
 
 @shows("MODEL.LABEL_SPACE", "ovis")

@@ -24,6 +24,7 @@ from vmt.utils.events import read_json_lines
 
 #: Clips of 48x64, one step.
 STEP = (
+    "MODEL.NEW_PARAMETERS", "[backbone.]",  # random on purpose
     "MODEL.LABEL_SPACE", "object", "DATASETS.CLASS_MATCH", "any", "INPUT.CLIP_FRAMES", "2",
     "INPUT.MIN_SIZE_TRAIN", "[48]", "INPUT.CROP_PROB", "0.0", "SOLVER.CLIPS_PER_BATCH", "2",
     "INPUT.MIN_SIZE_TEST", "48", "SOLVER.MAX_STEPS", "1", "SOLVER.MILESTONE_STEPS", "[]",
@@ -147,6 +148,21 @@ def test_accumulate(pair: Pair, shapes: Path, tmp_path: Path) -> None:
     assert norms[0] == pytest.approx(norms[1], rel=1e-3)
 
 
+@shows("SOLVER.FREEZE", ["coarse.", "heads.cls"], *STEP,
+       "MODEL.NEW_PARAMETERS", "[backbone., coarse., heads.cls]")  # fmt: skip
+def test_freeze(pair: Pair, shapes: Path, tmp_path: Path) -> None:
+    """What starts so stays as it is."""
+    moved: list[set[str]] = []
+    for run in prepared(pair, shapes, tmp_path):
+        before = {name: v.clone() for name, v in run.trainer.model.state_dict().items()}
+        run.trainer.train()
+        after = run.trainer.model.state_dict()
+        parts = {".".join(n.split(".")[:2]) for n in before if not torch.equal(before[n], after[n])}
+        moved.append(parts)
+    assert {"coarse.reduce", "heads.cls", "heads.box"} <= moved[0]
+    assert moved[0] - moved[1] == {p for p in moved[0] if p.startswith(("coarse.", "heads.cls"))}
+
+
 @shows("ENGINE.SEED", 7, *STEP)
 def test_seed(pair: Pair, shapes: Path, tmp_path: Path) -> None:
     first, other = prepared(pair, shapes, tmp_path)
@@ -203,7 +219,10 @@ def test_parallel(
             taken.append("ddp")
 
     monkeypatch.setattr(parallel, "DistributedDataParallel", Whole)
-    monkeypatch.setattr(parallel, "fully_shard", lambda part: taken.append(type(part).__name__))
+    monkeypatch.setattr(parallel, "init_device_mesh", lambda *_: None)
+    monkeypatch.setattr(
+        parallel, "fully_shard", lambda part, mesh: taken.append(type(part).__name__)
+    )
     prepared(pair, shapes, tmp_path)
     layers = ["EncoderLayer", "DecoderLayer", "DecoderLayer"]
     assert taken == ["ddp", *layers, "VideoMaskTransfiner"]
