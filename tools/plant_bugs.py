@@ -19,6 +19,7 @@ Example:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import importlib
 import json
@@ -229,7 +230,9 @@ def _wait(child: int, deadline: float) -> int | None:
         if done:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.05)
-    os.killpg(child, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # not yet the head of its group
+        os.killpg(child, signal.SIGKILL)
+    os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return None
 
