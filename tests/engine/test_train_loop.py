@@ -137,7 +137,7 @@ def test_lower_precision_trains_with_fp32_losses(precision: str) -> None:
 
 
 def test_unknown_precision_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"'fp8' is unknown; choose from fp32, bf16, fp16"):
+    with pytest.raises(ConfigError, match=r"'fp8' is unknown; choose from fp32, tf32, bf16, fp16"):
         make_trainer(quick_config("seqformer_tiny", "ENGINE.PRECISION", "fp8"), 1)
 
 

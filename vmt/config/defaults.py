@@ -286,7 +286,7 @@ def default_config() -> Node:
     # Network output is cut to the input size before it is stretched to the video's
     # ([R]: False, spec 8 row 7).
     cfg.TEST.CROP_TO_INPUT = True
-    # "fp32", or "bf16" / "fp16": autocast.
+    # "fp32"; "tf32": a GPU rounds the factors of products to 10 bits; "bf16", "fp16": autocast.
     cfg.TEST.PRECISION = "fp32"
     # Overlay and CSV show tracks from this score on; results.json keeps all.
     cfg.TEST.CONFIDENCE = 0.3
@@ -338,7 +338,7 @@ def default_config() -> Node:
     cfg.ENGINE = Node()
     # Random numbers of process r start from SEED + r [S].
     cfg.ENGINE.SEED = 42
-    # "fp32" [S], "bf16", or "fp16" (with loss scaling); losses are fp32 always.
+    # As TEST.PRECISION [S: fp32]; "fp16" scales the loss. Losses and places are fp32 always.
     cfg.ENGINE.PRECISION = "fp32"
     # Several processes: "ddp" (each holds the whole network) or "fsdp" (each holds a share).
     cfg.ENGINE.PARALLEL = "ddp"

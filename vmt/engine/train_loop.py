@@ -30,6 +30,7 @@ from vmt.modeling.criteria.finite import NonFiniteError, check_finite_losses
 from vmt.modeling.criteria.set_criterion import mean_tracklets
 from vmt.utils import comm
 from vmt.utils.errors import CheckpointError, ConfigError, VmtError
+from vmt.utils.precision import arithmetic, checked_precision, fp32_products
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +40,6 @@ LoaderFactory = Callable[[int], Iterable[Batch]]
 
 #: Seconds by which a signal to all processes may reach this one after those that load data.
 _SIGNAL_DELAY = 0.5
-
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Hook:
@@ -139,10 +138,6 @@ class Trainer:
         seed: int = 0,
         auxiliary: AuxiliaryTrainer | None = None,
     ) -> None:
-        if precision not in PRECISIONS:
-            raise ConfigError(
-                f"ENGINE.PRECISION {precision!r} is unknown; choose from {', '.join(PRECISIONS)}."
-            )
         if accumulate < 1:
             raise ConfigError(f"SOLVER.ACCUMULATE must be at least 1, not {accumulate}.")
         self.model = model
@@ -163,7 +158,7 @@ class Trainer:
         self.stop_signal = 0
         self._open_loader = open_loader
         self._loader: Iterable[Batch] = ()
-        self._dtype = PRECISIONS[precision]
+        self._precision = checked_precision(precision, "ENGINE.PRECISION")
         self._scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
@@ -253,7 +248,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.auxiliary is not None:
             self.auxiliary.begin_step(self.step, factor)
-        losses = self._gradients(batch)
+        with fp32_products(self._precision):  # of the backward pass too
+            losses = self._gradients(batch)
         check_finite_losses(losses, names, self.step)
         if comm.world_size() == 1:
             fill_missing_gradients(self._parameters)
@@ -287,7 +283,7 @@ class Trainer:
             if self.auxiliary is not None:
                 self.auxiliary.begin_part(share, last)
             with self._synchronised(last):
-                with torch.autocast(self.device.type, self._dtype, self._dtype is not None):
+                with arithmetic(self._precision, self.device):
                     losses = self.module(part, *judge)
                 losses = {name: loss.float() * share for name, loss in losses.items()}
                 self._scaler.scale(torch.stack(list(losses.values())).sum()).backward()

@@ -8,6 +8,8 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor
 
+from vmt.utils.precision import no_autocast
+
 
 def num_dynamic_parameters(channels: Sequence[int]) -> int:
     """Weights and biases of a chain of 1x1 layers: 169 for (10, 8, 8, 1), 177 for (11, 8, 8, 1)."""
@@ -36,6 +38,8 @@ def split_dynamic_parameters(
 def apply_dynamic_layers(features: Tensor, layers: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """Run every instance's own layers over its own map, ReLU between them.
 
+    In the type of the features under autocast too: the first channels are places in pixels.
+
     Args:
         features: (N, C_in, ...) with one or more trailing axes of cells.
         layers: from ``split_dynamic_parameters``.
@@ -45,9 +49,10 @@ def apply_dynamic_layers(features: Tensor, layers: Sequence[tuple[Tensor, Tensor
     """
     cells = features.shape[2:]
     x = features.flatten(2)  # (N, C, cells)
-    for index, (weight, bias) in enumerate(layers):
-        x = bias[:, :, None] + weight @ x
-        if index < len(layers) - 1:
-            x = F.relu(x)
+    with no_autocast(x.device):
+        for index, (weight, bias) in enumerate(layers):
+            x = bias[:, :, None].to(x.dtype) + weight.to(x.dtype) @ x
+            if index < len(layers) - 1:
+                x = F.relu(x)
     maps: Tensor = x.unflatten(2, cells)
     return maps

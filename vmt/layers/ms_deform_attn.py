@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vmt.ops import ms_deform_attn
+from vmt.utils.precision import no_autocast
 
 
 class MSDeformAttn(nn.Module):
@@ -71,7 +72,9 @@ class MSDeformAttn(nn.Module):
             (B, Q, M, L, K), which add up to 1 over L and K.
         """
         shape = (self.num_heads, self.num_levels, self.num_points)
-        offsets = self.sampling_offsets(query).unflatten(-1, (*shape, 2))
+        with no_autocast(query.device):
+            offsets = self.sampling_offsets(query.to(self.sampling_offsets.weight.dtype))
+        offsets = offsets.unflatten(-1, (*shape, 2))
         weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1))
         weights = F.softmax(weights, -1).unflatten(-1, shape[1:])
         reference = reference_points[:, :, None, :, None, :]  # (B, Q, 1, L, 1, 2 or 4)

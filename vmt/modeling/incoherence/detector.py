@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vmt.layers.dynamic_conv import num_dynamic_parameters, split_dynamic_parameters
+from vmt.utils.precision import no_autocast
 
 #: Channels that a tracklet brings: dx, dy, coarse probability.
 OWN_CHANNELS = 3
@@ -128,7 +129,8 @@ class IncoherenceDetector(nn.Module):
         x = F.conv2d(shared, weight[:, :, OWN_CHANNELS:].flatten(0, 1), bias.flatten(), padding=pad)
         mine = own.transpose(0, 1).flatten(1, 2)  # (T, N*3, h, w)
         weight_own = weight[:, :, :OWN_CHANNELS].flatten(0, 1)
-        x = x + F.conv2d(mine, weight_own, None, padding=pad, groups=N)
+        with no_autocast(mine.device):
+            x = x + F.conv2d(mine, weight_own.to(mine.dtype), None, padding=pad, groups=N)
         for weight, bias in layers[1:]:
             pad = weight.shape[-1] // 2
             x = F.conv2d(
@@ -141,7 +143,8 @@ class IncoherenceDetector(nn.Module):
         N = len(own)
         stacked = torch.cat([own, shared.expand(N, -1, -1, -1, -1)], dim=2)
         x = stacked.flatten(0, 1)  # (N*T, 11, h, w)
-        for index, layer in enumerate(layers):
-            x = layer(F.relu(x) if index else x)
+        with no_autocast(x.device):
+            for index, layer in enumerate(layers):
+                x = layer(F.relu(x) if index else x)
         maps: Tensor = x[:, 0].unflatten(0, (N, -1))
         return maps

@@ -15,6 +15,7 @@ from vmt.modeling.refinement import quadtree_refiner as _quadtree_refiner
 from vmt.modeling.registry import META_ARCHITECTURES, lookup
 from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import ConfigError
+from vmt.utils.precision import checked_precision
 
 #: Imported for what they register.
 METHODS = (
@@ -44,6 +45,7 @@ def build_network(cfg: CfgNode, label_space: LabelSpace) -> nn.Module:
     architecture = lookup(
         META_ARCHITECTURES, cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE"
     )
+    checked_precision(cfg.TEST.PRECISION, "TEST.PRECISION")
     network = architecture.from_config(cfg, label_space)
     assert isinstance(network, nn.Module), "a registered architecture must build one"
     return network
@@ -55,11 +57,6 @@ def build_model(cfg: CfgNode, label_space: LabelSpace) -> _vmt.VideoMaskTransfin
     Raises:
         ConfigError: see there; or the network does something else.
     """
-    precisions = _vmt.PRECISIONS
-    if cfg.TEST.PRECISION not in precisions:
-        raise ConfigError(
-            f"TEST.PRECISION must be one of {', '.join(precisions)}, not {cfg.TEST.PRECISION!r}."
-        )
     model = build_network(cfg, label_space)
     if not isinstance(model, _vmt.VideoMaskTransfiner):
         raise ConfigError(

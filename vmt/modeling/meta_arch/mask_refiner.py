@@ -32,6 +32,7 @@ from vmt.structures.boxes import masks_to_boxes, xyxy_to_cxcywh
 from vmt.structures.clip import ClipTargets
 from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import ConfigError
+from vmt.utils.precision import arithmetic
 
 #: Stride-2 cells along a side of a stride-8 cell.
 FINE = STRIDES[0] // STRIDES[-1]
@@ -108,6 +109,7 @@ class MaskRefinerNetwork(nn.Module):
         label_space: unused by the network, kept with its weights.
         pixel_mean: of RGB in [0, 255].
         pixel_std: of RGB in [0, 255].
+        precision: in ``refine_tubes``, see ``vmt.utils.precision``.
     """
 
     pixel_mean: Tensor
@@ -131,6 +133,7 @@ class MaskRefinerNetwork(nn.Module):
         label_space: LabelSpace,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
+        precision: str = "fp32",
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -154,6 +157,7 @@ class MaskRefinerNetwork(nn.Module):
         self.train_tracklets = train_tracklets
         self.colour_radii_px = tuple(colour_radii_px)
         self.label_space = label_space
+        self.precision = precision
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in (pixel_mean, pixel_std))
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", std, persistent=False)
@@ -194,6 +198,7 @@ class MaskRefinerNetwork(nn.Module):
             label_space=label_space,
             pixel_mean=cfg.MODEL.PIXEL_MEAN,
             pixel_std=cfg.MODEL.PIXEL_STD,
+            precision=cfg.TEST.PRECISION,
         )
 
     @property
@@ -301,9 +306,10 @@ class MaskRefinerNetwork(nn.Module):
     ) -> RefinedTube:
         """Of (T, 3, H, W) uint8 and (T, H, W) bool with a pixel in every frame."""
         crop = self._follow(coarse)
-        inputs = self._inputs(frames, coarse, crop, None)
-        output: RefinerOutput = self.refiner(inputs)
-        logits = aligned_upsample2(output.mask_logits)[0]  # (T, h, w)
+        with arithmetic(self.precision, self.device):
+            inputs = self._inputs(frames, coarse, crop, None)
+            output: RefinerOutput = self.refiner(inputs)
+        logits = aligned_upsample2(output.mask_logits.float())[0]  # (T, h, w)
         inside = by_pixel(looked_at_cells(inputs.given[0], output)[0])
         return RefinedTube(
             tracklet,

@@ -35,6 +35,7 @@ from vmt.structures.clip import ClipTargets
 from vmt.structures.labels import LabelSpace
 from vmt.structures.predictions import ClipTracklets
 from vmt.utils.errors import ConfigError
+from vmt.utils.precision import arithmetic
 
 #: Least value of a box coordinate, and all four of an absent tracklet's, as in training targets.
 LEAST = 1e-6
@@ -86,11 +87,6 @@ class QueryRefiner(VideoMaskTransfiner):
             raise ConfigError(
                 "MODEL.REFINER.NAME is none, but MODEL.META_ARCHITECTURE MaskRefiner with "
                 "QUERY_SOURCE detector needs a refiner: quadtree, as the paper has it."
-            )
-        if cfg.MODEL.AUXILIARY != "none":
-            raise ConfigError(
-                f"MODEL.AUXILIARY {cfg.MODEL.AUXILIARY} judges a base that is trained; with "
-                "MODEL.MASK_REFINER.QUERY_SOURCE detector it is frozen: set none."
             )
         return VideoMaskTransfiner.parts(cfg, label_space) | {
             "band_cells": cfg.MODEL.MASK_REFINER.BAND_CELLS,
@@ -146,9 +142,7 @@ class QueryRefiner(VideoMaskTransfiner):
             return
         height, width = int(frames.shape[-2]), int(frames.shape[-1])
         size = network_size(height, width, self.min_size, self.max_size)
-        with torch.autocast(
-            self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
-        ):
+        with arithmetic(self.precision, self.device):
             small = _resized(frames.to(self.device).float(), size)
             inputs, kept = self._inputs(small, coarse[present])
             output = self._refined(inputs)

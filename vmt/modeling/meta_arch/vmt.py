@@ -38,10 +38,10 @@ from vmt.structures.clip import ClipTargets
 from vmt.structures.decoder_outputs import DecoderOutputs
 from vmt.structures.labels import LabelSpace
 from vmt.structures.predictions import ClipTracklets
+from vmt.utils.precision import arithmetic
 
 #: Clips of a batch are padded to a common size that is a multiple of this, in pixels.
 SIZE_DIVISOR = 32
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class VideoMaskTransfiner(nn.Module):
         refiner_criterion: losses of the refiner, or None without one.
         top_k: (query, class) pairs that select queries at inference.
         frame_chunk: frames per pass at inference; bounds memory.
-        precision: "fp32", "bf16" or "fp16" at inference.
+        precision: at inference, see ``vmt.utils.precision``.
     """
 
     pixel_mean: Tensor
@@ -151,7 +151,7 @@ class VideoMaskTransfiner(nn.Module):
         self.refiner_criterion = refiner_criterion
         self.top_k = top_k
         self.frame_chunk = frame_chunk
-        self.autocast_dtype = PRECISIONS[precision]
+        self.precision = precision
         mean = torch.tensor(pixel_mean).view(3, 1, 1)
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
@@ -407,9 +407,7 @@ class VideoMaskTransfiner(nn.Module):
         Args:
             frames: (T, 3, H, W), normalised.
         """
-        with torch.autocast(
-            self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
-        ):
+        with arithmetic(self.precision, self.device):
             return self._run_clip(frames.to(self.device))
 
     def _run_clip(self, frames: Tensor) -> ClipForward:

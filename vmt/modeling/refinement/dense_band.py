@@ -29,6 +29,7 @@ from vmt.modeling.registry import REFINERS, register
 from vmt.ops.frames import frame_chunks
 from vmt.ops.resize import cell_centres_px, nearest
 from vmt.utils.errors import ConfigError
+from vmt.utils.precision import no_autocast
 
 #: Widths of the dynamic layers of both stages.
 WIDTHS = (11, 8, 8, 1)
@@ -239,7 +240,7 @@ class DenseBand(Refiner):
         for t, frame in enumerate(reduced):
             offsets = (centres_px[:, t, :, None, None] - cells) / self.offset_unit_px
             shared = frame.expand(len(previous), -1, -1, -1)
-            stacked = torch.cat([offsets.to(frame.dtype), previous[:, t, None], shared], dim=1)
+            stacked = torch.cat([offsets, previous[:, t, None], shared], dim=1)
             out.append(apply_dynamic_layers(stacked, layers)[:, 0])
         return torch.stack(out, 1)
 
@@ -285,7 +286,7 @@ class DenseBand(Refiner):
         size = (int(y.shape[-2]), int(y.shape[-1]))
         offsets = centres_px[:, :, None, None] - cell_centres_px(size, 2, centres_px)
         offsets = offsets / self.offset_unit_px
-        own = torch.cat([probs, boxes[:, None].to(y.dtype), offsets.to(y.dtype)], dim=1)
+        own = torch.cat([probs, boxes[:, None], offsets], dim=1)
         own = own.contiguous(memory_format=torch.channels_last)
         y = y[None].contiguous(memory_format=torch.channels_last)
         total: Tensor | None = None
@@ -296,7 +297,9 @@ class DenseBand(Refiner):
             weight_y, weight_own = first.weight.split([self.embed_dim, INSTANCE_CHANNELS], dim=1)
             gap = first.dilation
             shared = F.conv2d(y, weight_y, first.bias, padding=gap, dilation=gap)
-            x = F.conv2d(own, weight_own, None, padding=gap, dilation=gap).add_(shared)
+            with no_autocast(own.device):
+                x = F.conv2d(own, weight_own, None, padding=gap, dilation=gap)
+            x = x.to(shared.dtype).add_(shared)
             x = _pixelwise(F.relu_(x), branch[2:])
             total = x if total is None else total + x
         assert total is not None, "there is at least one branch"

@@ -57,7 +57,7 @@ class PixelDecoder(nn.Module):
         Returns:
             (P,) logits.
         """
-        own = torch.cat([offsets.to(x.dtype), coarse[:, None].to(x.dtype)], dim=1)
+        own = torch.cat([offsets, coarse[:, None]], dim=1)
         stacked = torch.cat([own, F.relu(self.reduce(x))], dim=1)  # (P, 11)
         logits = [stacked.new_zeros(0)]
         for n, nodes in enumerate(stacked.split(list(lengths))):

@@ -433,7 +433,7 @@ class QuadtreeRefiner(PyramidRefiner):
 
         def rows_of(top: int, bottom: int) -> Tensor:
             offsets = (centres_px[..., None, None] - cells[:, top:bottom]) / self.offset_unit_px
-            own = torch.cat([offsets.to(prob.dtype), prob[:, :, None, top:bottom]], dim=2)
+            own = torch.cat([offsets, prob[:, :, None, top:bottom]], dim=2)
             part = features[..., top:bottom, :]
             found: Tensor = self.detector(LEVELS[level], part, own, parameters)
             return found

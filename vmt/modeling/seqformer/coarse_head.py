@@ -97,7 +97,7 @@ class CoarseHead(nn.Module):
     ) -> Tensor:
         """(N, 2) centres and (channels, h, w) features of one frame -> (N, h, w) logits."""
         size = (int(features.shape[-2]), int(features.shape[-1]))
-        offsets = relative_coordinates(centres_px, size, STRIDE).to(features.dtype)
+        offsets = relative_coordinates(centres_px, size, STRIDE)
         shared = features.expand(len(centres_px), -1, -1, -1)
         return apply_dynamic_layers(torch.cat([offsets, shared], dim=1), layers)[:, 0]
 

@@ -15,6 +15,7 @@ from vmt.layers.transformer import SelfAttention
 from vmt.modeling.seqformer.encoder import Levels
 from vmt.modeling.seqformer.heads import BoxHeads
 from vmt.ops.frames import fold_frames, frame_chunks, unfold_frames
+from vmt.utils.precision import no_autocast
 
 #: Boxes are moved in log-odds; this keeps those of 0 and 1 finite (Deformable DETR's code).
 LOGIT_EPSILON = 1e-5
@@ -236,7 +237,9 @@ class Decoder(nn.Module):
         position = self.query_pos.expand(batch, -1, -1)
         query = self.query_content.expand(batch, -1, -1)
         box_query = query[:, None]
-        start = self.reference(self.query_pos).sigmoid()
+        # Boxes and all else that says where stay in fp32: a rounded logit moves a box by pixels.
+        with no_autocast(memory.device):
+            start = self.reference(self.query_pos).sigmoid()
         reference = start[None, None].expand(batch, num_frames, -1, -1)  # (B, T, Q, 2), then 4
         ratios = unfold_frames(levels.valid_ratios, num_frames)[:, :, None]  # (B, T, 1, L, 2)
         states = []
@@ -244,8 +247,8 @@ class Decoder(nn.Module):
             scale = ratios if reference.shape[-1] == 2 else torch.cat([ratios, ratios], -1)
             scaled = reference[..., None, :] * scale  # (B, T, Q, L, 2 or 4)
             query, box_query = layer(query, box_query, position, scaled, memory, levels)
-            # Boxes stay in fp32: a rounded logit moves a box by pixels.
-            delta = box_head(box_query).float()
+            with no_autocast(memory.device):
+                delta = box_head(box_query.to(self.query_pos.dtype)).float()
             origin = inverse_sigmoid(reference.float())
             if reference.shape[-1] == 2:
                 delta = torch.cat([delta[..., :2] + origin, delta[..., 2:]], dim=-1)
