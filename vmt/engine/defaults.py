@@ -32,6 +32,7 @@ from vmt.engine.lr_schedule import Schedule
 from vmt.engine.optimizer import build_optimizer, freeze
 from vmt.engine.parallel import compile_layers, distribute, model_state, recompute_activations
 from vmt.engine.start_weights import pretrained_backbone, start_training
+from vmt.engine.switches import check_switches
 from vmt.engine.train_loop import Hook, Trainer
 from vmt.evaluation.expected import unmet
 from vmt.inference.atomic import AtomicFile, make_folder
@@ -283,6 +284,7 @@ class TrainingRun:
         # The same start in every process; only then each draws random numbers of its own.
         seed_everything(cfg.ENGINE.SEED)
         model = self._build_model(pretrained=initial_weights)
+        check_switches(cfg, model, comm.world_size())
         freeze(model, cfg.SOLVER.FREEZE)
         if initial_weights:
             start_training(cfg, model)
@@ -293,7 +295,6 @@ class TrainingRun:
             recompute_activations(model)
         if cfg.ENGINE.COMPILE:
             compile_layers(model)
-        self._check_parallel()
         module = distribute(model, cfg.ENGINE.PARALLEL, device)
         epoch = None if cfg.SOLVER.MAX_STEPS > 0 else steps_per_epoch(cfg)
         return Trainer(
@@ -310,15 +311,6 @@ class TrainingRun:
             seed=cfg.ENGINE.SEED,
             auxiliary=auxiliary,
         )
-
-    def _check_parallel(self) -> None:
-        engine = self.cfg.ENGINE
-        if engine.PARALLEL != "fsdp" or comm.world_size() == 1:
-            return
-        if engine.PRECISION == "fp16":
-            raise ConfigError("ENGINE.PARALLEL fsdp does not scale losses; use PRECISION bf16.")
-        if engine.OVERLAY_PERIOD:
-            raise ConfigError("ENGINE.OVERLAY_PERIOD needs the whole network in one process: ddp.")
 
     def _build_model(self, pretrained: bool) -> nn.Module:
         cfg = self.cfg.clone()

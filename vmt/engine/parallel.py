@@ -24,11 +24,15 @@ from vmt.utils.errors import ConfigError
 _STAGES = ("layer", "stages", "blocks")
 
 
+def _transformer_layers(model: nn.Module) -> list[nn.Module]:
+    """Layers of encoder and decoder; none of a network that has neither."""
+    parts = [getattr(model, part, None) for part in ("encoder", "decoder")]
+    return [layer for part in parts if part is not None for layer in part.layers]
+
+
 def repeated_layers(model: nn.Module) -> list[nn.Module]:
-    """Backbone stages with something to train, encoder layers, decoder layers."""
-    layers: list[nn.Module] = []
-    for part in ("encoder", "decoder"):
-        layers += model.get_submodule(f"{part}.layers").children()
+    """Backbone stages, encoder layers and decoder layers with something to train."""
+    layers = _transformer_layers(model)
     backbone = model.get_submodule("backbone")
     body = next((child for name, child in backbone.named_children() if name == "body"), backbone)
     layers += [
@@ -36,17 +40,24 @@ def repeated_layers(model: nn.Module) -> list[nn.Module]:
         for name, child in body.named_children()
         if name.startswith(_STAGES)
         for stage in (child if isinstance(child, nn.ModuleList) else [child])
-        if any(p.requires_grad for p in stage.parameters())
     ]
-    return layers
+    return [layer for layer in layers if any(p.requires_grad for p in layer.parameters())]
 
 
 def recompute_activations(model: nn.Module) -> int:
     """Forget what ``repeated_layers`` computed inside and compute it again for the gradient.
 
     Changes memory and time, no result. Returns the number of layers.
+
+    Raises:
+        ConfigError: there are none.
     """
     layers = repeated_layers(model)
+    if not layers:
+        raise ConfigError(
+            "ENGINE.ACTIVATION_CHECKPOINTING has nothing to recompute: backbone, encoder and "
+            "decoder of this network are frozen; set false."
+        )
     for layer in layers:
         forward = layer.forward
         setattr(layer, "forward", functools.partial(_recomputed, layer, forward))  # noqa: B010
@@ -64,10 +75,18 @@ def compile_layers(model: nn.Module) -> None:
 
     The backbone too: sizes change from clip to clip, and with them as symbols its backward pass
     takes torch more than ten minutes to compile. Names of parameters do not change.
+
+    Raises:
+        ConfigError: the network has neither.
     """
-    for part in ("encoder", "decoder"):
-        for layer in model.get_submodule(f"{part}.layers").children():
-            layer.compile(dynamic=True)
+    layers = _transformer_layers(model)
+    if not layers:
+        raise ConfigError(
+            "ENGINE.COMPILE compiles the layers of encoder and decoder, and this network has "
+            "neither; set false."
+        )
+    for layer in layers:
+        layer.compile(dynamic=True)
 
 
 def distribute(model: nn.Module, kind: str, device: torch.device) -> nn.Module:
@@ -105,9 +124,8 @@ def distribute(model: nn.Module, kind: str, device: torch.device) -> nn.Module:
     model.register_forward_hook(functools.partial(_tie_parameters, prefixes))
     # Without a mesh, torch takes the GPUs of a machine that has some, also for a run on its CPUs.
     mesh = init_device_mesh(device.type, (comm.world_size(),))
-    for part in ("encoder", "decoder"):
-        for layer in model.get_submodule(f"{part}.layers").children():
-            fully_shard(layer, mesh=mesh)
+    for layer in _transformer_layers(model):
+        fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
     return model
 

@@ -1,0 +1,192 @@
+"""Every network x every switch of a training, from the console: it works, or one sentence."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.engine.clips import CONFIGS, SHAPES, quick_config
+from tests.engine.runs import TINY
+from tests.synthetic import write_moving_shapes
+from vmt.checkpoint.files import read_weights
+from vmt.cli.main import main
+from vmt.engine.parallel import compile_layers
+from vmt.engine.switches import check_switches
+from vmt.modeling.meta_arch.build import build_network
+from vmt.utils.errors import ConfigError
+
+SMALL = {
+    "INPUT.AUGMENTATION": "none",
+    "INPUT.DEGRADE": "[halo]",
+    "SOLVER.CLIPS_PER_BATCH": "1",
+    "SOLVER.MAX_STEPS": "1",
+    "TEST.WINDOW": "0",
+    "TEST.METRICS": "[tube_mask]",
+}
+POOL = {
+    "MODEL.BACKBONE.WIDTHS": "[8, 16, 16, 16]",
+    "MODEL.MASK_REFINER.DIM": "16",
+    "MODEL.MASK_REFINER.CROP_SIZES": "[32, 96]",
+    "MODEL.REFINER.EMBED_DIM": "16",
+}
+DETECTOR = {
+    "MODEL.META_ARCHITECTURE": "MaskRefiner",
+    "MODEL.MASK_REFINER.QUERY_SOURCE": "detector",
+    "MODEL.NEW_PARAMETERS": "[backbone., neck., encoder., decoder., heads., coarse., refiner.]",
+}
+AUXILIARY = {"MODEL.AUXILIARY": "foreground_background"}
+#: Name -> config and what makes it another network.
+NETWORKS = {
+    "seqformer": ("quick/seqformer_tiny", {}),
+    "dense_band": ("quick/vmt_release_tiny", {}),
+    "quadtree": ("quick/vmt_tiny", {}),
+    "msts": ("quick/msts_tiny", {}),
+    "mask_pool": ("refine/mask_refiner", POOL),
+    "detector": ("quick/vmt_tiny", DETECTOR),
+}
+SWITCHES = {
+    "recompute": {"ENGINE.ACTIVATION_CHECKPOINTING": "true"},
+    "auxiliary": AUXILIARY,
+    "overlay": {"ENGINE.OVERLAY_PERIOD": "1"},
+    "ema": {"ENGINE.EMA_DECAY": "0.9"},
+    "bf16": {"ENGINE.PRECISION": "bf16", "TEST.PRECISION": "bf16"},
+    "tf32": {"ENGINE.PRECISION": "tf32", "TEST.PRECISION": "tf32"},
+    "validate": {},
+    "no_degrade": {"INPUT.DEGRADE": "[]"},
+    "compile": {"ENGINE.COMPILE": "true"},
+}
+#: What does not work, and what is said; everything else works.
+REFUSED = {
+    ("mask_pool", "auxiliary"): "MODEL.AUXILIARY foreground_background judges a base",
+    ("mask_pool", "overlay"): "ENGINE.OVERLAY_PERIOD draws the objects that a network finds",
+    ("mask_pool", "validate"): "MaskRefiner finds no objects in videos",
+    ("mask_pool", "no_degrade"): "INPUT.DEGRADE is empty, but MODEL.META_ARCHITECTURE MaskRefiner",
+    ("mask_pool", "compile"): "ENGINE.COMPILE compiles the layers of encoder and decoder",
+    ("detector", "recompute"): "ENGINE.ACTIVATION_CHECKPOINTING has nothing to recompute",
+    ("detector", "auxiliary"): "MODEL.AUXILIARY foreground_background judges a base",
+    ("detector", "no_degrade"): "INPUT.DEGRADE is empty, but MODEL.META_ARCHITECTURE MaskRefiner",
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_moving_shapes(folder, 1, 2, (48, 64), 0)
+    return folder
+
+
+def train(data: Path, output: Path, network: str, switches: list[str]) -> int:
+    config, own = NETWORKS[network]
+    keys = TINY | SMALL | own
+    for switch in switches:
+        keys |= SWITCHES[switch]
+    words = ["train", "--config-file", str(CONFIGS / f"{config}.yaml"), "--num-gpus", "0"]
+    words += ["--train", str(data / "annotations.json"), "--output", str(output)]
+    words += ["--train-images", str(data / "JPEGImages")]
+    if "validate" in switches:
+        words += ["--val", str(data / "annotations.json"), "--val-images", f"{data}/JPEGImages"]
+    return main([*words, *(word for pair in keys.items() for word in pair)])
+
+
+def working(network: str, switches: list[str]) -> list[str]:
+    return [switch for switch in switches if (network, switch) not in REFUSED]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_what_works_works_together(network: str, data: Path, tmp_path: Path) -> None:
+    """In bf16, with everything else that is not refused; compilation is left out, it is slow."""
+    switches = working(network, ["recompute", "auxiliary", "overlay", "ema", "bf16", "validate"])
+    assert "ema" in switches
+    assert train(data, tmp_path, network, switches) == 0
+    weights = read_weights(tmp_path / "model_final.safetensors").state
+    assert all(value.isfinite().all() for value in weights.values())
+    assert (tmp_path / "overlays" / "step_00000001.png").is_file() == ("overlay" in switches)
+    results = tmp_path / "inference" / "step_00000001" / "annotations" / "results.json"
+    assert results.is_file() == ("validate" in switches)
+
+
+@pytest.mark.parametrize(("network", "switch"), REFUSED)
+def test_what_does_not_is_one_sentence(
+    network: str, switch: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(data, tmp_path, network, [switch]) == 2
+    (said,) = [
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("vmt train: ")
+    ]
+    assert REFUSED[network, switch] in said
+
+
+@pytest.mark.parametrize("network", ["seqformer", "msts", "detector"])
+def test_compilation_reaches_encoder_and_decoder(network: str) -> None:
+    config, own = NETWORKS[network]
+    cfg = quick_config(config.removeprefix("quick/"), *(w for pair in own.items() for w in pair))
+    model = build_network(cfg, SHAPES)
+    compile_layers(model)
+    for part in (model.encoder, model.decoder):
+        assert all(layer._compiled_call_impl is not None for layer in part.layers)
+
+
+def test_sharding_is_for_networks_with_an_encoder() -> None:
+    for network in ("mask_pool", "detector", "seqformer"):
+        config, own = NETWORKS[network]
+        words = [w for pair in (SMALL | own).items() for w in pair]
+        cfg = quick_config(f"../{config}", *words, "ENGINE.PARALLEL", "fsdp")
+        model = build_network(cfg, SHAPES)
+        check_switches(cfg, model, 1)
+        if network == "seqformer":
+            check_switches(cfg, model, 2)
+        else:
+            with pytest.raises(ConfigError, match=r"ENGINE\.PARALLEL fsdp spreads the layers"):
+                check_switches(cfg, model, 2)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [("PRECISION", "fp16", "does not scale losses"), ("OVERLAY_PERIOD", "1", "OVERLAY_PERIOD")],
+)
+def test_sharding_and_other_switches(key: str, value: str, said: str) -> None:
+    cfg = quick_config("seqformer_tiny", "ENGINE.PARALLEL", "fsdp", f"ENGINE.{key}", value)
+    with pytest.raises(ConfigError, match=said):
+        check_switches(cfg, build_network(cfg, SHAPES), 2)
+
+
+def test_a_mask_refiner_has_no_part_in_a_demo(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["demo", "--config-file", str(CONFIGS / "refine" / "mask_refiner.yaml")]
+    words += ["--input", str(data / "JPEGImages" / "shapes_000"), "--output", str(tmp_path)]
+    assert main([*words, "--device", "cpu"]) == 2
+    assert "vmt refine runs it" in capsys.readouterr().err
+
+
+def test_refine_does_not_take_a_detector(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text("MODEL: {BACKBONE: {NAME: timm/resnet10t}}\n")
+    torch.save({"model": {"x": torch.ones(1)}}, tmp_path / "seqformer.pth")
+    words = ["refine", "--weights", str(tmp_path / "seqformer.pth"), "--output", f"{tmp_path}/o"]
+    words += ["--masks", str(data / "annotations.json"), "--images", str(data / "JPEGImages")]
+    assert main(words) == 2
+    assert "but a mask refiner is needed" in capsys.readouterr().err
+
+
+def test_an_overlay_leaves_the_network_in_training_mode(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The step behind an overlay is that of a training without: dropout stays on."""
+    keys = {"SOLVER.MAX_STEPS": "2", "MODEL.SEQFORMER.DROPOUT": "0.5"}
+    SWITCHES["two"] = keys
+    try:
+        with caplog.at_level(logging.INFO):
+            assert train(data, tmp_path / "plain", "seqformer", ["two"]) == 0
+            assert train(data, tmp_path / "drawn", "seqformer", ["two", "overlay"]) == 0
+    finally:
+        del SWITCHES["two"]
+    plain, drawn = (
+        read_weights(tmp_path / name / "model_final.safetensors").state
+        for name in ("plain", "drawn")
+    )
+    assert all(torch.equal(plain[name], drawn[name]) for name in plain)
