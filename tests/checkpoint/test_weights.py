@@ -166,8 +166,8 @@ def bad_file(kind: str, good: Path, folder: Path) -> Path:
     ("kind", "cause"),
     [
         ("truncated", "not a complete torch weight file"),
-        ("empty", "not a complete torch weight file"),
-        ("text", "not a complete torch weight file"),
+        ("empty", r"is empty \(0 bytes\)"),
+        ("text", "is a web page, not weights"),
         ("pickle_with_code", "could run code"),
         ("plain_pickle_with_code", "could run code|not a complete"),
         ("other_network", "no SeqFormer or VMT weights"),

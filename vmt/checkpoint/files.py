@@ -1,17 +1,20 @@
 """Weight files: read without executing anything, written atomically, renamed where needed.
 
 Two layouts exist. *Published*: ``torch.save({"model": state_dict, ...})`` with the names of the
-SeqFormer and VMT releases. *Ours*: safetensors with the names of our modules.
+SeqFormer and VMT releases. *Ours*: safetensors with the names of our modules. Both may come in the
+wrapping of other frameworks, see ``wrappers``.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import os
 import pickle
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +25,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vmt.checkpoint.key_maps.released import RELEASED
+from vmt.checkpoint.key_maps.rows import UNUSED
+from vmt.checkpoint.unpickle import read_pickle, read_torch
+from vmt.checkpoint.wrappers import unwrap
 from vmt.utils.errors import CheckpointError, OutputError
 
 SAFETENSORS = ".safetensors"
+#: End of the name of the index of a safetensors file in parts.
+INDEX = ".safetensors.index.json"
 #: Every published file has entries with this beginning, none of ours has.
 PUBLISHED_PREFIX = "detr."
 
@@ -38,20 +46,37 @@ class WeightFile:
         published: whether its names are those of the releases.
         state: entries as in the file.
         metadata: what stands beside the weights (epoch, format, ...), as text.
+        notes: what was taken of several things in the file.
     """
 
     path: Path
     published: bool
     state: dict[str, Tensor]
     metadata: dict[str, str]
+    notes: tuple[str, ...] = ()
 
     def ours(self) -> dict[str, Tensor]:
         """Entries under our names, unused ones included.
 
         Raises:
-            CheckpointError: a published name that the key map does not know, or a box head that is
-                stored twice with different content.
+            CheckpointError: a published name that the key map does not know, a box head that is
+                stored twice with different content, or numbers that are none.
         """
+        state = self._renamed()
+        broken = [
+            name
+            for name, value in state.items()
+            if not name.startswith(UNUSED) and not bool(torch.isfinite(value).all())
+        ]
+        if broken:
+            more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+            raise CheckpointError(
+                f"{self.path}: NaN or infinity in {', '.join(broken[:3])}{more}; the training that "
+                "wrote it diverged: take one of its earlier checkpoints."
+            )
+        return state
+
+    def _renamed(self) -> dict[str, Tensor]:
         if not self.published:
             return self.state
         conversion = RELEASED.to_ours(self.state)
@@ -63,28 +88,63 @@ class WeightFile:
         if conversion.conflicts:
             raise CheckpointError(
                 f"{self.path}: {conversion.conflicts[0]!r} should repeat the box head but differs; "
-                "the file is damaged."
+                "whoever wrote it changed one of the two."
             )
         return conversion.state
 
 
 def read_weights(path: str | Path) -> WeightFile:
-    """Read a ``.pth`` or ``.safetensors`` file; no pickled code is ever executed.
+    """Read weights; no pickled code is ever executed.
+
+    Args:
+        path: a file that torch or safetensors wrote, the index of a safetensors file in parts, a
+            pickle of arrays as detectron2 has them, or a folder with one of them. The content
+            says which, not the suffix.
 
     Raises:
-        CheckpointError: missing, truncated, not a weight file, or a pickle that would run code.
+        CheckpointError: missing, cut off, not weights, or a pickle that would run code.
     """
     path = Path(path)
+    if path.is_dir():
+        path = _in_folder(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such weight file; `vmt zoo` lists published ones.")
-    if path.suffix == SAFETENSORS:
-        state, metadata = _read_safetensors(path)
-    else:
-        state, metadata = _read_torch(path)
+    with _readable(path):
+        with path.open("rb") as file:
+            head = file.read(64)
+        notes: list[str] = []
+        if path.name.endswith(INDEX):
+            state, metadata = _read_parts(path)
+        elif head[8:9] == b"{" or path.suffix == SAFETENSORS:
+            state, metadata = _read_safetensors(path)
+        else:
+            state, metadata, notes = unwrap(_read_pickled(path, head), str(path))
     if not state:
         raise CheckpointError(f"{path}: holds no tensors; it is not a weight file.")
     published = any(name.startswith(PUBLISHED_PREFIX) for name in state)
-    return WeightFile(path, published, state, metadata)
+    return WeightFile(path, published, state, metadata, tuple(notes))
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}).") from None
+
+
+def _in_folder(folder: Path) -> Path:
+    """The weights in a folder, as model hubs lay them out: an index, or the only file."""
+    for pattern in (f"*{INDEX}", f"*{SAFETENSORS}", "*.bin", "*.pth", "*.pt", "*.ckpt", "*.pkl"):
+        files = sorted(folder.glob(pattern))
+        if len(files) > 1:
+            raise CheckpointError(
+                f"{folder}: a folder with {len(files)} weight files ({files[0].name}, "
+                f"{files[1].name}, ...); name one of them."
+            )
+        if files:
+            return files[0]
+    raise CheckpointError(f"{folder}: a folder without weights; name a weight file.")
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -92,56 +152,90 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
             return state, dict(file.metadata() or {})
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: not a complete safetensors file ({error}); copy or download it again."
+            f"{path}: {_what_it_is(path) or f'not a complete safetensors file ({error})'}."
         ) from None
 
 
-def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read_parts(index: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The parts that an index names, together."""
     try:
+        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        parts = sorted(set(places.values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise CheckpointError(f"{index}: has no weight_map from names to files.") from None
+    state: dict[str, Tensor] = {}
+    metadata: dict[str, str] = {}
+    for number, name in enumerate(parts, start=1):
+        part = index.parent / name
+        if not part.is_file():
+            raise CheckpointError(
+                f"{part}: part {number} of {len(parts)} of {index.name} is not there; put it "
+                "beside the index."
+            )
+        entries, beside = _read_safetensors(part)
+        state |= entries
+        metadata |= beside
+    lacking = sorted(set(places) - set(state))
+    if lacking:
+        raise CheckpointError(
+            f"{index}: names {lacking[0]!r} and {len(lacking) - 1} more entries that its parts do "
+            "not have; they belong to another index."
+        )
+    return state, metadata
+
+
+def _read_pickled(path: Path, head: bytes) -> Any:
+    """What ``torch.save`` or pickle wrote."""
+    zipped = zipfile.is_zipfile(path)
+    try:
+        if not zipped:
+            content = read_pickle(path)
+            return read_torch(path) if content is None else content
         # Published training files hold their command line as an argparse.Namespace: plain data.
         with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(
-                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-            )
-    except pickle.UnpicklingError as error:
-        if "Unsupported global" in str(error) or "GLOBAL" in str(error):
-            raise CheckpointError(
-                f"{path}: refused, because it holds pickled Python objects that could run code; "
-                "ask its author for the state dict alone or a safetensors file."
-            ) from None
-        raise CheckpointError(
-            f"{path}: not a complete torch weight file; copy or download it again."
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile, KeyError) as error:
-        reason = str(error).split("\n", 1)[0]
-        raise CheckpointError(
-            f"{path}: not a complete torch weight file ({reason}); copy or download it again."
-        ) from None
-    return _split_content(path, content)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError:
+        pass  # objects beside the weights
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    except (RuntimeError, EOFError, ValueError, zipfile.BadZipFile, KeyError) as error:
+        raise CheckpointError(f"{path}: {_cut_off(path, head, str(error))}.") from None
+    try:
+        return read_torch(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {_cut_off(path, head, str(error))}.") from None
 
 
-def _split_content(path: Path, content: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
-    if not isinstance(content, Mapping):
-        raise CheckpointError(
-            f"{path}: holds a {type(content).__name__}, not a state dict or {{'model': ...}}."
+def _cut_off(path: Path, head: bytes, reason: str) -> str:
+    """What is known of a file that cannot be read as pickled weights."""
+    known = _what_it_is(path)
+    if known is not None:
+        return known
+    size = f"{path.stat().st_size:,} bytes"
+    if head[:2] in (b"PK", b"\x80\x02", b"\x80\x04"):
+        return (
+            f"not a complete torch weight file: it begins as one and breaks off after {size} "
+            "(compare with the size at its source)"
         )
-    model = content.get("model", content)
-    if not isinstance(model, Mapping):
-        raise CheckpointError(f"{path}: its entry 'model' is a {type(model).__name__}.")
-    state = {
-        str(name).removeprefix("module."): value
-        for name, value in model.items()
-        if isinstance(value, Tensor)
-    }
-    rest = content if model is not content else {}
-    metadata = {
-        str(key): str(value)
-        for key, value in rest.items()
-        if isinstance(value, str | int | float | bool)
-    }
-    return state, metadata
+    first = reason.split("\n", 1)[0]
+    return f"not a torch, safetensors or pickle file ({first}), whatever its {size} are"
+
+
+def _what_it_is(path: Path) -> str | None:
+    """Things that come under the name of a weight file."""
+    with path.open("rb") as file:
+        head = file.read(512).lstrip()
+    if not head:
+        return "is empty (0 bytes): the copy or download ended before it began"
+    if head[:1] == b"<":
+        return "is a web page, not weights: open the link in a browser and see what it asks"
+    if head.startswith(b"version https://git-lfs"):
+        return "is a pointer of Git LFS, not the weights; `git lfs pull` fetches them"
+    return None
 
 
 def write_weights(

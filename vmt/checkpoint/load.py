@@ -35,6 +35,7 @@ class LoadReport:
             ones of an ``Addition`` of which the file has nothing.
         unused: names in the file that no network reads, as the file calls them.
         classes: which rows of the class heads were taken, where they are not the network's.
+        notes: what was taken of several things in the file.
     """
 
     source: str
@@ -45,6 +46,7 @@ class LoadReport:
     new: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
     classes: ClassRows | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -54,6 +56,7 @@ class LoadReport:
     def text(self) -> str:
         """One line per family of names and kind of finding."""
         lines = [f"{self.source}: {len(self.loaded)} entries loaded"]
+        lines += [f"  {note}" for note in self.notes]
         kinds = (
             ("missing", self.missing),
             ("newly initialised", self.new),
@@ -101,7 +104,7 @@ def load_weights(
     everything = file.ours()
     state = {k: v for k, v in everything.items() if not k.startswith(UNUSED)}
     wanted = model.state_dict()
-    report = LoadReport(str(file.path))
+    report = LoadReport(str(file.path), notes=file.notes)
     space = getattr(model, "label_space", None)
     if isinstance(space, LabelSpace):
         new_heads = "heads.cls.".startswith(tuple(new_parameters))

@@ -35,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
     print(f"config      {found.config or 'none of ours is known to fit'}")
     for key, value in sorted(file.metadata.items()):
         print(f"metadata    {key} = {value}")
+    for note in file.notes:
+        print(f"note        {note}")
     for family, count in found.families.items():
         print(f"  {count:4d} x {family}")
     return 0
