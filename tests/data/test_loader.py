@@ -312,12 +312,41 @@ def test_redraws_end(two_videos: Path, make_config: Any) -> None:
         take(cfg, two_videos, 1)
 
 
-def test_redraws_end_with_the_last_file_that_failed(two_videos: Path, make_config: Any) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_one_cause_for_all_ends_at_once_with_the_cause_first(
+    workers: int, two_videos: Path, make_config: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     for path in (two_videos.parent / "JPEGImages").rglob("*.jpg"):
         path.unlink()
-    cfg = make_config(train=two_videos, DATALOADER__MAX_REDRAWS=5)
-    with pytest.raises(LoaderError, match=r"The last file that failed: .*no such image"):
+    cfg = make_config(train=two_videos, DATALOADER__NUM_WORKERS=workers)
+    with (
+        caplog.at_level(logging.WARNING),
+        pytest.raises(LoaderError, match=r"^\S+jpg: no such file.* each of 8 clips drawn from"),
+    ):
         take(cfg, two_videos, 1)
+    assert not caplog.records  # the cause is not buried under its repetitions
+
+
+def test_different_causes_are_redrawn_to_the_end(two_videos: Path, make_config: Any) -> None:
+    for number, path in enumerate((two_videos.parent / "JPEGImages").rglob("*.jpg")):
+        if number % 2:
+            path.unlink()
+        else:
+            path.write_bytes(b"text")
+    cfg = make_config(train=two_videos, DATALOADER__MAX_REDRAWS=30)
+    with pytest.raises(LoaderError, match=r"each of 30 clips drawn from"):
+        take(cfg, two_videos, 1)
+
+
+def test_a_cause_that_comes_later_is_skipped(two_videos: Path, make_config: Any) -> None:
+    """Ten failures in a row of one cause, behind a clip that could be used."""
+    cfg = make_config(train=two_videos, DATALOADER__MAX_REDRAWS=30)
+    clips = build_train_loader(cfg, label_space_from_json(two_videos)).clips
+    assert clips[0].sample is not None
+    for path in (two_videos.parent / "JPEGImages").rglob("*.jpg"):
+        path.unlink()
+    with pytest.raises(LoaderError, match=r"each of 30 clips"):
+        raise clips[1].error
 
 
 def test_a_dead_worker_is_an_error_not_a_hang(

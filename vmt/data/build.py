@@ -8,6 +8,7 @@ the r-th of W equal parts. So neither workers, nor processes, nor a restart chan
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -41,6 +42,11 @@ __all__ += ["steps_per_epoch"]
 
 Sample = dict[str, Any]
 
+#: Draws that must fail for one cause, before any clip could be drawn, to end a training at once.
+FIRST_DRAWS = 8
+#: What differs between messages of one cause: paths and numbers.
+_PLACES = re.compile(r"\S*[/\\]\S*|\d+")
+
 
 class LoaderError(VmtError, RuntimeError):
     """The processes that prepare clips died or fell silent, or no clip could be drawn."""
@@ -63,8 +69,8 @@ class _Drawn:
             name: getattr(targets, name).pin_memory()
             for name in ("labels", "boxes_cxcywh", "masks", "valid")
         }
-        image = self.sample["image"].pin_memory()
-        sample = {**self.sample, "image": image, "targets": replace(targets, **pinned)}
+        tensors = {k: v.pin_memory() for k, v in self.sample.items() if isinstance(v, torch.Tensor)}
+        sample = {**self.sample, **tensors, "targets": replace(targets, **pinned)}
         return replace(self, sample=sample)
 
 
@@ -100,6 +106,7 @@ class TrainClips(Dataset[_Drawn]):
         self.skip_errors = skip_errors
         self.max_redraws = max_redraws
         self._ends = [np.cumsum(_key_frames(data)) for data in self.sets]
+        self._succeeded = False
 
     def __getitem__(self, sample: int) -> _Drawn:
         which, key = self.order(sample)
@@ -117,18 +124,35 @@ class TrainClips(Dataset[_Drawn]):
                 if not self.skip_errors:
                     return _Drawn(None, error, ())
                 skipped.append(str(error))
+                if self._hopeless(skipped):
+                    break
                 continue
             if drawn is not None:
+                self._succeeded = True
                 return _Drawn(drawn, None, tuple(skipped))
-        why = f" The last file that failed: {skipped[-1]}" if skipped else ""
-        return _Drawn(
-            None,
-            LoaderError(
-                f"{self.sets[which].name}: {self.max_redraws} clips in a row could not be used "
-                "(DATALOADER.MAX_REDRAWS): no object visible, or files damaged. Check the data set "
-                "with vmt check-annotations, and the crop sizes of INPUT." + why
-            ),
-            tuple(skipped),
+        return _Drawn(None, LoaderError(self._explain(which, attempt + 1, skipped)), ())
+
+    def _hopeless(self, skipped: Sequence[str]) -> bool:
+        """Whether nothing could be read so far, for one cause: then there is no point to go on."""
+        return (
+            not self._succeeded
+            and len(skipped) == FIRST_DRAWS
+            and len({_PLACES.sub("", text) for text in skipped}) == 1
+        )
+
+    def _explain(self, which: int, draws: int, skipped: Sequence[str]) -> str:
+        """The cause first, then what it led to."""
+        name = self.sets[which].name
+        if len(skipped) == draws:
+            return (
+                f"{skipped[0]} So it went with each of {draws} clips drawn from {name}; vmt "
+                "check-annotations lists what is wrong with it."
+            )
+        damaged = f" {len(skipped)} files were damaged, the first: {skipped[0]}" if skipped else ""
+        return (
+            f"{name}: {draws} clips in a row could not be used (DATALOADER.MAX_REDRAWS): no object "
+            "visible, or files damaged. Check the data set with vmt check-annotations, and the "
+            f"crop sizes of INPUT.{damaged}"
         )
 
 
