@@ -1,8 +1,9 @@
 """Every defect of an annotation or result file in one run: place, value, fix; and statistics.
 
 Scoring stops at the first defect it meets; this looks at the whole file, names each one, and can
-write a mended copy. What cannot be mended without guessing (a corrupt mask, a result without a
-video) becomes null or is left out of the copy, and its line says so.
+write a mended copy, which lacks the defects and nothing else. What cannot be read (a corrupt mask)
+becomes null, what belongs to nothing (an entry without a video) is left out, what only a person can
+decide is left as it is; each line says which.
 """
 
 from __future__ import annotations
@@ -11,42 +12,34 @@ import copy
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from cocoapi_hq import rle
+from cocoapi_hq.check_masks import (
+    Checker,
+    Defect,
+    Track,
+    check_areas_and_boxes,
+    check_masks,
+    describe_tracks,
+    find_doubles,
+    is_finite,
+)
 from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.image_check import ImageOpener, check_images
-from cocoapi_hq.json_file import Json, read_json
+from cocoapi_hq.json_file import Json, parse_json, read_bytes, read_json
 from cocoapi_hq.protocol import OCCLUSION_LEVELS
-from cocoapi_hq.runs import open_masks
-from cocoapi_hq.ytvis_json import is_int, short
+from cocoapi_hq.ytvis_json import is_int
 
 
-@dataclass(frozen=True)
-class Defect:
-    """One thing that is wrong.
+@dataclass
+class Shape:
+    """Sizes [h, w] and numbers of frames that the masks of one video have."""
 
-    Attributes:
-        file: file name.
-        path: place in the JSON, e.g. ``annotations[3].segmentations[7].size``.
-        value: what stands there, shortened.
-        problem: what is wrong with it.
-        fix: what a person should do, or what the mended copy does.
-    """
-
-    file: str
-    path: str
-    value: str
-    problem: str
-    fix: str
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.path} = {self.value}: {self.problem}. Fix: {self.fix}."
+    sizes: set[tuple[int, ...]] = field(default_factory=set)
+    lengths: set[int] = field(default_factory=set)
 
 
 @dataclass
@@ -68,30 +61,6 @@ class CheckReport:
     notes: list[str] = field(default_factory=list)
 
 
-@dataclass
-class _Track:
-    """A tube whose masks were readable, for comparisons and statistics."""
-
-    path: str
-    video_id: int
-    masks: list[rle.Rle | None]
-
-
-@dataclass
-class _Checker:
-    file: str
-    videos: dict[int, dict[str, Json]] = field(default_factory=dict)
-    categories: set[int] | None = None
-    defects: list[Defect] = field(default_factory=list)
-    tracks: list[_Track] = field(default_factory=list)
-    images: ImageOpener | None = None
-    notes: list[str] = field(default_factory=list)
-
-    def add(self, path: str, value: object, problem: str, fix: str) -> None:
-        """Note a defect."""
-        self.defects.append(Defect(self.file, path, short(value), problem, fix))
-
-
 def check_file(
     path: Path | str, *, images: ImageOpener | None = None, gt: Path | str | None = None
 ) -> CheckReport:
@@ -109,16 +78,36 @@ def check_file(
         ScoringError: the file cannot be read, is no JSON, or is neither kind of file.
     """
     path = Path(path)
-    data = read_json(path, path.name)
+    text = read_bytes(path)
+    data = parse_json(text, path.name)
+    report = None
     if isinstance(data, list):
         truth = None if gt is None else read_json(Path(gt), Path(gt).name)
-        return check_results(data, path.name, truth)
-    if isinstance(data, dict) and "annotations" in data:
-        return check_annotations(data, path.name, images)
+        report = check_results(data, path.name, truth)
+    elif isinstance(data, dict) and "annotations" in data:
+        report = check_annotations(data, path.name, images)
+    if report is not None:
+        if b"NaN" in text or b"Infinity" in text:
+            report.mended = _without_nan(report, path.name, "", report.mended)
+        return report
     raise ScoringError(
         f"{path.name}: neither an annotation file (an object with annotations) nor a result file "
         "(a list of entries)."
     )
+
+
+def _without_nan(report: CheckReport, name: str, where: str, value: Json) -> Json:
+    """The value with null for the numbers that JSON does not have."""
+    if isinstance(value, dict):
+        inner = f"{where}." if where else ""
+        return {k: _without_nan(report, name, f"{inner}{k}", v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(report, name, f"{where}[{k}]", v) for k, v in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        problem = "JSON has no such number"
+        report.defects.append(Defect(name, where, str(value), problem, "null in the copy"))
+        return None
+    return value
 
 
 # --- ground truth -----------------------------------------------------------------------------
@@ -128,7 +117,7 @@ def check_annotations(
     data: dict[str, Json], name: str = "ground truth", images: ImageOpener | None = None
 ) -> CheckReport:
     """Check a parsed annotation file; see :func:`check_file`."""
-    checker = _Checker(name, images=images)
+    checker = Checker(name, images=images)
     mended: dict[str, Json] = {k: copy.deepcopy(v) for k, v in data.items() if k != "annotations"}
     for key in ("videos", "categories", "annotations"):
         if not isinstance(data.get(key), list):
@@ -136,24 +125,41 @@ def check_annotations(
             problem = "there are no annotations to score against" if empty else "not a list"
             checker.add(key, data.get(key), problem, "give a list (the copy has an empty one)")
             mended[key] = []
-    videos = _check_videos(checker, mended["videos"])
+    rows = _list(data, "annotations")
+    videos = _check_videos(checker, mended["videos"], _mask_shapes(rows))
     mended["videos"] = [row for _, row in videos]
     opened = _check_images(checker, videos)
     mended["categories"] = _check_categories(checker, mended["categories"])
-    mended["annotations"] = _check_tubes(checker, _list(data, "annotations"))
-    _find_doubles(checker)
+    mended["annotations"] = _check_tubes(checker, rows)
+    mended["categories"] += checker.new_categories
+    find_doubles(checker)
     statistics = {
         "videos": len(mended["videos"]),
         **opened,
         "categories": len(mended["categories"]),
         "annotations": len(mended["annotations"]),
-        **_statistics(checker, len(mended["videos"])),
+        **describe_tracks(checker, len(mended["videos"])),
     }
     return CheckReport("ground truth", checker.defects, statistics, mended, checker.notes)
 
 
+def _mask_shapes(rows: list[Json]) -> dict[int, Shape]:
+    """Video id -> sizes and numbers of frames that its masks have."""
+    shapes: dict[int, Shape] = {}
+    for row in rows:
+        masks = row.get("segmentations") if isinstance(row, dict) else None
+        video = as_integer(row.get("video_id")) if isinstance(row, dict) else None
+        if not isinstance(masks, list) or video is None:
+            continue
+        shape = shapes.setdefault(video, Shape())
+        shape.lengths.add(len(masks))
+        sizes = (mask.get("size") for mask in masks if isinstance(mask, dict))
+        shape.sizes |= {tuple(s) for s in sizes if isinstance(s, list) and all(map(is_int, s))}
+    return shapes
+
+
 def _objects(
-    checker: _Checker, rows: list[Json], path: str
+    checker: Checker, rows: list[Json], path: str
 ) -> Iterable[tuple[str, dict[str, Json]]]:
     for i, row in enumerate(rows):
         where = f"{path}[{i}]"
@@ -163,10 +169,13 @@ def _objects(
             checker.add(where, row, "not an object", "left out of the copy")
 
 
-def _check_videos(checker: _Checker, rows: list[Json]) -> list[tuple[str, dict[str, Json]]]:
+def _check_videos(
+    checker: Checker, rows: list[Json], shapes: Mapping[int, Shape]
+) -> list[tuple[str, dict[str, Json]]]:
     """Place and row of each video that the copy keeps."""
     kept = []
     for where, row in _objects(checker, rows, "videos"):
+        _mend_integer(checker, where, row, "id")
         key = row.get("id")
         if not is_int(key):
             checker.add(f"{where}.id", key, "not an integer", "left out of the copy")
@@ -174,17 +183,31 @@ def _check_videos(checker: _Checker, rows: list[Json]) -> list[tuple[str, dict[s
         if key in checker.videos:
             checker.add(f"{where}.id", key, "a second video of this id", "left out of the copy")
             continue
-        for side in ("height", "width"):
-            if not is_int(row.get(side)) or row[side] < 1:
-                checker.add(f"{where}.{side}", row.get(side), "not a positive integer", "set it")
-                row[side] = None
-        _check_file_names(checker, where, row)
+        shape = shapes.get(int(key), Shape())
+        _check_size(checker, where, row, shape)
+        _check_file_names(checker, where, row, shape)
         checker.videos[int(key)] = row
         kept.append((where, row))
     return kept
 
 
-def _check_file_names(checker: _Checker, where: str, row: dict[str, Json]) -> None:
+def _check_size(checker: Checker, where: str, row: dict[str, Json], shape: Shape) -> None:
+    """Height and width; masks that agree on another size are believed, images more than they."""
+    size = [row.get("height"), row.get("width")]
+    drawn = list(next(iter(shape.sizes))) if len(shape.sizes) == 1 else None
+    bad = [k for k, value in enumerate(size) if not is_int(value) or value < 1]
+    for k in bad:
+        fix = "set it" if drawn is None else f"set to {drawn[k]}, as its masks have it"
+        side = ("height", "width")[k]
+        checker.add(f"{where}.{side}", size[k], "not a positive integer", fix)
+        row[side] = None if drawn is None else drawn[k]
+    if drawn is not None and not bad and size != drawn and checker.images is None:
+        fix = f"set to {drawn}; compare with --images"
+        checker.add(f"{where}.height, width", size, f"all of its masks are {drawn}", fix)
+        row["height"], row["width"] = drawn
+
+
+def _check_file_names(checker: Checker, where: str, row: dict[str, Json], shape: Shape) -> None:
     names, length = row.get("file_names"), row.get("length")
     if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
         checker.add(f"{where}.file_names", names, "not a list of paths", "list one per frame")
@@ -193,15 +216,17 @@ def _check_file_names(checker: _Checker, where: str, row: dict[str, Json]) -> No
     if repeated:
         checker.add(f"{where}.file_names", repeated[0], "listed more than once", "list it once")
     if not is_int(length) or length < 1:
-        checker.add(f"{where}.length", length, "not a positive integer", "set to the file count")
-        row["length"] = len(names) or None
+        drawn = next(iter(shape.lengths)) if len(shape.lengths) == 1 else None
+        row["length"] = len(names) or drawn
+        fix = "set it" if row["length"] is None else f"set to {row['length']}"
+        checker.add(f"{where}.length", length, "not a positive integer", fix)
     elif names and length != len(names):
         problem = f"there are {len(names)} file_names"
         checker.add(f"{where}.length", length, problem, "set to the file count")
         row["length"] = len(names)
 
 
-def _check_images(checker: _Checker, rows: list[tuple[str, dict[str, Json]]]) -> dict[str, Json]:
+def _check_images(checker: Checker, rows: list[tuple[str, dict[str, Json]]]) -> dict[str, Json]:
     if checker.images is None:
         return {}
     videos = []
@@ -223,9 +248,10 @@ def _check_images(checker: _Checker, rows: list[tuple[str, dict[str, Json]]]) ->
     return {"images decoded": f"{checked.decoded} of {checked.listed}"}
 
 
-def _check_categories(checker: _Checker, rows: list[Json]) -> list[dict[str, Json]]:
+def _check_categories(checker: Checker, rows: list[Json]) -> list[dict[str, Json]]:
     kept, seen, names = [], set(), set()
     for where, row in _objects(checker, rows, "categories"):
+        _mend_integer(checker, where, row, "id")
         key, name = row.get("id"), row.get("name")
         if not is_int(key):
             checker.add(f"{where}.id", key, "not an integer", "left out of the copy")
@@ -245,15 +271,17 @@ def _check_categories(checker: _Checker, rows: list[Json]) -> list[dict[str, Jso
     return kept
 
 
-def _check_tubes(checker: _Checker, rows: list[Json]) -> list[dict[str, Json]]:
+def _check_tubes(checker: Checker, rows: list[Json]) -> list[dict[str, Json]]:
     kept: list[dict[str, Json]] = []
     used: set[int] = set()
     wanted = {int(r["id"]) for r in rows if isinstance(r, dict) and is_int(r.get("id"))}
     fresh = itertools.count(max([0, *wanted]) + 1)
     for where, original in _objects(checker, rows, "annotations"):
         row = dict(original)
-        if not _check_references(checker, where, row):
+        if not _check_references(checker, where, row, truth=True):
             continue
+        _mend_integer(checker, where, row, "id")
+        _mend_integer(checker, where, row, "iscrowd")
         key = row.get("id")
         if not is_int(key) or key < 1 or key in used:
             row["id"] = next(fresh)
@@ -273,27 +301,27 @@ def _check_tubes(checker: _Checker, rows: list[Json]) -> list[dict[str, Json]]:
                 checker.add(f"{where}.{side}", row[side], problem, "set to the video's")
                 row[side] = video[side]
         _check_occlusion(checker, where, row)
-        masks = _check_masks(checker, where, row, "segmentations", video, polygons=True)
+        masks = check_masks(checker, where, row, "segmentations", video, polygons=True)
         if "segmentations_refined" in row:
-            _check_masks(checker, where, row, "segmentations_refined", video, polygons=True)
+            check_masks(checker, where, row, "segmentations_refined", video, polygons=True)
         if masks is not None:
-            checker.tracks.append(_Track(where, int(row["video_id"]), masks))
-            _check_areas_and_boxes(checker, where, row, masks)
+            checker.tracks.append(Track(where, int(row["video_id"]), masks))
+            check_areas_and_boxes(checker, where, row, masks)
         kept.append(row)
     return kept
 
 
-def _check_references(checker: _Checker, where: str, row: dict[str, Json]) -> bool:
+def _check_references(checker: Checker, where: str, row: dict[str, Json], truth: bool) -> bool:
     """True if the entry's video is known; notes unknown videos and categories."""
+    for key in ("category_id", "video_id"):
+        _mend_integer(checker, where, row, key)
     video, category = row.get("video_id"), row.get("category_id")
     known = checker.categories
     if not is_int(category):
         checker.add(f"{where}.category_id", category, "not an integer", "left out of the copy")
         return False
     if known is not None and category not in known:
-        problem = "no such category; scoring drops the entry"
-        checker.add(f"{where}.category_id", category, problem, "left out of the copy")
-        return False
+        _note_category(checker, where, int(category), known, truth)
     if not is_int(video):
         checker.add(f"{where}.video_id", video, "not an integer", "left out of the copy")
         return False
@@ -306,7 +334,41 @@ def _check_references(checker: _Checker, where: str, row: dict[str, Json]) -> bo
     return True
 
 
-def _check_occlusion(checker: _Checker, where: str, row: dict[str, Json]) -> None:
+def _note_category(
+    checker: Checker, where: str, category: int, known: set[int], truth: bool
+) -> None:
+    """An unknown category: the copy of annotations lists it, that of results keeps it."""
+    problem, path = "no such category; scoring drops the entry", f"{where}.category_id"
+    if truth:
+        name = f"category_{category}"
+        checker.add(path, category, problem, f"{name!r} is added to the categories; name it")
+        known.add(category)
+        checker.new_categories.append({"id": category, "name": name})
+        return
+    hint = " (they seem to count from 0: every class would be one off)"
+    fix = "left as it is: write the ids of the ground truth"
+    checker.add(path, category, problem, fix + hint * (category == 0 and 1 in known))
+
+
+def _mend_integer(checker: Checker, where: str, row: dict[str, Json], key: str) -> None:
+    """Numbers in text or with a point become integers."""
+    value = row.get(key)
+    number = as_integer(value)
+    if number is not None and not isinstance(value, int):
+        checker.add(f"{where}.{key}", value, "not an integer", f"written as {number}")
+        row[key] = number
+
+
+def as_integer(value: object) -> int | None:
+    """The integer that a number or a text of digits stands for; None if it is none."""
+    if isinstance(value, str) and value.strip().lstrip("-").isdecimal():
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return int(value) if is_int(value) else None
+
+
+def _check_occlusion(checker: Checker, where: str, row: dict[str, Json]) -> None:
     if "occlusion" not in row:
         return
     words = row["occlusion"]
@@ -321,162 +383,6 @@ def _check_occlusion(checker: _Checker, where: str, row: dict[str, Json]) -> Non
         checker.add(f"{where}.occlusion", words, "names no frame", "name at least one")
 
 
-def _check_masks(
-    checker: _Checker,
-    where: str,
-    row: dict[str, Json],
-    key: str,
-    video: dict[str, Json],
-    polygons: bool,
-) -> list[rle.Rle | None] | None:
-    """Check one list of masks and mend it in ``row``; None if it is no list."""
-    where = f"{where}.{key}"
-    entries = row.get(key)
-    if not isinstance(entries, list):
-        checker.add(where, entries, "not a list", "give one mask or null per frame")
-        return None
-    length = video.get("length")
-    if is_int(length) and len(entries) != length:
-        fix = "null added at the end" if len(entries) < length else "cut at the end"
-        problem = f"the video has {length} frames"
-        checker.add(where, f"{len(entries)} entries", problem, fix)
-        entries = (entries + [None] * length)[:length]
-    size = (video.get("height"), video.get("width"))
-    frame = (int(size[0]), int(size[1])) if size[0] and size[1] else None
-    masks: list[rle.Rle | None] = []
-    mended = list(entries)
-    for t, entry in enumerate(entries):
-        if polygons and isinstance(entry, list) and not rle.is_absent(entry):
-            entry = mended[t] = _check_rings(checker, f"{where}[{t}]", entry)
-        mask = _check_mask(checker, f"{where}[{t}]", entry, frame, polygons)
-        masks.append(mask)
-        if mask is None or (not polygons and not isinstance(entry["counts"], str)):
-            mended[t] = mask
-    row[key] = mended
-    if masks and not any(m is not None and rle.area(m) for m in masks):
-        checker.add(where, f"{len(masks)} entries", "the object is never visible", "remove it")
-    return masks
-
-
-def _check_rings(checker: _Checker, where: str, entry: list[Json]) -> Json:
-    """A polygon without rings that enclose nothing; null if it has no other."""
-    try:
-        rings, idle = rle.split_rings(entry, where)
-    except ScoringError:
-        return entry  # said by _check_mask
-    flat = not isinstance(entry[0], list)
-    if flat:
-        checker.add(where, entry, "the numbers of a ring", "a list with this ring")
-        entry = [entry]
-    for k in idle:
-        problem = "a ring that encloses nothing"
-        fix = "left out of the copy" if rings else "null in the copy"
-        checker.add(f"{where}[{k}]", entry[k], problem, fix)
-    good = [ring for k, ring in enumerate(entry) if k not in idle]
-    return good or None
-
-
-def _check_mask(
-    checker: _Checker,
-    where: str,
-    entry: Json,
-    frame: tuple[int, int] | None,
-    polygons: bool,
-) -> rle.Rle | None:
-    if entry is None:
-        return None
-    if rle.is_absent(entry):
-        checker.add(where, entry, "an odd way to say that there is no mask", "null")
-        return None
-    if isinstance(entry, list) and polygons and frame is None:
-        checker.add(where, entry, "a polygon, but the video has no size", "set the video's size")
-        return None
-    try:
-        mask = rle.validate(entry, where, frame if polygons else None)
-    except ScoringError as error:
-        problem = str(error).removeprefix(f"{where}: ").removeprefix(where).rstrip(".")
-        checker.add(where, entry, problem, "null in the copy")
-        return None
-    if not polygons and isinstance(entry.get("counts"), list):
-        checker.add(where, entry, "uncompressed; the official evaluators refuse it", "compressed")
-    if frame is not None and tuple(mask["size"]) != frame:
-        problem = f"the video is {list(frame)}; such a frame counts in no score"
-        checker.add(f"{where}.size", mask["size"], problem, "null in the copy")
-        return None
-    return mask
-
-
-def _check_areas_and_boxes(
-    checker: _Checker, where: str, row: dict[str, Json], masks: list[rle.Rle | None]
-) -> None:
-    texts = ["" if m is None else m["counts"] for m in masks]
-    sizes = np.array([[0, 0] if m is None else m["size"] for m in masks], dtype=np.int32)
-    sizes = sizes.reshape(-1, 2)
-    store = open_masks(texts, sizes[:, 0], sizes[:, 1])
-    areas: list[Json] = [
-        None if m is None else int(a) for m, a in zip(masks, store.areas, strict=True)
-    ]
-    boxes: list[Json] = [
-        None if m is None else [int(b[0]), int(b[1]), int(b[2] - b[0]), int(b[3] - b[1])]
-        for m, b in zip(masks, store.boxes, strict=True)
-    ]
-    for key, right in (("areas", areas), ("bboxes", boxes)):
-        given = row.get(key)
-        path = f"{where}.{key}"
-        if key == "bboxes" and given is None:
-            continue  # not needed for masks
-        if not isinstance(given, list) or len(given) != len(right):
-            found = f"{len(given)} entries" if isinstance(given, list) else given
-            checker.add(path, found, f"must have {len(right)} entries", "computed from the masks")
-            row[key] = right
-            continue
-        fixed = list(given)
-        for t, (found, true) in enumerate(zip(given, right, strict=True)):
-            if not _agrees(found, true):
-                fix = f"{short(true)}, computed from the mask"
-                checker.add(f"{path}[{t}]", found, "does not fit the mask", fix)
-                fixed[t] = true
-        row[key] = fixed
-
-
-def _agrees(found: Json, true: Json) -> bool:
-    """True if an area or a box fits; one pixel of slack per side for boxes, 1% for areas."""
-    if true is None or true == 0 or true == [0, 0, 0, 0]:
-        return found in (None, 0, true)
-    if isinstance(true, list):
-        if not isinstance(found, list) or len(found) != 4 or not all(map(_finite, found)):
-            return False
-        x, y, w, h = (float(v) for v in found)
-        ours, theirs = _corners(*true), _corners(x, y, w, h)
-        return all(abs(a - b) <= 1.0 for a, b in zip(ours, theirs, strict=True))
-    return _finite(found) and abs(float(found) - true) <= max(1.0, 0.01 * true)
-
-
-def _corners(x: float, y: float, w: float, h: float) -> tuple[float, float, float, float]:
-    return x, y, x + w, y + h
-
-
-def _finite(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    try:
-        return math.isfinite(float(value))
-    except OverflowError:
-        return False
-
-
-def _find_doubles(checker: _Checker) -> None:
-    """Tubes of one video that are the same in every frame."""
-    seen: dict[tuple[int, tuple[str, ...]], str] = {}
-    for track in checker.tracks:
-        texts = tuple("" if m is None else m["counts"] for m in track.masks)
-        if not any(texts):
-            continue
-        first = seen.setdefault((track.video_id, texts), track.path)
-        if first != track.path:
-            checker.add(track.path, "all masks", f"the same as {first}", "remove one of them")
-
-
 # --- results ------------------------------------------------------------------------------------
 
 
@@ -484,21 +390,21 @@ def check_results(
     data: list[Json], name: str = "results", truth: dict[str, Json] | None = None
 ) -> CheckReport:
     """Check a parsed result file; ``truth`` is the parsed annotation file it is meant for."""
-    checker = _Checker(name)
+    checker = Checker(name)
     if truth is not None:
-        quiet = _Checker("ground truth")
+        quiet = Checker("ground truth")
         _check_categories(quiet, copy.deepcopy(_list(truth, "categories")))
-        _check_videos(quiet, copy.deepcopy(_list(truth, "videos")))
+        _check_videos(quiet, copy.deepcopy(_list(truth, "videos")), {})
         checker.videos, checker.categories = quiet.videos, quiet.categories
     kept: list[dict[str, Json]] = []
     seen: dict[tuple[Any, ...], str] = {}
     lengths: dict[int, int] = {}
     for where, original in _objects(checker, data, "results"):
         row = dict(original)
-        if not _check_references(checker, where, row):
+        if not _check_references(checker, where, row, truth=False):
             continue
-        score = row.get("score")
-        if not _finite(score):
+        score = _score(checker, where, row)
+        if not is_finite(score):
             checker.add(f"{where}.score", score, "not a finite number", "left out of the copy")
             continue
         video_id = int(row["video_id"])
@@ -506,10 +412,10 @@ def check_results(
         if not video and isinstance(row.get("segmentations"), list):
             found = len(row["segmentations"])
             video = {"length": lengths.setdefault(video_id, found)}
-        masks = _check_masks(checker, where, row, "segmentations", video, polygons=False)
+        masks = check_masks(checker, where, row, "segmentations", video, polygons=False)
         if masks is None:
             continue
-        checker.tracks.append(_Track(where, video_id, masks))
+        checker.tracks.append(Track(where, video_id, masks))
         key = (
             video_id,
             row["category_id"],
@@ -522,58 +428,24 @@ def check_results(
             continue
         kept.append(row)
     videos = len(checker.videos) or len({t.video_id for t in checker.tracks})
-    statistics = {"videos": videos, "results": len(kept), **_statistics(checker, videos)}
+    statistics = {"videos": videos, "results": len(kept), **describe_tracks(checker, videos)}
     return CheckReport("results", checker.defects, statistics, kept)
+
+
+def _score(checker: Checker, where: str, row: dict[str, Json]) -> Json:
+    """The score; text that holds a number is mended in ``row``."""
+    value = row.get("score")
+    if isinstance(value, str):
+        try:
+            number = float(value)
+        except ValueError:
+            return value
+        if math.isfinite(number):
+            checker.add(f"{where}.score", value, "text, not a number", f"written as {number}")
+            row["score"] = number
+    return row.get("score")
 
 
 def _list(data: object, key: str) -> list[Json]:
     value = data.get(key) if isinstance(data, dict) else None
     return value if isinstance(value, list) else []
-
-
-# --- statistics and output ----------------------------------------------------------------------
-
-
-def _statistics(checker: _Checker, videos: int) -> dict[str, float | int | str]:
-    """Tracks per video, visible length, size and overlap of the readable tubes."""
-    by_video: dict[int, list[_Track]] = {}
-    for track in checker.tracks:
-        by_video.setdefault(track.video_id, []).append(track)
-    visible: list[int] = []
-    sizes: list[float] = []
-    shared = covered = 0
-    for tracks in by_video.values():
-        masks = [m for track in tracks for m in track.masks]
-        texts = ["" if m is None else m["counts"] for m in masks]
-        shape = np.array([[0, 0] if m is None else m["size"] for m in masks], dtype=np.int32)
-        shape = shape.reshape(-1, 2)
-        store = open_masks(texts, shape[:, 0], shape[:, 1])
-        lengths = [len(track.masks) for track in tracks]
-        first = np.cumsum([0, *lengths])[:-1].astype(np.int64)
-        for begin, length in zip(first.tolist(), lengths, strict=True):
-            shown = store.areas[begin : begin + length]
-            shown = shown[shown > 0]
-            visible.append(len(shown))
-            sizes.append(float(shown.mean()) if len(shown) else 0.0)
-        covered += int(store.areas.sum())
-        left, right = np.triu_indices(len(tracks), 1)
-        frames = np.minimum(np.array(lengths)[left], np.array(lengths)[right]).astype(np.int32)
-        inter, _, _ = store.tube_sums(first[left], first[right], frames)
-        shared += int(inter.sum())
-    counts = [len(t) for t in by_video.values()] + [0] * max(0, videos - len(by_video))
-    area = np.array(sizes)
-    small, large = int((area <= 128**2).sum()), int((area >= 256**2).sum())
-    return {
-        "tracks per video": _spread(counts),
-        "visible frames per track": _spread(visible),
-        "average area per track, pixels": _spread(sizes),
-        "tracks small / medium / large": f"{small} / {len(sizes) - small - large} / {large}",
-        "pixels that two tracks share": f"{100 * shared / covered:.2f}%" if covered else "0.00%",
-    }
-
-
-def _spread(values: list[int] | list[float]) -> str:
-    if not values:
-        return "none"
-    low, middle, high = min(values), float(np.mean(values)), max(values)
-    return f"{low:.0f} to {high:.0f}, mean {middle:.1f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,14 @@ from cocoapi_hq.protocol import TubeProtocol, get_protocol
 from cocoapi_hq.results import Results, TubeScores
 from cocoapi_hq.shards import Job, map_videos, tasks_of
 from cocoapi_hq.tube_ap import TUBE_METRICS, Cell, VideoScores
-from cocoapi_hq.ytvis_json import Entries, GroundTruth, Source, open_ground_truth, open_list
+from cocoapi_hq.ytvis_json import (
+    Entries,
+    GroundTruth,
+    Source,
+    open_ground_truth,
+    open_list,
+    unknown_categories,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +110,8 @@ def evaluate(
         if metric not in TUBE_METRICS:
             from cocoapi_hq.track_metrics import evaluate_tracks  # needs scipy; tubes do not
 
-            out.others[metric] = evaluate_tracks(metric, gt, results, track_options)
+            chosen = track_options | ({"mask_field": mask_field} if mask_field else {})
+            out.others[metric] = evaluate_tracks(metric, gt, results, chosen)
     for sentence in out.warnings:
         logger.warning("%s", sentence)
     return out
@@ -182,11 +191,20 @@ def _warnings(
 ) -> list[str]:
     out = []
     dropped_gt = sum(v.dropped_gt for v in videos)
-    dropped_dt = sum(v.dropped_dt for v in videos)
     if dropped_gt:
         out.append(f"{truth.name}: {dropped_gt} annotations of unknown categories are left out.")
+    dropped_dt: Counter[int] = Counter()
+    for video in videos:
+        dropped_dt.update(video.dropped_dt)
     if dropped_dt:
-        out.append(f"{entries.name}: {dropped_dt} results of unknown categories are left out.")
+        out.append(unknown_categories(entries.name, dropped_dt, truth.categories))
+    renamed = [v for v in videos if v.other_name]
+    if renamed:
+        out.append(
+            f"{entries.name}: results of video_id={renamed[0].video_id} call it "
+            f"{renamed[0].other_name!r}, {truth.name} calls it otherwise ({len(renamed)} videos in "
+            "all); are the ids those of this file?"
+        )
     refined = sum(v.refined for v in videos)
     if refined:
         how = (
@@ -196,7 +214,7 @@ def _warnings(
         )
         out.append(
             f"{truth.name}: {refined} annotations carry segmentations_refined, used {how} "
-            "(mask_field='segmentations' reads the others)."
+            "(--mask-field segmentations reads the others)."
         )
     pairs = [(v.video_id, *pair) for v in videos for pair in v.vanished]
     if pairs:

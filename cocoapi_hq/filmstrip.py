@@ -33,7 +33,7 @@ ImageReader = Callable[[str], Image]
 def _dense(entries: Sequence[Json] | None, t: int, size: tuple[int, int]) -> Mask:
     empty: Mask = np.zeros(size, dtype=np.bool_)
     entry = entries[t] if entries is not None and t < len(entries) else None
-    if not entry:
+    if rle.is_absent(entry):
         return empty
     mask = rle.decode(rle.validate(entry, "mask", size))
     return mask if mask.shape == size else empty
@@ -44,15 +44,19 @@ def _frame_size(video: Video, tubes: Sequence[Sequence[Json] | None]) -> tuple[i
         return video.height, video.width
     for tube in tubes:
         for entry in tube or ():
-            if isinstance(entry, dict):
+            if isinstance(entry, dict) and not rle.is_absent(entry):
                 return int(entry["size"][0]), int(entry["size"][1])
     return None
+
+
+def _has(entries: Sequence[Json] | None, t: int) -> bool:
+    return entries is not None and t < len(entries) and not rle.is_absent(entries[t])
 
 
 def _choose(target: Sequence[Json] | None, result: Sequence[Json] | None) -> list[int]:
     """Frames spread evenly over those where something is to be seen."""
     length = max(len(target or ()), len(result or ()))
-    shown = [t for t in range(length) if any(s and t < len(s) and s[t] for s in (target, result))]
+    shown = [t for t in range(length) if any(_has(s, t) for s in (target, result))]
     if len(shown) <= FRAMES:
         return shown
     places = np.linspace(0, len(shown) - 1, FRAMES).round().astype(int)

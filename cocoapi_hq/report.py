@@ -20,7 +20,14 @@ from cocoapi_hq.filmstrip import EXTRA, MISSING, RIGHT, ImageReader, filmstrip
 from cocoapi_hq.protocol import RECALL_POINTS
 from cocoapi_hq.results import Results, TubeScores
 from cocoapi_hq.tables import COLUMNS, FRACTIONS, format_number
-from cocoapi_hq.ytvis_json import Entries, GroundTruth, Source, open_ground_truth, open_list
+from cocoapi_hq.ytvis_json import (
+    Entries,
+    GroundTruth,
+    Source,
+    annotation_id,
+    open_ground_truth,
+    open_list,
+)
 
 _TITLES = {
     "tube_mask": "Tube mask AP",
@@ -483,8 +490,9 @@ class _Finder:
 
     def target(self, video_id: int, annotation: int) -> list[Any] | None:
         """Masks of an annotation."""
-        for entry in self.truth.annotations.subset(self._rows.get(video_id, ())).load():
-            if entry.get("id") == annotation:
+        rows = self.truth.annotations.subset(self._rows.get(video_id, ()))
+        for position, entry in zip(rows.positions.tolist(), rows.load(), strict=True):
+            if annotation_id(entry, position, "annotation") == annotation:
                 refined = entry.get("segmentations_refined")
                 coarse = entry.get("segmentations")
                 use_refined = refined is not None and self.mask_field != "segmentations"

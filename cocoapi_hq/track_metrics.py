@@ -15,9 +15,9 @@ from cocoapi_hq.ytvis_json import Source, open_ground_truth
 #: Options that each metric understands.
 OPTIONS: dict[str, tuple[str, ...]] = {
     "bdd_mots": ("config", "fill_missing_frames"),
-    "hota": ("config", "fill_missing_frames", "min_score"),
+    "hota": ("config", "fill_missing_frames", "min_score", "mask_field"),
     "frame_ap": ("config", "allow_overlap"),
-    "tracklet_quality": ("min_score", "min_tube_iou"),
+    "tracklet_quality": ("min_score", "min_tube_iou", "mask_field"),
 }
 
 
@@ -68,9 +68,10 @@ def evaluate_tracks(
     if metric == "tracklet_quality":
         return tracklet_quality.evaluate_tracklets(gt, results, **own).to_dict()
     if metric == "hota" and is_tube_file(gt):
-        tubes = {k: v for k, v in own.items() if k == "min_score"}
+        tubes = {k: v for k, v in own.items() if k in ("min_score", "mask_field")}
         return hota.evaluate_hota_tubes(gt, results, **tubes).to_dict()
-    own.pop("min_score", None)
+    for key in ("min_score", "mask_field"):
+        own.pop(key, None)
     if metric in ("bdd_mots", "hota") and is_bitmask_folder(gt):
         return _bitmask(metric, str(gt), str(results), own.get("config"))
     if metric == "bdd_mots":

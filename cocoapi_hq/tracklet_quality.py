@@ -119,6 +119,7 @@ def evaluate_tracklets(
     *,
     min_score: float | None = None,
     min_tube_iou: float = 0.0,
+    mask_field: str = "auto",
 ) -> QualityResult:
     """J&F and temporal stability of every ground-truth tracklet of YTVIS JSON.
 
@@ -127,11 +128,12 @@ def evaluate_tracklets(
         results: result file, or its loaded content.
         min_score: results below this score take no part; None keeps all.
         min_tube_iou: a result below this tube IoU does not belong to a tracklet, in [0, 1].
+        mask_field: ground-truth masks, see ``protocol.MASK_FIELDS``.
 
     Raises:
         ScoringError: see ``hota.load_tubes``.
     """
-    names, videos = load_tubes(gt, results, min_score=min_score)
+    names, videos = load_tubes(gt, results, min_score=min_score, mask_field=mask_field)
     tracklets: list[TrackletQuality] = []
     for video in videos:
         partner = _assign_results(video, min_tube_iou)

@@ -68,19 +68,21 @@ class VideoScores:
         video_id: the video.
         cells: metric -> cells by ascending category.
         dropped_gt: annotations of unknown categories.
-        dropped_dt: results of unknown categories.
+        dropped_dt: unknown category -> results that have it.
         refined: annotations whose refined masks were read.
         annotation_ids: ids, so that repeated ones are found across videos.
+        other_name: a ``video_name`` of the results that is not this video's, or "".
         vanished: (result, annotation, frames) of pairs with masks of different size.
     """
 
     video_id: int
     cells: dict[str, list[Cell]]
     dropped_gt: int = 0
-    dropped_dt: int = 0
+    dropped_dt: dict[int, int] = field(default_factory=dict)
     refined: int = 0
     annotation_ids: list[int] = field(default_factory=list)
     vanished: list[tuple[int, int, int]] = field(default_factory=list)
+    other_name: str = ""
 
 
 def _ratio(inter: Int64, union: Int64) -> Float64:
@@ -257,6 +259,7 @@ def score_video(
             (int(dt.keys[all_dt[k]]), int(gt.keys[all_gt[k]]), int(vanished[k]))
             for k in np.flatnonzero(vanished)
         ],
+        tubes.other_name,
     )
     at = 0
     for category, d, g in groups:

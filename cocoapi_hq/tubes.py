@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,14 @@ from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.json_file import Json
 from cocoapi_hq.protocol import OCCLUSION_LEVELS, TubeProtocol
 from cocoapi_hq.runs import PRESENT, Int32, Int64, TubeSums, open_masks
-from cocoapi_hq.ytvis_json import Entries, Video, is_int, need, short
+from cocoapi_hq.ytvis_json import Entries, Video, annotation_id, category_of, is_crowd, need, short
 
+#: Lists of masks in an annotation.
+PLAIN, REFINED = "segmentations", "segmentations_refined"
 _OCCLUSION_WANT = "one word per frame, or choose a protocol without occlusion ranges"
 
 Float64 = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.integer[Any]]
 Bool = npt.NDArray[np.bool_]
 
 
@@ -64,8 +68,9 @@ class VideoTubes:
         masks: the store that ``first`` points into.
         distances: (N masks,) boundary width of every mask in pixels, 0 for missing ones.
         dropped_gt: annotations of unknown categories.
-        dropped_dt: results of unknown categories.
+        dropped_dt: unknown category -> results that have it.
         refined: annotations whose refined masks are in use.
+        other_name: a ``video_name`` of the results that is not this video's; "" if none is.
     """
 
     video: Video
@@ -74,8 +79,9 @@ class VideoTubes:
     masks: TubeSums
     distances: Int32
     dropped_gt: int = 0
-    dropped_dt: int = 0
+    dropped_dt: dict[int, int] = field(default_factory=dict)
     refined: int = 0
+    other_name: str = ""
 
 
 @dataclass
@@ -168,8 +174,8 @@ def _tube(
         if protocol.lengths == "refuse":
             raise ScoringError(
                 f"{where}.{key} has {len(tube)} entries, but video_id={video.id} has "
-                f"{video.length} frames; give one mask or null per frame (lengths='cut' compares "
-                "the common part as the YouTube-VIS code does, 'pad' adds missing frames)."
+                f"{video.length} frames; give one mask or null per frame (--lengths cut compares "
+                "the common part as the YouTube-VIS code does, --lengths pad adds missing frames)."
             )
         if protocol.lengths == "pad" and len(tube) > video.length:
             raise ScoringError(
@@ -223,26 +229,22 @@ def occlusion_score(entry: dict[str, Json], where: str) -> float:
     return sum(top) / len(top)
 
 
-def _mask_keys(entry: dict[str, Json], protocol: TubeProtocol, where: str) -> tuple[str, str]:
+def mask_keys(entry: dict[str, Json], mask_field: str, where: str) -> tuple[str, str]:
     """Fields that the mask term and the boundary term read."""
-    refined = "segmentations_refined" if "segmentations_refined" in entry else "segmentations"
-    if protocol.mask_field == "auto":
+    refined = REFINED if REFINED in entry else PLAIN
+    if mask_field == "auto":
         return refined, refined
-    if protocol.mask_field == "mixed":
-        return "segmentations", refined
-    if protocol.mask_field not in entry:
-        raise ScoringError(f"{where} has no {protocol.mask_field!r}.")
-    return protocol.mask_field, protocol.mask_field
+    if mask_field == "mixed":
+        return PLAIN, refined
+    if mask_field not in entry:
+        raise ScoringError(f"{where} has no {mask_field!r}.")
+    return mask_field, mask_field
 
 
 def _object(entry: Json, where: str) -> dict[str, Json]:
     if not isinstance(entry, dict):
         raise ScoringError(f"{where} is {short(entry)}; give an object.")
     return entry
-
-
-def _is_flag(value: object) -> bool:
-    return isinstance(value, (int, bool, np.integer)) and value in (0, 1)
 
 
 def load_video(
@@ -268,37 +270,94 @@ def load_video(
         ScoringError: anything in the entries breaks the format; the message names the place.
     """
     builder = _Builder()
-    size = (video.height, video.width) if video.height and video.width else None
     pad_to = video.length if protocol.lengths == "pad" else None
-    gt_rows: list[tuple[Any, ...]] = []
-    dropped_gt = dropped_dt = refined = 0
+    known = _read_annotations(builder, video, annotations, categories, protocol, pad_to)
+    dt_rows: list[tuple[Any, ...]] = []
+    dropped: dict[int, int] = {}
+    other_name = ""
+    for position, raw in zip(results.positions.tolist(), results.load(), strict=True):
+        where = f"{results.name}: results[{position}]"
+        entry = _object(raw, where)
+        _same_video(entry, video, where)
+        category = category_of(entry, where)
+        if category not in categories:
+            dropped[category] = dropped.get(category, 0) + 1
+            continue
+        other_name = other_name or _other_name(entry, video)
+        score = float(need(entry, "score", where, _number, "a finite number"))
+        tube = _tube(entry, PLAIN, where, video, protocol)
+        first = builder.add(tube, f"{where}.{PLAIN}", None, pad_to)
+        length = len(builder.texts) - first
+        dt_rows.append((position, category, first, length, 0.0, first, score, False, 0.0))
+    masks, heights, widths = builder.open()
+    distances = _distances(heights, widths, protocol.dilation_ratio)
+    gt, dt = _side(known.rows), _side(dt_rows)
+    dt.area = _average_mask_area(masks, dt.first, dt.frames)
+    if known.unmeasured:
+        rows, firsts, lengths = np.array(known.unmeasured, dtype=np.int64).T
+        gt.area[rows] = _average_mask_area(masks, firsts, lengths)
+    _check_common_length(video, gt, dt, protocol, results.name)
+    return VideoTubes(
+        video, gt, dt, masks, distances, known.dropped, dropped, known.refined, other_name
+    )
+
+
+@dataclass
+class _Annotated:
+    """The annotations of one video, read.
+
+    Attributes:
+        rows: values of :class:`Side`, one tuple per tube.
+        dropped: annotations of unknown categories.
+        refined: annotations whose refined masks are in use.
+        unmeasured: row, first mask, number of masks of the tubes without ``areas``.
+    """
+
+    rows: list[tuple[Any, ...]] = field(default_factory=list)
+    dropped: int = 0
+    refined: int = 0
+    unmeasured: list[tuple[int, int, int]] = field(default_factory=list)
+
+
+def _read_annotations(
+    builder: _Builder,
+    video: Video,
+    annotations: Entries,
+    categories: dict[int, str],
+    protocol: TubeProtocol,
+    pad_to: int | None,
+) -> _Annotated:
+    out = _Annotated()
+    size = (video.height, video.width) if video.height and video.width else None
     seen: set[int] = set()
     for position, raw in zip(annotations.positions.tolist(), annotations.load(), strict=True):
         where = f"{annotations.name}: annotations[{position}]"
         entry = _object(raw, where)
         _same_video(entry, video, where)
-        key = int(need(entry, "id", where, is_int, "an integer"))
+        key = annotation_id(entry, position, where)
         if key in seen:
             raise ScoringError(f"{where}.id {key} appears twice; give every tube its own id.")
         seen.add(key)
         where = f"{where} (id={key})"
-        category = int(need(entry, "category_id", where, is_int, "an integer"))
+        category = category_of(entry, where)
         if category not in categories:
-            dropped_gt += 1
+            out.dropped += 1
             continue
-        crowd = bool(need(entry, "iscrowd", where, _is_flag, "0 or 1"))
-        areas = need(entry, "areas", where, lambda v: isinstance(v, list), "pixels per frame")
-        mask_key, boundary_key = _mask_keys(entry, protocol, where)
-        refined += mask_key != "segmentations" or boundary_key != "segmentations"
+        crowd = is_crowd(entry, where)
+        mask_key, boundary_key = mask_keys(entry, protocol.mask_field, where)
+        out.refined += mask_key != PLAIN or boundary_key != PLAIN
         tube = _tube(entry, mask_key, where, video, protocol)
-        if protocol.lengths == "refuse" and len(areas) != len(tube):
-            raise ScoringError(
-                f"{where}.areas has {len(areas)} entries, {mask_key} has {len(tube)}; give one "
-                "number or null per frame."
-            )
-        area = average_annotated_area(areas, f"{where}.areas")
         first = boundary_first = builder.add(tube, f"{where}.{mask_key}", size, pad_to)
         length = len(builder.texts) - first
+        area = 0.0
+        if entry.get("areas") is not None:
+            area = _annotated_area(entry, where, mask_key, len(tube), protocol)
+        elif mask_key == PLAIN or PLAIN not in entry:
+            out.unmeasured.append((len(out.rows), first, length))
+        else:  # areas are those of the plain masks, whichever masks are scored
+            plain = _tube(entry, PLAIN, where, video, protocol)
+            start = builder.add(plain, f"{where}.{PLAIN}", size, None)
+            out.unmeasured.append((len(out.rows), start, len(plain)))
         if boundary_key != mask_key:
             other = _tube(entry, boundary_key, where, video, protocol)
             if len(other) != len(tube):
@@ -307,27 +366,34 @@ def load_video(
                 )
             boundary_first = builder.add(other, f"{where}.{boundary_key}", size, pad_to)
         occlusion = occlusion_score(entry, where) if protocol.needs_occlusion else 0.0
-        gt_rows.append((key, category, first, length, area, boundary_first, 0.0, crowd, occlusion))
-    dt_rows: list[tuple[Any, ...]] = []
-    for position, raw in zip(results.positions.tolist(), results.load(), strict=True):
-        where = f"{results.name}: results[{position}]"
-        entry = _object(raw, where)
-        _same_video(entry, video, where)
-        category = int(need(entry, "category_id", where, is_int, "an integer"))
-        if category not in categories:
-            dropped_dt += 1
-            continue
-        score = float(need(entry, "score", where, _number, "a finite number"))
-        tube = _tube(entry, "segmentations", where, video, protocol)
-        first = builder.add(tube, f"{where}.segmentations", None, pad_to)
-        length = len(builder.texts) - first
-        dt_rows.append((position, category, first, length, 0.0, first, score, False, 0.0))
-    masks, heights, widths = builder.open()
-    distances = _distances(heights, widths, protocol.dilation_ratio)
-    gt, dt = _side(gt_rows), _side(dt_rows)
-    dt.area = _average_mask_area(masks, dt)
-    _check_common_length(video, gt, dt, protocol, results.name)
-    return VideoTubes(video, gt, dt, masks, distances, dropped_gt, dropped_dt, refined)
+        out.rows.append((key, category, first, length, area, boundary_first, 0.0, crowd, occlusion))
+    return out
+
+
+def _other_name(entry: dict[str, Json], video: Video) -> str:
+    """The ``video_name`` of a result whose ``video_id`` is another video's; "" otherwise."""
+    name = entry.get("video_name")
+    if not isinstance(name, str) or not video.file_names:
+        return ""
+    own = {
+        *PurePath(video.file_names[0]).parts,
+        video.name,
+        f"video{video.id}",
+        f"video_{video.id}",
+    }
+    return "" if name in own else name
+
+
+def _annotated_area(
+    entry: dict[str, Json], where: str, mask_key: str, num_masks: int, protocol: TubeProtocol
+) -> float:
+    areas = need(entry, "areas", where, lambda v: isinstance(v, list), "pixels per frame")
+    if protocol.lengths == "refuse" and len(areas) != num_masks:
+        raise ScoringError(
+            f"{where}.areas has {len(areas)} entries, {mask_key} has {num_masks}; give one "
+            "number or null per frame."
+        )
+    return average_annotated_area(areas, f"{where}.areas")
 
 
 def _same_video(entry: dict[str, Json], video: Video, where: str) -> None:
@@ -372,13 +438,13 @@ def _column(values: tuple[Any, ...], kind: type[np.generic]) -> npt.NDArray[Any]
         raise ScoringError(f"id {short(bad)} is beyond 64 bits; number from 1.") from None
 
 
-def _average_mask_area(masks: TubeSums, side: Side) -> Float64:
-    """Mean area of the frames with pixels, (N,); 0 where there is none."""
+def _average_mask_area(masks: TubeSums, first: Int64, frames: IntArray) -> Float64:
+    """Mean area of the frames with pixels of N tubes, (N,); 0 where there is none."""
     total = np.concatenate([[0], np.cumsum(masks.areas)])
     shown = np.concatenate([[0], np.cumsum(masks.areas > 0)])
-    end = side.first + side.frames
-    pixels, frames = total[end] - total[side.first], shown[end] - shown[side.first]
-    mean: Float64 = np.divide(pixels, frames, out=np.zeros(len(side)), where=frames > 0)
+    end = first + frames
+    pixels, visible = total[end] - total[first], shown[end] - shown[first]
+    mean: Float64 = np.divide(pixels, visible, out=np.zeros(len(first)), where=visible > 0)
     return mean
 
 

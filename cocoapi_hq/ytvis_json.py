@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -26,6 +27,7 @@ Int64 = npt.NDArray[np.int64]
 
 _SPANS_PER_CALL = 65536
 _MAX_MEMBERS = 256
+_NAMED = 5
 
 
 class Entries(Protocol):
@@ -239,6 +241,7 @@ class Video:
         width: pixels, or None.
         length: number of frames, or None.
         file_names: frame paths relative to the image folder, may be empty.
+        name: "" if the file gives none.
     """
 
     id: int
@@ -246,6 +249,7 @@ class Video:
     width: int | None
     length: int | None
     file_names: tuple[str, ...] = ()
+    name: str = ""
 
 
 @dataclass
@@ -284,11 +288,35 @@ def need(
 ) -> Json:
     """The value under ``key``; ScoringError if it is missing or ``check`` does not hold."""
     if key not in entry:
-        raise ScoringError(f"{where} has no {key!r}; give {want}.")
+        near = f" (it has {key[:-1]!r})" if key.endswith("s") and key[:-1] in entry else ""
+        raise ScoringError(f"{where} has no {key!r}{near}; give {want}.")
     value = entry[key]
     if not check(value):
         raise ScoringError(f"{where}.{key} is {short(value)}; give {want}.")
     return value
+
+
+def category_of(entry: dict[str, Json], where: str) -> int:
+    """``category_id`` of an annotation or result; ScoringError unless it is an integer."""
+    return int(need(entry, "category_id", where, is_int, "the integer id of a category"))
+
+
+def annotation_id(entry: dict[str, Json], position: int, where: str) -> int:
+    """``id`` of an annotation; without one, its place in the file counted from 1."""
+    if entry.get("id") is None:
+        return position + 1
+    return int(need(entry, "id", where, is_int, "an integer"))
+
+
+def is_crowd(entry: dict[str, Json], where: str) -> bool:
+    """``iscrowd`` of an annotation, False where it is absent; ScoringError unless it is 0 or 1."""
+    if entry.get("iscrowd") is None:
+        return False
+    return bool(need(entry, "iscrowd", where, _is_flag, "0 or 1"))
+
+
+def _is_flag(value: Json) -> bool:
+    return isinstance(value, (int, bool, np.integer)) and value in (0, 1)
 
 
 def open_ground_truth(source: Source, name: str = "ground truth") -> GroundTruth:
@@ -331,6 +359,11 @@ def open_ground_truth(source: Source, name: str = "ground truth") -> GroundTruth
 def _need_lists(top: dict[str, Json], name: str) -> None:
     for key in ("videos", "categories", "annotations"):
         if key not in top:
+            if key == "categories":
+                raise ScoringError(
+                    f"{name}: the file has no 'categories', which name the classes; add "
+                    '[{"id": 1, "name": "object"}] or whatever ids the annotations have.'
+                )
             raise ScoringError(f"{name}: the file has no {key!r}; it is no annotation file.")
         if key == "annotations" and top[key] is None:
             raise ScoringError(
@@ -413,6 +446,7 @@ def _read_videos(rows: list[Json], name: str) -> dict[int, Video]:
             _optional_count(row, "width", where),
             length,
             tuple(names or ()),
+            str(row.get("name") or ""),
         )
     return videos
 
@@ -458,3 +492,26 @@ def group_by_video(entries: Entries, known: dict[int, Video], what: str) -> dict
             )
         rows.setdefault(int(value), []).append(row)
     return rows
+
+
+def unknown_categories(name: str, dropped: Counter[int], known: Iterable[int]) -> str:
+    """A sentence about results whose categories the ground truth does not have.
+
+    Args:
+        name: of the results.
+        dropped: unknown category -> results.
+        known: categories of the ground truth.
+    """
+    known = list(known)
+    named = ", ".join(f"{key} ({count})" for key, count in sorted(dropped.items())[:_NAMED])
+    range_ = f"{min(known)} to {max(known)}" if known else "none"
+    sentence = (
+        f"{name}: {sum(dropped.values())} results of unknown categories are left out: category_id "
+        f"{named}; the ground truth has {range_}."
+    )
+    if 0 in dropped and known and min(known) == 1:
+        sentence += (
+            " They seem to count from 0: then the results that are scored have wrong classes, too. "
+            "Write the category ids of the ground truth."
+        )
+    return sentence

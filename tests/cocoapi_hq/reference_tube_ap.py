@@ -15,7 +15,7 @@ Tube = list[np.ndarray | None]
 
 
 def dense(entry: Any, h: int | None, w: int | None) -> np.ndarray | None:
-    if entry is None or entry == []:
+    if not entry or entry == [[]] or (isinstance(entry, dict) and not entry["counts"]):
         return None
     if isinstance(entry, list):
         entry = coco.merge(coco.frPyObjects([[float(v) for v in ring] for ring in entry], h, w))
@@ -58,6 +58,15 @@ def average(values: list[float | None]) -> float:
     return float(np.mean(shown)) if shown else 0.0
 
 
+def with_defaults(annotation: dict[str, Any], video: dict[str, Any]) -> dict[str, Any]:
+    """No crowd, and the pixels of every frame, where a file does not say."""
+    masks = annotation.get("segmentations", annotation.get("segmentations_refined"))
+    shown = [dense(m, video.get("height"), video.get("width")) for m in masks]
+    areas = [None if m is None else int(m.sum()) for m in shown]
+    given = {k: v for k, v in annotation.items() if v is not None}
+    return {"iscrowd": 0, "areas": areas, **given}
+
+
 def evaluate(gt: dict[str, Any], results: list[dict[str, Any]], metric: str) -> dict[str, float]:
     categories = sorted(c["id"] for c in gt["categories"])
     videos = {v["id"]: v for v in gt["videos"]}
@@ -68,6 +77,8 @@ def evaluate(gt: dict[str, Any], results: list[dict[str, Any]], metric: str) -> 
             key = "segmentations_refined" if "segmentations_refined" in e else "segmentations"
             key = "segmentations" if kind else key
             tubes[2 * i + kind] = [dense(m, v.get("height"), v.get("width")) for m in e[key]]
+    filled = [with_defaults(a, videos[a["video_id"]]) for a in gt["annotations"]]
+    gt = {**gt, "annotations": filled}
     precisions: dict[tuple[str, int], list[np.ndarray]] = {}
     recalls: dict[tuple[str, int], list[np.ndarray]] = {}
     for c in categories:

@@ -47,12 +47,13 @@ def run(args: argparse.Namespace) -> int:
         report = _check(args.file, args.images, args.gt)
     except ScoringError as error:
         raise AnnotationError(str(error)) from None
-    _print(report, args)
-    if args.fix is not None:
+    if args.fix is not None:  # before the text, whose reader may be gone
         try:
             write_json(args.fix, report.mended)
         except ScoringError as error:
             raise OutputError(str(error)) from None
+    _print(report, args)
+    if args.fix is not None:
         print(f"\nwritten: {args.fix}")
     return 1 if report.defects else 0
 

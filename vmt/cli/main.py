@@ -12,6 +12,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from vmt.cli.streams import open_ended_streams
 from vmt.utils.errors import VmtError
 from vmt.version import __version__
 
@@ -52,7 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0 done, 1 a check did not hold, 2 bad input, 130 interrupted.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    with open_ended_streams():
+        return _run(list(sys.argv[1:] if argv is None else argv))
+
+
+def _run(argv: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     if not argv or argv[0] not in COMMANDS:
         parser = argparse.ArgumentParser(

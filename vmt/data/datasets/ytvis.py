@@ -19,6 +19,7 @@ from cocoapi_hq.ytvis_json import (
     FileEntries,
     Video,
     group_by_video,
+    is_crowd,
     is_int,
     open_ground_truth,
     short,
@@ -166,8 +167,11 @@ class YtvisAnnotations:
     def _tracklet(self, entry: Any, where: str, frames: Sequence[int]) -> Tracklet | None:
         if not isinstance(entry, dict):
             raise AnnotationError(f"{where} is {short(entry)}; give an object.")
-        if entry.get("iscrowd"):
-            return None
+        try:
+            if is_crowd(entry, where):
+                return None
+        except ScoringError as error:
+            raise AnnotationError(str(error)) from None
         category_id = entry.get("category_id")
         if not is_int(category_id):
             raise AnnotationError(

@@ -1,0 +1,58 @@
+"""Standard output whose reader may leave (``| head``): the work goes on, the text goes nowhere."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+
+class OpenEnded:
+    """A text stream that a closed pipe behind it does not break.
+
+    Args:
+        stream: where the text goes as long as somebody reads it.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """See ``TextIO``."""
+        try:
+            return self._stream.write(text)
+        except BrokenPipeError:
+            self._give_up()
+            return len(text)
+
+    def flush(self) -> None:
+        """See ``TextIO``."""
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._give_up()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _give_up(self) -> None:
+        """What follows, and what waits in the buffer, is thrown away."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, self._stream.fileno())
+        finally:
+            os.close(nowhere)
+
+
+@contextlib.contextmanager
+def open_ended_streams() -> Iterator[None]:
+    """Put :class:`OpenEnded` around standard output and error; both are flushed at the end."""
+    out, err = OpenEnded(sys.stdout), OpenEnded(sys.stderr)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            yield
+        finally:
+            out.flush()
+            err.flush()
