@@ -94,7 +94,8 @@ def default_config() -> Node:
     cfg.MODEL.REFINER.FFN_DIM = 2048
     cfg.MODEL.REFINER.DROPOUT = 0.1
     # Most points refined. dense_band: per frame, above it those nearest to a contour [R: 12000];
-    # quadtree: per tracklet, above it those the detector is surest of, with their parents.
+    # quadtree: per tracklet and 40 frames (of a longer video accordingly more), above it those the
+    # detector is surest of, with their parents. What is left out is counted in the log.
     cfg.MODEL.REFINER.MAX_POINTS = 12000
     # "release" wraps boxes that start left of or above the frame as the released code does
     # (spec 8, row 2); "clamp" cuts them at the frame.

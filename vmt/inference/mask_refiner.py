@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,9 +21,12 @@ from vmt.data.labels import resolve_label_space
 from vmt.inference.steady_masks import steady_mask
 from vmt.inference.windows import iter_windows
 from vmt.modeling.meta_arch.build import build_network
+from vmt.modeling.refinement.base import points_left_out
 from vmt.modeling.refinement.given_masks import RefinedTube, TubeRefiner
 from vmt.utils.device import resolve_device
 from vmt.utils.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 ByteArray = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
@@ -261,6 +265,8 @@ class MaskRefiner:
             held = _steadied(refined, self.steady)
         for _, found in self._refined(held, accept, window):
             yield found
+        if left_out := points_left_out(self.network):
+            logger.warning("%s", left_out)
 
     def _refined(
         self, held: Iterator[_Held], accept: float, window: int

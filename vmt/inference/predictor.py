@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,11 +17,14 @@ from torch import Tensor
 from vmt.inference.linking import FrameLogits, TrackSummary, WindowLinker, whole_video_frames
 from vmt.inference.postprocess import masks_at_video_size
 from vmt.inference.windows import Window, iter_windows
+from vmt.modeling.refinement.base import points_left_out
 from vmt.ops.resize import network_size
 from vmt.structures.labels import LabelSpace
 from vmt.structures.masks import Rle, encode_crop
 from vmt.structures.predictions import ClipTracklets
 from vmt.utils.errors import ConfigError, VideoError
+
+logger = logging.getLogger(__name__)
 
 Frame = npt.NDArray[np.uint8]
 
@@ -233,8 +237,14 @@ class TrackStream(Iterator[FrameResult]):
     def finish(self) -> list[TrackSummary]:
         """Stop, and give the scores of the tracks that were not closed by a frame."""
         self._frames.close()
+        self._report()
         summaries, self._open = [*self._open, *self._linker.pop_closed(everything=True)], []
         return self._nonempty(summaries)
+
+    def _report(self) -> None:
+        """Say what the network left undone, once per video."""
+        if left_out := points_left_out(self._model):
+            logger.warning("%s: %s", getattr(self._source, "name", "video"), left_out)
 
     def _run(self) -> Generator[FrameResult, None, None]:
         options = self._options
@@ -248,6 +258,7 @@ class TrackStream(Iterator[FrameResult]):
                 records, self._open = whole_video_frames(clip, options.top_k)
             self.seconds["link"] += time.perf_counter() - started
             yield from self._finished(window, clip, records)
+        self._report()
 
     def _read(self) -> Iterator[_Held]:
         source = iter(self._source)

@@ -111,7 +111,29 @@ class StagedMaskLosses(RefinerCriterion):
 
 
 class Refiner(nn.Module):
-    """Base of everything in the registry REFINERS."""
+    """Base of everything in the registry REFINERS.
+
+    Attributes:
+        num_points: points that could have been refined since ``points_left_out`` was last asked, in
+            evaluation.
+        num_left_out: those of them that ``max_points`` left as the coarse mask has them.
+        max_points: ``MODEL.REFINER.MAX_POINTS``.
+        points_are_per: what that many points are for, in words.
+    """
+
+    max_points: int
+    points_are_per: str
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_points = 0
+        self.num_left_out = 0
+
+    def count_points(self, found: int, refined: int) -> None:
+        """Note how many points there were, and how many the budget let through."""
+        if not self.training:
+            self.num_points += found
+            self.num_left_out += found - refined
 
     def forward(self, inputs: RefinerInput) -> RefinerOutput:
         """Refine the masks of one clip."""
@@ -129,3 +151,27 @@ class Refiner(nn.Module):
             focal_alpha=loss.FOCAL_ALPHA,
             focal_gamma=loss.FOCAL_GAMMA,
         )
+
+
+def points_left_out(model: object) -> str:
+    """What the budget of a network's refiner left unrefined since this was last asked.
+
+    Args:
+        model: any network; one without a refiner leaves nothing out.
+
+    Returns:
+        One sentence with counts and the key to raise, or "".
+    """
+    refiners = model.modules() if isinstance(model, nn.Module) else ()
+    for refiner in refiners:
+        if not isinstance(refiner, Refiner):
+            continue
+        left, found = refiner.num_left_out, refiner.num_points
+        refiner.num_left_out = refiner.num_points = 0
+        if left:
+            return (
+                f"{left} of {found} points to refine keep the coarse mask: there were more than "
+                f"MODEL.REFINER.MAX_POINTS {refiner.max_points} for {refiner.points_are_per}; "
+                "raise it to refine all, at more time and memory."
+            )
+    return ""

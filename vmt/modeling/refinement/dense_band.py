@@ -67,6 +67,8 @@ class DenseBand(Refiner):
         frame_chunk: frames at once.
     """
 
+    points_are_per = "a frame"
+
     def __init__(
         self,
         stride4_dim: int,
@@ -247,6 +249,7 @@ class DenseBand(Refiner):
     def _attend(self, y: Tensor, union: Tensor, band: Tensor) -> Tensor:
         """Refinement transformer over the band of one frame; (C, h2, w2) -> (C, h2, w2)."""
         index = band_points(union, band, self.max_points)
+        self.count_points(int(band.sum()), len(index))
         if not len(index):
             return y
         size = (int(y.shape[-2]), int(y.shape[-1]))

@@ -48,6 +48,8 @@ STRIDES = (8, 4, 2)
 LEVELS = ("s8", "s4", "s2")
 #: Stride-8 cells around the roots that are computed with them: what a node below one reads.
 WINDOW_MARGIN = 3
+#: Frames that share ``max_points`` nodes of a tracklet; a video of twice as many has twice as many.
+BUDGET_FRAMES = 40
 #: Score of a cell that was not looked at.
 OUTSIDE = -math.inf
 #: Nodes refined at once, at least one tracklet, when no gradient is asked for; bounds memory.
@@ -82,7 +84,8 @@ class QuadtreeRefiner(PyramidRefiner):
         region_rule: see ``region_levels``.
         region_closed: see ``region_levels``.
         propagation: "bilinear" or "nearest", see ``write_back``.
-        max_points: most nodes per tracklet in evaluation, highest scores first; 0: all.
+        max_points: most nodes per tracklet and ``BUDGET_FRAMES`` frames in evaluation, highest
+            scores first; 0: all.
         train_nodes: in training nodes are the "detected" ones, the "truth" of the annotation, or
             the "union".
         train_frame_points: most nodes per tracklet, level and frame in training, at random.
@@ -97,6 +100,8 @@ class QuadtreeRefiner(PyramidRefiner):
         train_maps: let gradients reach the backbone's maps; the released code does not.
         frame_chunk: frames of which dense maps exist at once.
     """
+
+    points_are_per = f"a tracklet and {BUDGET_FRAMES} frames"
 
     def __init__(
         self,
@@ -442,10 +447,11 @@ class QuadtreeRefiner(PyramidRefiner):
 
     def _within_budget(self, tree: SequenceQuadtree) -> tuple[SequenceQuadtree, Tensor]:
         """The nodes that are refined, in sequence, and which of ``tree``'s they are."""
-        limit, priority = self.max_points, tree.score
+        limit, priority = self.max_points * math.ceil(tree.num_frames / BUDGET_FRAMES), tree.score
         if self.training:
             limit, priority = self.train_points, torch.rand_like(tree.score)
         kept = best_nodes(tree, limit, priority)
+        self.count_points(len(tree), len(kept))
         chosen = kept[tree.select(kept).sequence_order()]
         return tree.select(chosen), chosen
 

@@ -1,0 +1,160 @@
+"""Every YAML of configs/: trained for a step and evaluated by tools/train_net.py, on tiny data."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.recipes import REPO, train
+from vmt.checkpoint.files import write_weights
+from vmt.checkpoint.key_maps.released import RELEASED
+from vmt.config.node import load_config
+from vmt.data.catalog import load_dataset
+from vmt.data.datasets.categories import COCO_MAPS, label_space
+from vmt.data.datasets.splits import SPLITS
+from vmt.modeling.meta_arch.build import build_model
+from vmt.structures.labels import LabelSpace
+from vmt.utils.events import read_json_lines
+
+CONFIGS = REPO / "configs"
+FILES = sorted(
+    str(path.relative_to(CONFIGS).with_suffix(""))
+    for path in CONFIGS.rglob("*.yaml")
+    if not path.name.startswith("Base-") and path.parent.name != "_base_"
+)
+SETS = ("hq_ytvis", "ytvis_2019", "ytvis_2021", "ovis")
+#: One R50 of every data set as it stands.
+AS_IT_STANDS = ("hq_ytvis/vmt_R50", "ytvis_2019/msts_R50", "ytvis_2021/vmt_release_R50_published")
+AS_IT_STANDS += ("ovis/seqformer_R50",)
+#: YAMLs for one's own data; here that of HQ-YTVIS.
+OWN_DATA = ("quick/", "refine/mask_refiner", "refine/self_correct_synthetic")
+OWN_KEYS = {"DATASETS.TRAIN": "[hq_ytvis_train]"}
+
+
+def keys_of(name: str) -> dict[str, str]:
+    """What a YAML leaves to the person who uses it, and sizes that ``SMALL`` does not know."""
+    keys = {}
+    if name.startswith("refine/mask_refiner") or name.startswith("refine/self_correct"):
+        keys |= {
+            "MODEL.BACKBONE.NAME": "timm/resnet18d",
+            "MODEL.MASK_REFINER.CROP_SIZES": "[48,64]",
+        }
+    if name.startswith("refine/ovis"):
+        keys |= {"MODEL.NEW_PARAMETERS": "['']"}  # in place of a trained base
+    if name.startswith(OWN_DATA):
+        keys |= OWN_KEYS
+    if name.startswith("quick/"):
+        keys |= {"DATASETS.TEST": "[hq_ytvis_val]", "DATASETS.RATIOS": "[]"}
+    return keys
+
+
+def check_training(output: Path) -> None:
+    lines = [line for line in read_json_lines(output / "metrics.jsonl") if "loss" in line]
+    assert len(lines) == 1
+    assert math.isfinite(lines[0]["loss"])
+    assert lines[0]["loss"] > 0
+
+
+def check_evaluation(folder: Path, test_set: str, data: Path, windows: bool = False) -> None:
+    """Results of the videos of the set; scores where its masks are public.
+
+    In windows random networks have nothing to say: no score reaches 0.05.
+    """
+    videos = load_dataset(test_set, str(data))
+    results = json.loads((folder / "results.json").read_text())
+    ids = {videos[k].id for k in range(len(videos))}
+    assert {row["video_id"] for row in results} <= ids
+    assert results or windows
+    assert all(len(row["segmentations"]) == len(videos[0]) for row in results)
+    annotated = videos[0].annotations is not None
+    assert (folder / "metrics.json").is_file() == annotated
+    assert (folder / "results.zip").is_file() == (not annotated)
+    if annotated:
+        scores = json.loads((folder / "metrics.json").read_text())
+        assert 0 <= scores["tube_mask/AP"] <= 1
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_one_step_and_its_evaluation(
+    name: str, tmp_path: Path, tiny_datasets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, keys = CONFIGS / f"{name}.yaml", keys_of(name)
+    # test_r50_as_it_stands evaluates in a training
+    assert train(config, tmp_path / "out", tiny_datasets, **(keys | {"DATASETS.TEST": "[]"})) == 0
+    check_training(tmp_path / "out")
+    weights = ["--weights", str(tmp_path / "out/model_final.safetensors")]
+    capsys.readouterr()
+    status = train(config, tmp_path / "run", tiny_datasets, "--eval-only", *weights, **keys)
+    said = capsys.readouterr().err
+    if name.startswith("refine/"):  # vmt refine runs them
+        assert status == 2
+        assert "vmt train: DATASETS.TEST is empty" in said
+        assert "Traceback" not in said
+        return
+    cfg = load_config(config)
+    test_set = (cfg.DATASETS.TEST or ["hq_ytvis_val"])[0]
+    assert status == 0, said
+    folder = tmp_path / "run/inference" / test_set
+    check_evaluation(folder, test_set, tiny_datasets, windows=cfg.TEST.WINDOW > 0)
+
+
+@pytest.fixture(scope="module")
+def coco_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file as SeqFormer's trainings start from: published names, 91 rows, random numbers."""
+    cfg = load_config(CONFIGS / "ytvis_2019/seqformer_R50.yaml")
+    torch.manual_seed(0)
+    classes = LabelSpace("coco", tuple(f"row_{k}" for k in range(91)), tuple(range(91)))
+    state = RELEASED.to_released(build_model(cfg, classes).state_dict()).state
+    path = tmp_path_factory.mktemp("weights") / "seqformer_coco_r50.pth"
+    write_weights(state, path)
+    return path
+
+
+@pytest.mark.parametrize("name", AS_IT_STANDS)
+def test_r50_as_it_stands(name: str, tmp_path: Path, tiny_datasets: Path, coco_file: Path) -> None:
+    """The network of the paper on the weights that it starts from; clips alone are small."""
+    config, out = CONFIGS / f"{name}.yaml", tmp_path / "out"
+    start = ["--weights", str(coco_file)]
+    keys = {"SOLVER.CLIPS_PER_BATCH": "1", "ENGINE.CHECKPOINT_PERIOD": "0"}
+    assert train(config, out, tiny_datasets, *start, small=False, **keys) == 0
+    check_training(out)
+    log = (out / "log.txt").read_text()
+    assert "newly initialised: 12 x heads.cls" in log  # six layers, weight and bias
+    test_set = load_config(config).DATASETS.TEST[0]
+    check_evaluation(out / f"inference/step_00000001/{test_set}", test_set, tiny_datasets)
+    shutil.rmtree(out)  # a gigabyte
+
+
+@pytest.mark.parametrize("name", [f for f in FILES if f.startswith(SETS)])
+def test_a_recipe_says_what_it_is_made_of(name: str) -> None:
+    """Sets, maps and classes belong together, and stand in the tables."""
+    cfg = load_config(CONFIGS / f"{name}.yaml")
+    rows = {split.name: split for split in SPLITS}
+    space = label_space(cfg.MODEL.LABEL_SPACE)
+    classes = {"ytvis_2019_release": "ytvis_2019"}.get(space.name, space.name)
+    folder = name.split("/")[0]
+    train_sets, maps = cfg.DATASETS.TRAIN, cfg.DATASETS.CATEGORY_MAPS or [""]
+    assert train_sets[0].startswith(f"{folder}_train")
+    assert rows[train_sets[0]].annotated
+    assert rows[train_sets[0]].categories == classes
+    assert [f"{folder}_val" + ("" if folder == "hq_ytvis" else "id")] == cfg.DATASETS.TEST
+    assert rows[cfg.DATASETS.TEST[0]].categories == classes
+    assert len(maps) == len(train_sets)
+    published = name.endswith("_published")
+    if folder == "ovis":
+        assert (train_sets[1:], maps) == ([], [""])
+    else:
+        fox = "_release" if published and classes == "ytvis_2019" else ""
+        assert train_sets[1:] == ["coco_2017_train"]
+        assert maps == ["", classes + fox]
+        assert maps[1] in COCO_MAPS
+    assert cfg.SOLVER.EPOCHS == 12
+    for key in ("SAMPLER", "AUGMENTATION", "PSEUDO_CLIP"):
+        assert (cfg.INPUT[key] == "release") == published
+    expected = [6, 10] if "msts" in name and not published else [4, 10]
+    assert expected == cfg.SOLVER.MILESTONES
