@@ -36,7 +36,7 @@ from vmt.inference.atomic import DiskReserve
 from vmt.inference.postprocess import masks_at_video_size
 from vmt.inference.predictor import PredictorOptions, TrackMask, VideoPredictor
 from vmt.inference.results import ResultsWriter
-from vmt.inference.video_io import VideoFile
+from vmt.inference.video_file import VideoFile
 from vmt.ops.resize import aligned_upsample2
 from vmt.structures.masks import encode_crop
 from vmt.visualization.draw import draw_tracks

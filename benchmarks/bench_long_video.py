@@ -31,7 +31,8 @@ from vmt.cli.demo import Pipeline, Wanted, peak_mb, rss_mb
 from vmt.inference.atomic import DiskReserve
 from vmt.inference.predictor import Frame, FrameResult, PredictorOptions, VideoPredictor
 from vmt.inference.results import ResultsWriter
-from vmt.inference.video_io import VideoFile, VideoWriter
+from vmt.inference.video_file import VideoFile
+from vmt.inference.video_io import VideoWriter
 
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE.parent / "configs" / "quick" / "vmt_release_tiny.yaml"

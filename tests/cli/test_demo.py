@@ -19,7 +19,8 @@ from tests.inference.fake_model import BlobModel, blob_video
 from vmt.cli import demo
 from vmt.cli.main import main
 from vmt.inference.predictor import ClipModel
-from vmt.inference.video_io import VideoFile, VideoWriter
+from vmt.inference.video_file import VideoFile
+from vmt.inference.video_io import VideoWriter
 
 SIZE = (72, 120)
 CONFIG = "configs/quick/vmt_release_tiny.yaml"

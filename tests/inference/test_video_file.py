@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vmt.inference.video_io import VideoFile, VideoWriter, count_frames
+from vmt.inference.video_file import VideoFile, count_frames
+from vmt.inference.video_io import VideoWriter
 
 #: A coded picture of 2 x 2 fields and what players show of it, by the display matrix
 #: (a, b, c, d): the stored point (x, y) is shown at (a x + c y, b x + d y).

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vmt.inference.video_file import VideoFile
 from vmt.inference.video_io import (
     FirstFrames,
-    VideoFile,
     VideoWriter,
     open_videos,
     write_png,

@@ -35,7 +35,8 @@ from vmt.data.mask_files.base import (
 )
 from vmt.inference.atomic import AtomicFile, make_folder, output_error
 from vmt.inference.mask_refiner import ACCEPT, WINDOW, FrameRefiner, RefinedFrame
-from vmt.inference.video_io import FrameList, VideoFile, VideoSource, open_videos
+from vmt.inference.video_file import VideoFile
+from vmt.inference.video_io import FrameList, VideoSource, open_videos
 from vmt.utils.errors import AnnotationError, OutputError, VideoError, VmtError
 
 
