@@ -132,7 +132,7 @@ def evaluate_frame_ap(
             unknown[0],
         )
     tallies = [_ClassTally() for _ in classes.classes]
-    num_overlapping = 0
+    num_overlapping = wrong_size = 0
     keys = sorted(by_gt)
     nothing = FrameMasks("", "", 0)
     aligned = [by_pred.get(key, nothing) for key in keys]
@@ -140,11 +140,18 @@ def evaluate_frame_ap(
     for key, preds, table in zip(keys, aligned, tables, strict=True):
         dropped = table.overlapping and not allow_overlap
         num_overlapping += dropped
+        wrong_size += table.sizes_differ
         _add_frame(tallies, by_gt[key], preds, table, dropped)
+    if wrong_size:
+        logger.warning(
+            "results: in %d frames masks differ in size from the ground truth; such masks never "
+            "match",
+            wrong_size,
+        )
     if num_overlapping:
         logger.warning(
             "results: two predicted masks overlap in %d frames; all predictions of these frames "
-            "are dropped. Use allow_overlap for plain COCO numbers.",
+            "are dropped. Use --allow-overlap for plain COCO numbers.",
             num_overlapping,
         )
     curves = [tally.curves() for tally in tallies]

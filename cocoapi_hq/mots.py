@@ -298,7 +298,7 @@ def pair_json(
                     f"results: video {name!r} lacks frame {missing[0].name!r} "
                     f"(frameIndex {missing[0].index}) and {len(missing) - 1} more of "
                     f"{len(gt_frames)}; write a frame without labels, or ask for missing frames to "
-                    "be filled (fill_missing_frames)."
+                    "be filled (--fill-missing-frames)."
                 )
             pairs.num_filled += len(missing)
         pairs.videos.append((name, _json_video(pairs, gt_frames, aligned)))

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from cocoapi_hq import rle
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.json_file import read_json
+from cocoapi_hq.json_file import read_json, write_text
 from cocoapi_hq.listing import list_files
 from cocoapi_hq.mots_config import BDD100K_MOTS, JsonSource, MotsConfig, fail, show
 from cocoapi_hq.run_check import find_corrupt_counts
@@ -228,12 +228,7 @@ def write_results(
     target = Path(path)
     ready = [resolve_overlaps(frame) if without_overlaps else frame for frame in frames]
     content = frames_to_scalabel(ready, config)
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    try:
-        part.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+    write_text(target, json.dumps(content, separators=(",", ":")))
 
 
 def polygons_to_rle(polygons: Sequence[Any], image_size: tuple[int, int], where: str) -> rle.Rle:

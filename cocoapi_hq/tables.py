@@ -6,10 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+_TUBE_COLUMNS = (
+    *("AP", "AP50", "AP75", "APs", "APm", "APl", "APlight", "APmedium", "APheavy"),
+    *("AR1", "AR10", "AR100"),
+)
 #: Columns of the compact table per metric; the rest is in the JSON output.
 COLUMNS: dict[str, tuple[str, ...]] = {
-    "tube_mask": ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10"),
-    "tube_boundary": ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10"),
+    "tube_mask": _TUBE_COLUMNS,
+    "tube_boundary": _TUBE_COLUMNS,
     "bdd_mots": ("mMOTSA", "mMOTSP", "mIDF1", "IDSw", "FP", "FN", "MT", "PT", "ML"),
     "hota": ("HOTA", "DetA", "AssA", "LocA"),
     "tracklet_quality": ("J", "F", "JF", "boundary_iou", "stability"),

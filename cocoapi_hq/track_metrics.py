@@ -10,13 +10,23 @@ from cocoapi_hq import frame_ap, hota, mots, tracklet_quality
 from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.listing import list_files, list_folders
 from cocoapi_hq.mots_config import load_config
+from cocoapi_hq.tube_frames import (
+    categories_of,
+    is_tube_list,
+    read_results,
+    read_truth,
+    read_tube_truth,
+    to_scalabel,
+)
 from cocoapi_hq.ytvis_json import Source, open_ground_truth
 
+#: Options for results in the form of YouTube-VIS.
+_TUBES = ("min_score", "mask_field", "categories")
 #: Options that each metric understands.
 OPTIONS: dict[str, tuple[str, ...]] = {
-    "bdd_mots": ("config", "fill_missing_frames"),
-    "hota": ("config", "fill_missing_frames", "min_score", "mask_field"),
-    "frame_ap": ("config", "allow_overlap"),
+    "bdd_mots": ("config", "fill_missing_frames", *_TUBES),
+    "hota": ("config", "fill_missing_frames", *_TUBES),
+    "frame_ap": ("config", "allow_overlap", *_TUBES),
     "tracklet_quality": ("min_score", "min_tube_iou", "mask_field"),
 }
 
@@ -51,7 +61,7 @@ def evaluate_tracks(
         metric: a key of :data:`OPTIONS`.
         gt: Scalabel JSON (file, folder, content), a bitmask folder, or, for ``hota`` and
             ``tracklet_quality``, YouTube-VIS JSON.
-        results: the same kind.
+        results: the same kind; or, for ground truth of any kind, a YouTube-VIS result list.
         options: see :data:`OPTIONS`; those of other metrics are passed over.
 
     Returns:
@@ -70,8 +80,9 @@ def evaluate_tracks(
     if metric == "hota" and is_tube_file(gt):
         tubes = {k: v for k, v in own.items() if k in ("min_score", "mask_field")}
         return hota.evaluate_hota_tubes(gt, results, **tubes).to_dict()
-    for key in ("min_score", "mask_field"):
-        own.pop(key, None)
+    tubes = {key: own.pop(key, None) for key in _TUBES}
+    if is_tube_list(results) or is_tube_file(gt):
+        gt, results, own = _as_frames(metric, gt, results, own, tubes)
     if metric in ("bdd_mots", "hota") and is_bitmask_folder(gt):
         return _bitmask(metric, str(gt), str(results), own.get("config"))
     if metric == "bdd_mots":
@@ -79,6 +90,25 @@ def evaluate_tracks(
     if metric == "hota":
         return hota.evaluate_hota(gt, results, **own).to_dict()
     return frame_ap.evaluate_frame_ap(gt, results, **own).to_dict()
+
+
+def _as_frames(
+    metric: str, gt: Source, results: Source, own: dict[str, Any], tubes: dict[str, Any]
+) -> tuple[Source, Source, dict[str, Any]]:
+    """Both sides, and the options, once tubes are Scalabel content."""
+    if is_tube_file(gt):
+        truth = read_tube_truth(gt, tubes["mask_field"] or "auto")
+    else:
+        truth = read_truth(gt, own.get("config"))
+    known = None
+    if tubes["categories"] is not None:
+        known = categories_of(tubes["categories"], truth.config)
+    frames = read_results(results, truth, categories=known, min_score=tubes["min_score"])
+    apart = not (metric == "frame_ap" and own.get("allow_overlap"))
+    found = to_scalabel(frames, truth.config, without_overlaps=apart)
+    everything = [frame for video in truth.videos.values() for frame in video]
+    content = to_scalabel(everything, truth.config, without_overlaps=False)
+    return content, found, own | {"config": truth.config}
 
 
 def _bitmask(metric: str, gt: str, results: str, config: Any) -> dict[str, Any]:

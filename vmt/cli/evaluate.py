@@ -1,13 +1,15 @@
 r"""Score result files locally, as the official evaluators do.
 
-Tube mask AP and tube boundary AP read YouTube-VIS JSON (YouTube-VIS, HQ-YTVIS, OVIS); bdd_mots,
-hota and frame_ap read Scalabel JSON or bitmask folders; hota and tracklet_quality (J&F, temporal
-stability) also read YouTube-VIS JSON. Several result files are compared side by side, with 95%
-bootstrap intervals over videos; differences are paired and relative to the first file.
+tube_mask and tube_boundary (AP) and tracklet_quality (J&F, temporal stability) read YouTube-VIS
+JSON (YouTube-VIS, HQ-YTVIS, OVIS). bdd_mots, hota and frame_ap take ground truth as Scalabel JSON,
+folders of bitmasks or YouTube-VIS JSON, and results in the same form or as --eval-only writes them.
+Several result files are compared side by side, with 95% bootstrap intervals over videos;
+differences are paired and relative to the first file. Printed numbers are percent.
 
 Example:
   vmt eval --gt val.json --results ours.json theirs.json --metric tube_mask tube_boundary \
       --per-category --html report.html --images JPEGImages --jobs 4
+  vmt eval --gt bitmasks/val --results results.json --metric bdd_mots hota --min-score 0.3
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from cocoapi_hq.bootstrap import Comparison, compare
 from cocoapi_hq.errors import ErrorAnalysis, analyse_errors
 from cocoapi_hq.json_file import write_json, write_text
 from cocoapi_hq.protocol import BOUNDARY_RULES, LENGTH_RULES, MASK_FIELDS
+from cocoapi_hq.scalabel_io import write_results
 from cocoapi_hq.tube_ap import TUBE_METRICS
 from vmt.data.images import read_picture
 from vmt.utils.errors import AnnotationError, OutputError
@@ -74,7 +77,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tracks.add_argument("--fill-missing-frames", action="store_true", help="read them as empty")
     tracks.add_argument("--allow-overlap", action="store_true", help="frame AP by COCO's rule")
     tracks.add_argument(
-        "--min-score", type=float, help="leave out weaker results (hota, tracklets)"
+        "--min-score",
+        type=float,
+        help="leave out weaker results of YouTube-VIS form (not in tube AP, which ranks)",
+    )
+    tracks.add_argument(
+        "--categories",
+        metavar="FILE",
+        help="JSON whose categories name the ids of the results; default: the ground truth's order",
+    )
+    tracks.add_argument(
+        "--scalabel", type=Path, metavar="OUT", help="write the results as the BDD100K server asks"
     )
 
 
@@ -82,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     """Score, print, write; returns the exit status."""
     metrics = _metrics(args)
     # Before any work: a path that cannot be written should not cost an evaluation.
-    for path in (args.json, args.html):
+    for path in (args.json, args.html, args.scalabel):
         if path is not None and not path.absolute().parent.is_dir():
             raise OutputError(f"{path}: the folder {path.absolute().parent} does not exist.")
     try:
@@ -96,6 +109,8 @@ def run(args: argparse.Namespace) -> int:
     names = [answer.name for answer in answers]
     for analyses in errors.values():
         print("\n" + text.error_table(analyses, names))
+    if args.scalabel is not None:
+        _save(args.scalabel, lambda: _write_scalabel(args))
     if args.json is not None:
         _save(
             args.json, lambda: write_json(args.json, _document(args, answers, comparisons, errors))
@@ -116,6 +131,7 @@ def _evaluate(args: argparse.Namespace, path: str, metrics: Sequence[str]) -> co
         "fill_missing_frames": args.fill_missing_frames or None,
         "allow_overlap": args.allow_overlap or None,
         "min_score": args.min_score,
+        "categories": args.categories,
     }
     return cocoapi_hq.evaluate(
         args.gt,
@@ -168,9 +184,7 @@ def _print(
     comparisons: Sequence[Comparison],
 ) -> None:
     for answer in answers:
-        for metric, scores in answer.tubes.items():
-            print(f"{metric} of {answer.name}")
-            print("\n".join(text.coco_lines(scores)), end="\n\n")
+        for scores in answer.tubes.values():
             if args.per_category:
                 print(text.category_table(scores), end="\n\n")
     print(text.results_table(answers))
@@ -217,6 +231,21 @@ def _document(
         for c in comparisons
     }
     return {"files": dict(zip(names, numbers, strict=True)), "comparison": compared}
+
+
+def _write_scalabel(args: argparse.Namespace) -> None:
+    from cocoapi_hq import tube_frames  # needs scipy; tube AP does not
+
+    if len(args.results) > 1:
+        raise OutputError(f"{args.scalabel}: holds one set of results; give one with --results.")
+    truth = tube_frames.read_truth(args.gt, args.config)
+    known = None
+    if args.categories is not None:
+        known = tube_frames.categories_of(args.categories, truth.config)
+    frames = tube_frames.read_results(
+        args.results[0], truth, categories=known, min_score=args.min_score
+    )
+    write_results(args.scalabel, frames, truth.config)
 
 
 def _save(path: os.PathLike[str], write: Any) -> None:
