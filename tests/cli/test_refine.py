@@ -436,7 +436,7 @@ def test_folders_of_label_maps_and_a_few_frames_only(tmp_path: Path, refiner, ca
 def test_label_maps_of_a_video(tmp_path: Path) -> None:
     masks = write_maps(tmp_path / "masks", range(1, 3))
     clip = write_clip(tmp_path / "a.mp4")
-    assert run(masks, clip, tmp_path / "out") == 0
+    assert run(masks, clip, tmp_path / "out", "--first-number", "0") == 0
     assert (np.array(Image.open(tmp_path / "out" / "00002.png")) == shaved_map(2)).all()
 
 
@@ -638,8 +638,8 @@ def test_bad_places(tmp_path: Path, capsys) -> None:
     images = tmp_path / "images"
     assert run(tmp_path / "none.json", images, tmp_path / "o.json") == 2
     assert "none.json: no such file or folder of masks" in one_line(capsys)
-    assert run(images, images, tmp_path / "o") == 2
-    capsys.readouterr()
+    assert run(images / "v1", images / "v1", tmp_path / "o") == 2
+    assert "v1/00000.png: would be mask and frame at once" in one_line(capsys)
     (tmp_path / "empty").mkdir()
     assert run(tmp_path / "empty", images, tmp_path / "o") == 2
     assert "holds no masks of a known kind" in one_line(capsys)

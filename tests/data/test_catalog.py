@@ -110,7 +110,7 @@ def test_kinds_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(AnnotationError, match=r"neither YouTube-VIS JSON"):
         sniff_format(path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(AnnotationError, match=r"holds neither JSON files nor sub-folders"):
+    with pytest.raises(AnnotationError, match=r"holds no masks of a known kind"):
         sniff_format(tmp_path / "empty")
 
 

@@ -215,7 +215,7 @@ def test_messages_of_the_command(
         (frames.parent / "none", frames, "none: no such file or folder"),
         (shapes, frames / "none", "no such folder; --images is the folder of frames"),
         (shapes, frames, "is ytvis already; nothing to convert"),
-        (frames.parent, frames, "holds neither JSON files nor sub-folders"),
+        (frames.parent, frames, "holds no masks of a known kind"),
     ):
         status, _ = convert(source, images)
         assert status == 2

@@ -87,20 +87,20 @@ def test_frames_and_maps_must_pair(davis: Path) -> None:
     assert [Path(name).stem for name in record.file_names] == ["00000", "00001", "00003"]
     np.testing.assert_array_equal(decode_masks(record.tracklets([2]), 1, SIZE), truth(1)[:, [3]])
     (davis / "images/v1/00001.jpg").unlink()
-    with pytest.raises(AnnotationError, match=r"00001.png: no frame of that name .1 label maps"):
+    with pytest.raises(AnnotationError, match=r"00001.png: no frame of that name .*1 of 3"):
         load_davis(davis, strict=False)
 
 
 def test_messages_about_folders(davis: Path) -> None:
     with pytest.raises(AnnotationError, match=r"nowhere: no such folder of label maps"):
         load_png_folders(davis / "nowhere", davis / "images", "x")
-    with pytest.raises(AnnotationError, match=r"images: holds no sub-folder with PNG files"):
+    with pytest.raises(AnnotationError, match=r"v0/00000.jpg: JPEG changes the values of"):
         load_png_folders(davis / "images", davis / "images", "x")
     with pytest.raises(VideoError, match=r"v0: no such folder of frames"):
-        load_png_folders(davis / "masks", davis / "masks/v0", "x")
+        load_png_folders(davis / "masks", davis, "x")
     record = load_davis(davis)[0]
-    cv2.imwrite(str(davis / "masks/v0/00000.png"), np.zeros((*SIZE, 3), np.uint8))
-    with pytest.raises(VideoError, match=r"00000.png: is a colour image of shape \(32, 48, 3\)"):
+    cv2.imwrite(str(davis / "masks/v0/00000.png"), np.zeros((4, 4), np.uint8))
+    with pytest.raises(AnnotationError, match=r"00000.png: is 4x4 pixels, but its frame is 48x32"):
         record.tracklets([0])
     (davis / "masks/v0/00000.png").write_bytes(b"no")
     with pytest.raises(VideoError, match=r"00000.png: cannot be read as an image"):

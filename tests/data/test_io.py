@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vmt.data.io import read_frame, read_labels
+from vmt.data.io import read_frame
+from vmt.data.label_maps import read_labels
 from vmt.utils.errors import VideoError
 
 RAMP = np.arange(6 * 8, dtype=np.uint8).reshape(6, 8)

@@ -8,7 +8,8 @@ Formats (--from; guessed when it is left out):
   cvat        XML, or the zip that holds it: "CVAT for video 1.1" (tracks are objects) or "CVAT for
               images 1.1"; polygons and masks
   via         project or annotations of the VGG Image Annotator 2 (JSON), polygons
-  png         folders of PNG label maps, one per video, pixel value = object (DAVIS, YouTube-VOS)
+  png         folders of label maps, one per video, pixel value = object (DAVIS, YouTube-VOS, KITTI
+              MOTS), or of masks, one folder per object: what vmt refine reads
   mots        BDD100K MOTS: Scalabel JSON, a folder of such files, or bitmask PNG folders
   mots-txt    MOTSChallenge / KITTI MOTS: one text file per video
 
@@ -20,6 +21,7 @@ Example:
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from cocoapi_hq.exceptions import ScoringError
@@ -29,6 +31,7 @@ from vmt.data.catalog import sniff_format
 from vmt.data.convert import FORMATS, open_source, write_ytvis_json
 from vmt.data.formats.cvat import SUFFIXES as CVAT_SUFFIXES
 from vmt.data.formats.foreign import via_images
+from vmt.data.label_maps import LABEL_SUFFIXES
 from vmt.data.mask_files.polygons import polygon_files
 from vmt.utils.errors import AnnotationError, OutputError
 
@@ -40,7 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="JSON")
     parser.add_argument("--from", dest="kind", choices=FORMATS, help="format of the source")
     parser.add_argument(
-        "--sparse", action="store_true", help="png: leave out frames that have no label map"
+        "--sparse", action="store_true", help="png: leave out frames that have no masks"
+    )
+    parser.add_argument(
+        "--void",
+        help="png: value of label maps that is no object, or none (default: 255, unless it is the "
+        "only value)",
     )
 
 
@@ -53,25 +61,31 @@ def run(args: argparse.Namespace) -> int:
     if args.output.absolute() == args.source.absolute():
         raise OutputError(f"{args.output}: would overwrite the source; give another name.")
     kind = args.kind or _guess(args.source)
-    source = open_source(kind, args.source, args.images, sparse=args.sparse)
+    source = open_source(kind, args.source, args.images, sparse=args.sparse, void=args.void)
     written = write_ytvis_json(source.data, args.output)
     for note in (*source.notes, *written.notes):
         print(f"note: {note}")
     found = ", ".join(f"{count} {name}" for name, count in written.counts.items())
     classes = ", ".join(source.data.categories.values())
     print(f"written: {args.output} ({found}; classes {classes})")
-    print(f"look at it: vmt check-annotations {args.output} --images {args.images}")
-    print(f"train on it: vmt train --train {args.output} --train-images {args.images} ...")
+    output, images = shlex.quote(str(args.output)), shlex.quote(str(args.images))
+    print(f"look at it: vmt check-annotations {output} --images {images}")
+    print(
+        "train on it: vmt train --config-file configs/quick/seqformer_tiny.yaml "
+        f"--train {output} --train-images {images} --output trained"
+    )
     print(
         f"or in a config: DATASETS.TRAIN \"['{args.output}@{args.images}']\" "
-        f"MODEL.LABEL_SPACE {args.output}"
+        f"MODEL.LABEL_SPACE {output}"
     )
     return 0
 
 
 def _guess(path: Path) -> str:
-    if path.suffix.lower() == ".txt" or (path.is_dir() and list_files(path, (".txt",))):
+    if path.suffix.lower() == ".txt":
         return "mots-txt"
+    if path.is_dir() and list_files(path, (".txt",)) and not list_folders(path):
+        return "png" if list_files(path, LABEL_SUFFIXES) else "mots-txt"
     if path.is_file() and path.suffix.lower() in CVAT_SUFFIXES:
         return "cvat"
     if path.is_dir() and any(polygon_files(folder) for folder in (path, *list_folders(path))):

@@ -38,7 +38,7 @@ from tqdm import tqdm
 from cocoapi_hq import rle
 from vmt.data.mask_files.base import MaskFile, MaskVideo, list_few
 from vmt.data.mask_files.entries import VIDEO_KEY, EntryOptions
-from vmt.data.mask_files.open import MaskOptions, open_mask_file
+from vmt.data.mask_files.open import MaskOptions, has_frames, open_mask_file, read_void
 from vmt.inference.atomic import AtomicFile, make_folder
 from vmt.inference.mask_refiner import (
     ACCEPT,
@@ -134,6 +134,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="value of label maps that is never touched, or none (default: 255, see above)",
     )
     parser.add_argument(
+        "--first-number",
+        type=int,
+        metavar="N",
+        help="number that the first frame of --video has in the names of the mask files; asked for "
+        "where it may be 0 or 1",
+    )
+    parser.add_argument(
         "--skip-bad",
         action="store_true",
         help="write the output even if videos could not be refined; their masks stay as they are",
@@ -221,11 +228,14 @@ def _options(args: argparse.Namespace) -> RefineOptions:
 
 def _mask_options(args: argparse.Namespace) -> MaskOptions:
     entries = EntryOptions(args.mask_key, args.min_score, args.annotations)
-    if args.void is None:
-        return MaskOptions(entries)
-    if args.void != "none" and not args.void.isdecimal():
-        raise ConfigError(f"--void {args.void}: give a pixel value, or none.")
-    return MaskOptions(entries, None if args.void == "none" else int(args.void), guess_void=False)
+    void, guess = read_void(args.void)
+    first = args.first_number
+    if first is not None and (args.video is None or first < 0):
+        raise ConfigError(
+            f"--first-number {first}: give a number from 0 on, for masks of a --video file."
+        )
+    one_video = args.video is not None or has_frames(args.images)
+    return MaskOptions(entries, void, guess, one_video, first)
 
 
 def _write_text(path: Path, text: str) -> None:

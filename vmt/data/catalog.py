@@ -18,7 +18,9 @@ from vmt.data.datasets.splits import SPLITS, VideoSplit
 from vmt.data.datasets.ytvis import load_ytvis_json
 from vmt.data.formats.cvat import SUFFIXES as CVAT_SUFFIXES
 from vmt.data.formats.foreign import foreign_tool
+from vmt.data.label_maps import is_bitmask
 from vmt.data.labels import lists_frames
+from vmt.data.mask_files.open import MaskOptions, open_mask_folder
 from vmt.data.mask_files.polygons import polygon_files
 from vmt.data.records import VideoDataset
 from vmt.utils.errors import AnnotationError, ConfigError
@@ -150,9 +152,10 @@ def _sniff_folder(path: Path) -> str:
         return "mots"
     pictures = [list_files(folder, (".png",)) for folder in list_folders(path)]
     first = next((files[0] for files in pictures if files), None)
-    if first is not None:
-        return "mots" if _is_bitmask(first) else "png"
-    raise AnnotationError(f"{path}: holds neither JSON files nor sub-folders of PNG files.")
+    if first is not None and is_bitmask(first):
+        return "mots"
+    open_mask_folder(path, MaskOptions())  # says what is wrong where it is none
+    return "png"
 
 
 def _sniff_json(path: Path) -> str:
@@ -176,12 +179,6 @@ def _sniff_json(path: Path) -> str:
     raise AnnotationError(
         f"{path}: is neither YouTube-VIS JSON (videos), COCO (images) nor Scalabel (frames)."
     )
-
-
-def _is_bitmask(path: Path) -> bool:
-    """BDD100K bitmasks are RGBA; label maps have one channel."""
-    header = path.read_bytes()[:26]
-    return len(header) == 26 and header[25] == 6  # colour type of the PNG header
 
 
 def load_dataset(reference: str, root: str = "", mask_key: str = "") -> VideoDataset:

@@ -25,6 +25,7 @@ from vmt.data.formats.via import load_via
 from vmt.data.io import read_frame
 from vmt.data.listing import list_frames
 from vmt.data.mask_files.base import checked_mask, idle_note, idle_rings, list_few
+from vmt.data.mask_files.open import read_void
 from vmt.data.records import Tracklet, VideoDataset, VideoList, VideoRecord
 from vmt.utils.errors import AnnotationError, OutputError
 
@@ -34,14 +35,17 @@ Row = dict[str, Any]
 FORMATS = ("coco-video", "labelme", "cvat", "via", "png", "mots", "mots-txt")
 
 
-def open_source(kind: str, path: Path, images: Path, *, sparse: bool = False) -> Source:
+def open_source(
+    kind: str, path: Path, images: Path, *, sparse: bool = False, void: str | None = None
+) -> Source:
     """Read annotations of another format.
 
     Args:
         kind: one of ``FORMATS``.
         path: file or folder of annotations.
         images: folder of frames.
-        sparse: leave frames out that have no label map (``png``).
+        sparse: leave frames out that have no masks (``png``).
+        void: pixel value that is no object, or ``none``; None finds out (``png``).
 
     Raises:
         AnnotationError: the annotations break their format.
@@ -50,7 +54,18 @@ def open_source(kind: str, path: Path, images: Path, *, sparse: bool = False) ->
     if kind == "coco-video":
         return load_coco_video(path, images)
     if kind == "png":
-        return Source(load_png_folders(path, images, path.name, strict=not sparse))
+        notes: list[str] = []
+        value, guess = read_void(void)
+        data = load_png_folders(
+            path,
+            images,
+            path.name,
+            strict=not sparse,
+            void=value,
+            guess_void=guess,
+            report=notes.append,
+        )
+        return Source(data, notes)
     if kind == "mots":
         return Source(load_mots(path, images, path.name))
     if kind == "mots-txt":

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
-from vmt.data.images import Frame, check_picture, open_picture, read_picture
+from vmt.data.images import Frame, check_picture, read_picture
 from vmt.utils.errors import VideoError
 
 
@@ -32,25 +29,3 @@ def read_frame(path: Path, size: tuple[int, int] | None = None) -> Frame:
             f"for {size[1]}x{size[0]}; use the images that the masks were drawn on."
         )
     return frame
-
-
-def read_labels(path: Path) -> npt.NDArray[np.integer]:
-    """Read a PNG whose pixel values are object numbers.
-
-    Returns:
-        (H, W) uint8 or wider; palette indices where the file has a palette.
-
-    Raises:
-        VideoError: missing, damaged, or a colour image.
-    """
-    with open_picture(path) as image:
-        image.load()
-        labels = np.array(image)
-    if labels.dtype == np.bool_:
-        labels = labels.astype(np.uint8)
-    if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer):
-        raise VideoError(
-            f"{path}: is a colour image of shape {labels.shape}; a label map has one channel "
-            "(grey or palette) whose values are object numbers."
-        )
-    return labels

@@ -15,6 +15,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cocoapi_hq import rle
+from vmt.data.listing import list_frames
 from vmt.data.mask_files.base import (
     BoolArray,
     Change,
@@ -33,9 +35,10 @@ from vmt.data.mask_files.base import (
     VideoMasks,
     size_text,
 )
+from vmt.data.mask_files.folders import FolderVideo
 from vmt.inference.atomic import AtomicFile, make_folder, output_error
 from vmt.inference.mask_refiner import ACCEPT, WINDOW, FrameRefiner, RefinedFrame
-from vmt.inference.video_file import VideoFile
+from vmt.inference.video_file import VideoFile, count_frames
 from vmt.inference.video_io import FrameList, VideoSource, open_videos
 from vmt.utils.errors import AnnotationError, OutputError, VideoError, VmtError
 
@@ -118,7 +121,10 @@ def find_frames(
             f"{candidates[0]}: no such folder; the frames of {video.label} must be there, or name "
             "them with --annotations."
         )
-    return _found(next(iter(open_videos(str(folder)))), sorted(folder.iterdir()))
+    paths = list(list_frames(folder).values())
+    if isinstance(video, FolderVideo):
+        video.refuse_frames(paths)
+    return _found(lambda: FrameList(folder.resolve().name, paths), paths)
 
 
 def _listed_frames(images: Path, names: Sequence[str], label: str, *, alone: bool) -> list[Path]:
@@ -143,7 +149,21 @@ def frame_set(source: VideoSource) -> FrameSet:
     where = source.name if paths is None else str(paths[0].parent)
     stems = None if paths is None else tuple(path.stem for path in paths)
     turned = isinstance(source, FrameList | VideoFile) and source.turned
-    return FrameSet(where, source.size, stems, source.num_frames, turned)
+    return FrameSet(where, source.size, stems, _count(source), turned)
+
+
+def _count(source: VideoSource) -> int | None:
+    """Frames that a source gives, whatever its header says; None for what comes only once."""
+    if source.num_frames is None and isinstance(source, VideoFile):
+        status = source.path.stat()
+        return _count_file(source.path, status.st_size, status.st_mtime_ns)
+    return source.num_frames
+
+
+@lru_cache
+def _count_file(path: Path, size: int, changed: int) -> int:
+    del size, changed
+    return count_frames(path)
 
 
 # --- work folder ---------------------------------------------------------------------------------
@@ -321,7 +341,7 @@ def refine_video(
     """
     frames = frame_set(source)
     masks = video.load(frames)
-    _check_count(video, source, masks, frames)
+    _check_count(video, masks, frames)
     with work.begin(video, masks, frames) as file:
         if not masks.frames:
             return f"{masks.note} There is no mask to refine.".strip()
@@ -351,9 +371,7 @@ def refine_video(
     return masks.note
 
 
-def _check_count(
-    video: MaskVideo, source: VideoSource, masks: VideoMasks, frames: FrameSet
-) -> None:
+def _check_count(video: MaskVideo, masks: VideoMasks, frames: FrameSet) -> None:
     if None not in (masks.length, frames.count) and masks.length != frames.count:
         raise AnnotationError(
             f"{video.label}: has masks for {masks.length} frames, but {frames.where} has "

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from vmt.data.mask_files.folders import NewMask
-from vmt.data.mask_files.label_maps import LabelMapCodec, make_label_map_codec
-from vmt.utils.errors import AnnotationError, VideoError
+from vmt.data.mask_files.label_maps import LabelMapCodec, MakeLabelMapCodec
+from vmt.utils.errors import AnnotationError
 
 SHAPE = (6, 8)
 
@@ -86,24 +86,23 @@ def test_255_is_an_object_where_there_is_no_other(tmp_path):
     void = _save(tmp_path / "void.png", masks)
     binary = _save(tmp_path / "binary.png", np.where(masks == 1, 255, 0).astype(np.uint8))
     empty = _save(tmp_path / "empty.png", np.zeros(SHAPE, np.uint8))
-    guess = make_label_map_codec(255, guess=True)
-    assert guess((empty, binary), SHAPE).objects(binary, SHAPE) == ["255"]
-    assert "only value is 255" in guess((empty, binary), SHAPE).note
-    assert guess((binary, void), SHAPE).objects(binary, SHAPE) == []
-    assert guess((void,), SHAPE).objects(void, SHAPE) == ["1", "2"]
-    insist = make_label_map_codec(255, guess=False)
-    assert insist((binary,), SHAPE).objects(binary, SHAPE) == []
-    none = make_label_map_codec(None, guess=False)
-    assert none((void,), SHAPE).objects(void, SHAPE) == ["1", "2", "255"]
+
+    def guess(*files):
+        return MakeLabelMapCodec(files)(files, SHAPE)
+
+    assert list(guess(empty, binary).read(binary, SHAPE)) == ["255"]
+    assert "only value is 255" in guess(empty, binary).note
+    assert list(guess(binary, void).read(binary, SHAPE)) == []
+    assert list(guess(void).read(void, SHAPE)) == ["1", "2"]
+    insist = MakeLabelMapCodec((binary,), 255, guess=False)
+    assert list(insist((binary,), SHAPE).read(binary, SHAPE)) == []
+    none = MakeLabelMapCodec((void,), None, guess=False)
+    assert list(none((void,), SHAPE).read(void, SHAPE)) == ["1", "2", "255"]
 
 
 def test_what_is_no_label_map(tmp_path):
     shades = _save(tmp_path / "grey.png", np.arange(200, dtype=np.uint8).reshape(10, 20))
-    with pytest.raises(AnnotationError, match="199 different values, which are shades of grey"):
-        LabelMapCodec().objects(shades, (10, 20))
-    colour = tmp_path / "rgb.png"
-    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(colour)
-    with pytest.raises(VideoError, match="is a colour image"):
-        LabelMapCodec().objects(colour, (4, 4))
+    with pytest.raises(AnnotationError, match="199 different values, which are shades"):
+        LabelMapCodec().read(shades, (10, 20))
     with pytest.raises(AnnotationError, match="is 8x6 pixels, but its frame is 4x4"):
-        LabelMapCodec().objects(_save(tmp_path / "a.png", _map()), (4, 4))
+        LabelMapCodec().read(_save(tmp_path / "a.png", _map()), (4, 4))

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from vmt.data.mask_files.folders import NewMask
-from vmt.data.mask_files.polygons import PolygonCodec, make_polygon_codec
+from vmt.data.mask_files.polygons import MakePolygonCodec, PolygonCodec
 from vmt.utils.errors import AnnotationError
 
 SIZE = (20, 30)
@@ -31,11 +31,12 @@ def test_who_is_one_object(tmp_path):
         {"label": "cat", "group_id": 3, "points": _box(10, 10, 5, 4)},
         {"label": "line", "shape_type": "linestrip", "points": [[0, 0], [5, 5]]},
     )
-    codec = make_polygon_codec((path,), SIZE)
+    codec = MakePolygonCodec()((path,), SIZE)
     assert codec.note == "1 shapes that are no polygons are left alone."
-    keys = codec.objects(path, SIZE)
+    found = codec.read(path, SIZE)
+    keys = list(found)
     assert keys == ["dog", "dog #2", "cat (group 3)"]
-    masks = codec.masks(path, keys, SIZE)
+    masks = list(found.values())
     assert masks[0].sum() == 20
     assert masks[0][1:5, 1:6].all()
     assert masks[2].sum() == 40
@@ -61,7 +62,7 @@ def test_what_is_not_changed_stays(tmp_path):
     assert first["flags"] == {"y": 1}
     again = tmp_path / "b.json"
     again.write_bytes(content)
-    (found,) = PolygonCodec().masks(again, ["dog"], SIZE)
+    found = PolygonCodec().read(again, SIZE)["dog"]
     assert (found == mask).all()
 
 
@@ -78,8 +79,8 @@ def test_an_object_in_pieces_stays_the_one_of_other_frames(tmp_path):
     for mask in (pieces, pieces, whole):  # read what was written, and write it again
         new = {"dog": NewMask(mask, 0.9), "dog #2": NewMask(None, 0.9)}
         path.write_bytes(PolygonCodec().rewrite(path, new))
-        assert PolygonCodec().objects(path, SIZE) == ["dog", "dog #2"]
-        first, second = PolygonCodec().masks(path, ["dog", "dog #2"], SIZE)
+        assert list(PolygonCodec().read(path, SIZE)) == ["dog", "dog #2"]
+        first, second = PolygonCodec().read(path, SIZE).values()
         assert (first == mask).all()
         assert second[1:9, 20:28].all()
         assert second.sum() == 64
@@ -98,7 +99,7 @@ def test_an_object_in_pieces_stays_the_one_of_other_frames(tmp_path):
 def test_bad_polygons(tmp_path, shape, said):
     path = _write(tmp_path / "a.json", shape)
     with pytest.raises(AnnotationError, match=said):
-        PolygonCodec().objects(path, SIZE)
+        PolygonCodec().read(path, SIZE)
 
 
 def test_partly_outside_is_cut_and_thinner_than_a_pixel_is_left_alone(tmp_path):
@@ -107,15 +108,14 @@ def test_partly_outside_is_cut_and_thinner_than_a_pixel_is_left_alone(tmp_path):
         {"label": "cut", "points": _box(25, 15, 50, 50)},
         {"label": "thin", "points": _box(5.1, 5.1, 0.1, 0.1)},
     )
-    assert PolygonCodec().objects(path, SIZE) == ["cut"]
-    assert PolygonCodec().masks(path, ["cut"], SIZE)[0].sum() == 25
+    assert {key: mask.sum() for key, mask in PolygonCodec().read(path, SIZE).items()} == {"cut": 25}
 
 
 def test_drawn_on_another_size(tmp_path):
     shape = {"label": "a", "points": _box(1, 1, 5, 5)}
     path = _write(tmp_path / "a.json", shape, imageHeight=40, imageWidth=60)
     with pytest.raises(AnnotationError, match="drawn on 60x40 pixels, but the frame is 30x20"):
-        PolygonCodec().objects(path, SIZE)
+        PolygonCodec().read(path, SIZE)
 
 
 def _ring_with_hole(tmp_path, *more):
@@ -139,13 +139,13 @@ def _wheel():
 
 def test_a_hole_is_cut_from_what_it_lies_in(tmp_path):
     path = _ring_with_hole(tmp_path, {"label": "_background_", "points": _box(22, 1, 5, 5)})
-    codec = make_polygon_codec((path,), SIZE)
+    codec = MakePolygonCodec()((path,), SIZE)
     assert codec.note == (
         "1 shapes labelled __ignore__ are no objects and are left alone. "
         "1 holes (_background_) lie in no object: a.json: shapes[4]."
     )
-    assert codec.objects(path, SIZE) == ["wheel", "dog"]
-    wheel, dog = codec.masks(path, ["wheel", "dog"], SIZE)
+    assert list(codec.read(path, SIZE)) == ["wheel", "dog"]
+    wheel, dog = codec.read(path, SIZE).values()
     assert (wheel == _wheel()).all()
     assert dog.sum() == 12 * 10  # one of its pixels is in the hole, which is not its own
 
@@ -165,7 +165,7 @@ def test_a_hole_is_written_once(tmp_path, changed):
     labels = [shape["label"] for shape in json.loads(path.read_text())["shapes"]]
     assert labels.count("__ignore__") == 1
     assert labels.count("_background_") == (changed == "dog")
-    after = PolygonCodec().masks(path, ["wheel", "dog"], SIZE)
+    after = list(PolygonCodec().read(path, SIZE).values())
     assert (after[0] == (_wheel() if changed == "dog" else smaller)).all()
     assert after[1].sum() == (120 if changed == "wheel" else dog.sum())
 
@@ -176,10 +176,10 @@ def test_a_hole_of_two_objects_stays_one_of_the_other(tmp_path):
     wheel[2, 2] = False
     new = {"wheel": NewMask(wheel, 0.9), "dog": NewMask(None, 1), "cart": NewMask(None, 1)}
     path.write_bytes(PolygonCodec().rewrite(path, new))
-    after = PolygonCodec().masks(path, ["wheel", "cart"], SIZE)
-    assert (after[0] == wheel).all()
-    assert after[1].sum() == 20 * 15 - 16
-    assert not after[1][5:9, 5:9].any()
+    after = PolygonCodec().read(path, SIZE)
+    assert (after["wheel"] == wheel).all()
+    assert after["cart"].sum() == 20 * 15 - 16
+    assert not after["cart"][5:9, 5:9].any()
 
 
 def test_rings_that_enclose_nothing_are_named_and_left_out(tmp_path):
@@ -190,9 +190,9 @@ def test_rings_that_enclose_nothing_are_named_and_left_out(tmp_path):
         {"label": "cat", "points": [[0, 0], [5, 5], [9, 9]], "group_id": 1},
         {"label": "cat", "points": _box(12, 1, 5, 4), "group_id": 1},
     )
-    codec = make_polygon_codec((path,), SIZE)
-    assert codec.objects(path, SIZE) == ["dog", "cat (group 1)"]
-    assert [m.sum() for m in codec.masks(path, ["dog", "cat (group 1)"], SIZE)] == [20, 20]
+    codec = MakePolygonCodec()((path,), SIZE)
+    assert list(codec.read(path, SIZE)) == ["dog", "cat (group 1)"]
+    assert [m.sum() for m in codec.read(path, SIZE).values()] == [20, 20]
     assert codec.note == (
         "2 rings of fewer than three points or without area enclose nothing and are left out: "
         "a.json: shapes[0] (dog), a.json: shapes[2] (cat)."
@@ -209,11 +209,11 @@ def test_a_mask_that_labelme_stores_as_a_picture(tmp_path):
     path = _write(tmp_path / "a.json", shape)
     expected = np.zeros(SIZE, bool)
     expected[4:6, 28:30] = True  # cut at the right edge of the frame
-    (found,) = PolygonCodec().masks(path, ["dog"], SIZE)
+    (found,) = PolygonCodec().read(path, SIZE).values()
     assert (found == expected).all()
     new = np.zeros(SIZE, bool)
     new[4:7, 25:30] = True
     path.write_bytes(PolygonCodec().rewrite(path, {"dog": NewMask(new, 0.9)}))
     (written,) = json.loads(path.read_text())["shapes"]
     assert (written["shape_type"], written["mask"], written["label"]) == ("polygon", None, "dog")
-    assert (PolygonCodec().masks(path, ["dog"], SIZE)[0] == new).all()
+    assert (PolygonCodec().read(path, SIZE)["dog"] == new).all()

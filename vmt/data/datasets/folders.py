@@ -1,78 +1,95 @@
-"""Folders of PNG label maps to records, DAVIS style: one folder per video, pixel value = object."""
+"""Folders of masks to records: label maps (DAVIS, YouTube-VOS), maps per object, polygons."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from PIL import Image
 
 from cocoapi_hq import rle
 from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.json_file import read_json
-from cocoapi_hq.listing import list_files, list_folders
-from vmt.data.io import read_labels
+from cocoapi_hq.listing import natural_key
+from vmt.data.images import picture_size
+from vmt.data.label_maps import VOID
 from vmt.data.listing import list_frames
+from vmt.data.mask_files.base import FrameSet, list_few
+from vmt.data.mask_files.folders import FolderFile, FolderVideo, FrameCodec
+from vmt.data.mask_files.open import MaskOptions, has_frames, open_mask_folder
+from vmt.data.mask_files.pairing import pair
 from vmt.data.records import Tracklet, VideoList, VideoRecord
-from vmt.utils.errors import AnnotationError, VideoError
+from vmt.utils.errors import AnnotationError
 
-#: "Not annotated" in DAVIS and YouTube-VOS maps.
-VOID = 255
 #: The class of objects whose class is not known.
-OBJECT = {1: "object"}
+OBJECT = "object"
 
 
 def load_png_folders(
-    masks: Path, image_root: Path, name: str, mask_key: str = "", *, strict: bool = True
+    masks: Path,
+    image_root: Path,
+    name: str,
+    mask_key: str = "",
+    *,
+    strict: bool = True,
+    void: int | None = VOID,
+    guess_void: bool = True,
+    report: Callable[[str], object] | None = None,
 ) -> VideoList:
-    """Read label maps: ``masks/<video>/<frame>.png`` beside ``image_root/<video>/<frame>.jpg``.
+    """Read ``masks/<video>/<frame>.png`` beside ``image_root/<video>/<frame>.jpg``.
 
-    Grey or palette PNG; 0 is background, 255 is not annotated, every other value one object of the
-    video. ``meta.json`` of YouTube-VOS beside ``masks`` gives classes; otherwise all objects are of
-    the class ``object``.
+    The kinds of files, the meaning of pixel values and the pairing with frames are those of
+    ``vmt refine`` (``vmt.data.mask_files``). Without sub-folders, or with one per object, it is one
+    video whose frames lie in ``image_root`` itself. Classes are those that the masks say,
+    ``meta.json`` of YouTube-VOS beside ``masks`` says, or ``object``.
 
     Args:
-        masks: folder of label maps.
+        masks: folder of masks.
         image_root: folder of frames.
         name: of the data set.
         mask_key: unused; readers share their signature.
-        strict: every frame must have a label map; otherwise frames without one are left out.
+        strict: every frame must have masks; otherwise frames without a file are left out.
+        void: see ``MaskOptions``.
+        guess_void: see ``MaskOptions``.
+        report: is told, per video, what a person should know; this reads all masks at once.
 
     Returns:
-        One record per sub-folder of ``masks``, in natural order, ids from 1.
+        One record per video in natural order, ids from 1.
 
     Raises:
-        AnnotationError: no such folder, no sub-folder, or label maps and frames do not agree.
+        AnnotationError: no masks of a known kind, or masks and frames do not agree.
         VideoError: a folder of frames is missing or empty.
     """
     del mask_key
     if not masks.is_dir():
         raise AnnotationError(f"{masks}: no such folder of label maps.")
-    folders = [folder for folder in list_folders(masks) if list_files(folder, (".png",))]
-    if not folders:
-        raise AnnotationError(
-            f"{masks}: holds no sub-folder with PNG files; give one sub-folder per video."
-        )
-    names, classes = _classes(masks)
+    alone = has_frames(image_root)
+    folder = open_mask_folder(masks, MaskOptions(void=void, guess_void=guess_void, one_video=alone))
+    names, classes = _classes(masks, folder)
+    ids = {word: key for key, word in names.items()}
     records = []
-    for number, folder in enumerate(folders, start=1):
-        frames = list_frames(image_root / folder.name)
-        maps = {path.stem: path for path in list_files(folder, (".png",))}
-        _check_pairs(folder, maps, frames, strict=strict)
-        kept = [stem for stem in frames if stem in maps]
-        width, height = _size(maps[kept[0]])
+    for number, video in enumerate(folder.videos, start=1):
+        below = not alone or (video.folder != "" and (image_root / video.folder).is_dir())
+        place = video.folder if below or len(folder.videos) > 1 else ""
+        frames = _Frames(image_root, place)
+        files, codec, note = _pair(video, frames, strict=strict, survey=report is not None)
+        if report is not None and note:
+            report(f"{video.label}: {note}")
+        stems = list(frames.paths)
         records.append(
             VideoRecord(
                 id=number,
-                name=folder.name,
+                name=video.label,
                 image_root=image_root,
-                file_names=tuple(f"{folder.name}/{frames[stem].name}" for stem in kept),
-                height=height,
-                width=width,
-                annotations=LabelMaps(
-                    tuple(maps[stem] for stem in kept), classes.get(folder.name, {})
+                file_names=tuple(frames.relative(stems[t]) for t in files),
+                height=frames.size[0],
+                width=frames.size[1],
+                annotations=FolderAnnotations(
+                    files=tuple(files.values()),
+                    codec=codec,
+                    size=frames.size,
+                    category_ids=ids,
+                    category_of=classes.get(video.folder, {}) if classes else None,
+                    where=video.where,
                 ),
                 dataset=name,
             )
@@ -80,41 +97,61 @@ def load_png_folders(
     return VideoList(name, names, records)
 
 
-def _check_pairs(
-    folder: Path, maps: dict[str, Path], frames: dict[str, Path], *, strict: bool
-) -> None:
-    lonely = sorted(set(maps) - set(frames))
-    if lonely:
-        raise AnnotationError(
-            f"{folder / (lonely[0] + '.png')}: no frame of that name ({len(lonely)} label maps "
-            "have none); label maps and frames pair by file name."
-        )
-    bare = sorted(set(frames) - set(maps))
+class _Frames:
+    """The frames of one video.
+
+    Args:
+        root: folder of frames of all videos.
+        place: of this video below it; "" for the folder itself.
+    """
+
+    def __init__(self, root: Path, place: str) -> None:
+        self._place = place
+        self.folder = root / place if place else root
+        self.paths = list_frames(self.folder)
+        self.size = picture_size(next(iter(self.paths.values())))
+
+    def relative(self, stem: str) -> str:
+        """Path from the root."""
+        name = self.paths[stem].name
+        return f"{self._place}/{name}" if self._place else name
+
+
+def _pair(
+    video: FolderVideo, frames: _Frames, *, strict: bool, survey: bool
+) -> tuple[dict[int, tuple[Path, ...]], FrameCodec, str]:
+    """Frame -> its files, how to read them, and what to say."""
+    video.refuse_frames(frames.paths.values())
+    info = FrameSet(str(frames.folder), frames.size, tuple(frames.paths), len(frames.paths))
+    codec = video.make_codec(video.files if survey else (), frames.size)
+    by_name = video.by_name()
+    pairing = pair({name: paths[0] for name, paths in by_name.items()}, info, codec.noun)
+    bare = [stem for t, stem in enumerate(frames.paths) if t not in pairing.names]
     if bare and strict:
         raise AnnotationError(
-            f"{folder}: {len(bare)} frames have no label map (first: {bare[0]}); add them, or "
-            "convert with --sparse, which leaves these frames out."
+            f"{video.where}: {len(bare)} frames have no {codec.noun} (first: {bare[0]}); add them, "
+            "or convert with --sparse, which leaves these frames out."
         )
+    files = {t: tuple(by_name[pairing.names[t]]) for t in sorted(pairing.names)}
+    return files, codec, " ".join(note for note in (pairing.note, codec.note) if note)
 
 
-def _size(path: Path) -> tuple[int, int]:
-    """(w, h) of an image from its header."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except OSError as error:
-        raise VideoError(f"{path}: cannot be read as an image ({error}).") from None
-
-
-def _classes(masks: Path) -> tuple[dict[int, str], dict[str, dict[int, int]]]:
-    """Category names, and per video object -> category id, from YouTube-VOS's ``meta.json``."""
+def _classes(masks: Path, folder: FolderFile) -> tuple[dict[int, str], dict[str, dict[int, str]]]:
+    """Category id -> name, and video -> object -> name of YouTube-VOS's ``meta.json``."""
     path = masks.parent / "meta.json"
-    if not path.is_file():
-        return dict(OBJECT), {}
+    per_video = _meta_classes(path) if path.is_file() else {}
+    found = {word for objects in per_video.values() for word in objects.values()}
+    if not per_video:
+        for video in folder.videos:
+            found |= video.make_codec.categories(video.files)
+    return dict(enumerate(sorted(found) or [OBJECT], start=1)), per_video
+
+
+def _meta_classes(path: Path) -> dict[str, dict[int, str]]:
     try:
         content = read_json(path)
-        words = {
-            video: {int(k): str(row["category"]) for k, row in entry["objects"].items()}
+        rows = {
+            video: {int(k): row.get("category") for k, row in entry["objects"].items()}
             for video, entry in content["videos"].items()
         }
     except ScoringError as error:
@@ -123,40 +160,63 @@ def _classes(masks: Path) -> tuple[dict[int, str], dict[str, dict[int, int]]]:
         raise AnnotationError(
             f"{path}: is not as YouTube-VOS writes it: videos > name > objects > id > category."
         ) from None
-    found = sorted({word for objects in words.values() for word in objects.values()})
-    ids = {word: key for key, word in enumerate(found, start=1)}
-    per_video = {
-        video: {k: ids[word] for k, word in objects.items()} for video, objects in words.items()
+    words = [word for objects in rows.values() for word in objects.values()]
+    if not any(words):  # validation and test sets have no classes
+        return {}
+    return {
+        video: {k: str(word) for k, word in objects.items() if word}
+        for video, objects in rows.items()
     }
-    return {key: word for word, key in ids.items()} or dict(OBJECT), per_video
 
 
 @dataclass(frozen=True)
-class LabelMaps:
-    """The label maps of one video.
+class FolderAnnotations:
+    """The masks of one video, read frame by frame.
 
     Args:
-        paths: one per frame.
-        category_of: object -> category id; 1 where it is missing.
+        files: of every frame.
+        codec: reads them.
+        size: (h, w) in pixels of the frames.
+        category_ids: class -> category id.
+        category_of: object -> class, where a list of classes says so; else None.
+        where: for messages.
     """
 
-    paths: tuple[Path, ...]
-    category_of: dict[int, int]
+    files: tuple[tuple[Path, ...], ...]
+    codec: FrameCodec
+    size: tuple[int, int]
+    category_ids: Mapping[str, int]
+    category_of: Mapping[int, str] | None
+    where: str
 
     def load(self, frames: Sequence[int] | None = None) -> list[Tracklet]:
         """See ``vmt.data.records.Annotations``; only objects that the asked frames show."""
-        frames = range(len(self.paths)) if frames is None else frames
-        maps = {t: read_labels(self.paths[t]) for t in sorted(set(frames))}
-        found = sorted({int(v) for labels in maps.values() for v in np.unique(labels)} - {0, VOID})
-        tracklets = []
-        for value in found:
-            coded = {t: rle.encode(m == value) for t, m in maps.items() if (m == value).any()}
-            tracklets.append(
-                Tracklet(
-                    id=value,
-                    category_id=self.category_of.get(value, 1),
-                    masks=tuple(coded.get(t) for t in frames),
-                    where=f"{self.paths[0].parent}: object {value}",
-                )
+        frames = range(len(self.files)) if frames is None else frames
+        masks: dict[str, dict[int, rle.Rle]] = {}
+        for t in sorted(set(frames)):
+            for path in self.files[t]:
+                for key, mask in self.codec.read(path, self.size).items():
+                    masks.setdefault(key, {})[t] = rle.encode(mask)
+        return list(self._tracklets(frames, masks))
+
+    def _tracklets(
+        self, frames: Sequence[int], masks: Mapping[str, Mapping[int, rle.Rle]]
+    ) -> Iterator[Tracklet]:
+        for place, key in enumerate(sorted(masks, key=natural_key), start=1):
+            yield Tracklet(
+                id=int(key) if key.isdecimal() else place,
+                category_id=self.category_ids[self._category(key)],
+                masks=tuple(masks[key].get(t) for t in frames),
+                where=f"{self.where}: {self.codec.label(key)}",
             )
-        return tracklets
+
+    def _category(self, key: str) -> str:
+        if self.category_of is None:
+            return self.codec.category(key)
+        if not key.isdecimal() or int(key) not in self.category_of:
+            raise AnnotationError(
+                f"{self.where}: {self.codec.label(key)} is not among the objects of this video in "
+                f"meta.json ({list_few([str(k) for k in self.category_of]) or 'none'}); add its "
+                "category there, or move meta.json away to have all objects of one class."
+            )
+        return self.category_of[int(key)]

@@ -54,10 +54,12 @@ class TrackletName:
     Args:
         key: finds it again when the file is rewritten.
         label: for people.
+        category: name of its class; "" where the reader has no use for it.
     """
 
     key: str
     label: str
+    category: str = ""
 
 
 @dataclass(frozen=True)

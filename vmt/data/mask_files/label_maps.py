@@ -1,23 +1,26 @@
-"""PNG label maps: the value of a pixel is the number of its object, 0 is background."""
+"""Label maps of a folder: one per frame for all objects, or one per frame and object."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from vmt.data.datasets.folders import VOID
-from vmt.data.io import read_labels
-from vmt.data.mask_files.base import BoolArray, Size, size_text
-from vmt.data.mask_files.folders import NewMask
+from vmt.data.label_maps import (
+    MAX_EDGE_VALUES,
+    VOID,
+    EdgeSurvey,
+    LabelScheme,
+    find_scheme,
+    read_labels,
+    value_text,
+    write_labels_like,
+)
+from vmt.data.mask_files.base import BoolArray, Size, list_few, size_text
+from vmt.data.mask_files.folders import FrameCodec, NewMask
 from vmt.utils.errors import AnnotationError
-
-#: More values than this in 8 bits are shades of grey, not objects.
-MAX_VALUES = 128
 
 
 @dataclass(frozen=True)
@@ -25,32 +28,26 @@ class LabelMapCodec:
     """Reads and writes label maps; see ``folders.FrameCodec``.
 
     Args:
-        void: value of pixels that are never touched; None without one.
+        scheme: what their values mean.
         note: see there.
     """
 
-    void: int | None = VOID
+    scheme: LabelScheme = field(default_factory=LabelScheme)
     note: str = ""
     noun: str = "label map"
 
-    def objects(self, path: Path, size: Size) -> list[str]:
+    def read(self, path: Path, size: Size) -> dict[str, BoolArray]:
         """See ``folders.FrameCodec``."""
-        labels = read_labels(path)
-        if labels.shape != size:
-            raise AnnotationError(
-                f"{path}: is {size_text(labels.shape)} pixels, but its frame is {size_text(size)}; "
-                "masks and frames must have one size."
-            )
-        return [str(value) for value in _values(path) if value != self.void]
+        labels = _read_sized(path, size)
+        return {str(value): labels == value for value in self.scheme.values(labels)}
 
     def label(self, key: str) -> str:
         """See ``folders.FrameCodec``."""
-        return f"object {key}"
+        return self.scheme.label(int(key))
 
-    def masks(self, path: Path, keys: Sequence[str], size: Size) -> list[BoolArray]:
+    def category(self, key: str) -> str:
         """See ``folders.FrameCodec``."""
-        labels = read_labels(path)
-        return [labels == int(key) for key in keys]
+        return self.scheme.category(int(key))
 
     def rewrite(self, path: Path, new: Mapping[str, NewMask]) -> bytes:
         """See ``folders.FrameCodec``.
@@ -70,56 +67,141 @@ class LabelMapCodec:
         for value, mask in old.items():
             if not (result == value).any():
                 result[mask] = value
-        return _png_like(path, result)
-
-
-def make_label_map_codec(void: int | None, *, guess: bool) -> _MakeLabelMaps:
-    """Codec of a video's label maps.
-
-    Args:
-        void: value that is never touched.
-        guess: if it is the only value of a video, it is an object after all (0 and 255).
-    """
-    return _MakeLabelMaps(void, guess)
+        return write_labels_like(path, result)
 
 
 @dataclass(frozen=True)
-class _MakeLabelMaps:
-    void: int | None
-    guess: bool
+class ObjectMapCodec:
+    """Reads and writes maps of one object each; see ``folders.FrameCodec``.
 
-    def __call__(self, files: Sequence[Path], size: Size) -> LabelMapCodec:
-        values: set[int] = set()
+    The folder that a map lies in is the object; every pixel but 0 is the object's.
+    """
+
+    note: str = "Each folder is read as one object."
+    noun: str = "mask"
+
+    def read(self, path: Path, size: Size) -> dict[str, BoolArray]:
+        """See ``folders.FrameCodec``."""
+        labels = _read_sized(path, size)
+        values = [int(value) for value in np.unique(labels) if value]
+        if len(values) > 1:
+            raise AnnotationError(
+                f"{path}: holds the values {list_few([value_text(v) for v in values])}, but each "
+                "folder is of one object; give label maps of all objects in one folder, or masks "
+                "of one value, without smoothing."
+            )
+        return {path.parent.name: labels != 0} if values else {}
+
+    def label(self, key: str) -> str:
+        """See ``folders.FrameCodec``."""
+        return f"object {key}"
+
+    def category(self, key: str) -> str:
+        """See ``folders.FrameCodec``."""
+        del key
+        return "object"
+
+    def rewrite(self, path: Path, new: Mapping[str, NewMask]) -> bytes:
+        """See ``folders.FrameCodec``."""
+        labels = read_labels(path)
+        mask = new[path.parent.name].mask if path.parent.name in new else None
+        if mask is None:
+            return path.read_bytes()
+        return write_labels_like(path, np.where(mask, labels.max(), 0).astype(labels.dtype))
+
+
+class ObjectMaps:
+    """See ``folders.MakeCodec``."""
+
+    def __call__(self, files: Sequence[Path], size: Size) -> ObjectMapCodec:
+        """See ``folders.MakeCodec``."""
+        del files, size
+        return ObjectMapCodec()
+
+    def categories(self, files: Sequence[Path]) -> set[str]:
+        """See ``folders.MakeCodec``."""
+        del files
+        return {"object"}
+
+    def settings(self) -> str:
+        """See ``folders.MakeCodec``."""
+        return "objects"
+
+
+class MakeLabelMapCodec:
+    """Codecs for the videos of one set of label maps, whose values mean the same everywhere.
+
+    Args:
+        files: all label maps of the set.
+        void: value that is never touched; None without one.
+        guess: find out what values mean (see ``vmt.data.label_maps.find_scheme``), instead of
+            taking all but ``void`` for objects.
+    """
+
+    def __init__(
+        self, files: Sequence[Path] = (), void: int | None = VOID, *, guess: bool = True
+    ) -> None:
+        self._files = files
+        self._scheme = None if guess else LabelScheme(void)
+        self._settings = f"{void} {guess}"
+
+    @property
+    def scheme(self) -> LabelScheme:
+        """What values mean; found out when it is first asked for."""
+        if self._scheme is None:
+            self._scheme = find_scheme(self._files)
+        return self._scheme
+
+    def categories(self, files: Sequence[Path]) -> set[str]:
+        """See ``folders.MakeCodec``."""
+        del files
+        return set(self.scheme.classes.values()) or {"object"}
+
+    def settings(self) -> str:
+        """See ``folders.MakeCodec``."""
+        return self._settings
+
+    def __call__(self, files: Sequence[Path], size: Size) -> FrameCodec:
+        """See ``folders.MakeCodec``."""
+        del size
+        survey = EdgeSurvey()
+        objects: set[int] = set()
         for path in files:
-            values.update(_values(path))
-            if not self.guess or values - {self.void}:
-                return LabelMapCodec(self.void)
-        if values:
-            return LabelMapCodec(None, f"Its only value is {self.void}, which is taken as object.")
-        return LabelMapCodec(self.void)
+            labels = read_labels(path)
+            survey.add(labels)
+            objects.update(self.scheme.values(labels))
+        return LabelMapCodec(self.scheme, self._notes(files, survey, objects))
+
+    def _notes(self, files: Sequence[Path], survey: EdgeSurvey, objects: set[int]) -> str:
+        edges = survey.edge_values(self.scheme)
+        named = list_few([value_text(value) for value in edges])
+        if len(edges) > MAX_EDGE_VALUES or (edges and objects == set(edges)):
+            raise AnnotationError(
+                f"{files[0].parent}: the values {named} lie only on edges between other values, as "
+                "smoothing or resizing makes them; save masks without smoothing, one value per "
+                "object, and resize them with nearest neighbour."
+            )
+        notes = [self.scheme.note]
+        if edges:
+            count = sum(map(survey.pixels, edges))
+            notes.append(
+                f"Values that lie only on edges between others ({named}; {count} pixels) are read "
+                "as objects; were the maps resized with smoothing?"
+            )
+        void = self.scheme.void
+        if void is not None and survey.pixels(void):
+            notes.append(
+                f"{value_text(void)} is taken as not annotated ({survey.pixels(void)} pixels; "
+                "--void none makes it an object)."
+            )
+        return " ".join(note for note in notes if note)
 
 
-def _values(path: Path) -> list[int]:
-    """Values of a label map but 0, ascending."""
+def _read_sized(path: Path, size: Size) -> np.ndarray[tuple[int, ...], np.dtype[np.integer]]:
     labels = read_labels(path)
-    values = [int(value) for value in np.unique(labels) if value]
-    if labels.dtype.itemsize == 1 and len(values) > MAX_VALUES:
+    if labels.shape != size:
         raise AnnotationError(
-            f"{path}: has {len(values)} different values, which are shades of grey rather than "
-            "object numbers; save the masks without smoothing, one value per object."
+            f"{path}: is {size_text(labels.shape)} pixels, but its frame is {size_text(size)}; "
+            "masks and frames must have one size."
         )
-    return values
-
-
-def _png_like(path: Path, labels: np.ndarray[tuple[int, ...], np.dtype[np.integer]]) -> bytes:
-    """A PNG with the mode, palette and transparency of another."""
-    with Image.open(path) as before:
-        before.load()
-        image = Image.fromarray(labels.astype(np.bool_) if before.mode == "1" else labels)
-        palette = before.getpalette() if before.mode == "P" else None
-        if palette is not None:
-            image.putpalette(palette)
-        kept = {key: before.info[key] for key in ("transparency", "dpi") if key in before.info}
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", **kept)
-    return buffer.getvalue()
+    return labels

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cocoapi_hq.listing import list_files, list_folders
-from vmt.data.datasets.folders import VOID
+from vmt.data.label_maps import LABEL_SUFFIXES, VOID
+from vmt.data.listing import IMAGE_SUFFIXES, JPEG_SUFFIXES
 from vmt.data.mask_files.base import MaskFile
 from vmt.data.mask_files.entries import EntryOptions, open_entries
 from vmt.data.mask_files.folders import FolderFile, FolderVideo, MakeCodec
 from vmt.data.mask_files.json_list import read_json_list
-from vmt.data.mask_files.label_maps import make_label_map_codec
-from vmt.data.mask_files.polygons import make_polygon_codec, polygon_files
-from vmt.utils.errors import AnnotationError
+from vmt.data.mask_files.label_maps import MakeLabelMapCodec, ObjectMaps
+from vmt.data.mask_files.polygons import MakePolygonCodec, polygon_files
+from vmt.utils.errors import AnnotationError, ConfigError
 
 #: For messages.
 KNOWN = (
-    "YouTube-VIS annotations or results, COCO annotations or results (JSON); a folder of PNG label "
-    "maps or of polygon files (one per frame, as labelme writes them), or of such folders"
+    "YouTube-VIS annotations or results, COCO annotations or results (JSON); a folder of label "
+    "maps (PNG, BMP, TIFF, NPY, NPZ) or of polygon files (one per frame, as labelme writes them), "
+    "or of such folders; a folder per object with a mask per frame"
 )
 
 
@@ -29,12 +33,34 @@ class MaskOptions:
     Args:
         entries: for JSON files.
         void: value of label maps that is never touched; None without one.
-        guess_void: label maps that hold no other value have it as object.
+        guess_void: find out what the values of label maps mean.
+        one_video: all masks are of one video: sub-folders are its objects.
+        first_number: see ``pairing.pair``.
     """
 
     entries: EntryOptions = field(default_factory=EntryOptions)
     void: int | None = VOID
     guess_void: bool = True
+    one_video: bool = False
+    first_number: int | None = None
+
+
+def read_void(text: str | None) -> tuple[int | None, bool]:
+    """``--void`` as (``MaskOptions.void``, ``MaskOptions.guess_void``).
+
+    Raises:
+        ConfigError: neither a pixel value nor ``none``.
+    """
+    if text is None:
+        return VOID, True
+    if text != "none" and not text.isdecimal():
+        raise ConfigError(f"--void {text}: give a pixel value, or none.")
+    return None if text == "none" else int(text), False
+
+
+def has_frames(folder: Path | None) -> bool:
+    """Whether pictures lie in a folder itself, so that it is the frames of one video."""
+    return folder is not None and folder.is_dir() and bool(list_files(folder, IMAGE_SUFFIXES))
 
 
 def open_mask_file(path: Path, options: MaskOptions | None = None) -> MaskFile:
@@ -49,41 +75,102 @@ def open_mask_file(path: Path, options: MaskOptions | None = None) -> MaskFile:
     """
     options = options if options is not None else MaskOptions()
     if path.is_dir():
-        return _open_folder(path, options)
+        return open_mask_folder(path, options)
     if not path.is_file():
         raise AnnotationError(f"{path}: no such file or folder of masks; check the path.")
-    if path.suffix.lower() == ".png":
-        return FolderFile(path, "a label map", (_video((path,), "", path.stem, options),))
-    if path.suffix.lower() in (".xml", ".zip"):
+    suffix = path.suffix.lower()
+    if suffix in LABEL_SUFFIXES:
+        codec = MakeLabelMapCodec((path,), options.void, guess=options.guess_void)
+        return _one_file(path, "a label map", codec, options)
+    if suffix in JPEG_SUFFIXES:
+        raise _jpeg(path)
+    if suffix in (".xml", ".zip"):
         raise AnnotationError(
             f"{path}: is no JSON; of a CVAT export, vmt convert-annotations makes a file to refine."
         )
     content = read_json_list(path)
     if isinstance(content.top.get("shapes"), list):
-        return FolderFile(path, "polygons", (_video((path,), "", path.stem, options),))
+        return _one_file(path, "polygons", MakePolygonCodec(), options)
     return open_entries(content, options.entries)
 
 
-def _open_folder(path: Path, options: MaskOptions) -> FolderFile:
+def _one_file(path: Path, form: str, codec: MakeCodec, options: MaskOptions) -> FolderFile:
+    video = FolderVideo((path,), "", path.stem, codec, options.first_number)
+    return FolderFile(path, form, (video,))
+
+
+def open_mask_folder(path: Path, options: MaskOptions) -> FolderFile:
+    """Find out what a folder of masks is; see ``open_mask_file``."""
+    label = path.resolve().name
     own = _mask_files(path)
+    files = {folder.name: _mask_files(folder) for folder in ([] if own else list_folders(path))}
     if own:
-        videos = [_video(own, "", path.resolve().name, options)]
+        found = [_Found("", label, own)]
+    elif options.one_video and sum(map(bool, files.values())) > 1:
+        found = [_Found("", label, [p for some in files.values() for p in some], of_objects=True)]
     else:
-        found = {folder.name: _mask_files(folder) for folder in list_folders(path)}
-        videos = [_video(files, name, name, options) for name, files in found.items() if files]
-    if not videos:
-        raise AnnotationError(f"{path}: holds no masks of a known kind. Known are {KNOWN}.")
-    polygons = videos[0].files[0].suffix.lower() == ".json"
-    return FolderFile(path, "polygons" if polygons else "label maps", videos)
+        found = [_Found(name, name, some) for name, some in files.items() if some]
+        for name in (name for name, some in files.items() if not some):
+            masks = [p for folder in list_folders(path / name) for p in _mask_files(folder)]
+            found += [_Found(name, name, masks, of_objects=True)] if masks else []
+    if not found:
+        raise _nothing(path)
+    maps = [path for one in found if one.kind == "label maps" for path in one.files]
+    label_maps = MakeLabelMapCodec(maps, options.void, guess=options.guess_void)
+    codecs: dict[str, MakeCodec] = {
+        "polygons": MakePolygonCodec(),
+        "label maps": label_maps,
+        "masks per object": ObjectMaps(),
+    }
+    videos = [
+        FolderVideo(tuple(one.files), one.folder, one.label, codecs[one.kind], options.first_number)
+        for one in found
+    ]
+    return FolderFile(path, found[0].kind, videos)
 
 
-def _mask_files(folder: Path) -> tuple[Path, ...]:
-    """Polygon files, or else the PNG files, of a folder."""
-    return polygon_files(folder) or tuple(list_files(folder, (".png",)))
+@dataclass(frozen=True)
+class _Found:
+    """The mask files of one video."""
+
+    folder: str
+    label: str
+    files: Sequence[Path]
+    of_objects: bool = False
+
+    @property
+    def kind(self) -> str:
+        if self.files[0].suffix.lower() == ".json":
+            return "polygons"
+        return "masks per object" if self.of_objects else "label maps"
 
 
-def _video(files: tuple[Path, ...], folder: str, label: str, options: MaskOptions) -> FolderVideo:
-    if files[0].suffix.lower() == ".json":
-        return FolderVideo(files, folder, label, make_polygon_codec)
-    codec: MakeCodec = make_label_map_codec(options.void, guess=options.guess_void)
-    return FolderVideo(files, folder, label, codec, f"{options.void} {options.guess_void}")
+def _mask_files(folder: Path) -> list[Path]:
+    """Polygon files, or else the label maps, of a folder."""
+    texts = polygon_files(folder)
+    if texts:
+        return list(texts)
+    maps = list_files(folder, LABEL_SUFFIXES)
+    stem, count = max(
+        Counter(path.stem for path in maps).items(), key=lambda x: x[1], default=("", 0)
+    )
+    if count > 1:
+        twice = [path.name for path in maps if path.stem == stem]
+        raise AnnotationError(
+            f"{folder}: holds {' and '.join(twice)}, which are masks of the same frame; keep one."
+        )
+    return maps
+
+
+def _nothing(path: Path) -> AnnotationError:
+    for folder in (path, *list_folders(path)):
+        photos = list_files(folder, JPEG_SUFFIXES)
+        if photos:
+            return _jpeg(photos[0])
+    return AnnotationError(f"{path}: holds no masks of a known kind. Known are {KNOWN}.")
+
+
+def _jpeg(path: Path) -> AnnotationError:
+    return AnnotationError(
+        f"{path}: JPEG changes the values of pixels, so it cannot hold masks; export them as PNG."
+    )

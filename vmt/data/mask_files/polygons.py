@@ -14,6 +14,7 @@ import base64
 import binascii
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,6 +49,8 @@ PIECE_OF = "vmt_object"
 #: Labels of holes, and of regions that nobody annotated, in small letters.
 HOLES = frozenset(("_background_", "__background__"))
 IGNORED = frozenset(("__ignore__", "_ignore_", "ignore", "void"))
+#: What a key has behind the label.
+_OBJECT_OF_LABEL = re.compile(r" (?:#\d+|\(group .*\))$")
 
 
 def polygon_files(folder: Path) -> tuple[Path, ...]:
@@ -69,9 +72,21 @@ def has_shapes(path: Path) -> bool:
     return isinstance(content, dict) and isinstance(content.get("shapes"), list)
 
 
-def make_polygon_codec(files: Sequence[Path], size: Size) -> PolygonCodec:
+class MakePolygonCodec:
     """See ``folders.MakeCodec``."""
-    return PolygonCodec(note_of([read_polygons(path) for path in files], size))
+
+    def __call__(self, files: Sequence[Path], size: Size) -> PolygonCodec:
+        """See ``folders.MakeCodec``."""
+        return PolygonCodec(note_of([read_polygons(path) for path in files], size))
+
+    def categories(self, files: Sequence[Path]) -> set[str]:
+        """See ``folders.MakeCodec``."""
+        codec = PolygonCodec()
+        return {codec.category(key) for path in files for key in read_polygons(path).objects}
+
+    def settings(self) -> str:
+        """See ``folders.MakeCodec``."""
+        return ""
 
 
 @dataclass(frozen=True)
@@ -81,19 +96,18 @@ class PolygonCodec:
     note: str = ""
     noun: str = "polygon file"
 
-    def objects(self, path: Path, size: Size) -> list[str]:
+    def read(self, path: Path, size: Size) -> dict[str, BoolArray]:
         """See ``folders.FrameCodec``."""
-        frame = read_polygons(path)
-        return [key for key, mask in frame.masks(size).items() if rle.area(mask)]
+        masks = read_polygons(path).masks(size)
+        return {key: rle.decode(mask) for key, mask in masks.items() if rle.area(mask)}
 
     def label(self, key: str) -> str:
         """See ``folders.FrameCodec``."""
         return key
 
-    def masks(self, path: Path, keys: Sequence[str], size: Size) -> list[BoolArray]:
+    def category(self, key: str) -> str:
         """See ``folders.FrameCodec``."""
-        found = read_polygons(path).masks(size)
-        return [rle.decode(found[key]) for key in keys]
+        return _OBJECT_OF_LABEL.sub("", key)
 
     def rewrite(self, path: Path, new: Mapping[str, NewMask]) -> bytes:
         """See ``folders.FrameCodec``.
