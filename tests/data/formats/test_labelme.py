@@ -59,7 +59,7 @@ def test_a_video_of_few_annotated_frames(tmp_path: Path, images: Path, convert, 
     assert "1 shapes labelled __ignore__ are no objects" in said
     assert "some frames show several shapes dog: the k-th of a frame is taken for the same" in said
     out = tmp_path / "out.json"
-    assert f"vmt train --train {out} --train-images {images} ..." in said
+    assert f"--train {out} --train-images {images} --output trained" in said
     assert f"MODEL.LABEL_SPACE {out}" in said
     # What is printed next holds.
     assert main(["check-annotations", str(out), "--images", str(images)]) == 0
