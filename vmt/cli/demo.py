@@ -43,6 +43,7 @@ from vmt.inference.video_io import (
 )
 from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import AnnotationError, ConfigError, OutputError, VideoError
+from vmt.utils.threads import take_free_cores
 from vmt.visualization.colors import label_map_palette
 from vmt.visualization.draw import draw_tracks
 
@@ -130,6 +131,7 @@ def run(args: argparse.Namespace) -> int:
 def _load_model(args: argparse.Namespace, cfg: Any) -> ClipModel:
     from vmt.engine.load import load_model
 
+    take_free_cores()
     model: Any = load_model(args.config_file, args.weights, args.overrides, args.device)
     weights = args.weights or cfg.MODEL.WEIGHTS
     print(f"network: {args.config_file} on {model.device}")

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from vmt.cli.streams import open_ended_streams
 from vmt.utils.errors import VmtError
+from vmt.utils.threads import let_threads_sleep
 from vmt.version import __version__
 
 #: command -> (module, one line for the overview)
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0 done, 1 a check did not hold, 2 bad input, 130 interrupted.
     """
+    let_threads_sleep()
     with open_ended_streams():
         return _run(list(sys.argv[1:] if argv is None else argv))
 

@@ -61,6 +61,7 @@ from vmt.inference.refine_files import (
 )
 from vmt.inference.video_io import FrameList, VideoSource
 from vmt.utils.errors import AnnotationError, ConfigError, OutputError, VideoError, VmtError
+from vmt.utils.threads import take_free_cores
 from vmt.visualization.refine_report import (
     Difference,
     RefineReport,
@@ -210,6 +211,7 @@ def _check_bad(job: _Job, *, skip: bool) -> None:
 
 
 def _load_refiner(args: argparse.Namespace) -> FrameRefiner:
+    take_free_cores()
     return MaskRefiner.from_pretrained(args.weights, device=args.device, steady=args.steady)
 
 

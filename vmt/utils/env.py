@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from vmt.utils.threads import usable_cores
+
 #: "ok"; "missing": optional, VMT works without; "broken": VMT needs it.
 State = Literal["ok", "missing", "broken"]
 
@@ -195,7 +197,7 @@ def torch_facts() -> list[Fact]:
     build = f"built for {'CUDA' if torch.version.cuda else 'ROCm'} {built_for}"
     facts = [
         Fact("torch", "build", build if built_for else "built for the CPU alone"),
-        Fact("torch", "CPU threads", f"{torch.get_num_threads()} of {_usable_cores()} cores"),
+        Fact("torch", "CPU threads", f"{torch.get_num_threads()} of {usable_cores()} cores"),
     ]
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
@@ -276,12 +278,6 @@ def data_facts() -> list[Fact]:
         fix = "datasets/README.md shows the expected tree; needed for training and evaluation"
         facts.append(Fact("data", "data sets", f"absent: {', '.join(absent)}", "missing", fix))
     return facts
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _gib(size: int) -> str:
