@@ -97,6 +97,7 @@ def exchange(folder: str) -> int:
         "none": comm.any_process(0),
         "mean": comm.mean(torch.tensor([float(rank), 2.0])).tolist(),
         "gather": comm.gather({"rank": rank}),
+        "gather_none": comm.gather(None if rank == 1 else "x"),
         "share": comm.share([0, 1, 2, 3, 4]),
     }
     torch.save(found, Path(folder) / f"{rank}.pt")

@@ -110,6 +110,7 @@ def test_exchanges(tmp_path: Path) -> None:
     for f in found:
         assert (f["size"], f["any"], f["none"], f["mean"]) == (2, 15, 0, [0.5, 2.0])
         assert f["gather"] == [{"rank": 0}, {"rank": 1}]
+        assert f["gather_none"] == ["x", None]
 
 
 def test_alone_nothing_is_exchanged() -> None:

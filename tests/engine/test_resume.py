@@ -13,6 +13,7 @@ from tests.engine.runs import finish, run, scalars, start, train_command, wait_f
 from tests.synthetic import write_moving_shapes
 from vmt.checkpoint.files import read_weights
 from vmt.checkpoint.training_state import load_state
+from vmt.cli.main import main
 
 
 @pytest.fixture(scope="module")
@@ -128,3 +129,21 @@ def test_another_setting_is_named_on_resume(data: Path, straight: Path, tmp_path
     status, said = run(train_command(data, output, "--resume", **keys))
     assert status == 0, said
     assert "another setting: SOLVER.BASE_LR: 0.0002 -> 0.001" in said
+
+
+def test_other_annotations_under_the_same_name_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_moving_shapes(tmp_path / "data", 1, 2, (48, 64), 0)
+
+    def train(*more: str) -> str:
+        command = train_command(tmp_path / "data", tmp_path / "out", *more, SOLVER__MAX_STEPS="1")
+        caplog.clear()
+        assert main(command[3:]) == 0
+        return caplog.text
+
+    train()
+    assert "other annotations" not in train("--resume")
+    file = tmp_path / "data" / "annotations.json"
+    file.write_text(file.read_text().replace('"iscrowd": 0', '"iscrowd": 1', 1))
+    assert f"was made with other annotations in {file}@" in train("--resume")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,6 +63,19 @@ class Located:
         return READERS[self.format](
             self.annotations, self.images, self.name, mask_key or self.mask_key
         )
+
+    def digest(self) -> str:
+        """Changes with the annotations: of the bytes of a file, of names and sizes in a folder."""
+        digest = hashlib.sha256()
+        if self.annotations.is_file():
+            with self.annotations.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+            return digest.hexdigest()
+        files = sorted(path for path in self.annotations.rglob("*") if path.is_file())
+        for path in files:
+            digest.update(f"{path.relative_to(self.annotations)} {path.stat().st_size}\n".encode())
+        return digest.hexdigest()
 
 
 def data_root(configured: str = "") -> Path:

@@ -21,6 +21,7 @@ from vmt.checkpoint.files import SAFETENSORS, write_weights
 from vmt.checkpoint.training_state import CheckpointFolder, changed_keys, seed_everything
 from vmt.config.node import load_config
 from vmt.data.build import build_train_loader, steps_per_epoch
+from vmt.data.catalog import locate
 from vmt.data.labels import resolve_label_space
 from vmt.engine.auxiliary import build_auxiliary
 from vmt.engine.ema import EmaHook
@@ -236,6 +237,10 @@ class TrainingRun:
             self.output / "checkpoints", cfg.ENGINE.KEEP_CHECKPOINTS
         )
         found = self._newest(resume)
+        self._data: dict[str, str] = {}
+        if comm.is_main():
+            sets = [locate(name, cfg.DATASETS.ROOT) for name in cfg.DATASETS.TRAIN]
+            self._data = {located.name: located.digest() for located in sets}
         self._text = self._write_descriptions()
         self._log = LogHook(cfg.ENGINE.LOG_PERIOD, self._open_writers)
         self._ema = EmaHook(cfg.ENGINE.EMA_DECAY) if cfg.ENGINE.EMA_DECAY else None
@@ -262,6 +267,9 @@ class TrainingRun:
         old, new = yaml.safe_load(state["config"]), yaml.safe_load(self._text)
         for change in changed_keys(old, new, _FREE):
             logger.warning("%s was made with another setting: %s", path, change)
+        for name, digest in state.get("data", {}).items():
+            if self._data.get(name, digest) != digest:
+                logger.warning("%s was made with other annotations in %s", path, name)
 
     def _write_descriptions(self) -> str:
         """config.yaml and label_space.json; returns the config as text."""
@@ -342,7 +350,11 @@ class TrainingRun:
             folder, names = self.output / "overlays", self.label_space.names
             confidence = self.cfg.TEST.CONFIDENCE
             hooks.append(OverlayHook(engine.OVERLAY_PERIOD, folder, confidence, names))
-        extra = {"config": self._text, "categories": categories_of(self.label_space)}
+        extra = {
+            "config": self._text,
+            "categories": categories_of(self.label_space),
+            "data": self._data,
+        }
         hooks.append(CheckpointHook(self._checkpoints, engine.CHECKPOINT_PERIOD, extra))
         if self.cfg.DATASETS.TEST:
             evaluation = EvalHook(

@@ -63,9 +63,9 @@ def gather(item: _Item) -> list[_Item]:
     """``item`` of every process by rank, known to all of them; small picklable objects."""
     if world_size() == 1:
         return [item]
-    items: list[_Item | None] = [None] * world_size()
+    items = [item] * world_size()
     dist.all_gather_object(items, item)
-    return [entry for entry in items if entry is not None]
+    return items
 
 
 def share(items: Sequence[_Item]) -> list[_Item]:

@@ -13,7 +13,7 @@ from vmt.ops.frames import frame_chunks
 from vmt.utils.errors import ConfigError
 
 #: Most tokens that go through a block at once where no gradient is asked for; bounds memory.
-MAX_TOKENS = 65536
+MAX_TOKENS = 65535
 
 
 @dataclass(frozen=True)
