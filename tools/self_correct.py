@@ -73,11 +73,7 @@ class Loop:
         self.truth = self._located(cfg, "TRUTH") if self.rules.TRUTH else None
         if not cfg.DATASETS.TRAIN:
             raise ConfigError(f"{config_file}: DATASETS.TRAIN names no clean set.")
-        if self.val and not Path(self.rules.VAL_COARSE).is_file():
-            raise ConfigError(
-                f"{config_file}: SELF_CORRECT.VAL_COARSE is {self.rules.VAL_COARSE!r}, no file; "
-                "it holds coarse masks of the annotations of SELF_CORRECT.VAL."
-            )
+        self.val_coarse = self._val_coarse(cfg) if self.val else None
         if self.rules.INPUT not in INPUTS:
             raise ConfigError(
                 f"{config_file}: SELF_CORRECT.INPUT is {self.rules.INPUT!r}; choose "
@@ -90,6 +86,18 @@ class Loop:
         if not reference:
             raise ConfigError(f"{self.config_file}: SELF_CORRECT.{key} is empty.")
         return locate(reference, cfg.DATASETS.ROOT)
+
+    def _val_coarse(self, cfg: CfgNode) -> Path:
+        """The JSON of ``SELF_CORRECT.VAL_COARSE``, which may name a set too."""
+        reference = cfg.SELF_CORRECT.VAL_COARSE
+        if not reference or (Path(reference).suffix == ".json" and not Path(reference).is_file()):
+            raise ConfigError(
+                f"{self.config_file}: SELF_CORRECT.VAL_COARSE is {reference!r}, no file; "
+                "it holds coarse masks of the annotations of SELF_CORRECT.VAL."
+            )
+        if Path(reference).is_file():
+            return Path(reference)
+        return self._located(cfg, "VAL_COARSE").annotations
 
     def run(self) -> list[dict[str, Any]]:
         """Do what is not done; returns the scores, those of the coarse masks first."""
@@ -123,7 +131,8 @@ class Loop:
         if self.val:
             val = folder / "val.json"
             # Like the set itself.
-            given = Path(self.rules.VAL_COARSE)
+            assert self.val_coarse is not None, "set with the validation set"
+            given = self.val_coarse
             if again and k > 1:
                 given = self.output / f"iteration_{k - 1}" / "val.json"
             self._refine(given, self.val.images, val, weights)
@@ -141,6 +150,7 @@ class Loop:
             source = json.dumps([f"{corrected}@{self.coarse.images}"])
             extra += ["DATASETS.TRAIN", source, "DATASETS.RATIOS", "[]"]
             extra += ["DATASETS.CATEGORY_MAPS", "[]", "MODEL.WEIGHTS", str(previous)]
+            extra += ["DATASETS.MASK_KEY", "segmentations"]  # where vmt refine puts its masks
             if self.rules.NEXT_STEPS:
                 extra += ["SOLVER.MAX_STEPS", str(self.rules.NEXT_STEPS)]
                 extra += ["SOLVER.MILESTONE_STEPS", f"[{self.rules.NEXT_STEPS * 4 // 5}]"]
@@ -165,7 +175,8 @@ class Loop:
             return kept
         found: dict[str, Any] = {}
         if self.val:
-            found["val"] = score(self.val.annotations, val or Path(self.rules.VAL_COARSE))
+            assert self.val_coarse is not None, "set with the validation set"
+            found["val"] = score(self.val.annotations, val or self.val_coarse)
         if self.truth:
             found["truth"] = score(self.truth.annotations, corrected or self.coarse.annotations)
         _write(file, found)
@@ -196,20 +207,30 @@ def score(truth: Path, masks: Path) -> dict[str, float]:
     """Masks of the annotations themselves, as if a network had found exactly them; in percent.
 
     Args:
-        truth: YouTube-VIS JSON.
-        masks: the same annotations with other masks.
+        truth: YouTube-VIS JSON; ``segmentations_refined`` are its masks where it has them.
+        masks: the same videos and objects with other masks.
 
     Returns:
         ``boundary_AP``, ``mask_AP``, ``boundary_iou``, ``boundary_error`` (100 - boundary IoU) and
         ``flicker`` (temporal stability).
+
+    Raises:
+        ConfigError: the two files are about different videos.
     """
-    rows = json.loads(masks.read_text())["annotations"]
-    keys = ("video_id", "category_id", "segmentations")
-    results = [{key: row[key] for key in keys} | {"score": 1.0} for row in rows]
+    content = json.loads(masks.read_text())
+    id_of = _same_videos(truth, masks, content["videos"])
+    results = [
+        {
+            "video_id": id_of[row["video_id"]],
+            "category_id": row["category_id"],
+            "segmentations": row["segmentations"],
+            "score": 1.0,
+        }
+        for row in content["annotations"]
+    ]
     found = evaluate(
-        str(truth), results, ("tube_boundary", "tube_mask", "tracklet_quality"),
-        mask_field="segmentations",
-    )  # fmt: skip
+        str(truth), results, ("tube_boundary", "tube_mask", "tracklet_quality"), mask_field="auto"
+    )
     quality = found.others["tracklet_quality"]
     return {
         "boundary_AP": 100 * found.tubes["tube_boundary"].stats["AP"],
@@ -218,6 +239,23 @@ def score(truth: Path, masks: Path) -> dict[str, float]:
         "boundary_error": 100 - 100 * quality["boundary_iou"],
         "flicker": 100 * quality["stability"],
     }
+
+
+def _same_videos(truth: Path, masks: Path, videos: Sequence[dict[str, Any]]) -> dict[int, int]:
+    """Video id in ``masks`` -> in ``truth``, by the folders of frames: files may count apart."""
+    theirs = {_folder(row): row["id"] for row in videos}
+    ours = {_folder(row): row["id"] for row in json.loads(truth.read_text())["videos"]}
+    if apart := sorted(theirs.keys() ^ ours.keys()):
+        raise ConfigError(
+            f"{masks}: has other videos than {truth}: {len(apart)} are in one of them alone "
+            f"(first: {apart[0]}); cut both by one split (datasets/prepare_hq_ytvis.py --cut)."
+        )
+    return {key: ours[name] for name, key in theirs.items()}
+
+
+def _folder(video: dict[str, Any]) -> str:
+    name: str = video["file_names"][0]
+    return Path(name).parent.name or name
 
 
 def _call(*arguments: str) -> None:

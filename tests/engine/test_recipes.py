@@ -44,8 +44,8 @@ def keys_of(name: str) -> dict[str, str]:
             "MODEL.BACKBONE.NAME": "timm/resnet18d",
             "MODEL.MASK_REFINER.CROP_SIZES": "[48,64]",
         }
-    if name.startswith("refine/ovis"):
-        keys |= {"MODEL.NEW_PARAMETERS": "['']"}  # in place of a trained base
+    if name.startswith(("refine/ovis", "ovis/ablations")):  # in place of a trained base
+        keys |= {"MODEL.NEW_PARAMETERS": "['']", "MODEL.WEIGHTS": ""}
     if name.startswith(OWN_DATA):
         keys |= OWN_KEYS
     if name.startswith("quick/"):

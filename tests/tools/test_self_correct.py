@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from cocoapi_hq import rle
+from tests.recipes import SHORT, SMALL
+from vmt.cli.main import main as vmt
 from vmt.data.degrade import degrade_file
 from vmt.utils.errors import VmtError
 
@@ -179,3 +181,88 @@ def test_messages(
 def test_a_command_that_fails_is_named(tool: ModuleType) -> None:
     with pytest.raises(VmtError, match=r"vmt refine ended with status 2.*call the same command"):
         tool._call("refine", "--masks", "nothing.json", "--images", ".", "--output", "x.json")
+
+
+def halo_free(path: Path, target: Path) -> Path:
+    """A file of YouTube-VIS whose plain masks are the exact ones."""
+    content = json.loads(path.read_text())
+    for row in content["annotations"]:
+        row["segmentations"] = row.pop("segmentations_refined")
+    target.write_text(json.dumps(content))
+    return target
+
+
+def test_masks_are_scored_against_the_refined_ones(
+    tool: ModuleType, tiny_datasets: Path, tmp_path: Path
+) -> None:
+    """HQ-YTVIS has both: exact masks score 100, those of YouTube-VIS with their halo do not."""
+    truth = tiny_datasets / "hq_ytvis/ytvis_hq-val.json"
+    exact = tool.score(truth, halo_free(truth, tmp_path / "exact.json"))
+    assert (exact["boundary_AP"], exact["mask_AP"]) == pytest.approx((100, 100))
+    assert exact["boundary_error"] == pytest.approx(0)
+    coarse = tool.score(truth, tiny_datasets / "hq_ytvis/coarse/train-val.json")
+    assert coarse["boundary_error"] > 20
+
+
+def test_videos_are_matched_by_their_folders(
+    tool: ModuleType, tiny_datasets: Path, tmp_path: Path
+) -> None:
+    truth = tiny_datasets / "hq_ytvis/ytvis_hq-val.json"
+    path = halo_free(truth, tmp_path / "exact.json")
+    content = json.loads(path.read_text())
+    ids = [video["id"] for video in content["videos"]]
+    swapped = dict(zip(ids, reversed(ids), strict=True))
+    for row in content["videos"]:
+        row["id"] = swapped[row["id"]]
+    for row in content["annotations"]:
+        row["video_id"] = swapped[row["video_id"]]
+    path.write_text(json.dumps(content))
+    assert tool.score(truth, path)["boundary_AP"] == pytest.approx(100)
+    with pytest.raises(VmtError, match=r"4 are in one of them alone .*--cut"):
+        tool.score(truth, tiny_datasets / "hq_ytvis/coarse/train-test.json")
+
+
+def test_the_loop_of_the_paper_on_its_sets(
+    tool: ModuleType, tiny_datasets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ovis_to_ytvis.yaml as it stands but for sizes; its commands run in this process."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tiny_datasets))
+    calls = []
+
+    def call(*arguments: str) -> None:
+        calls.append(arguments)
+        assert vmt(list(arguments)) == 0
+
+    monkeypatch.setattr(tool, "_call", call)
+    keys = SMALL | SHORT | {"MODEL.NEW_PARAMETERS": "['']", "MODEL.WEIGHTS": ""}
+    keys |= {"SELF_CORRECT.ITERATIONS": "2", "SELF_CORRECT.MIN_GAIN": "-100.0"}
+    words = [word for pair in keys.items() for word in pair]
+    config = Path(__file__).parents[2] / "configs/refine/ovis_to_ytvis.yaml"
+    output = tmp_path / "out"
+    options = ["--config-file", str(config), "--output", str(output), "--device", "cpu"]
+    assert tool.main([*options, *words]) == 0
+    assert [c[0] for c in calls] == ["train", "refine", "refine"] * 2
+    refined = json.loads((output / "refined.json").read_text())
+    names = {Path(video["file_names"][0]).parent.name for video in refined["videos"]}
+    assert names == {"tr20190000", "tr20190001", "tr20190002"}  # of HQ-YTVIS train, no others
+    scores = json.loads((output / "scores.json").read_text())["iterations"]
+    hq = tiny_datasets / "hq_ytvis"
+    assert scores[0]["val"] == tool.score(hq / "ytvis_hq-val.json", hq / "coarse/train-val.json")
+    # the second training reads what the first correction wrote, and starts from its network
+    second = dict(pairwise(calls[3]))
+    assert second["DATASETS.TRAIN"].startswith(f'["{output}/iteration_1/annotations.json@')
+    assert second["DATASETS.MASK_KEY"] == "segmentations"
+
+
+def test_weights_that_are_not_there_are_named_with_their_source(
+    tool: ModuleType, tiny_datasets: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tiny_datasets))
+    config = Path(__file__).parents[2] / "configs/refine/ovis_to_ytvis.yaml"
+    keys = [word for pair in (SMALL | SHORT).items() for word in pair]
+    out = ["--output", str(tmp_path / "out"), "--num-gpus", "0"]
+    assert vmt(["train", "--config-file", str(config), *out, *keys]) == 2
+    said = capsys.readouterr().err
+    assert (
+        "weights/seqformer_r50.pth: no such weight file; `vmt zoo --download seqformer_r50`" in said
+    )

@@ -28,6 +28,7 @@ from vmt.checkpoint.key_maps.released import RELEASED
 from vmt.checkpoint.key_maps.rows import UNUSED
 from vmt.checkpoint.unpickle import read_pickle, read_torch
 from vmt.checkpoint.wrappers import unwrap
+from vmt.checkpoint.zoo import ZOO
 from vmt.utils.errors import CheckpointError, OutputError
 
 SAFETENSORS = ".safetensors"
@@ -108,7 +109,9 @@ def read_weights(path: str | Path) -> WeightFile:
     if path.is_dir():
         path = _in_folder(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such weight file; `vmt zoo` lists published ones.")
+        known = [file.name for file in ZOO.values() if file.file_name == path.name]
+        hint = f"`vmt zoo --download {known[0]}` fetches it" if known else "`vmt zoo` lists some"
+        raise CheckpointError(f"{path}: no such weight file; {hint}.")
     with _readable(path):
         with path.open("rb") as file:
             head = file.read(64)

@@ -362,9 +362,10 @@ def default_config() -> Node:
     cfg.ENGINE.TIMEOUT_MINUTES = 30
 
     cfg.SELF_CORRECT = Node()  # tools/self_correct.py; DATASETS.TRAIN is the clean set
-    # Set whose masks are corrected, a name or my.json@images.
+    # Set whose masks are corrected, a name or my.json@images (as all sets of this section).
     cfg.SELF_CORRECT.COARSE = ""
-    # Set with true masks, and JSON of the same annotations with coarse ones, for the stop rule.
+    # Set with true masks, and the same videos with coarse ones (a set, or a JSON alone), for the
+    # stop rule.
     cfg.SELF_CORRECT.VAL = ""
     cfg.SELF_CORRECT.VAL_COARSE = ""
     # True masks of COARSE, for studies that know them: scored, never trained on.
