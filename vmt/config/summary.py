@@ -1,0 +1,52 @@
+"""A config in a few lines: network, data, schedule, and the keys that differ from the defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from fvcore.common.config import CfgNode as Node
+
+from vmt.config.defaults import default_config
+
+
+def summary(cfg: Node) -> list[tuple[str, str]]:
+    """Name and text of what a person asks first.
+
+    Args:
+        cfg: a config with every key.
+    """
+    model, solver = cfg.MODEL, cfg.SOLVER
+    parts = {
+        "refiner": model.REFINER.NAME,
+        "encoder branch": model.SEQFORMER.ENCODER_BRANCH,
+        "box mixer": model.SEQFORMER.BOX_MIXER,
+        "auxiliary": model.AUXILIARY,
+    }
+    used = ", ".join(f"{name} {value}" for name, value in parts.items() if value != "none")
+    length = f"{solver.MAX_STEPS} steps" if solver.MAX_STEPS else f"{solver.EPOCHS} epochs"
+    return [
+        ("network", f"{model.META_ARCHITECTURE}{f' ({used})' if used else ''}"),
+        ("backbone", str(model.BACKBONE.NAME)),
+        ("classes", str(model.LABEL_SPACE)),
+        ("weights", model.WEIGHTS or "none: random"),
+        ("train", ", ".join(map(str, cfg.DATASETS.TRAIN)) or "no data set is named"),
+        ("test", ", ".join(map(str, cfg.DATASETS.TEST)) or "no data set is named"),
+        ("schedule", f"{length}, {solver.CLIPS_PER_BATCH} clips a step, rate {solver.BASE_LR:g}"),
+    ]
+
+
+def changed_keys(cfg: Node) -> list[tuple[str, Any, Any]]:
+    """Name, value and default of every key whose value is not its default, in their order."""
+    defaults = dict(_leaves(default_config()))
+    return [
+        (name, value, defaults[name]) for name, value in _leaves(cfg) if value != defaults[name]
+    ]
+
+
+def _leaves(node: Node, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, Node):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
