@@ -339,6 +339,8 @@ def refine_video(
         VideoError: a frame cannot be read.
         OutputError: the disk is full.
     """
+    if isinstance(source, VideoFile):
+        source.check_whole()
     frames = frame_set(source)
     masks = video.load(frames)
     _check_count(video, masks, frames)

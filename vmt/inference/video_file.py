@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,10 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from vmt.data.images import TURNED, Frame, check_file, over_black, turn_upright
+from vmt.inference.cut_off import ends_within_frame, explain_unreadable, is_video, missing_end
 from vmt.utils.errors import VideoError
+
+logger = logging.getLogger(__name__)
 
 # fmt: off
 VIDEO_SUFFIXES = frozenset((
@@ -22,6 +27,12 @@ VIDEO_SUFFIXES = frozenset((
 # fmt: on
 #: Frames per second of sources that do not say.
 FOLDER_FPS = 12.0
+#: FFmpeg's names of containers that do not say where they end.
+_ENDLESS = frozenset(("mpegts", "mpeg", "mpegvideo", "asf"))
+_WAY_OUT = (
+    "copy or export it again, or make a whole file of what is there (ffmpeg -i {} -c:v libx264 "
+    "whole.mp4)."
+)
 
 
 class VideoFile:
@@ -46,22 +57,44 @@ class VideoFile:
             rate = stream.average_rate or stream.guessed_rate
             self.fps = float(rate) if rate else FOLDER_FPS
             self.num_frames = _listed_frames(container, stream)
+            self._missing = _missing_end(path, container, stream)
             first = next(_decode(path, container, stream), None)
-        if first is None:
-            raise VideoError(
-                f"{path}: not one frame can be decoded; the file is damaged or cut short. "
-                "Export or copy it again."
-            )
+            if first is None:
+                raise VideoError(
+                    f"{path}: not one frame can be decoded; the file is damaged. Export or copy it "
+                    "again."
+                )
+            _warn_of_doubts(path, container, stream, first)
         self.turned = _orientation(first) in TURNED
         self.size: tuple[int, int] = (
             (first.width, first.height) if self.turned else (first.height, first.width)
         )
 
+    def check_whole(self) -> None:
+        """Raise, before any frame is decoded, where the structure of the file tells that it is cut.
+
+        Raises:
+            VideoError: it is cut short.
+        """
+        if self._missing:
+            raise VideoError(
+                f"{self.path}: is cut short ({self._missing}); {_WAY_OUT.format(self.path.name)}"
+            )
+
     def __iter__(self) -> Iterator[Frame]:
         """Decode from the start; what still decodes of a damaged file comes before the error."""
         with _open_container(self.path) as container:
             stream = _video_stream(self.path, container)
-            yield from map(_RgbConverter(), _decode(self.path, container, stream))
+            to_rgb = _RgbConverter()
+            for frame in map(to_rgb, _decode(self.path, container, stream)):
+                if frame.shape[:2] != self.size:
+                    raise VideoError(
+                        f"{self.path}: changes its size from {self.size[1]}x{self.size[0]} to "
+                        f"{frame.shape[1]}x{frame.shape[0]} pixels on the way; make all frames one "
+                        f"size (ffmpeg -i {self.path.name} -s {self.size[1]}x{self.size[0]} "
+                        "out.mp4)."
+                    )
+                yield frame
 
 
 def count_frames(path: Path) -> int:
@@ -83,22 +116,21 @@ def _open_container(path: Path) -> Any:
     try:
         return av.open(str(path), metadata_errors="replace")
     except (av.FFmpegError, OSError, ValueError) as error:
+        if isinstance(error, PermissionError):
+            raise VideoError(f"{path}: cannot be read; change its rights.") from None
         raise VideoError(
-            f"{path}: cannot be opened as a video ({one_line(error)}); the file is damaged, cut "
-            "short or of another kind. Copy or export it again."
+            f"{path}: cannot be opened as a video: {explain_unreadable(path)}."
         ) from None
 
 
 def _video_stream(path: Path, container: Any) -> Any:
-    pictures = (s for s in container.streams.video if not _is_cover(s))
-    stream = next(pictures, None)
+    pictures = [s for s in container.streams.video if not _is_cover(s)]
+    best = container.streams.best("video") if len(pictures) > 1 else None
+    stream = best if best in pictures else next(iter(pictures), None)
     if stream is None:
         kinds = sorted({s.type for s in container.streams} - {"data"})
         if not kinds:
-            raise VideoError(
-                f"{path}: holds no readable stream; the file is damaged or cut short. Copy or "
-                "export it again."
-            )
+            raise VideoError(f"{path}: holds no readable stream: {explain_unreadable(path)}.")
         raise VideoError(
             f"{path}: holds no video, only {' and '.join(kinds)}; give a file with pictures."
         )
@@ -115,24 +147,71 @@ def _is_cover(stream: Any) -> bool:
 
 
 def _listed_frames(container: Any, stream: Any) -> int | None:
-    """Frames that the table of an MP4 or MOV lists and its edit list shows, else None.
+    """Frames that the header counts exactly, else None.
 
-    Other headers count what their writer meant to write, or dropped frames too.
+    Of MP4 and MOV those of the table that the edit list shows, from the first key frame on; of GIF,
+    which is read through. Other headers count what their writer meant to write, or dropped frames.
     """
+    if container.format.name == "gif":
+        return int(stream.frames) or None
     if "mp4" not in container.format.name or not stream.frames:
         return None
-    entries = stream.index_entries
-    return sum(entry.size > 0 and not entry.is_discard for entry in entries) or None
+    entries = list(stream.index_entries)
+    first = next((k for k, entry in enumerate(entries) if entry.is_keyframe), 0)
+    return sum(e.size > 0 and not e.is_discard for e in entries[first:]) or None
+
+
+def _warn_of_doubts(path: Path, container: Any, stream: Any, frame: Any) -> None:
+    """Say what players would show otherwise."""
+    pictures = [s.index for s in container.streams.video if not _is_cover(s)]
+    if len(pictures) > 1:
+        logger.warning(
+            "%s: holds %d video streams; number %d is read, as players do.",
+            path,
+            len(pictures),
+            stream.index,
+        )
+    if getattr(frame, "color_trc", 0) in (16, 18):  # SMPTE 2084 (PQ), ARIB STD-B67 (HLG)
+        logger.warning(
+            "%s: is HDR; its colours are read without tone mapping and look pale. Convert it to "
+            "SDR for colours as in training.",
+            path,
+        )
+
+
+def _missing_end(path: Path, container: Any, stream: Any) -> str:
+    """What the file lacks at its end, by its table or structure; empty where nothing."""
+    if "mp4" in container.format.name and stream.frames:
+        size = path.stat().st_size
+        beyond = sum(e.pos + e.size > size for e in stream.index_entries if not e.is_discard)
+        return _missing(beyond) if beyond else ""
+    return missing_end(path, container.format.name) or ""
+
+
+def _missing(count: int) -> str:
+    return f"{count} {'frames are' if count > 1 else 'frame is'} missing at the end"
+
+
+@dataclass
+class _Tally:
+    """What came out of a stream so far; packets and frames count from 1."""
+
+    packets: int = 0
+    frames: int = 0
+    failed: list[int] = field(default_factory=list)  # packets that do not decode
+    decoded: int = 0  # the last packet that gave a frame
+    concealed: list[int] = field(default_factory=list)  # frames whose damage the decoder hid
+    end: int = 0  # byte behind the last packet
+    cause: str = ""
+
+    def fail(self, cause: str) -> None:
+        self.failed.append(self.packets)
+        self.cause = cause
 
 
 def _decode(path: Path, container: Any, stream: Any) -> Iterator[Any]:
-    """Decoded frames of a stream; damage is reported behind the last frame that decodes.
-
-    A file that ends early gives fewer packets than its table of contents lists, or a last packet
-    that does not decode.
-    """
-    packets = frames = damaged = 0
-    cause = ""
+    """Decoded frames of a stream; damage is reported behind the last frame that decodes."""
+    tally = _Tally()
     demuxer = container.demux(stream)
     while True:
         try:
@@ -140,27 +219,65 @@ def _decode(path: Path, container: Any, stream: Any) -> Iterator[Any]:
         except StopIteration:
             break
         except av.FFmpegError as error:
-            damaged, cause = damaged + 1, one_line(error)
+            tally.fail(one_line(error))
             break
-        packets += packet.size > 0 and not packet.is_discard
+        tally.packets += packet.size > 0 and not packet.is_discard
+        tally.end = max(tally.end, (packet.pos or 0) + packet.size)
         if packet.is_corrupt:
-            damaged, cause = damaged + 1, "the last packet is cut off"
+            tally.fail("the last packet is cut off")
+            if "mp4" in container.format.name:
+                continue  # else some decoders make half a frame of it
         try:
             decoded = packet.decode()
         except av.FFmpegError as error:
-            damaged, cause = damaged + 1, one_line(error)
+            tally.fail(one_line(error))
             continue
         for frame in decoded:
-            frames += 1
+            tally.frames += 1
+            tally.decoded = tally.packets
+            if frame.is_corrupt:
+                tally.concealed.append(tally.frames)
             yield frame
+    _judge(path, container, stream, tally)
+
+
+def _judge(path: Path, container: Any, stream: Any, tally: _Tally) -> None:
+    """Raise when frames are missing; warn of those that are damaged."""
+    kind = container.format.name
     listed = _listed_frames(container, stream) or 0
-    missing = listed - packets
-    if damaged or missing > 0:
-        expected = f" of {listed}" if listed else ""
-        cause = cause or f"{missing} are missing at the end"
+    cause = _missing_end(path, container, stream)
+    if not cause and listed > tally.packets:
+        cause = _missing(listed - tally.packets)
+    if not cause and "yuv4mpeg" in kind and path.stat().st_size > tally.end:
+        cause = "the last one is cut off"
+    # Reordered frames leave the decoder late, so the last packet is not always the last frame.
+    late = tally.frames - 1 - int(stream.codec_context.has_b_frames)
+    if not cause and kind in _ENDLESS and tally.concealed and tally.concealed[-1] > late:
+        cause = "the last one is incomplete"
+    damaged = bool(tally.failed) and tally.decoded > tally.failed[-1]
+    cause = cause or tally.cause
+    if cause and not tally.frames and not is_video(path):
+        raise VideoError(f"{path}: is no video: {explain_unreadable(path)}.")
+    if cause:
+        expected = f" of {listed}" if listed and kind != "gif" else ""
+        state = "damaged" if damaged else "cut short"
         raise VideoError(
-            f"{path}: only {frames}{expected} frames could be decoded ({cause}); the file is "
-            "damaged or cut short. Copy or export it again for the rest."
+            f"{path}: only {tally.frames}{expected} frames could be decoded ({cause}); the file is "
+            f"{state}: {_WAY_OUT.format(path.name)}"
+        )
+    if kind == "mpegts" and ends_within_frame(path, stream.id):
+        logger.warning(
+            "%s: ends within a frame; it may be cut off. %d frames were decoded.",
+            path,
+            tally.frames,
+        )
+    if tally.concealed:
+        logger.warning(
+            "%s: %d of %d frames are damaged (first: number %d, from 0), but were decoded.",
+            path,
+            len(tally.concealed),
+            tally.frames,
+            tally.concealed[0] - 1,
         )
 
 
