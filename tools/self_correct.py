@@ -11,7 +11,8 @@ SELF_CORRECT.MIN_GAIN points, the loop ends.
 OUTPUT/iteration_<k>/ keeps train/ (weights, log), annotations.json (corrected), val.json,
 report.html (the most changed frames) and scores.json. OUTPUT/refined.json is the original file
 with the best iteration's masks as `segmentations_refined`; OUTPUT/scores.json has all scores.
-Called again with the same arguments it goes on where it stopped.
+Called again with the same arguments it goes on where it stopped; a folder of other settings or
+annotations is refused.
 
 Example:
   python tools/self_correct.py --config-file configs/refine/self_correct_synthetic.yaml \
@@ -29,10 +30,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from fvcore.common.config import CfgNode
 
 from cocoapi_hq import evaluate
 from cocoapi_hq.exceptions import ScoringError
+from vmt.checkpoint.training_state import changed_keys
 from vmt.config.node import load_config
 from vmt.data.catalog import Located, locate
 from vmt.inference.atomic import AtomicFile, make_folder
@@ -43,6 +46,11 @@ VMT = (sys.executable, "-m", "vmt.cli.main")
 WEIGHTS = "model_final.safetensors"
 REFINED = "segmentations_refined"
 INPUTS = ("previous", "original")
+#: Settings that may change between calls for one folder.
+FREE = tuple(
+    f"config.{key}"
+    for key in ("SELF_CORRECT.ITERATIONS", "SELF_CORRECT.MIN_GAIN", "MODEL.DEVICE", "ENGINE.LOG")
+)
 
 
 class Loop:
@@ -80,6 +88,25 @@ class Loop:
                 f"{' or '.join(INPUTS)}."
             )
         self.output = make_folder(output)
+        self._claim()
+
+    def _claim(self) -> None:
+        """What is done in the folder must be of the same settings and annotations."""
+        sets = {f"SELF_CORRECT.{key}": located for key, located in (
+            ("COARSE", self.coarse), ("VAL", self.val), ("TRUTH", self.truth),
+        ) if located}  # fmt: skip
+        sets |= {name: locate(name, self.cfg.DATASETS.ROOT) for name in self.cfg.DATASETS.TRAIN}
+        digests = {f"annotations of {name}": located.digest() for name, located in sets.items()}
+        own = {"config": yaml.safe_load(self.cfg.dump())} | digests
+        file = self.output / "settings.json"
+        if not file.is_file():
+            _write(file, own)
+            return
+        if changes := changed_keys(json.loads(file.read_text()), own, FREE):
+            raise ConfigError(
+                f"{self.output}: holds iterations of other settings or annotations "
+                f"({changes[0][:200]}); choose another --output."
+            )
 
     def _located(self, cfg: CfgNode, key: str) -> Located:
         reference = cfg.SELF_CORRECT[key]

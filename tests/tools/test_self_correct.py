@@ -266,3 +266,17 @@ def test_weights_that_are_not_there_are_named_with_their_source(
     assert (
         "weights/seqformer_r50.pth: no such weight file; `vmt zoo --download seqformer_r50`" in said
     )
+
+
+def test_iterations_of_other_data_or_settings_are_not_taken_over(
+    tool: ModuleType, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run(tool, config, out, MadeUp(good=1), "SELF_CORRECT.ITERATIONS", "1") == 0
+    assert run(tool, config, out, MadeUp(good=1), "SELF_CORRECT.ITERATIONS", "2") == 0
+    assert run(tool, config, out, MadeUp(good=1), "SELF_CORRECT.ACCEPT", "0.9") == 2
+    assert "config.SELF_CORRECT.ACCEPT: 0.65 -> 0.9" in capsys.readouterr().err
+    coarse = config.parent / "coarse.json"
+    coarse.write_text(coarse.read_text() + " ")
+    assert run(tool, config, out, MadeUp(good=1), "SELF_CORRECT.ITERATIONS", "2") == 2
+    assert "annotations of SELF_CORRECT.COARSE" in capsys.readouterr().err
