@@ -1,0 +1,135 @@
+"""Losses and costs of one or two tracklets, by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from vmt.modeling.criteria.incoherent_region import dilate, incoherent_region
+from vmt.modeling.criteria.losses import box_l1_loss, dice_loss, giou_loss, sigmoid_focal_loss
+from vmt.modeling.criteria.matcher import HungarianClipMatcher
+from vmt.modeling.criteria.set_criterion import RefinerCriterion, SetCriterion, masks_at_stride
+from vmt.structures.clip import ClipTargets
+from vmt.structures.decoder_outputs import DecoderOutputs
+
+INF = 60.0  # a logit whose probability is 1
+
+
+def targets(valid: Tensor, labels: list[int] | None = None) -> ClipTargets:
+    """Tracklets with boxes in the middle; the second one's lies to the right."""
+    G, T = valid.shape
+    boxes = torch.tensor([0.5, 0.5, 0.2, 0.2]).expand(G, T, 4).clone()
+    boxes[1:, :, 0] += 0.2
+    masks = torch.zeros(G, T, 8, 8, dtype=torch.bool)
+    return ClipTargets(torch.tensor(labels or [0] * G), boxes, masks, valid)
+
+
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.25, 0.0), (0.75, 1.0), (0.5, 3.0)])
+@pytest.mark.parametrize("logit", [0.0, 1.5])
+def test_class_cost(alpha: float, gamma: float, logit: float) -> None:
+    p = 1 / (1 + math.exp(-logit))
+    positive = alpha * (1 - p) ** gamma * -math.log(p)
+    negative = (1 - alpha) * p**gamma * -math.log(1 - p)
+    matcher = HungarianClipMatcher(3.0, 0.0, 0.0, focal_alpha=alpha, focal_gamma=gamma)
+    cost = matcher.cost(torch.tensor([[logit]]), torch.full((1, 1, 4), 0.5),
+                        targets(torch.ones(1, 1, dtype=torch.bool)))  # fmt: skip
+    assert float(cost) == pytest.approx(3 * (positive - negative), rel=1e-4)
+
+
+@pytest.mark.parametrize("target", [0.0, 1.0])
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.75, 0.0)])
+def test_focal(target: float, alpha: float, gamma: float) -> None:
+    p = 1 / (1 + math.exp(-0.7))
+    of_target = p if target else 1 - p
+    weight = alpha if target else 1 - alpha
+    expected = weight * (1 - of_target) ** gamma * -math.log(of_target)
+    found = sigmoid_focal_loss(torch.tensor([0.7]), torch.tensor([target]), alpha, gamma)
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+def test_dice_is_smoothed_on_both_sides() -> None:
+    """Of 8 cells 2 are right, 1 is too many, 3 are missed: 1 - (4 + 1) / (3 + 5 + 1)."""
+    logits = torch.tensor([1.0, 1, 1, -1, -1, -1, -1, -1]).mul(INF).view(1, 1, 2, 4)
+    wanted = torch.tensor([1, 1, 0, 1, 1, 1, 0, 0]).view(1, 1, 2, 4)
+    assert float(dice_loss(logits, wanted, 1.0)) == pytest.approx(1 - 5 / 9)
+    region = torch.tensor([1, 1, 1, 0, 0, 0, 0, 0], dtype=torch.bool).view(1, 1, 2, 4)
+    assert float(dice_loss(logits, wanted, 2.0, region)) == pytest.approx((1 - 5 / 6) / 2)
+    nothing = torch.zeros(1, 1, 2, 4, dtype=torch.bool)
+    assert float(dice_loss(logits, wanted, 1.0, nothing)) == pytest.approx(0)
+
+
+def test_box_losses_are_means_over_the_frames_that_count() -> None:
+    boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.5, 0.5, 0.2, 0.2], [0.6, 0.5, 0.2, 0.2]]])
+    wanted = torch.tensor([0.5, 0.5, 0.2, 0.2]).expand(1, 3, 4).clone()
+    wanted[0, 1] += 0.1
+    valid = torch.tensor([[True, False, True]])
+    assert float(box_l1_loss(boxes, wanted, 1.0)) == pytest.approx((0.4 + 0.1) / 3)
+    assert float(box_l1_loss(boxes, wanted, 1.0, valid)) == pytest.approx(0.1 / 2)
+    # half of the boxes overlap: 1/3, no part of the hull is empty
+    assert float(giou_loss(boxes, wanted, 1.0, valid)) == pytest.approx((1 - 1 / 3) / 2)
+    assert float(box_l1_loss(boxes, wanted, 1.0, valid & False)) == 0
+
+
+def test_absent_frames_are_those_of_the_tracklet_not_of_its_query() -> None:
+    """Query 0 takes the second tracklet, which is absent in the first frame."""
+    valid = torch.tensor([[True, True], [False, True]])
+    clip = targets(valid)
+    boxes = torch.zeros(1, 1, 2, 2, 4)
+    boxes[0, 0, :, 0] = clip.boxes_cxcywh[1]
+    boxes[0, 0, :, 1] = clip.boxes_cxcywh[0]
+    boxes[0, 0, 0, 0, 1] += 0.1  # in the absent frame: not counted
+    boxes[0, 0, 1, 1, 1] += 0.3  # of the other tracklet: counted
+    outputs = DecoderOutputs(torch.zeros(1, 1, 2, 1), boxes)
+    for mask_absent, expected in ((True, 0.3 / 2), (False, (0.3 + 0.1) / 2)):
+        matcher = HungarianClipMatcher(mask_absent=mask_absent)
+        criterion = SetCriterion(matcher, mask_absent=mask_absent)
+        result = criterion(outputs, [clip], lambda *_: torch.zeros(2, 2, 2, 2))
+        assert result.last_matches[0].target_index.tolist() == [1, 0]
+        # two tracklets share the sum
+        assert float(result.losses["loss_bbox"]) == pytest.approx(expected / 2, rel=1e-4)
+
+
+def test_annotations_are_read_in_the_middle_of_cells() -> None:
+    masks = torch.zeros(1, 1, 8, 12, dtype=torch.bool)
+    masks[..., 2, 6] = True
+    found = masks_at_stride(masks, 4, torch.zeros(1, 1, 3, 4))
+    assert found.nonzero()[:, 2:].tolist() == [[0, 1]]
+    assert found.shape == (1, 1, 3, 4), "padded on the right and below"
+    masks.zero_()
+    masks[..., 4, 4] = True
+    assert not masks_at_stride(masks, 4, torch.zeros(1, 1, 2, 3)).any()
+
+
+@pytest.mark.parametrize("grown", [0, 1, 3])
+def test_the_boundary_loss_looks_a_given_distance_around(grown: int) -> None:
+    """A line along the edges of cells; the region is a column of 2 px on each side, and more.
+
+    The residue of a line between cells of 2 px reaches the cell on either side.
+    """
+    criterion = RefinerCriterion(dilation_px=grown)
+    masks = torch.zeros(1, 1, 8, 32, dtype=torch.bool)
+    masks[..., :16] = True
+    region = criterion._region(masks, torch.zeros(1, 1, 8, 32))[0, 0, 4]
+    assert region.nonzero()[:, 0].tolist() == list(range(14 - grown, 18 + grown))
+
+
+@pytest.mark.parametrize("rule", ["residue", "mixed"])
+def test_the_frames_edge_is_no_contour(rule: str) -> None:
+    """A full mask, of sides that no stride divides."""
+    full = torch.ones(1, 1, 13, 21, dtype=torch.bool)
+    for stride in (2, 4, 8):
+        region = incoherent_region(full, stride, rule)
+        assert region.shape[-2:] == (-(-13 // stride), -(-21 // stride))
+        assert not region.any()
+
+
+def test_dilation_reaches_all_eight_neighbours() -> None:
+    spot = torch.zeros(1, 7, 9, dtype=torch.bool)
+    spot[0, 3, 4] = True
+    assert dilate(spot, 2).nonzero()[:, 1:].tolist() == [
+        [y, x] for y in range(1, 6) for x in range(2, 7)
+    ]
+    assert torch.equal(dilate(spot, 0), spot)
