@@ -126,7 +126,7 @@ def load_weights(
     report.unexpected = sorted(set(state) - set(wanted))
     if not report.complete:
         logger.warning(report.text())
-        raise CheckpointError(_summary(report))
+        raise CheckpointError(_summary(report, starts=new_classes))
     model.load_state_dict({name: state[name] for name in report.loaded}, strict=False)
     return report
 
@@ -137,17 +137,25 @@ def _absent_additions(model: nn.Module, state: Mapping[str, Tensor]) -> list[str
     return [prefix for prefix in prefixes if not any(name.startswith(prefix) for name in state)]
 
 
-def _summary(report: LoadReport) -> str:
-    """One sentence with cause and fix; the table goes to the log."""
+def _summary(report: LoadReport, starts: bool) -> str:
+    """One sentence with cause and fix; the table goes to the log.
+
+    Args:
+        report: of what did not fit.
+        starts: a training starts from the file, so that parts of the network may be new.
+    """
     if report.mismatched:
         name, theirs, ours = report.mismatched[0]
         cause = f"{name} has shape {list(theirs)} in the file and {list(ours)} in the network"
     else:
         cause = f"{len(report.missing)} entries are missing, first {report.missing[0]}"
-    return (
-        f"{report.source}: does not fit the network: {cause}; `vmt inspect` says what the file is, "
-        "MODEL.NEW_PARAMETERS lists prefixes that may start from scratch."
-    )
+    fix = "take the config it was trained with: config.yaml beside it, or what `vmt inspect` says"
+    if starts:
+        fix = (
+            "`vmt inspect` says what the file is, MODEL.NEW_PARAMETERS lists prefixes that may "
+            "start from scratch"
+        )
+    return f"{report.source}: does not fit the network: {cause}; {fix}."
 
 
 def parameter_count(model: nn.Module) -> tuple[int, int, int]:
