@@ -22,6 +22,7 @@ from cocoapi_hq.check import CheckReport, check_file
 from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.image_check import OpenedImage
 from cocoapi_hq.json_file import write_json
+from vmt.data.frame_names import frame_path, why_missing
 from vmt.data.images import check_picture
 from vmt.utils.errors import AnnotationError, OutputError, VideoError
 
@@ -79,10 +80,13 @@ def _check(file: Path, images: Path | None, gt: Path | None) -> CheckReport:
         lock = threading.Lock()
 
         def open_image(name: str) -> OpenedImage:
+            path = frame_path(images, name)
             try:
-                info = check_picture(images / name)
+                if not path.exists() and (why := why_missing(name, images)):
+                    raise ValueError(f"no such file; {why}")
+                info = check_picture(path)
             except VideoError as error:  # the check names the file itself
-                raise ValueError(str(error).removeprefix(f"{images / name}: ")) from None
+                raise ValueError(str(error).removeprefix(f"{path}: ")) from None
             finally:
                 with lock:
                     bar.update()

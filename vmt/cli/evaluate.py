@@ -30,6 +30,7 @@ from cocoapi_hq.json_file import write_json, write_text
 from cocoapi_hq.protocol import BOUNDARY_RULES, LENGTH_RULES, MASK_FIELDS
 from cocoapi_hq.scalabel_io import write_results
 from cocoapi_hq.tube_ap import TUBE_METRICS
+from vmt.data.frame_names import frame_path
 from vmt.data.images import read_picture
 from vmt.utils.errors import AnnotationError, OutputError
 
@@ -270,7 +271,9 @@ def _write_report(
             args.results,
             answers,
             comparisons=comparisons,
-            read_image=None if folder is None else lambda name: read_picture(folder / name),
+            read_image=None
+            if folder is None
+            else lambda name: read_picture(frame_path(folder, name)),
             jobs=args.jobs,
         )
     except cocoapi_hq.ScoringError as error:

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from vmt.data.frame_names import why_missing
 from vmt.utils.errors import VideoError, VmtError
 from vmt.utils.file_kinds import file_kind
 
@@ -150,9 +151,9 @@ def check_file(path: Path) -> None:
     try:
         size = path.stat().st_size
     except FileNotFoundError:
-        raise VideoError(
-            f"{path}: no such file; check the folder, or take the file off the list that names it."
-        ) from None
+        why = why_missing(str(path).lstrip("/"))
+        fix = "check the folder, or take the file off the list that names it"
+        raise VideoError(f"{path}: no such file; {why or fix}.") from None
     except OSError as error:
         raise VideoError(f"{path}: cannot be opened ({error.strerror}); check the path.") from None
     if path.is_dir():

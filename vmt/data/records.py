@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from cocoapi_hq.rle import Rle
+from vmt.data.frame_names import frame_path
 
 __all__ = ["Annotations", "PackedList", "Rle", "Tracklet", "VideoDataset", "VideoList"]
 __all__ += ["VideoRecord"]
@@ -97,7 +98,7 @@ class VideoRecord:
     @property
     def frame_paths(self) -> tuple[Path, ...]:
         """Paths of all frames in order."""
-        return tuple(self.image_root / name for name in self.file_names)
+        return tuple(frame_path(self.image_root, name) for name in self.file_names)
 
     def tracklets(self, frames: Sequence[int] | None = None) -> list[Tracklet]:
         """See :meth:`Annotations.load`; none for a video without annotations."""

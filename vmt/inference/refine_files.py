@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cocoapi_hq import rle
+from vmt.data.frame_names import frame_path, why_missing
 from vmt.data.listing import list_frames
 from vmt.data.mask_files.base import (
     BoolArray,
@@ -129,16 +130,19 @@ def find_frames(
 
 def _listed_frames(images: Path, names: Sequence[str], label: str, *, alone: bool) -> list[Path]:
     roots = [images, images / "JPEGImages"]
-    root = next((path for path in roots if (path / names[0]).is_file()), images)
-    paths = [root / name for name in names]
+    root = next((path for path in roots if frame_path(path, names[0]).is_file()), images)
+    paths = [frame_path(root, name) for name in names]
     if alone and not paths[0].is_file() and (images / Path(names[0]).name).is_file():
         paths = [images / Path(name).name for name in names]
-    missing = [path for path in paths if not path.is_file()]
+    missing = [t for t, path in enumerate(paths) if not path.is_file()]
     if missing:
+        name = names[missing[0]]
+        why = why_missing(name, images) or (
+            "--images must be the folder that the frame names in the mask file start from"
+        )
         raise VideoError(
-            f"{missing[0]}: no such frame ({len(missing)} of {len(paths)} frames of {label} are "
-            "missing); --images must be the folder that the frame names in the mask file start "
-            "from."
+            f"{images / name}: no such frame ({len(missing)} of {len(paths)} frames of {label} are "
+            f"missing); {why}."
         )
     return paths
 

@@ -24,6 +24,7 @@ from PIL import Image
 from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.json_file import is_json_name, read_json
 from cocoapi_hq.listing import sort_paths
+from vmt.data.frame_names import frame_path, why_missing
 from vmt.data.images import Frame, check_picture
 from vmt.data.images import read_picture as read_image
 from vmt.data.listing import IMAGE_SUFFIXES, list_frames, one_series
@@ -300,14 +301,17 @@ def _ytvis_row(path: Path, root: Path, index: int, video: Any) -> tuple[int, str
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
         raise AnnotationError(f"{where} (id={video_id}) has no list 'file_names' of its frames.")
     folder = root
-    if not (folder / names[0]).is_file() and (root / "JPEGImages" / names[0]).is_file():
-        folder = root / "JPEGImages"
-    paths = [folder / name for name in names]
+    inner = root / "JPEGImages"
+    if not frame_path(folder, names[0]).is_file() and frame_path(inner, names[0]).is_file():
+        folder = inner
+    paths = [frame_path(folder, name) for name in names]
     for name, file in zip(names, paths, strict=True):
         if not file.is_file():
+            why = why_missing(name, root) or (
+                "give the folder that the names start from with --images"
+            )
             raise AnnotationError(
-                f"{where} (id={video_id}) lists {name}, but {file} does not exist; give the folder "
-                "that the names start from with --images."
+                f"{where} (id={video_id}) lists {name}, but {file} does not exist; {why}."
             )
     return video_id, Path(names[0]).parts[0] if "/" in names[0] else f"video{video_id}", paths
 
