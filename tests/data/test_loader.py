@@ -264,7 +264,7 @@ def test_damaged_frames_are_fatal_when_asked(
     cfg = make_config(
         train=two_videos, DATALOADER__NUM_WORKERS=workers, DATALOADER__ON_ERROR="fail"
     )
-    with pytest.raises(VideoError, match=r"no such image; check the folder") as caught:
+    with pytest.raises(VideoError, match=r"no such file; check the folder") as caught:
         take(cfg, two_videos, 8)
     assert str(path) in str(caught.value)
 
