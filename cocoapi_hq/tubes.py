@@ -193,7 +193,10 @@ def average_annotated_area(areas: list[Json], where: str) -> float:
     """
     for t, value in enumerate(areas):
         if value is not None and (not _number(value) or value < 0):
-            raise ScoringError(f"{where}[{t}] is {short(value)}; give pixels or null.")
+            raise ScoringError(
+                f"{where}[{t}] is {short(value)}; give pixels or null, or leave the list out "
+                "(vmt check-annotations --fix corrects it)."
+            )
     visible = [float(a) for a in areas if a]
     return float(np.array(visible).mean()) if visible else 0.0
 

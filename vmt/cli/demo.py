@@ -28,6 +28,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from cocoapi_hq.json_file import is_json_name
 from vmt.config.node import load_config
 from vmt.data.labels import label_space_from_json, result_ids
 from vmt.inference.atomic import DiskReserve, make_folder
@@ -143,7 +144,7 @@ def _load_model(args: argparse.Namespace, cfg: Any) -> ClipModel:
 def _category_ids(source: str, space: LabelSpace) -> tuple[int | None, ...]:
     """Those of the annotation file that is the input, or the network's own."""
     path = Path(source)
-    if path.suffix.lower() != ".json" or not path.is_file():
+    if not is_json_name(path) or not path.is_file():
         return space.category_ids
     try:
         own = label_space_from_json(path)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
+from cocoapi_hq.json_file import is_json_name
 from vmt.data.catalog import load_dataset
 from vmt.data.labels import result_ids
 from vmt.data.records import VideoRecord
@@ -194,7 +195,12 @@ def _finish(
     truth = annotation_file(records)
     if not cfg.TEST.METRICS or truth is None:
         if cfg.TEST.METRICS:
-            logger.warning("%s has no YouTube-VIS annotations here: nothing to score with.", name)
+            logger.warning(
+                "%s has no YouTube-VIS annotations here: nothing to score with. BDD100K MOTS is "
+                "scored by: vmt eval --gt LABELS --results %s --metric bdd_mots --min-score 0.3",
+                name,
+                store.results,
+            )
         return {}
     numbers, table = score(
         truth,
@@ -222,6 +228,6 @@ def annotation_file(records: Sequence[VideoRecord]) -> Path | None:
     """The YouTube-VIS file that the records come from; None where they have no annotations."""
     for record in records:
         path = getattr(record.annotations, "path", None)
-        if isinstance(path, Path) and path.suffix == ".json":
+        if isinstance(path, Path) and is_json_name(path):
             return path
     return None
