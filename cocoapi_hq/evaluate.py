@@ -27,19 +27,28 @@ logger = logging.getLogger(__name__)
 #: Every name that ``metrics`` accepts.
 METRICS = (*TUBE_METRICS, "bdd_mots", "hota", "frame_ap", "tracklet_quality")
 _NAMED_PAIRS = 5
+#: Annotations that choose the protocol.
+_ASKED = 50
 
 
 def detect_protocol(truth: GroundTruth) -> str:
-    """Name of the protocol that fits the fields of the first annotation.
+    """Name of the protocol that fits the fields of the annotations.
 
     ``occlusion`` means OVIS; otherwise HQ-YTVIS, which is YouTube-VIS where there are no refined
-    masks.
+    masks. Some fifty annotations from all over the file are asked.
+
+    Raises:
+        ScoringError: some of them carry ``occlusion`` and some do not.
     """
-    if len(truth.annotations):
-        first = truth.annotations.subset([0]).load()[0]
-        if isinstance(first, dict) and "occlusion" in first:
-            return "ovis"
-    return "hq_ytvis"
+    rows = sorted({*range(0, len(truth.annotations), max(1, len(truth.annotations) // _ASKED))})
+    asked = truth.annotations.subset(rows).load()
+    carry = ["occlusion" in entry for entry in asked if isinstance(entry, dict)]
+    if any(carry) and not all(carry):
+        raise ScoringError(
+            f"{truth.name}: some annotations carry 'occlusion' and some do not; choose the rules "
+            "with --protocol: ovis needs it in all of them, hq_ytvis in none."
+        )
+    return "ovis" if any(carry) else "hq_ytvis"
 
 
 def _check_metrics(metrics: Sequence[str]) -> None:
@@ -72,7 +81,7 @@ def evaluate(
         results: result file of the same kind.
         metrics: names from :data:`METRICS`.
         protocol: name from ``cocoapi_hq.protocol.PROTOCOLS`` or a row of one's own; None looks at
-            the fields of the first annotation.
+            the fields of the annotations.
         boundary: ``official`` (default) or ``paper``.
         mask_field: ground-truth masks, see ``protocol.MASK_FIELDS``.
         lengths: lists of wrong length, see ``protocol.LENGTH_RULES``.

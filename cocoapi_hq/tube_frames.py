@@ -43,6 +43,9 @@ from cocoapi_hq.ytvis_json import (
 
 logger = logging.getLogger(__name__)
 
+#: Entries that tell what a list is.
+_ASKED = 20
+
 
 def is_tube_list(source: Source) -> bool:
     """True for results in the form of YouTube-VIS: a list of entries with ``segmentations``."""
@@ -54,10 +57,8 @@ def is_tube_list(source: Source) -> bool:
         entries = open_list(source, "results")
     except ScoringError:
         return False
-    if not len(entries):
-        return False
-    first = entries.subset([0]).load()[0]
-    return isinstance(first, dict) and PLAIN in first
+    some = entries.subset(range(min(len(entries), _ASKED))).load()
+    return any(isinstance(entry, dict) and PLAIN in entry for entry in some)
 
 
 @dataclass(frozen=True)

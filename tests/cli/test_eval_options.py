@@ -108,6 +108,10 @@ def test_mask_field_and_protocol(tmp_path: Path, capsys: pytest.CaptureFixture[s
     found = run(tmp_path, gt, dt)["tube_mask"]  # the field alone chooses the protocol
     assert found["APlight"] == found["APmedium"] == 0.0
     assert found["APheavy"] == -1.0
+    gt["annotations"].append(annotation(2, 1, [BOX]))
+    run(tmp_path, gt, dt, status=2)
+    assert "some annotations carry 'occlusion' and some do not" in capsys.readouterr().err
+    gt["annotations"].pop()
     assert "APlight" not in run(tmp_path, gt, dt, "--protocol", "ytvis_2019")["tube_mask"]
 
 
@@ -193,6 +197,7 @@ def test_resamples_and_intervals_by_hand(
     files = {
         "many.json": [result(v, [BOX], 0.5) for v in range(1, 41)],
         "few.json": [result(v, [BOX], 0.5) for v in range(1, 26)],
+        "same.json": [result(v, [BOX], 0.5) for v in range(1, 41)],
     }
     words = ("--metric", "tube_mask", "--resamples", 400)
     found = run(tmp_path, gt, files, *words)["comparison"]["tube_mask"]
@@ -225,6 +230,7 @@ def test_resamples_and_intervals_by_hand(
         assert interval["low"] == pytest.approx(at(values, 0.025))
         assert interval["high"] == pytest.approx(at(values, 0.975))
     assert found["few.json"]["wins_against_first"] == sum(x > 0 for x in gap) / 400
+    assert found["same.json"]["wins_against_first"] == 0
     printed = capsys.readouterr().out
     low, high = (100 * at(few, share) for share in (0.025, 0.975))
     assert f"[{low:.1f}, {high:.1f}]" in printed
