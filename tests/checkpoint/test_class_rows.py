@@ -9,9 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from vmt.checkpoint.files import write_weights
+from tests.engine.clips import CONFIGS
+from vmt.checkpoint.class_rows import classes_of_file
+from vmt.checkpoint.files import read_weights, write_weights
 from vmt.checkpoint.load import load_weights
+from vmt.cli.main import main
+from vmt.config.node import load_config
 from vmt.data.datasets.categories import label_space
+from vmt.modeling.meta_arch.build import build_network
 from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import CheckpointError
 
@@ -133,3 +138,15 @@ def test_heads_that_nobody_names(tmp_path: Path) -> None:
         load_weights(net, path, new_classes=True)
     report = load_weights(net, path, ["heads.cls."], new_classes=True)
     assert len(report.new) == 4
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_classes_stay_with_converted_weights(tmp_path: Path, suffix: str) -> None:
+    cfg = load_config(CONFIGS / "quick/seqformer_tiny.yaml", ["MODEL.LABEL_SPACE", "ytvis_2021"])
+    space = label_space("ytvis_2021")
+    state = build_network(cfg, space).state_dict()
+    rows = json.dumps([{"id": key, "name": name} for key, name in enumerate(space.names, start=1)])
+    write_weights(state, tmp_path / "own.safetensors", {"categories": rows})
+    again = tmp_path / f"again{suffix}"
+    assert main(["convert", str(tmp_path / "own.safetensors"), str(again)]) == 0
+    assert classes_of_file(read_weights(again), 40) == space.names

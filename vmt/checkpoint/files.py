@@ -249,7 +249,7 @@ def write_weights(
     Args:
         state: our names for ``.safetensors``, published names for anything else.
         path: its suffix chooses the format.
-        metadata: text beside the weights; safetensors only.
+        metadata: text beside the weights.
 
     Raises:
         OutputError: the disk is full or the folder cannot be written.
@@ -266,7 +266,7 @@ def write_weights(
             entries = {name: value.clone() for name, value in entries.items()}
             save_file(entries, temporary, metadata={"format": "vmt", **(metadata or {})})
         else:
-            torch.save({"model": entries}, temporary)
+            torch.save({"model": entries, **(metadata or {})}, temporary)
         with Path(temporary).open("rb+") as file:
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)  # mkstemp lets nobody else read it

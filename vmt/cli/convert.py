@@ -29,9 +29,9 @@ def run(args: argparse.Namespace) -> int:
     file = read_weights(args.input)
     ours = file.ours()
     output = Path(args.output)
+    metadata = {key: value for key, value in file.metadata.items() if key != "format"}
     if output.suffix == SAFETENSORS:
         state, layout = ours, "our names"
-        metadata = {key: value for key, value in file.metadata.items() if key != "format"}
         write_weights(state, output, metadata)
     elif output.suffix in (".pth", ".pt"):
         conversion = RELEASED.to_released(ours)
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
             )
         state, layout = conversion.state, "published names"
         complete_released(state)
-        write_weights(state, output)
+        write_weights(state, output, metadata)
     else:
         raise CheckpointError(
             f"{output}: the suffix chooses the layout; give {SAFETENSORS} or .pth, "
