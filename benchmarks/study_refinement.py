@@ -55,9 +55,9 @@ from vmt.config.node import load_config
 from vmt.data.composites import CompositeOptions, composite_clip
 from vmt.data.datasets.coco import load_coco_json
 from vmt.data.datasets.ytvis import load_ytvis_json
+from vmt.data.images import read_picture
 from vmt.data.mapper import decode_masks
 from vmt.data.records import VideoRecord
-from vmt.inference.video_io import read_image
 from vmt.modeling.criteria.matcher import Match
 from vmt.modeling.quadtree.write_back import to_next_level
 from vmt.modeling.refinement.base import Refiner, RefinerInput, RefinerOutput
@@ -146,7 +146,7 @@ def material_of(folder: Path | None, real: Path | None) -> tuple[Material, Mater
     for index in range(min(len(records), MAX_PHOTOS)):
         record = records[index]
         half = halves[index % 2]
-        half.photos.append(read_image(record.frame_paths[0]))
+        half.photos.append(read_picture(record.frame_paths[0]))
         masks = decode_masks(record.tracklets([0]), 1, record.size)[:, 0]
         half.outlines.extend(mask for mask in masks if mask.mean() > MIN_OUTLINE)
     return halves
@@ -184,7 +184,7 @@ def _cut_out(rng: np.random.Generator, record: VideoRecord) -> Sample | None:
     flip = slice(None, None, -1 if rng.random() < 0.5 else 1)
     H, W = SIZE
     pictures = [
-        cv2.resize(read_image(record.frame_paths[t])[part], (W, H), interpolation=cv2.INTER_AREA)
+        cv2.resize(read_picture(record.frame_paths[t])[part], (W, H), interpolation=cv2.INTER_AREA)
         for t in rows
     ]
     cut = torch.from_numpy(np.ascontiguousarray(masks[(..., *part)][..., flip])).float()
@@ -235,7 +235,7 @@ def real_clips(folder: Path, size: tuple[int, int] | None = SIZE) -> list[Sample
         H, W = size or record.size
         rows = list(range(min(FRAMES, len(record))))
         pictures = [
-            cv2.resize(read_image(record.frame_paths[t]), (W, H), interpolation=cv2.INTER_AREA)
+            cv2.resize(read_picture(record.frame_paths[t]), (W, H), interpolation=cv2.INTER_AREA)
             for t in rows
         ]
         masks = torch.from_numpy(decode_masks(record.tracklets(rows), len(rows), record.size))

@@ -34,11 +34,12 @@ if __package__ in (None, ""):  # run as a script from a checkout that is not ins
 
 from vmt.config.node import load_config
 from vmt.data.datasets.ytvis import load_ytvis_json
+from vmt.data.images import read_picture
 from vmt.data.mapper import decode_masks
 from vmt.engine.load import load_model
 from vmt.inference.atomic import make_folder
 from vmt.inference.predictor import resize_frame
-from vmt.inference.video_io import VideoWriter, open_videos, read_image, write_png
+from vmt.inference.video_io import VideoWriter, open_videos, write_png
 from vmt.modeling.incoherence.regions import region_levels
 from vmt.modeling.quadtree.write_back import to_next_level
 from vmt.modeling.refinement.base import RefinerInput
@@ -100,7 +101,7 @@ def _annotated(args: argparse.Namespace, wanted: range) -> tuple[list[Frame], Te
     record = records[names.index(args.video)]
     inside = [t for t in wanted if t < len(record)]
     masks = decode_masks(record.tracklets(inside), len(inside), record.size)
-    return [read_image(record.frame_paths[t]) for t in inside], torch.from_numpy(masks)
+    return [read_picture(record.frame_paths[t]) for t in inside], torch.from_numpy(masks)
 
 
 class _ReachedRefinerError(Exception):

@@ -159,7 +159,7 @@ def test_a_truncated_video_keeps_its_frames(tmp_path: Path, capsys: pytest.Captu
     assert run(spec, out, "--window", "5") == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "a.mp4: only" in error
-    assert "damaged or cut short" in error
+    assert "the file is cut short: copy or export it again" in error
     done = len(list(VideoFile(out / "overlay.mp4")))
     assert 5 < done < 40
     assert {len(e["segmentations"]) for e in results(out)} == {done}

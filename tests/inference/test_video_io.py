@@ -225,6 +225,13 @@ def test_unknown_extension(tmp_path: Path) -> None:
         only(tmp_path / "a.docx")
 
 
+def test_heic_pictures(tmp_path: Path) -> None:
+    (tmp_path / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    for spec in (tmp_path, tmp_path / "IMG_1.HEIC"):
+        with pytest.raises(VideoError, match=r"HEIC pictures? of a phone; convert .* JPEG"):
+            only(spec)
+
+
 def test_audio_only_file(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     with av.open(str(path), "w") as container:

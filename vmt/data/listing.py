@@ -15,6 +15,9 @@ IMAGE_SUFFIXES = frozenset((
     ".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm",
 ))
 # fmt: on
+#: Pictures of phones that need a decoder of their own.
+HEIC_SUFFIXES = frozenset((".heic", ".heif"))
+HEIC_FIX = "convert them to JPEG (magick mogrify -format jpg *.heic)"
 #: Photographs; object numbers do not survive in them, so they are never masks.
 JPEG_SUFFIXES = frozenset((".jpg", ".jpeg"))
 
@@ -29,6 +32,8 @@ def list_frames(folder: Path) -> dict[str, Path]:
         raise VideoError(f"{folder}: no such folder of frames.")
     paths = list_files(folder, IMAGE_SUFFIXES)
     if not paths:
+        if list_files(folder, HEIC_SUFFIXES):
+            raise VideoError(f"{folder}: holds HEIC pictures of a phone; {HEIC_FIX}.")
         raise VideoError(
             f"{folder}: has no images ({' '.join(sorted(IMAGE_SUFFIXES))}); give the folder that "
             "holds the frames themselves."

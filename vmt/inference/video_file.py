@@ -149,16 +149,14 @@ def _is_cover(stream: Any) -> bool:
 def _listed_frames(container: Any, stream: Any) -> int | None:
     """Frames that the header counts exactly, else None.
 
-    Of MP4 and MOV those of the table that the edit list shows, from the first key frame on; of GIF,
-    which is read through. Other headers count what their writer meant to write, or dropped frames.
+    Of MP4 and MOV those of the table that the edit list shows; of GIF, which is read through. Other
+    headers count what their writer meant to write, or dropped frames too.
     """
     if container.format.name == "gif":
         return int(stream.frames) or None
     if "mp4" not in container.format.name or not stream.frames:
         return None
-    entries = list(stream.index_entries)
-    first = next((k for k, entry in enumerate(entries) if entry.is_keyframe), 0)
-    return sum(e.size > 0 and not e.is_discard for e in entries[first:]) or None
+    return sum(e.size > 0 and not e.is_discard for e in stream.index_entries) or None
 
 
 def _warn_of_doubts(path: Path, container: Any, stream: Any, frame: Any) -> None:
@@ -264,6 +262,14 @@ def _judge(path: Path, container: Any, stream: Any, tally: _Tally) -> None:
         raise VideoError(
             f"{path}: only {tally.frames}{expected} frames could be decoded ({cause}); the file is "
             f"{state}: {_WAY_OUT.format(path.name)}"
+        )
+    if tally.frames < listed:
+        logger.warning(
+            "%s: lists %d frames, of which %d can be decoded; the others may lack their key frame, "
+            "or be half frames.",
+            path,
+            listed,
+            tally.frames,
         )
     if kind == "mpegts" and ends_within_frame(path, stream.id):
         logger.warning(

@@ -27,7 +27,7 @@ from cocoapi_hq.listing import sort_paths
 from vmt.data.frame_names import frame_path, why_missing
 from vmt.data.images import Frame, check_picture
 from vmt.data.images import read_picture as read_image
-from vmt.data.listing import IMAGE_SUFFIXES, list_frames, one_series
+from vmt.data.listing import HEIC_FIX, HEIC_SUFFIXES, IMAGE_SUFFIXES, list_frames, one_series
 from vmt.inference.atomic import AtomicFile
 from vmt.inference.video_file import FOLDER_FPS, VIDEO_SUFFIXES, VideoFile, one_line
 from vmt.utils.errors import AnnotationError, OutputError, VideoError
@@ -237,6 +237,8 @@ def _open_file(path: Path) -> VideoSource:
         return VideoFile(path)
     if suffix in IMAGE_SUFFIXES:
         return FrameList(path.stem, [path])
+    if suffix in HEIC_SUFFIXES:
+        raise VideoError(f"{path}: is a HEIC picture of a phone; {HEIC_FIX}.")
     raise VideoError(
         f"{path}: {suffix or 'no extension'} is not a kind of video known here; give one of "
         f"{' '.join(sorted(VIDEO_SUFFIXES))}, a folder of images, or a YTVIS .json."
