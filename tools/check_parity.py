@@ -6,7 +6,7 @@ tolerance or when other queries are selected. Masks are compared by query index.
 
 Example:
   python tools/check_parity.py --config configs/hq_ytvis/vmt_release_R50.yaml \
-      --weights vmt_r50.pth --golden golden_vmt_r50.npz
+      --weights weights/checkpoint_r50_final.pth --golden golden_vmt_r50.npz
 """
 
 import argparse

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Score HQ-YTVIS results: the published command, on top of ``vmt eval``.
 
-    python tools/eval_hqvis.py --save-path results.json --gt ytvis_hq-test.json
+Example:
+    python tools/eval_hqvis.py --save-path results.json --gt instances.json
 
 Without ``--gt`` the file is looked for as ``hq_ytvis/ytvis_hq-test.json`` under
 ``$DETECTRON2_DATASETS`` (``datasets`` by default). Further options go to ``vmt eval``.

@@ -7,13 +7,14 @@ each from the weights of the one before: on clips; on single frames, which shows
 same time; on larger ones; on ones made of a single photo, whose boundaries are harder to see; with
 a small learning rate; on composites alone, whose boundaries are exact, as polygons are not, with
 more clean masks: mask_refiner; and on masks of 1/8 resolution alone: low_res. OUT keeps what was
-made, and a call that was interrupted goes on where it stopped. At the end --ship is filled with
+made, and a call that was interrupted goes on where it stopped. Everything together takes some five
+hours on one core. At the end --ship (vmt/weights would replace those of the package) is filled with
 mask_refiner.safetensors, low_res.safetensors, the config of both and ATTRIBUTION.md, the list of
 all photos with their licences.
 
 Example:
   python tools/make_mask_refiner.py --images my/instances.json@my/JPEGImages \
-      --output output/mask_refiner --ship vmt/weights
+      --output output/mask_refiner --ship output/my_weights
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 
 Example:
   tools/train_net.py --config-file configs/hq_ytvis/vmt_release_R50.yaml --num-gpus 8 \
-      OUTPUT_DIR out/vmt_r50
+      --weights weights/seqformer_coco_r50.pth --output output/vmt_r50
 """
 
 import sys

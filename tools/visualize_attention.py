@@ -9,8 +9,8 @@ given are random: the picture then shows where untrained networks look, and a wa
 
 Example:
   python tools/visualize_attention.py --config-file configs/ytvis_2019/seqformer_R50.yaml \
-      --weights seqformer_r50.pth --against configs/ytvis_2019/msts_R50.yaml \
-      --against-weights msts_r50.safetensors --video clip.mp4 --pixel 140 310
+      --weights weights/seqformer_r50.pth --against configs/ytvis_2019/msts_R50.yaml \
+      --against-weights weights/seqformer_r50.pth --video my.mp4 --pixel 140 310
 """
 
 from __future__ import annotations

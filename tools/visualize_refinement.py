@@ -11,7 +11,7 @@ are the network's own.
 
 Example:
   python tools/visualize_refinement.py --config-file configs/hq_ytvis/vmt_R50.yaml \
-      --weights vmt.safetensors --video clip.mp4 --frames 5 --tracklet 0 --node 2 140 310 \
+      --data my.json@JPEGImages --video a --frames 5 --tracklet 0 --node 2 140 310 \
       --output output/refinement
 """
 

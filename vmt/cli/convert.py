@@ -4,7 +4,7 @@ Published files (.pth) become safetensors with our parameter names; our files be
 the published code loads. Nothing is lost on the way: entries that the network never reads are kept.
 
 Example:
-  vmt convert checkpoint_r50_final.pth vmt_r50.safetensors
+  vmt convert weights/checkpoint_r50_final.pth vmt_r50.safetensors
   vmt convert vmt_r50.safetensors checkpoint_r50.pth
 """
 

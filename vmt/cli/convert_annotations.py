@@ -14,8 +14,8 @@ Formats (--from; guessed when it is left out):
   mots-txt    MOTSChallenge / KITTI MOTS: one text file per video
 
 Example:
-  vmt convert-annotations masks/ --images frames/ --output train.json
-  vmt check-annotations train.json --images frames/
+  vmt convert-annotations label_maps/ --images images/ --output train.json
+  vmt check-annotations train.json --images images/
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Say what a weight, annotation, result or config file is, without running anything in it.
 
 Example:
-  vmt inspect checkpoint_r50_final.pth
+  vmt inspect weights/checkpoint_r50_final.pth
   vmt inspect train.json
   vmt inspect configs/hq_ytvis/vmt_release_R50.yaml
 """

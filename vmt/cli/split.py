@@ -4,7 +4,7 @@ A split file is a small JSON object with the ids, the seed and the file they wer
 (`cocoapi_hq/split.py` documents it). The same seed draws the same videos everywhere.
 
 Example:
-  vmt split --draw 50 --seed 0 --from train.json --output mini_val.split.json
+  vmt split --draw 1 --seed 0 --from train.json --output mini_val.split.json
   vmt split mini_val.split.json --cut train.json results.json --output mini_val/
 """
 

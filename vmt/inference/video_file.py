@@ -45,7 +45,8 @@ class VideoFile:
         VideoError: no such file, empty, no video in it, or not one frame can be decoded.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str | Path) -> None:
+        path = Path(path)
         self.path = path
         self.name = path.stem
         self.video_id = 1

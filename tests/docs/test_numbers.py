@@ -1,0 +1,179 @@
+"""The numbers of README's table are those of the result files that its rows name."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.docs.blocks import REPO
+
+#: A decimal number that stands alone: not the 50 of R50, nor a size like 352x640.
+NUMBER = re.compile(r"(?<![\w.])\d+(?:,\d{3})*(?:\.\d+)?(?![\w.]*\d)")
+
+
+def rows() -> dict[str, list[str]]:
+    """First cell -> the other cells of the table "Measured"."""
+    section = (REPO / "README.md").read_text().split("## Measured")[1].split("\n## ")[0]
+    cells = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
+    return {row[0].strip(): [cell.strip() for cell in row[1:]] for row in cells[2:]}
+
+
+def result(name: str) -> Any:
+    return json.loads((REPO / f"benchmarks/results/{name}.json").read_text())
+
+
+def pick(table: list[dict[str, Any]], **keys: Any) -> dict[str, Any]:
+    (row,) = [row for row in table if all(row[key] == value for key, value in keys.items())]
+    return row
+
+
+def model(data: Any) -> list[float]:
+    ours, bf16, released = (
+        pick(data["rows"], variant=name) for name in ("ours", "ours_bf16", "released_arithmetic")
+    )
+    return [row[key] for row in (ours, bf16, released) for key in ("seconds_median", "peak_rss_gb")]
+
+
+def attention(case: str) -> Callable[[Any], list[float]]:
+    def values(data: Any) -> list[float]:
+        passes = [
+            pick(data["rows"], case=case, direction=name)
+            for name in ("forward", "forward+backward")
+        ]
+        keys = ("kernel_ms", "reference_ms", "ratio_median_of_pairs")
+        return [row[key] for key in keys for row in passes]
+
+    return values
+
+
+def scoring(metric: str, extra: list[float]) -> Callable[[Any], list[float]]:
+    def values(data: Any) -> list[float]:
+        ours = pick(data["rows"], name=f"{metric} ours, 1 process(es)")
+        slow = pick(data["rows"], name=f"{metric} baseline")
+        numbers = [ours["seconds_full_set"], ours["peak_mib"]]
+        numbers += [slow["seconds_full_set"], slow["peak_mib"]]
+        return [*numbers, *extra, slow["videos_measured"], ours["times_faster"]]
+
+    return values
+
+
+def mots(data: Any) -> list[float]:
+    ours, slow = data["contenders"]["cocoapi_hq"], data["contenders"]["baseline"]
+    pairs = [row[key] for row in (ours, slow) for key in ("seconds", "peak_mib")]
+    return [*pairs, ours["times_baseline"]]
+
+
+def refiner(data: Any) -> list[float]:
+    def of(variant: str, tracklets: int) -> dict[str, Any]:
+        return pick(data["table"], variant=variant, tracklets=tracklets, height=352)
+
+    one, five, band = of("quadtree", 1), of("quadtree", 5), of("dense_band", 1)
+    numbers = [row[key] for row in (one, band) for key in ("seconds", "peak_mb")]
+    keys = ("dense_band_seconds_over_this", "dense_band_peak_mb_over_this")
+    return [*numbers, *(row[key] for row in (one, five) for key in keys)]
+
+
+def masks(kind: str, methods: list[str], slower: bool) -> Callable[[Any], list[float]]:
+    def values(data: Any) -> list[float]:
+        means = {name: pick(data["means"], kind=kind, method=name) for name in methods}
+        numbers = [row["boundary_iou_2%"] for row in means.values()]
+        if slower:
+            seconds = means["ours"]["seconds_per_mask"] / means["grab_cut"]["seconds_per_mask"]
+            numbers.insert(1, seconds)
+        return numbers
+
+    return values
+
+
+def memory(data: Any) -> list[float]:
+    return [data["rss_mb_first_half"], data["rss_mb_second_half"]]
+
+
+#: Beginning of a row -> its numbers behind the first cell, in order.
+EXPECTED: dict[str, Callable[[Any], list[float]]] = {
+    "VMT R50": model,
+    "Deformable attention, encoder": attention("encoder"),
+    "the same, decoder": attention("decoder"),
+    "Tube boundary AP": scoring("tube_boundary", []),
+    "Tube mask AP": scoring("tube_mask", []),
+    "BDD100K MOTS": mots,
+    "Refinement stage": refiner,
+    "`vmt refine`": masks("halo", ["ours", "grab_cut", "guided_filter"], slower=True),
+    "the same of masks of 1/8": masks(
+        "low_res", ["low_res", "grab_cut", "guided_filter"], slower=False
+    ),
+    "Memory over": memory,
+}
+
+
+@pytest.mark.parametrize("start", EXPECTED)
+def test_a_row_says_what_its_file_says(start: str) -> None:
+    (cells,) = [cells for label, cells in rows().items() if label.startswith(start)]
+    *texts, name = cells
+    numbers = [text.replace(",", "") for cell in texts for text in NUMBER.findall(cell)]
+    values = EXPECTED[start](result(name.strip("`")))
+    assert len(numbers) == len(values), f"{numbers} against {values}"
+    for number, value in zip(numbers, values, strict=True):
+        decimals = len(number.partition(".")[2])
+        assert abs(float(number) - value) <= 0.5001 * 10**-decimals, f"{number} against {value}"
+
+
+def test_every_row_is_compared() -> None:
+    assert all(any(label.startswith(start) for start in EXPECTED) for label in rows())
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"), [("`vmt refine`", "halo"), ("the same of masks of 1/8", "low_res")]
+)
+def test_given_masks_of_the_first_cell(start: str, kind: str) -> None:
+    (label,) = [label for label in rows() if label.startswith(start)]
+    given = pick(result("mask_refinement")["means"], kind=kind, method="coarse")
+    assert f"boundary IoU {given['boundary_iou_2%']:.3f} before" in label or (
+        f"{given['boundary_iou_2%']:.3f} before" in label
+    )
+
+
+KINDS = {"halo of 5 px": "halo", "section 5": "paper", "1/8 resolution": "low_res"}
+METHODS = {
+    **{"as given": "coarse", "guided filter": "guided_filter", "GrabCut": "grab_cut"},
+    **{"ours": "ours", "ours, `--window 4`": "windows_of_4", "ours, `--steady 3`": "steady"},
+    "ours, `--weights low_res`": "low_res",
+}
+
+
+def test_the_table_of_mask_refiner_md() -> None:
+    text = (REPO / "docs/mask_refiner.md").read_text()
+    table = text.split("| input | method |")[1].split("\n\n")[0]
+    kind, compared = "", 0
+    for line in table.splitlines()[2:]:
+        label, method, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        kind = KINDS.get(label, label) or kind
+        row = pick(result("mask_refinement")["means"], kind=kind, method=METHODS[method])
+        keys = ("tube_iou", "boundary_iou_2%", "boundary_iou_0.5%", "J&F", "stability")
+        for cell, key in zip(cells, keys, strict=True):
+            assert abs(float(cell.strip("*")) - row[key]) <= 0.00051, (kind, method, key)
+            compared += 1
+    assert compared == 4 * 7 * 5
+
+
+def test_the_table_of_msts_md() -> None:
+    text = (REPO / "docs/msts.md").read_text()
+    table = text.split("| | SeqFormer | MS-STS lean | |")[1].split("\n\n")[0]
+    found = result("msts_cpu")["rows"]
+    for line in table.splitlines()[2:]:
+        label, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        mode = "train" if label.startswith("training") else "test"
+        frames = int(re.search(r"T = (\d+)", label).group(1))  # type: ignore[union-attr]
+        pair = [
+            pick(found, mode=mode, frames=frames, variant=name)
+            for name in ("seqformer", "msts_lean")
+        ]
+        values = [row[key] for row in pair for key in ("cpu_seconds_median", "peak_rss_gb")]
+        values.append(pair[1]["over_first"])
+        numbers = [text for cell in cells for text in re.findall(r"\d+\.\d+", cell)]
+        for number, value in zip(numbers, values, strict=True):
+            assert abs(float(number) - value) <= 0.5001 * 10 ** -len(number.partition(".")[2])
