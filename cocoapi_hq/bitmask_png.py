@@ -152,5 +152,6 @@ def _require_rgba_png(path: Path) -> None:
     if found != _PNG_RGBA8:
         raise ScoringError(
             f"{path}: is a PNG with bit depth {found[0]} and colour type {found[1]}; "
-            "bitmasks are 8-bit RGBA (bit depth 8, colour type 6)."
+            "bitmasks are 8-bit RGBA (bit depth 8, colour type 6). Other label maps become "
+            "YouTube-VIS JSON by `vmt convert-annotations`, which these metrics take, too."
         )

@@ -11,11 +11,11 @@ Example:
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from _common import parser, report, say
 
+from vmt.cli.streams import exit_with
 from vmt.data.catalog import load_dataset
 from vmt.data.convert import write_ytvis_json
 from vmt.utils.errors import VmtError
@@ -47,4 +47,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -10,11 +10,11 @@ Example:
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from _common import parser, report, say
 
+from vmt.cli.streams import exit_with
 from vmt.data.catalog import load_dataset, locate
 from vmt.data.convert import write_ytvis_json
 from vmt.data.records import VideoList
@@ -63,4 +63,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

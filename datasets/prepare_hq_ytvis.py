@@ -16,13 +16,13 @@ Example:
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 from _common import parser, report, say
 
 from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.json_file import write_json
+from vmt.cli.streams import exit_with
 from vmt.data.catalog import data_root, load_dataset
 from vmt.data.datasets.splits import HQ_YTVIS_COARSE as COARSE
 from vmt.utils.errors import VmtError
@@ -113,4 +113,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -7,9 +7,9 @@ Example:
 
 from __future__ import annotations
 
-import sys
-
 from _common import parser, report
+
+from vmt.cli.streams import exit_with
 
 SPLITS = [
     *(f"ytvis_{year}_{part}" for year in (2019, 2021) for part in ("train", "valid", "test")),
@@ -29,4 +29,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -12,6 +12,7 @@ Example:
 import argparse
 import sys
 
+from vmt.cli.streams import exit_with
 from vmt.engine.load import load_model
 from vmt.engine.parity import compare, read_reference
 from vmt.utils.errors import VmtError
@@ -44,4 +45,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

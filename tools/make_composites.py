@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cocoapi_hq import rle
+from vmt.cli.streams import exit_with
 from vmt.data.composites import CompositeClip, CompositeOptions, Cutout, composite_clip
 from vmt.data.datasets.coco import load_coco_json
 from vmt.data.io import read_frame
@@ -192,4 +193,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

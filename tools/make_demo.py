@@ -27,6 +27,7 @@ from PIL import Image
 
 from cocoapi_hq import rle
 from vmt.cli.main import main as vmt
+from vmt.cli.streams import exit_with
 from vmt.data.mask_files.base import FrameSet, VideoMasks
 from vmt.data.mask_files.open import open_mask_file
 from vmt.inference.atomic import make_folder
@@ -165,4 +166,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from vmt.checkpoint.files import read_weights, write_weights
+from vmt.cli.streams import exit_with
 from vmt.config.node import load_config
 from vmt.inference.atomic import AtomicFile, make_folder
 from vmt.inference.mask_refiner import ANY, LOW_RES
@@ -276,4 +277,4 @@ def run(command: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -27,6 +27,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from cocoapi_hq import rle
+from vmt.cli.streams import exit_with
 from vmt.data.datasets.categories import LABEL_SPACES
 from vmt.utils.errors import OutputError, VmtError
 
@@ -296,4 +297,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -37,6 +37,7 @@ from fvcore.common.config import CfgNode
 from cocoapi_hq import evaluate
 from cocoapi_hq.exceptions import ScoringError
 from vmt.checkpoint.training_state import changed_keys
+from vmt.cli.streams import exit_with
 from vmt.config.node import load_config
 from vmt.data.catalog import Located, locate
 from vmt.inference.atomic import AtomicFile, make_folder
@@ -324,4 +325,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

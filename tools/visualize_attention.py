@@ -29,6 +29,7 @@ if __package__ in (None, ""):  # run as a script: the tool beside it lies in thi
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tools.visualize_refinement import Clip, read_clip
+from vmt.cli.streams import exit_with
 from vmt.config.node import load_config
 from vmt.engine.load import load_model
 from vmt.inference.atomic import make_folder
@@ -184,4 +185,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -24,6 +24,7 @@ import numpy.typing as npt
 if __package__ in (None, ""):  # run as a script from a checkout that is not installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from vmt.cli.streams import exit_with
 from vmt.config.node import load_config
 from vmt.data.build import build_train_loader
 from vmt.data.datasets.categories import label_space
@@ -122,4 +123,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

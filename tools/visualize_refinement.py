@@ -32,6 +32,7 @@ from torch import Tensor, nn
 if __package__ in (None, ""):  # run as a script from a checkout that is not installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from vmt.cli.streams import exit_with
 from vmt.config.node import load_config
 from vmt.data.datasets.ytvis import load_ytvis_json
 from vmt.data.images import read_picture
@@ -259,4 +260,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

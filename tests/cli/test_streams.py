@@ -13,6 +13,7 @@ import pytest
 
 from tests.cocoapi_hq.tube_cases import annotation, rect, truth
 from vmt.cli.main import main
+from vmt.cli.streams import exit_with
 
 BOX = rect(10, 10, 30, 30)
 
@@ -57,3 +58,23 @@ def test_one_sentence_into_a_closed_pipe_keeps_its_status(
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", closed_pipe)
         assert main(["check-annotations", str(tmp_path / "none.json")]) == 2
+
+
+def test_scripts_keep_their_status(closed_pipe: TextIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    def script() -> int:
+        sys.stdout.write("a line\n" * 10)
+        return 3
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", closed_pipe)
+        with pytest.raises(SystemExit) as leaving:
+            exit_with(script)
+    assert leaving.value.code == 3
+
+
+def test_every_script_ends_that_way() -> None:
+    root = Path(__file__).resolve().parents[2]
+    for path in [*root.glob("tools/*.py"), *root.glob("datasets/*.py")]:
+        text = path.read_text()
+        if "__main__" in text and path.name != "plant_bugs.py":
+            assert "exit_with(main)" in text or "vmt.cli.main import main" in text, path.name

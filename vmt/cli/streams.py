@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
-from typing import Any, TextIO
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, TextIO
 
 
 class OpenEnded:
@@ -44,6 +44,13 @@ class OpenEnded:
             os.dup2(nowhere, self._stream.fileno())
         finally:
             os.close(nowhere)
+
+
+def exit_with(main: Callable[[], int]) -> NoReturn:
+    """Run the main function of a script; exit with its status, whoever reads what it prints."""
+    with open_ended_streams():
+        status = main()
+    sys.exit(status)
 
 
 @contextlib.contextmanager
