@@ -67,7 +67,8 @@ class _Pairing:
         if not lonely:
             return self._report({index[name]: name for name in self.names}, stems)
         numbered, places = numbers_of(self.names), numbers_of(stems)
-        if len(lonely) == len(self.names):
+        per_object = all(name.rpartition("_")[0] in index for name in lonely)
+        if len(lonely) == len(self.names) and not per_object:
             if isinstance(numbered, dict) and isinstance(places, dict):
                 frame_of = {number: index[stem] for number, stem in places.items()}
                 if all(number in frame_of for number in numbered):
@@ -76,7 +77,7 @@ class _Pairing:
             if len(self.names) == len(stems):
                 return self._report(dict(enumerate(self.names)), stems, "in order")
         hint = "."
-        if all(name.rpartition("_")[0] in index for name in lonely):
+        if per_object:
             hint = "; one file per object and frame is read from a folder per object."
         elif len(self.names) == len(stems):
             hint = "; there are as many as frames: do both count from the same number?"
