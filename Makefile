@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 VIDEO ?=
 MASKS ?=
+FIRST ?=
 OUTPUT ?= demo_output
 
 .PHONY: install demo test lint bench bench-long doctor clean
@@ -19,7 +20,7 @@ $(VENV)/.installed: pyproject.toml setup.py constraints.txt cocoapi_hq/pyproject
 
 demo: install
 	$(BIN)/python tools/make_demo.py --output $(OUTPUT) $(if $(VIDEO),--video "$(VIDEO)") \
-		$(if $(MASKS),--masks "$(MASKS)")
+		$(if $(MASKS),--masks "$(MASKS)") $(if $(FIRST),--first-number $(FIRST))
 
 # two workers of one thread each; a file stays with one of them, and so do its fixtures
 test: install

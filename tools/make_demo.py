@@ -29,7 +29,7 @@ from cocoapi_hq import rle
 from vmt.cli.main import main as vmt
 from vmt.cli.streams import exit_with
 from vmt.data.mask_files.base import FrameSet, VideoMasks
-from vmt.data.mask_files.open import open_mask_file
+from vmt.data.mask_files.open import MaskOptions, open_mask_file
 from vmt.inference.atomic import make_folder
 from vmt.inference.video_io import VideoWriter, open_videos, write_png
 from vmt.structures.masks import Rle
@@ -96,14 +96,15 @@ def make_clip(folder: Path) -> tuple[Path, Path]:
     return clip, masks
 
 
-def show(video: Path, coarse: Path, refined: Path, output: Path) -> None:
+def show(video: Path, coarse: Path, refined: Path, output: Path, first: int | None) -> None:
     """overlay.mp4 and picture.png: the coarse masks on the left, the refined ones on the right."""
     frames = list(next(iter(open_videos(str(video))))())
     height, width = frames[0].shape[:2]
     sides: list[VideoMasks] = []
     for path in (coarse, refined):
         found = FrameSet(str(video), (height, width), None, len(frames))
-        sides.append(open_mask_file(path).videos[0].load(found))
+        options = MaskOptions(one_video=True, first_number=first)
+        sides.append(open_mask_file(path, options).videos[0].load(found))
     style = OverlayStyle(labels=False)
     pictured = _middle_frame_with_a_mask(sides[1])
     with VideoWriter(output / "overlay.mp4", FPS, (height, 2 * width)) as writer:
@@ -133,6 +134,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("demo_output"))
     parser.add_argument("--video", type=Path, help="your own video in place of the clip")
     parser.add_argument("--masks", type=Path, help="its coarse masks, see vmt refine --help")
+    parser.add_argument(
+        "--first-number", type=int, metavar="N", help="see vmt refine --help; asked for if needed"
+    )
     parser.add_argument("--weights", help="default: those that come with the package")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.ERROR)
@@ -152,10 +156,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         command += ["--report", str(output / "report.html")]
         if args.weights:
             command += ["--weights", args.weights]
+        if args.first_number is not None:
+            command += ["--first-number", str(args.first_number)]
         status = vmt(command)
         if status:
             return status
-        show(video, masks, refined, output)
+        show(video, masks, refined, output, args.first_number)
     except (VmtError, ImportError) as error:
         print(f"make_demo: {error}", file=sys.stderr)
         return 2

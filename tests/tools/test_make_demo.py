@@ -63,6 +63,7 @@ def test_the_picture_shows_a_frame_that_has_a_mask(tool: ModuleType, tmp_path: P
     shapes = [{"label": "block", "points": corners, "shape_type": "polygon"}]
     (polygons / "00005.json").write_text(json.dumps({"shapes": shapes}))
     masks = ["--masks", str(polygons), "--output", str(tmp_path / "out")]
+    masks += ["--first-number", "0"]
     assert tool.main(["--video", str(tmp_path / "my.mp4"), *masks]) == 0
     picture = np.asarray(Image.open(tmp_path / "out/picture.png").convert("RGB")).astype(int)
     outside, inside = picture[5, 5], picture[32, 45]
