@@ -171,7 +171,11 @@ class ShavingNetwork:
 
     device = torch.device("cpu")
 
+    def __init__(self) -> None:
+        self.lengths: list[int] = []
+
     def refine_tubes(self, frames: torch.Tensor, coarse: torch.Tensor) -> Iterator[RefinedTube]:
+        self.lengths.append(len(frames))
         whole = Place(slice(0, H), slice(0, W), slice(0, H), slice(0, W))
         for n, masks in enumerate(coarse):
             shown = masks.flatten(1).any(1).nonzero()[:, 0].tolist()
@@ -183,33 +187,17 @@ class ShavingNetwork:
 
 @pytest.mark.parametrize("window", ["1", "3", "8"])
 def test_windows_of_the_real_refiner(tmp_path: Path, monkeypatch, window: str) -> None:
-    monkeypatch.setattr(refine, "_load_refiner", lambda args: MaskRefiner(ShavingNetwork()))
+    network = ShavingNetwork()
+    monkeypatch.setattr(refine, "_load_refiner", lambda args: MaskRefiner(network))
     path, before = write_ytvis(tmp_path, videos=1)
     out = tmp_path / "o.json"
     assert run(path, tmp_path / "images", out, "--window", window) == 0
+    # Windows share one frame; a video of six frames is one window of eight.
+    assert network.lengths == {"1": [1] * 6, "3": [3, 3, 3], "8": [6]}[window]
     after = json.loads(out.read_text())["annotations"]
     for old, new in zip(before["annotations"][:2], after[:2], strict=True):
         assert new["segmentations"] == expected(old["segmentations"])
     assert after[2:] == before["annotations"][2:]
-
-
-def test_steady_reaches_the_refiner_and_the_log(tmp_path: Path, monkeypatch) -> None:
-    def load(args):
-        return MaskRefiner(ShavingNetwork(), args.steady)
-
-    seen = []
-    monkeypatch.setattr(refine, "_load_refiner", load)
-    monkeypatch.setattr(
-        "vmt.inference.mask_refiner.steady_mask",
-        lambda frames, masks, at: seen.append(len(frames)) or masks[at].numpy(),
-    )
-    path, _ = write_ytvis(tmp_path, videos=1)
-    out = tmp_path / "o.json"
-    assert run(path, tmp_path / "images", out, "--steady", "1") == 0
-    assert max(seen) == 3
-    log = json.loads((tmp_path / "o.json.changes.json").read_text())
-    settings = {"weights": "mask_refiner", "accept": 0.65, "window": 1, "steady": 1}
-    assert log["settings"] == settings
 
 
 def test_weights_by_name(tmp_path: Path, monkeypatch, capsys) -> None:

@@ -44,6 +44,41 @@ def test_masks_that_agree_stay():
     assert wrong(steady_mask(frames, masks, 2), masks[2]) < 0.01 * masks[2].sum()
 
 
+#: Votes of four neighbours, all of full weight: more than 65 % for it, or more than 65 % against,
+#: overrule a mask. Neighbours that have a piece -> whether it is there in the end where the mask
+#: has it, and where it lacks it.
+VERDICTS = {
+    0: (False, False),
+    1: (False, False),
+    2: (True, False),
+    3: (True, True),
+    4: (True, True),
+}
+
+
+@pytest.mark.parametrize("holders", VERDICTS)
+def test_votes_by_hand(holders):
+    """A still video, so that flow is nothing and only numbers of neighbours count."""
+    frames, masks = moving_square(5, step=0)
+    pieces = {True: np.s_[34:46, 34:46], False: np.s_[54:66, 54:66]}
+    inner = {own: (slice(r.start + 3, r.stop - 3),) * 2 for own, (r, _) in pieces.items()}
+    given = masks.clone()
+    others = [t for t in range(5) if t != 2]
+    for own, piece in pieces.items():
+        given[2][piece] = own
+        for place, t in enumerate(others):
+            given[t][piece] = place < holders
+    found = steady_mask(frames, given, 2)
+    for own, verdict in zip((True, False), VERDICTS[holders], strict=True):
+        assert (found[inner[own]] == verdict).all()
+    # Nothing else changes.
+    untouched = masks[2].numpy().copy()
+    for r, c in pieces.values():
+        untouched[r.start - 3 : r.stop + 3, c.start - 3 : c.stop + 3] = False
+        found[r.start - 3 : r.stop + 3, c.start - 3 : c.stop + 3] = False
+    assert (found == untouched).all()
+
+
 def test_frames_that_do_not_fit_say_nothing():
     """Other pictures: flow leads nowhere, so that nobody may overrule the mask."""
     frames, masks = moving_square()

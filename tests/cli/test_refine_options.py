@@ -1,0 +1,116 @@
+"""Each option of ``vmt refine`` changes what it says, through the command and the real network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cocoapi_hq import rle
+from vmt.cli.main import main
+
+H, W, T = 72, 96, 3
+#: A textured square, and what its mask lacks in frame 1.
+SQUARE, GAP = np.s_[20:52, 30:62], np.s_[20:32, 36:56]
+
+Refine = Callable[..., tuple[list[np.ndarray], dict]]
+
+
+@pytest.fixture(scope="module")
+def refined(tmp_path_factory: pytest.TempPathFactory) -> Refine:
+    """Masks and change log of a run with some options; each combination runs once."""
+    root = tmp_path_factory.mktemp("refine")
+    (root / "images").mkdir()
+    rng = np.random.default_rng(0)
+    picture = rng.integers(20, 110, (H // 4, W // 4, 3)).repeat(4, 0).repeat(4, 1).astype(np.uint8)
+    picture[SQUARE] = rng.integers(140, 250, (8, 8, 3)).repeat(4, 0).repeat(4, 1)
+    masks = []
+    for t in range(T):
+        Image.fromarray(picture).save(root / "images" / f"{t}.png")
+        mask = np.zeros((H, W), bool)
+        mask[18:55, 28:64] = True  # a halo of two or three pixels
+        if t == 1:
+            mask[GAP] = False
+        masks.append(rle.encode(mask))
+    video = {"id": 1, "height": H, "width": W, "file_names": [f"{t}.png" for t in range(T)]}
+    row = {"id": 1, "video_id": 1, "category_id": 1, "segmentations": masks}
+    content = {"videos": [video], "annotations": [row], "categories": [{"id": 1, "name": "dog"}]}
+    (root / "masks.json").write_text(json.dumps(content))
+    done: dict[tuple[str, ...], tuple[list[np.ndarray], dict]] = {}
+
+    def run(*options: str) -> tuple[list[np.ndarray], dict]:
+        if options not in done:
+            out = root / f"{len(done)}.json"
+            words = ["--masks", str(root / "masks.json"), "--images", str(root / "images")]
+            words += ["--output", str(out), "--device", "cpu"]
+            assert main(["refine", *words, *options]) == 0
+            (after,) = json.loads(out.read_text())["annotations"]
+            log = json.loads((root / f"{out.name}.changes.json").read_text())
+            done[options] = [rle.decode(mask) for mask in after["segmentations"]], log
+        return done[options]
+
+    return run
+
+
+def changed(log: dict) -> int:
+    ((tracklet,),) = (video["tracklets"] for video in log["videos"])
+    return int(tracklet["changed_px"])
+
+
+def test_steady_masks_take_the_word_of_their_neighbours(refined: Refine) -> None:
+    plain, log = refined()
+    steady, steady_log = refined("--steady", "1")
+    assert (log["settings"]["steady"], steady_log["settings"]["steady"]) == (0, 1)
+    assert plain[1][GAP].mean() < 0.5
+    assert steady[1][GAP].mean() > plain[1][GAP].mean() + 0.4
+
+
+def test_accept(refined: Refine) -> None:
+    log, strict = refined()[1], refined("--accept", "0.98")[1]
+    assert strict["settings"]["accept"] == 0.98
+    assert 0 <= changed(strict) < 0.8 * changed(log)
+
+
+def test_weights(refined: Refine) -> None:
+    masks, other = refined()[0], refined("--weights", "low_res")[0]
+    assert any((a != b).any() for a, b in zip(masks, other, strict=True))
+
+
+def test_an_unknown_device(tmp_path: Path, refined: Refine, capsys) -> None:
+    refined()
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (W, H)).save(tmp_path / "images" / "0.png")
+    Image.fromarray(np.eye(H, W, dtype=np.uint8)).save(tmp_path / "m.png")
+    words = ["--masks", str(tmp_path / "m.png"), "--images", str(tmp_path / "images")]
+    words += ["--output", str(tmp_path / "o.png"), "--device", "abacus"]
+    assert main(["refine", *words]) == 2
+    assert "'abacus' cannot be used" in capsys.readouterr().err
+
+
+# --- with a refiner that takes a pixel off -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "touched"),
+    [((), {1, 3}), (("--void", "3"), {1, 255}), (("--void", "none"), {1, 3, 255})],
+)
+def test_void(tmp_path: Path, monkeypatch, options: tuple[str, ...], touched: set[int]) -> None:
+    from tests.cli.test_refine import Shave, write_frames
+    from vmt.cli import refine
+
+    monkeypatch.setattr(refine, "_load_refiner", lambda args: Shave())
+    write_frames(tmp_path / "images", 1)
+    labels = np.zeros((32, 48), np.uint8)
+    for value, x in ((1, 2), (3, 16), (255, 30)):
+        labels[5:15, x : x + 10] = value
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(labels).save(tmp_path / "masks" / "00000.png")
+    words = ["--masks", str(tmp_path / "masks"), "--images", str(tmp_path / "images")]
+    assert main(["refine", *words, "--output", str(tmp_path / "out"), *options]) == 0
+    after = np.array(Image.open(tmp_path / "out" / "00000.png"))
+    areas = {value: int((after == value).sum()) for value in (1, 3, 255)}
+    assert areas == {value: 64 if value in touched else 100 for value in (1, 3, 255)}
