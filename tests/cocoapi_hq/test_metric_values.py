@@ -153,6 +153,21 @@ def test_f_steps_down_behind_the_tolerance() -> None:
     assert values[4] < values[3]
 
 
+def test_a_result_of_another_class_belongs_to_nothing() -> None:
+    box, other = rect(10, 10, 30, 30), rect(40, 0, 50, 10)
+    gt = truth([annotation(1, 1, [box], 1), annotation(2, 1, [other], 2)], {1: 1})
+    found = tracklet_quality.evaluate_tracklets(gt, [result(1, [box], 0.9, 2)]).tracklets
+    assert [(t.annotation_id, t.result, t.J) for t in found] == [(1, None, 0.0), (2, None, 0.0)]
+
+
+def test_frames_of_another_size_vanish_from_the_tube_iou() -> None:
+    """As in tube AP: neither intersection nor union; J counts the frame as missed."""
+    box, odd = rect(10, 10, 30, 30), rect(0, 0, 5, 5, 20, 30)
+    gt = truth([annotation(1, 1, [box, box])], {1: 2})
+    (found,) = tracklet_quality.evaluate_tracklets(gt, [result(1, [box, odd], 0.9)]).tracklets
+    assert (found.tube_iou, found.J) == (1.0, 0.5)
+
+
 # --- attributes ---------------------------------------------------------------------------------
 
 
