@@ -17,9 +17,10 @@ from vmt.config.node import load_config
 from vmt.data.catalog import load_dataset
 from vmt.data.io import read_frame
 from vmt.engine.defaults import set_titles
-from vmt.engine.evaluate import SetResults, annotation_file, evaluate_set
+from vmt.engine.evaluate import SetResults, _say_which_classes, annotation_file, evaluate_set
 from vmt.engine.result_folder import ResultFolder, fingerprint
 from vmt.inference.video_io import write_png
+from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import ConfigError, VideoError
 
 SIZE = (48, 80)
@@ -254,6 +255,10 @@ def test_results_have_the_category_ids_of_the_file_by_name(
     with caplog.at_level(logging.INFO):
         assert ids_of_best(evaluate(fewer, tmp_path / "fewer")) == {1}
     assert "lacks 2 classes, without results: red, blue" in caplog.text
+    assert "cannot find" not in caplog.text
+    caplog.clear()
+    _say_which_classes("one", {4: "red", 5: "cup"}, LabelSpace("one", ("red",), (1,)), (4,))
+    assert "one: classes that the network cannot find: cup" in caplog.text
     by_id = with_categories(reference, tmp_path / "i.json", a=20, b=10)
     assert ids_of_best(evaluate(by_id, tmp_path / "id", config("DATASETS.CLASS_MATCH", "id"))) == {
         10,

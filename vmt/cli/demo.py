@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     with StopSignals() as signals, ExitStack() as closing:
         reserve = DiskReserve(args.output)
         closing.callback(reserve.close)
-        category_ids = _category_ids(args.input, model.label_space)
+        category_ids = _category_ids(args.input, model.label_space, cfg.DATASETS.CLASS_MATCH)
         results = ResultsWriter(args.output / "results.json", category_ids, reserve)
         closing.callback(signals.shielded(results.close))
         folders = _folders(args.output, several=len(openers) > 1)
@@ -141,14 +141,15 @@ def _load_model(args: argparse.Namespace, cfg: Any) -> ClipModel:
     return network
 
 
-def _category_ids(source: str, space: LabelSpace) -> tuple[int | None, ...]:
+def _category_ids(source: str, space: LabelSpace, match: str) -> tuple[int | None, ...]:
     """Those of the annotation file that is the input, or the network's own."""
     path = Path(source)
-    if not is_json_name(path) or not path.is_file():
+    if not is_json_name(path) or not path.is_file() or match == "any":
         return space.category_ids
     try:
         own = label_space_from_json(path)
-        ids = result_ids(dict(zip(own.category_ids, own.names, strict=True)), space, source=source)
+        categories = dict(zip(own.category_ids, own.names, strict=True))
+        ids = result_ids(categories, space, source=source, match=match)
     except AnnotationError:  # frames alone, as test sets have them
         return space.category_ids
     except ConfigError as error:

@@ -80,7 +80,8 @@ def evaluate_set(
     category_ids = result_ids(data.categories, space, source=name, match=match)
     store = ResultFolder(folder)
     if comm.is_main():
-        _say_which_classes(folder.name, data.categories, space, category_ids)
+        if match != "any":
+            _say_which_classes(folder.name, data.categories, space, category_ids)
         store.claim(fingerprint(cfg, model, records, category_ids))
     comm.barrier()
     writer = partial(_predict_video, store=store, category_ids=category_ids)
@@ -106,7 +107,7 @@ def _say_which_classes(
     if lost:
         logger.info("%s: lacks %d classes, without results: %s", name, len(lost), ", ".join(lost))
     unknown = [word for key, word in categories.items() if key not in category_ids]
-    if unknown and len(set(category_ids)) > 1:
+    if unknown:
         logger.warning("%s: classes that the network cannot find: %s", name, ", ".join(unknown))
 
 
