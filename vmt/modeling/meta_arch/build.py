@@ -7,6 +7,7 @@ from torch import nn
 
 from vmt.modeling.meta_arch import mask_refiner as _mask_refiner
 from vmt.modeling.meta_arch import vmt as _vmt
+from vmt.modeling.meta_arch.check import check_model
 from vmt.modeling.msts import decoder as _msts_decoder
 from vmt.modeling.msts import encoder as _msts_encoder
 from vmt.modeling.msts import separability as _msts_separability
@@ -46,6 +47,7 @@ def build_network(cfg: CfgNode, label_space: LabelSpace) -> nn.Module:
         META_ARCHITECTURES, cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE"
     )
     checked_precision(cfg.TEST.PRECISION, "TEST.PRECISION")
+    check_model(cfg)
     network = architecture.from_config(cfg, label_space)
     assert isinstance(network, nn.Module), "a registered architecture must build one"
     return network

@@ -1,0 +1,84 @@
+"""Values of ``MODEL`` with which no network can be built, named before one is tried."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from fvcore.common.config import CfgNode
+
+from vmt.modeling.meta_arch.mask_refiner import GROUPS
+from vmt.modeling.msts.attention import preset
+from vmt.modeling.seqformer.neck import NORM_GROUPS, STRIDES
+from vmt.utils.errors import ConfigError
+
+#: Keys that count something, and the least that works.
+_LEAST = {
+    "SEQFORMER": {
+        "FFN_DIM": 1, "ENCODER_LAYERS": 1, "DECODER_LAYERS": 1, "NUM_LEVELS": len(STRIDES),
+        "NUM_POINTS": 1, "NUM_QUERIES": 1, "MASK_CHANNELS": 1, "NUM_HEADS": 1,
+    },
+    "REFINER": {"NUM_HEADS": 1, "FFN_DIM": 1},
+    "MSTS": {"NUM_HEADS": 1},
+}  # fmt: skip
+
+#: Key, its value, whether it works, and what would.
+_Rule = tuple[str, Any, bool, str]
+
+
+def check_model(cfg: CfgNode) -> None:
+    """Refuse values that fail deep inside a constructor.
+
+    Raises:
+        ConfigError: naming the key, its value and what works.
+    """
+    for key, value, works, what in _rules(cfg.MODEL):
+        if not works:
+            raise ConfigError(f"MODEL.{key} is {value!r}; give {what}.")
+
+
+def _rules(model: CfgNode) -> Iterator[_Rule]:
+    for key in ("PIXEL_MEAN", "PIXEL_STD"):
+        value = model[key]
+        yield key, value, len(value) == 3, "three numbers, of red, green and blue"
+    yield "PIXEL_STD", model.PIXEL_STD, all(v > 0 for v in model.PIXEL_STD), "numbers above 0"
+    for group, least in _LEAST.items():
+        for name, low in least.items():
+            value = model[group][name]
+            yield f"{group}.{name}", value, value >= low, f"at least {low}"
+    for group in ("SEQFORMER", "REFINER"):
+        value = model[group].DROPOUT
+        yield f"{group}.DROPOUT", value, 0 <= value < 1, "a probability in [0, 1)"
+    yield from _widths(model)
+    norm, costs = model.MATCHER.BOX_NORM, [model.MATCHER[f"{n}_COST"] for n in _COSTS]
+    yield "MATCHER.BOX_NORM", norm, norm in ("l2", "l1"), "l2 or l1"
+    yield "MATCHER.CLASS_COST", costs[0], any(costs), "a weight to one of the three costs"
+    betas = model.MSTS.ADV_BETAS
+    works = len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
+    yield "MSTS.ADV_BETAS", betas, works, "two numbers in [0, 1)"
+
+
+_COSTS = ("CLASS", "BOX", "GIOU")
+
+
+def _widths(model: CfgNode) -> Iterator[_Rule]:
+    """Widths that heads and groups divide."""
+    node = model.SEQFORMER
+    width, heads = node.HIDDEN_DIM, node.NUM_HEADS
+    works = width > 0 and width % NORM_GROUPS == 0 and width % heads == 0
+    what = f"a multiple of {NORM_GROUPS} and of NUM_HEADS, {heads}"
+    yield "SEQFORMER.HIDDEN_DIM", width, works, what
+    if model.REFINER.NAME != "none":
+        width, heads = model.REFINER.EMBED_DIM, model.REFINER.NUM_HEADS
+        works = width > 0 and width % 4 == 0 and width % heads == 0
+        yield "REFINER.EMBED_DIM", width, works, f"a multiple of 4 and of NUM_HEADS, {heads}"
+    if model.META_ARCHITECTURE == "MaskRefiner":
+        sizes, width = model.MASK_REFINER.CROP_SIZES, model.MASK_REFINER.DIM
+        works = len(sizes) == 2 and 0 < sizes[0] <= sizes[1]
+        yield "MASK_REFINER.CROP_SIZES", sizes, works, "two sizes in pixels, the shorter one first"
+        yield "MASK_REFINER.DIM", width, width > 0 and width % GROUPS == 0, (
+            f"a multiple of {GROUPS}"
+        )  # fmt: skip
+    if "none" not in (node.ENCODER_BRANCH, node.BOX_MIXER):
+        width, heads = preset(model.MSTS.PRESET).dim, model.MSTS.NUM_HEADS
+        yield "MSTS.NUM_HEADS", heads, width % heads == 0, f"a divisor of {width}"
