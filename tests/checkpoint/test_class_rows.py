@@ -140,6 +140,19 @@ def test_heads_that_nobody_names(tmp_path: Path) -> None:
     assert len(report.new) == 4
 
 
+def test_equal_counts_without_names(tmp_path: Path) -> None:
+    """By position only where nothing says that the heads are new, and then aloud."""
+    path = file_of(tmp_path / "a.safetensors", 3)
+    net = Net(own_space("dog", "cat", "cow"))
+    before = net.fresh()
+    report = load_weights(net, path, ["heads.cls."], new_classes=True)
+    assert torch.equal(net.heads["cls"][0].weight, before["heads.cls.0.weight"])
+    assert len(report.new) == 4
+    report = load_weights(net, path)
+    assert biases(net) == [0, 1, 2]
+    assert "class rows are taken by position: the file does not name its classes" in report.text()
+
+
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_classes_stay_with_converted_weights(tmp_path: Path, suffix: str) -> None:
     cfg = load_config(CONFIGS / "quick/seqformer_tiny.yaml", ["MODEL.LABEL_SPACE", "ytvis_2021"])

@@ -88,6 +88,7 @@ def with_class_rows(
     *,
     new_classes: bool,
     new_heads: bool,
+    notes: list[str],
 ) -> tuple[dict[str, Tensor], ClassRows | None]:
     """Put the rows of the class heads where a network has the classes of these names.
 
@@ -98,10 +99,11 @@ def with_class_rows(
         target: class names of the network.
         new_classes: there may be such classes.
         new_heads: the heads may be new altogether.
+        notes: gets a remark where rows go by position.
 
     Returns:
         The entries, and what was done: None when rows are taken as they are, because they agree or
-        because the file does not say what they are.
+        because the file does not say what they are. Such heads are left out where they may be new.
 
     Raises:
         CheckpointError: the network has classes that the file does not know.
@@ -109,9 +111,14 @@ def with_class_rows(
     heads = [name for name in state if HEAD.fullmatch(name) and name in model_state]
     if not heads:
         return dict(state), None
-    source = classes_of_file(file, len(state[heads[0]]))
-    if source is None:
+    count = len(state[heads[0]])
+    source = classes_of_file(file, count)
+    if source is None and not new_heads:
+        if count == len(target):
+            notes.append("class rows are taken by position: the file does not name its classes")
         return dict(state), None
+    if source is None:  # nobody knows whose rows these are, and the config says they are new
+        return {name: value for name, value in state.items() if name not in heads}, None
     found = match_classes(source, target)
     if found.unchanged:
         return dict(state), None
@@ -125,15 +132,24 @@ def with_class_rows(
             f"{file.path}: its class head does not know {_some(found.new)}; it knows "
             f"{_some(source)}. {fix}."
         )
-    mapped = dict(state)
-    to, of = (torch.tensor(list(rows)) for rows in (found.rows.keys(), found.rows.values()))
+    return dict(state) | _mapped(state, model_state, heads, found.rows), found
+
+
+def _mapped(
+    state: Mapping[str, Tensor],
+    model_state: Mapping[str, Tensor],
+    heads: Sequence[str],
+    rows: Mapping[int, int],
+) -> dict[str, Tensor]:
+    """The network's heads with the file's rows in their places."""
+    to, of = (torch.tensor(list(places)) for places in (rows.keys(), rows.values()))
+    mapped = {}
     for name in heads:
         head = model_state[name].detach().clone()
-        if head.shape[1:] != state[name].shape[1:]:
-            continue  # of another width: reported as such
-        head[to] = state[name][of].to(head)
-        mapped[name] = head
-    return mapped, found
+        if head.shape[1:] == state[name].shape[1:]:  # another width is reported as such
+            head[to] = state[name][of].to(head)
+            mapped[name] = head
+    return mapped
 
 
 def _some(names: Sequence[str]) -> str:

@@ -104,13 +104,21 @@ def load_weights(
     everything = file.ours()
     state = {k: v for k, v in everything.items() if not k.startswith(UNUSED)}
     wanted = model.state_dict()
-    report = LoadReport(str(file.path), notes=file.notes)
+    notes = [*file.notes]
+    report = LoadReport(str(file.path))
     space = getattr(model, "label_space", None)
     if isinstance(space, LabelSpace):
         new_heads = "heads.cls.".startswith(tuple(new_parameters))
         state, report.classes = with_class_rows(
-            file, state, wanted, space.names, new_classes=new_classes, new_heads=new_heads
+            file,
+            state,
+            wanted,
+            space.names,
+            new_classes=new_classes,
+            new_heads=new_heads,
+            notes=notes,
         )
+    report.notes = tuple(notes)
     report.unused = sorted(k.removeprefix(UNUSED) for k in everything if k.startswith(UNUSED))
     allowed = (*new_parameters, *_absent_additions(model, state))
     for name, value in wanted.items():
