@@ -170,15 +170,18 @@ def write_json(path: Path | str, data: Json) -> None:
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Write UTF-8 text in one step; errors as :func:`write_json`."""
+    """Write UTF-8 text in one step, gzip'd into ``*.gz``; errors as :func:`write_json`."""
     path = Path(path)
+    content = text.encode()
+    if path.suffix.lower() == ".gz":
+        content = gzip.compress(content, mtime=0)
     try:
         with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, prefix=path.name, suffix=".part", delete=False, encoding="utf-8"
+            "wb", dir=path.parent, prefix=path.name, suffix=".part", delete=False
         ) as file:
             part = Path(file.name)
             try:
-                file.write(text)
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
                 part.chmod(0o644)

@@ -60,6 +60,18 @@ def test_areas_are_those_of_the_plain_masks_when_refined_ones_are_scored() -> No
         assert (stats["AP"], stats["APs"], stats["APm"]) == (pytest.approx(1.0),) * 2 + (-1.0,)
 
 
+@pytest.mark.usefixtures("implementation")
+def test_areas_are_means_over_the_frames_that_show_the_object() -> None:
+    """16,500 pixels in one frame of two are medium; with the other frame they would be small."""
+    row = annotation(1, 1, [MEDIUM, None])
+    del row["areas"]
+    wrong = rect(0, 200, 165, 300, H, W)  # 16,500 pixels elsewhere: a false positive, medium too
+    results = [result(1, [wrong, None], 0.9), result(1, [MEDIUM, None], 0.5)]
+    stats = cocoapi_hq.evaluate(truth([row], {1: 2}, h=H, w=W), results).tubes["tube_mask"].stats
+    assert (stats["APs"], stats["APl"]) == (-1.0, -1.0)
+    assert stats["APm"] == pytest.approx(0.5)
+
+
 def test_crowds_are_read_alike_by_every_reader(tmp_path: Path) -> None:
     data = truth([annotation(1, 1, [SMALL, None])], {1: 2}, h=H, w=W)
     for value, message in (

@@ -15,7 +15,7 @@ import pytest
 import cocoapi_hq
 from cocoapi_hq import check, scalabel_io, split
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.json_file import read_json
+from cocoapi_hq.json_file import read_json, write_json
 from cocoapi_hq.mots_config import config_inside, load_config
 from tests.cocoapi_hq.tube_cases import H, W, annotation, rect, result, truth
 from vmt.data.datasets.ytvis import load_ytvis_json
@@ -136,6 +136,16 @@ def test_what_is_no_json_is_named(content: bytes, sentence: str, tmp_path: Path)
             read(path)
         assert "odd.json" in str(caught.value)
         assert "damaged or no JSON" not in str(caught.value)
+
+
+def test_a_name_that_says_gzip_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "gt.json.gz"
+    write_json(path, GT)
+    assert json.loads(gzip.decompress(path.read_bytes())) == GT
+    assert read_json(path) == GT
+    first = path.read_bytes()
+    write_json(path, GT)
+    assert path.read_bytes() == first  # no time of day in it
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
