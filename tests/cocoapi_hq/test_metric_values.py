@@ -174,11 +174,11 @@ def test_frames_of_another_size_vanish_from_the_tube_iou() -> None:
 def test_groups_by_attribute() -> None:
     """A steady tube, one that moves by a tenth of its width, and one that jumps."""
     h, w = 60, 200
-    steady = [rect(0, 0, 20, 20, h, w)] * 12
-    drift = [rect(2 * t, 25, 2 * t + 20, 45, h, w) for t in range(12)]  # 18 / 22 of 20 columns
-    jump = [rect(60 * (t % 3), 50, 60 * (t % 3) + 20, 60, h, w) for t in range(12)]
+    steady = [rect(0, 0, 20, 20, h, w)] * 11  # the first length of the second group
+    drift = [rect(2 * t, 25, 2 * t + 20, 45, h, w) for t in range(11)]  # 18 / 22 of 20 columns
+    jump = [rect(60 * (t % 3), 50, 60 * (t % 3) + 20, 60, h, w) for t in range(11)]
     rows = [annotation(k, 1, masks) for k, masks in enumerate((steady, drift, jump), start=1)]
-    gt = truth(rows, {1: 12}, (1,), h, w)
+    gt = truth(rows, {1: 11}, (1,), h, w)
     dt = [result(1, steady, 0.9), result(1, drift, 0.8)]
     found = {
         (row.group.attribute, row.group.label): row
@@ -196,9 +196,9 @@ def test_groups_by_attribute() -> None:
 
 
 def test_occlusion_is_the_largest_share_of_the_box() -> None:
-    """Boxes of 20 x 20: one covered by a quarter of its columns, and by a tenth by another."""
+    """Boxes of 20 x 20: one covered by a quarter of its columns, and by a fifth by another."""
     h, w = 40, 100
-    tubes = [[rect(0, 0, 20, 20, h, w)], [rect(15, 0, 35, 20, h, w)], [rect(33, 0, 53, 20, h, w)]]
+    tubes = [[rect(0, 0, 20, 20, h, w)], [rect(15, 0, 35, 20, h, w)], [rect(31, 0, 51, 20, h, w)]]
     rows = [annotation(k, 1, masks) for k, masks in enumerate(tubes, start=1)]
     gt = truth(rows, {1: 1}, (1,), h, w)
     scores = score_attributes(gt, [], "tube_mask", protocol=PROTOCOLS["hq_ytvis"])
