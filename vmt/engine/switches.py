@@ -32,11 +32,6 @@ def check_switches(cfg: CfgNode, model: nn.Module, processes: int) -> None:
             f"INPUT.DEGRADE is empty, but {name} learns from masks that are made coarse; name "
             "kinds of `vmt degrade`, for instance [paper, halo]."
         )
-    if refines and cfg.MODEL.AUXILIARY != "none":
-        raise ConfigError(
-            f"MODEL.AUXILIARY {cfg.MODEL.AUXILIARY} judges a base that is trained, and {name} "
-            "trains a refiner alone; set none."
-        )
     if engine.OVERLAY_PERIOD and not isinstance(model, VideoMaskTransfiner):
         raise ConfigError(
             f"ENGINE.OVERLAY_PERIOD draws the objects that a network finds, and {name} finds "

@@ -344,4 +344,9 @@ class ByQuerySource:
                 f"MODEL.MASK_REFINER.QUERY_SOURCE must be one of {', '.join(QUERY_SOURCES)}, "
                 f"not {source!r}."
             )
+        if cfg.MODEL.AUXILIARY != "none":
+            raise ConfigError(
+                f"MODEL.AUXILIARY {cfg.MODEL.AUXILIARY} judges a base that is trained; that "
+                "of QUERY_SOURCE detector is frozen, and mask_pool has none: set none."
+            )
         return QUERY_SOURCES[source](cfg, label_space)
