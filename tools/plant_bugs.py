@@ -48,8 +48,11 @@ PRELOADED = ("torch", "torch.distributed.fsdp", "torchvision.transforms.v2", "ti
              "scipy.optimize", "safetensors.torch", "fvcore.common.config")  # fmt: skip
 #: Packages of the tree, which a child takes from the copy.
 OURS = ("vmt", "cocoapi_hq", "tests")
-#: pytest's status when a test failed, and when a test file could not even be imported.
-FAILED = (1, 2)
+#: pytest's status when all tests passed, and when there was none. Any other means that a test
+#: failed, that a test file could not even be imported, or that the process died.
+PASSED, NO_TESTS = 0, 5
+#: Stands for a run that was ended.
+FAILED = 1
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,7 @@ class Laboratory:
             path.write_text(text, encoding="utf-8")
         row = {
             "key": key, "group": bug.group, "name": bug.name, "file": bug.file,
-            "noticed": status in FAILED, "by": by, "seconds": round(seconds, 1),
+            "noticed": status not in (PASSED, NO_TESTS), "by": by, "seconds": round(seconds, 1),
         }  # fmt: skip
         self._keep(row)
         return row | {"cached": False}
@@ -173,7 +176,7 @@ class Laboratory:
         if key in self._known:
             return ""
         status, by, _ = self._pytest([name])
-        if status != 0:
+        if status != PASSED:
             return f"{name} fails without any bug ({by or f'status {status}'})"
         self._keep({"key": key, "healthy": name})
         return ""
@@ -194,7 +197,7 @@ class Laboratory:
         status = _wait(child, started + self.timeout)
         seconds = time.monotonic() - started
         if status is None:
-            return FAILED[0], f"no end after {self.timeout:g} s", seconds
+            return FAILED, f"no end after {self.timeout:g} s", seconds
         said = log.read_text(encoding="utf-8", errors="replace")
         found = re.search(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
         return status, found[1] if found else "", seconds
@@ -202,7 +205,7 @@ class Laboratory:
 
 def _run_tests(folder: Path, log: Path, tests: Sequence[str]) -> NoReturn:
     """What a child does: pytest in the copy, with modules of the copy; never returns."""
-    status = FAILED[0]
+    status = FAILED
     try:
         os.setsid()
         os.chdir(folder)
