@@ -231,3 +231,14 @@ def test_background_bar_is_inclusive() -> None:
     dt = [result(1, [rect(0, 0, 2, 10)], 0.5)]
     found = analyse_errors(gt, dt, protocol=PROTOCOLS["hq_ytvis"])
     assert found.counts["localisation"] == 1
+
+
+def test_half_of_the_frames_right_is_temporal() -> None:
+    """The object is there for two frames; the detection goes on for two, or three, with others."""
+    box, other = rect(10, 10, 30, 30), rect(30, 10, 60, 40)
+    for more, kind in ((2, "temporal"), (3, "localisation")):
+        masks = [box] * 2 + [other] * more
+        gt = truth([annotation(1, 1, [box] * 2 + [None] * more)], {1: 2 + more})
+        dt = [result(1, masks, 0.5)]  # tube IoU 800 / (800 + 900 more), at least 0.1
+        found = analyse_errors(gt, dt, protocol=PROTOCOLS["hq_ytvis"]).counts
+        assert found[kind] == 1, (more, found)
