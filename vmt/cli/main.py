@@ -25,7 +25,7 @@ COMMANDS = {
     "check-annotations": ("vmt.cli.check_annotations", "list every defect of an annotation file"),
     "convert-annotations": (
         "vmt.cli.convert_annotations",
-        "COCO with video ids, PNG folders, MOTS -> YouTube-VIS JSON",
+        "labelme, CVAT, VIA, COCO with video ids, PNG folders, MOTS -> YouTube-VIS JSON",
     ),
     "split": ("vmt.cli.split", "cut an annotation file by a frozen list of video ids"),
     "refine": ("vmt.cli.refine", "coarse masks in, sharp masks out: JSON, label maps, polygons"),
