@@ -146,6 +146,9 @@ def test_maps_lead_to_labels_of_the_target() -> None:
     assert label_table({3: "car"}, plain, source="x", category_map={3: 6}) == {3: 5}
     with pytest.raises(ConfigError, match=r"sends 3 to 77, which label space 'ytvis_2019' lacks"):
         label_table({3: "car"}, plain, source="x", category_map={3: 77})
+    # a map for COCO's ids on another set: lizard of YouTube-VIS 2019 would be a car
+    with pytest.raises(ConfigError, match=r"ytvis: its category 3 is 'lizard', COCO's is 'car'"):
+        label_table({3: "lizard"}, plain, source="ytvis", category_map={3: 6})
 
 
 def test_unknown_choices() -> None:

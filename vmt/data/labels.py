@@ -32,7 +32,7 @@ def label_table(
         categories: category id -> name, of the file.
         space: classes of the network.
         source: named in messages.
-        category_map: id in the file -> id in ``space``; what it lacks is dropped.
+        category_map: COCO's id -> id in ``space``; what it lacks is dropped.
         match: how to find the class without a map: ``name``, ``id``, or ``any`` (label 0).
         unknown: what to do with a category that has no class: ``fail`` or ``drop``.
 
@@ -40,11 +40,13 @@ def label_table(
         category id -> label; categories to leave out are missing.
 
     Raises:
-        ConfigError: unknown choice, or a category without a class under ``fail``.
+        ConfigError: unknown choice, a category without a class under ``fail``, or a map for a file
+            whose categories are not COCO's.
     """
     if unknown not in ("fail", "drop"):
         raise ConfigError(f"DATASETS.UNKNOWN_CLASSES is {unknown!r}; choose fail or drop.")
     if category_map is not None:
+        _check_coco(categories, category_map, source)
         return _by_map(space, category_map, source)
     table = _matched(categories, space, match)
     missing = [f"{key} {categories[key]!r}" for key in categories if key not in table]
@@ -56,6 +58,19 @@ def label_table(
             "DATASETS.UNKNOWN_CLASSES drop to train on the others."
         )
     return table
+
+
+def _check_coco(
+    categories: Mapping[int, str], category_map: Mapping[int, int], source: str
+) -> None:
+    """The maps are of COCO's ids; on those of another set they would give wrong classes."""
+    coco = label_space("coco")
+    for key, name in zip(coco.category_ids, coco.names, strict=True):
+        if key in category_map and normalise_name(categories.get(key, name)) != name:
+            raise ConfigError(
+                f"{source}: its category {key} is {categories[key]!r}, COCO's is {name!r}; "
+                "DATASETS.CATEGORY_MAPS are for COCO's ids: give '' for this set."
+            )
 
 
 def _matched(categories: Mapping[int, str], space: LabelSpace, match: str) -> dict[int, int]:
