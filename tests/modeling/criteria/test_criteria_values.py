@@ -39,6 +39,26 @@ def test_class_cost(alpha: float, gamma: float, logit: float) -> None:
     assert float(cost) == pytest.approx(3 * (positive - negative), rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("norm", "mask_absent", "expected"),
+    [
+        # 0.3 and 0.4 in the first frame, 0.1 in the second: the root of all squares, or of the
+        # second frame's; sums over coordinates, averaged over the frames that count
+        ("l2", False, math.sqrt(0.09 + 0.16 + 0.01)),
+        ("l2", True, 0.1),
+        ("l1", False, (0.7 + 0.1) / 2),
+        ("l1", True, 0.1),
+    ],
+)
+def test_box_cost(norm: str, mask_absent: bool, expected: float) -> None:
+    clip = targets(torch.tensor([[False, True]]))
+    boxes = clip.boxes_cxcywh[0][:, None].clone()
+    boxes[0, 0] += torch.tensor([0.3, 0.0, 0.4, 0.0])
+    boxes[1, 0, 1] -= 0.1
+    matcher = HungarianClipMatcher(0.0, 2.0, 0.0, box_norm=norm, mask_absent=mask_absent)
+    assert float(matcher.cost(torch.zeros(1, 1), boxes, clip)) == pytest.approx(2 * expected)
+
+
 @pytest.mark.parametrize("target", [0.0, 1.0])
 @pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.75, 0.0)])
 def test_focal(target: float, alpha: float, gamma: float) -> None:
