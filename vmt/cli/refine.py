@@ -5,13 +5,19 @@ r"""Sharpen masks: coarse ones of any source in, the same file with sharp ones o
   COCO annotations (JSON)            each image is a video of one frame; polygons become run lengths
   results (JSON list of entries)     frames: --annotations lists them, or --images has a folder per
                                      video (named by video_name or video_id), or there is one video
-  folder of PNG label maps           pixel value = object; names match the frames; or one such
-                                     folder per video, as in DAVIS. 255 is void and stays, unless it
-                                     is the only value. Where objects overlap, the one with the
-                                     higher confidence is on top
+  folder of label maps               PNG, BMP, TIFF, NPY or NPZ; pixel value or colour = object; or
+                                     one such folder per video, as in DAVIS. 255 is void and stays,
+                                     unless it is the only value; 16-bit values from 1000 on are
+                                     class * 1000 + instance, as in KITTI MOTS. Where objects
+                                     overlap, the one with the higher confidence is on top
+  folder of masks per object         VIDEO/OBJECT/00000.png; every pixel but 0 is the object's
   folder of polygon files            JSON per frame, as labelme writes it: {"shapes": [{"label":
                                      "dog", "points": [[x, y], ...]}]}; a few frames are enough, the
                                      others are left alone. Also one single file
+Files pair with frames of the same name, or with the same number in it. With --video, one file per
+frame goes in order; a few go by number, counted from 0, or from 1 where nothing else fits; where
+both would, --first-number says which.
+
 --output gets the same form; what is not refined stays as it is: null frames, crowd regions, empty
 masks, other fields. A tracklet's changes are listed in a log beside it.
 
