@@ -62,7 +62,7 @@ setup(
         "pycocotools>=2.0.8",
         "opencv-python-headless>=4.9",
         "scipy>=1.11",
-        "av>=13",
+        "av>=17",
         "matplotlib>=3.8",
         "tqdm>=4.66",
         "tensorboard>=2.15",

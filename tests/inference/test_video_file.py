@@ -156,6 +156,13 @@ def test_of_two_streams_the_one_that_players_show(
         assert f"holds 2 video streams; number {best} is read" in caplog.text
 
 
+def test_a_codec_without_decoder(tmp_path: Path, numbered: Path) -> None:
+    data = numbered.read_bytes()
+    (tmp_path / "a.mp4").write_bytes(data.replace(b"avc1", b"zzzz").replace(b"avcC", b"zzzC"))
+    with pytest.raises(VideoError, match="coded in a way that this FFmpeg cannot decode; convert"):
+        VideoFile(tmp_path / "a.mp4")
+
+
 def test_ten_bits(tmp_path: Path) -> None:
     """Levels 0 to 1020 of 1023 are those of 8 bits."""
     path = write_streams(tmp_path / "a.mkv", plain("ffv1", "gbrp10le", [0, 100, 255]))

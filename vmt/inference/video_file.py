@@ -135,6 +135,11 @@ def _video_stream(path: Path, container: Any) -> Any:
         raise VideoError(
             f"{path}: holds no video, only {' and '.join(kinds)}; give a file with pictures."
         )
+    if stream.codec_context is None:
+        raise VideoError(
+            f"{path}: its video is coded in a way that this FFmpeg cannot decode; convert it to "
+            "H.264 with the program that made it."
+        )
     # Not frame threads: behind a damaged packet they drop frames that do decode.
     stream.thread_type = "SLICE"
     return stream
