@@ -88,8 +88,6 @@ def picture_size(path: Path) -> tuple[int, int]:
         VideoError: missing, empty, or no picture.
     """
     with open_picture(path) as image:
-        if image.format == "PNG":  # may note its orientation behind the pixels
-            image.load()
         width, height = image.size
         if image.format == "TIFF":  # Pillow may have swapped them, depending on its version
             tags: Any = getattr(image, "tag_v2", {})
