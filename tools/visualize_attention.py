@@ -10,7 +10,7 @@ given are random: the picture then shows where untrained networks look, and a wa
 Example:
   python tools/visualize_attention.py --config-file configs/ytvis_2019/seqformer_R50.yaml \
       --weights weights/seqformer_r50.pth --against configs/ytvis_2019/msts_R50.yaml \
-      --against-weights weights/seqformer_r50.pth --video my.mp4 --pixel 140 310
+      --against-weights weights/seqformer_r50.pth --video my.mp4 --pixel 140 310 --frames 2
 """
 
 from __future__ import annotations

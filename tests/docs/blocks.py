@@ -42,7 +42,7 @@ class Block:
     def commands(self) -> list[str]:
         """The commands of a shell block, one line each, without comments."""
         joined = re.sub(r"\\\n\s*", " ", self.text)
-        lines = (line.split("  #")[0].strip() for line in joined.splitlines())
+        lines = (re.sub(r" +", " ", line.split("  #")[0]).strip() for line in joined.splitlines())
         return [line for line in lines if line and not line.startswith("#")]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -27,6 +28,7 @@ WEIGHTS = {
 }
 FFMPEG = """#!{python}
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 import cv2
 words = dict(zip(sys.argv[1:-1:2], sys.argv[2:-1:2]))
@@ -48,16 +50,16 @@ def write_world(folder: Path) -> None:
     for name in ("configs", "tools", "benchmarks", "cocoapi_hq", "vmt", "docs"):
         (folder / name).symlink_to(REPO / name)
     video = moving_shapes(FRAMES, SIZE, seed=3)
-    _write_video(folder / "my.mp4", video)
+    _write_video(folder / "my.mp4", video, 2)
     (folder / "clips").mkdir()
     for number in (1, 2):
         clip = moving_shapes(FRAMES, SIZE, seed=number)
         _write_video(folder / f"clips/clip{number}.mp4", clip)
-        _write_polygons(folder / f"polygons/clip{number}", clip, range(0, FRAMES, 2))
-    _write_polygons(folder / "my_polygons", video, [0, 2])
+        _write_polygons(folder / f"polygons/clip{number}", clip, range(3))
+    _write_polygons(folder / "my_polygons", video, [1])
     _write_frames(folder / "JPEGImages/a", video)
     _write_frames(folder / "images/a", video)
-    _write_label_maps(folder / "masks", video)
+    _write_label_maps(folder / "masks", video, 2)
     _write_label_maps(folder / "label_maps/a", video)
     annotations = _annotations(video)
     for name in ("my", "my_val", "train", "val", "instances", "clean", "gt"):
@@ -96,9 +98,9 @@ def write_weights(folder: Path) -> None:
     (folder / "seqformer_coco_r50.pth").symlink_to(folder / "seqformer_r50.pth")
 
 
-def _write_video(path: Path, video: ShapeVideo) -> None:
+def _write_video(path: Path, video: ShapeVideo, frames: int = FRAMES) -> None:
     with VideoWriter(path, 12.0, SIZE) as writer:
-        for frame in video.frames:
+        for frame in video.frames[:frames]:
             writer.write(frame)
 
 
@@ -108,16 +110,16 @@ def _write_frames(folder: Path, video: ShapeVideo) -> None:
         Image.fromarray(frame).save(folder / f"{t:05d}.jpg")
 
 
-def _write_label_maps(folder: Path, video: ShapeVideo) -> None:
+def _write_label_maps(folder: Path, video: ShapeVideo, frames: int = FRAMES) -> None:
     folder.mkdir(parents=True)
-    for t in range(FRAMES):
+    for t in range(frames):
         labels = np.zeros(SIZE, np.uint8)
         for g, masks in enumerate(video.masks):
             labels[masks[t]] = g + 1
         Image.fromarray(labels).save(folder / f"{t:05d}.png")
 
 
-def _write_polygons(folder: Path, video: ShapeVideo, frames: list[int] | range) -> None:
+def _write_polygons(folder: Path, video: ShapeVideo, frames: Sequence[int]) -> None:
     """As labelme writes them."""
     folder.mkdir(parents=True)
     for t in frames:
