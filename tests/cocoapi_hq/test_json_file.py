@@ -119,7 +119,10 @@ def test_every_other_reader_reads_it(written: Callable[[Any, str], Path], tmp_pa
         (b"PK\x03\x04....", "is a zip archive; unpack it first"),
         (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
         (b'{"name": "\xe9"}', "byte 10 is not UTF-8"),
-        (gzip.compress(b'{"videos": []}')[:-6], "is compressed with gzip, and its end is missing"),
+        (
+            gzip.compress(b'{"videos": []}', mtime=0)[:-6],  # a name that stays the same
+            "is compressed with gzip, and its end is missing",
+        ),
     ],
 )
 @pytest.mark.usefixtures("implementation")
