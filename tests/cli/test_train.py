@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 
 from tests.engine.runs import REPO, TINY, run, scalars, train_command
+from tests.recipes import train
 from tests.synthetic import CATEGORIES, write_moving_shapes
 from vmt.checkpoint.files import read_weights
 from vmt.cli.main import main
@@ -117,6 +118,23 @@ def test_expected_results_decide_the_status(
 
 
 @pytest.mark.slow
+def test_own_videos_take_the_place_of_a_recipes_sets(data: Path, tmp_path: Path) -> None:
+    """Two sets with a map of COCO, a test set and their classes do not stay behind --train."""
+    recipe, out = REPO / "configs/hq_ytvis/vmt_R50.yaml", tmp_path / "out"
+    own = ["--train", str(data / "train/annotations.json")]
+    own += ["--train-images", str(data / "train/JPEGImages")]
+    assert train(recipe, out, tmp_path / "no_data_sets", *own) == 0
+    assert list(scalars(out)) == [1]
+    assert not (out / "inference").exists()
+    settings = yaml.safe_load((out / "config.yaml").read_text())
+    assert settings["DATASETS"]["TEST"] == []
+    assert settings["DATASETS"]["CATEGORY_MAPS"] == []
+    val = ["--val", str(data / "val/annotations.json")]
+    val += ["--val-images", str(data / "val/JPEGImages")]
+    assert train(recipe, tmp_path / "run", tmp_path / "no_data_sets", *own, *val) == 0
+    assert (tmp_path / "run/inference/step_00000001/annotations/metrics.json").is_file()
+
+
 def test_two_processes_train_from_the_console(data: Path, tmp_path: Path) -> None:
     command = train_command(
         data / "train", tmp_path / "out", "--num-processes", "2", SOLVER__MAX_STEPS="2"

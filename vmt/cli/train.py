@@ -2,7 +2,8 @@ r"""Train on your own videos, or on data sets that the config names.
 
 --train and --val are YouTube-VIS JSON files (vmt convert-annotations makes them; USAGE.md goes from
 a video to a trained network), --train-images and --val-images the folders that their file_names
-start from. The classes are those of the training file. The output folder gets config.yaml,
+start from. They take the place of the config's data sets, and the classes are those of the
+training file. The output folder gets config.yaml,
 label_space.json, log.txt, metrics.jsonl, TensorBoard curves, checkpoints/, inference/ with the
 results on the validation videos, model_best.safetensors and model_final.safetensors. Ctrl-C and
 SIGTERM save first; --resume goes on from there.
@@ -85,7 +86,11 @@ def own_data(args: argparse.Namespace) -> list[str]:
         reference = f"{path.resolve()}@{images.resolve()}"
         overrides += [key, f'["{reference}"]']
         if option == "train":
+            # What a recipe says of its own sets does not hold for these.
             overrides += ["MODEL.LABEL_SPACE", str(path.resolve())]
+            overrides += ["DATASETS.CATEGORY_MAPS", "[]", "DATASETS.RATIOS", "[]"]
+            if args.val is None:
+                overrides += ["DATASETS.TEST", "[]"]
     if args.output is not None:
         overrides += ["OUTPUT_DIR", str(args.output)]
     if args.weights is not None:
