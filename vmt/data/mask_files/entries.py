@@ -429,7 +429,13 @@ def _by_row(changes: VideoChanges | None) -> dict[int, dict[int, rle.Rle]]:
 
 
 def _put(element: dict[str, Any], masks: Mapping[int, rle.Rle], form: _Form) -> None:
-    """Replace masks of an element, and their boxes and areas where it has them."""
+    """Replace masks of an element, and their boxes and areas where it has them.
+
+    Beside them, every odd way to say that the object is absent becomes null.
+    """
+    if not form.image:
+        given = element[form.mask_key]
+        element[form.mask_key] = [None if rle.is_absent(mask) else mask for mask in given]
     for t, mask in masks.items():
         box, area = list(rle.to_box(mask)), rle.area(mask)
         if form.image:
