@@ -81,6 +81,7 @@ def test_convert_there_and_back(published: Path, tmp_path: Path, capsys) -> None
     assert set(before) == set(after)
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert any(name.startswith(UNUSED) for name in read_weights(ours).state)
+    assert read_weights(ours).metadata["epoch"] == read_weights(again).metadata["epoch"] == "11"
     assert main(["convert", str(published), str(tmp_path / "x.bin")]) == 2
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cocoapi_hq import rle
 from vmt.cli.main import main
 
 H, W = 24, 40
@@ -87,3 +88,52 @@ def test_upside_down_images_are_noted(tmp_path: Path, capsys: pytest.CaptureFixt
     status, lines = check(capsys, file, "--images", tmp_path)
     assert status == 0
     assert lines[0].startswith("a.json: 2 images (first: v/00000.jpg) are turned or mirrored by")
+
+
+def mask_of_20_px() -> rle.Rle:
+    mask = np.zeros((H, W), np.bool_)
+    mask[2:6, 10:15] = True
+    return rle.encode(mask)
+
+
+def test_results_are_checked_against_gt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Class 9 is none of the ground truth's, with its images or without."""
+    names = write_images(tmp_path / "v", [(H, W)])
+    gt = write_json(tmp_path / "gt.json", names, (H, W))
+    content = json.loads(gt.read_text()) | {"categories": [{"id": 1, "name": "cat"}]}
+    gt.write_text(json.dumps(content))
+    file = tmp_path / "results.json"
+    row = {"video_id": 1, "category_id": 9, "score": 0.5, "segmentations": [mask_of_20_px()]}
+    file.write_text(json.dumps([row]))
+    assert check(capsys, file)[0] == 0
+    assert check(capsys, file, "--images", tmp_path)[0] == 0
+    for more in ((), ("--images", tmp_path)):
+        status, lines = check(capsys, file, "--gt", gt, *more)
+        assert status == 1
+        assert lines[0].startswith("results.json: results[0].category_id = 9")
+
+
+def test_quiet_prints_no_defect_and_fix_mends_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An area of 20 pixels is given as 3; the file stays as it is, its copy is right."""
+    file = write_json(tmp_path / "a.json", ["v/0.jpg"], (H, W))
+    row = {"id": 1, "video_id": 1, "category_id": 1, "iscrowd": 0}
+    row |= {"segmentations": [mask_of_20_px()], "areas": [3]}
+    content = json.loads(file.read_text()) | {"annotations": [row]}
+    content["categories"] = [{"id": 1, "name": "cat"}]
+    file.write_text(json.dumps(content))
+    status, loud = check(capsys, file)
+    assert status == 1
+    assert loud[0].startswith("a.json: annotations[0].areas[0] = 3")
+    status, quiet = check(capsys, file, "--quiet")
+    assert status == 1
+    count = next(k for k, line in enumerate(loud) if not line)
+    assert quiet == loud[count:]
+    out = tmp_path / "fixed.json"
+    status, lines = check(capsys, file, "--fix", out)
+    assert status == 1
+    assert lines[-1] == f"written: {out}"
+    assert json.loads(out.read_text())["annotations"][0]["areas"] == [20]
+    assert json.loads(file.read_text()) == content
+    assert check(capsys, out)[0] == 0

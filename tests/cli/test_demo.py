@@ -127,7 +127,7 @@ def test_many_videos_of_a_json(tmp_path: Path) -> None:
 def test_results_of_a_json_have_its_category_ids(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """The blob is red; the network calls it 10, the files 3, nothing, and nothing they know."""
+    """The blob is red; the network calls it 10, the files 3, 0, nothing, and nothing they know."""
     names = [f"v/{t:05d}.png" for t in range(3)]
     (tmp_path / "v").mkdir()
     for name, frame in zip(names, blob_video(3, SIZE, blobs=1), strict=True):
@@ -137,6 +137,7 @@ def test_results_of_a_json_have_its_category_ids(
     content = {"videos": [{"id": 4, "length": 3, "file_names": names, **size}]}
     for classes, expected in (
         ({"blue": 10, "Red": 3}, {3}),
+        ({"blue": 10, "Red": 0}, {0}),
         ({"blue": 10}, set()),
         ({"cup": 10}, {10}),
     ):

@@ -50,6 +50,10 @@ def test_broken_means_status_1_and_says_what(
     text = capsys.readouterr().out
     assert "BROKEN: no-such-package" in text
     assert "make install" in text
+    assert main(["doctor", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["ok"] is False
+    assert [f["name"] for f in report["facts"] if f["state"] == "broken"] == ["no-such-package"]
 
 
 def test_old_python_and_old_or_broken_packages(

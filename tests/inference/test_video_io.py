@@ -383,3 +383,46 @@ def test_frames_must_have_the_size_of_the_video(tmp_path: Path) -> None:
         writer.write(moving_square(1)[0])
         with pytest.raises(ValueError, match="in a video of"):
             writer.write(np.zeros((48, 66, 3), np.uint8))
+
+
+@pytest.mark.parametrize("fps", [6.0, 12.5, 30000 / 1001])
+def test_written_videos_have_the_rate_that_was_given(tmp_path: Path, fps: float) -> None:
+    with VideoWriter(tmp_path / "a.mp4", fps, (16, 24)) as writer:
+        for frame in moving_square(9, (16, 24)):
+            writer.write(frame)
+    assert VideoFile(tmp_path / "a.mp4").fps == pytest.approx(fps, rel=1e-4)
+
+
+def test_a_camera_gives_upright_rgb_until_it_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenCV's pictures are (h, w, 3) BGR; a rate that no camera has becomes 30."""
+    import cv2
+
+    class Device:
+        rate = 25.0
+
+        def __init__(self, index: int) -> None:
+            assert index == 2
+            self.left = 3
+
+        def get(self, key: int) -> float:
+            assert key == cv2.CAP_PROP_FPS
+            return self.rate
+
+        def read(self) -> tuple[bool, np.ndarray | None]:
+            self.left -= 1
+            picture = np.full((4, 6, 3), (10, 20, 200), np.uint8)
+            return (True, picture) if self.left >= 0 else (False, None)
+
+        def release(self) -> None:
+            self.left = 0
+
+    monkeypatch.setattr(Device, "isOpened", lambda _: True, raising=False)
+    monkeypatch.setattr(cv2, "VideoCapture", Device)
+    camera = only("2")
+    assert (camera.name, camera.fps, camera.size) == ("camera2", 25.0, (4, 6))
+    assert (camera.num_frames, camera.rereadable) == (None, False)
+    frames = list(camera)
+    assert len(frames) == 2  # the first told the size
+    assert {tuple(frame[3, 5]) for frame in frames} == {(200, 20, 10)}
+    Device.rate = 0.0
+    assert only("2").fps == 30.0

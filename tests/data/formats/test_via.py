@@ -52,6 +52,21 @@ def test_regions(tmp_path: Path, images: Path, convert, project: bool, capsys) -
     assert "shapes that are no masks are left out: 1 rect." in said
 
 
+@pytest.mark.parametrize("attribute", ["id", "track_id", "group_id"])
+def test_identities_hold_whatever_the_order(
+    tmp_path: Path, images: Path, convert, attribute: str
+) -> None:
+    """Two dogs of 12 and 8 pixels, which the second frame lists the other way round."""
+    first = region((1, 1, 4, 3), type="dog", **{attribute: "a"})
+    second = region((9, 1, 4, 2), type="dog", **{attribute: "b"})
+    source = write(
+        tmp_path / "via.json", {"v1/f_1.png": [first, second], "v1/f_2.png": [second, first]}
+    )
+    status, content = convert(source, images)
+    assert status == 0
+    assert tubes(content) == [(1, "dog", [12, 12]), (1, "dog", [8, 8])]
+
+
 @pytest.mark.parametrize(
     ("regions", "said"),
     [

@@ -41,6 +41,7 @@ def test_holes_are_joined_to_the_ring_around_them():
     mask[2:38, 2:38] = True
     mask[5:20, 5:35] = False
     mask[8:16, 10:20] = True
+    mask[10:13, 13:16] = False  # two rings are around this one
     mask[25:30, 25:30] = False
     rings = rings_of(mask)
     assert len(rings) == 2
