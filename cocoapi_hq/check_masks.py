@@ -191,6 +191,10 @@ def _check_rings(
     if frame is None:
         checker.add(where, rings, "a polygon, but the video has no size", "set the video's size")
         return None, rings
+    if rle.all_outside(rings, frame):
+        problem = f"lies outside the frame of {frame[1]}x{frame[0]} pixels"
+        checker.add(where, rings, problem, "left as it is: draw it at the size of the video")
+        return None, rings
     mask = rle.from_polygons(rings, *frame, where=where)
     if polygons:
         return mask, rings
@@ -220,7 +224,12 @@ def _respelled(checker: Checker, where: str, entry: Json) -> Json:
 def check_areas_and_boxes(
     checker: Checker, where: str, row: dict[str, Json], masks: list[rle.Rle | None]
 ) -> None:
-    """Hold ``areas`` and ``bboxes`` against the masks, and mend them in ``row``."""
+    """Hold ``areas`` and ``bboxes`` against the masks, and mend them in ``row``.
+
+    Numbers of masks that stand in the file but could not be drawn are left as they are.
+    """
+    entries = row["segmentations"]
+    undrawn = {t for t, mask in enumerate(masks) if mask is None and entries[t] is not None}
     texts = ["" if m is None else m["counts"] for m in masks]
     sizes = np.array([[0, 0] if m is None else m["size"] for m in masks], dtype=np.int32)
     sizes = sizes.reshape(-1, 2)
@@ -244,7 +253,7 @@ def check_areas_and_boxes(
             continue
         fixed = list(given)
         for t, (found, true) in enumerate(zip(given, right, strict=True)):
-            if not _agrees(found, true):
+            if t not in undrawn and not _agrees(found, true):
                 fix = f"{short(true)}, computed from the mask"
                 checker.add(f"{path}[{t}]", found, "does not fit the mask", fix)
                 fixed[t] = true

@@ -205,6 +205,22 @@ def split_rings(
     return good, idle
 
 
+def all_outside(rings: Sequence[Sequence[float]], size: Sequence[int]) -> bool:
+    """True where every ring lies beside the frame: drawn on another size, most likely.
+
+    Args:
+        rings: as ``split_rings`` returns them.
+        size: (h, w) in pixels.
+    """
+    return bool(rings) and all(
+        max(ring[::2]) <= 0
+        or max(ring[1::2]) <= 0
+        or min(ring[::2]) >= size[1]
+        or min(ring[1::2]) >= size[0]
+        for ring in rings
+    )
+
+
 def _is_number(value: object) -> bool:
     number = isinstance(value, (int, float, np.integer, np.floating))
     return number and not isinstance(value, bool)

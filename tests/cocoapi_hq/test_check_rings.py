@@ -38,3 +38,16 @@ def test_the_numbers_of_a_ring():
     ]
     assert report.mended["annotations"][0]["segmentations"] == [[SQUARE], [SQUARE]]
     assert not check_annotations(report.mended).defects
+
+
+def test_a_mask_beside_the_frame_keeps_its_numbers():
+    """Its area and box are those of the size that it was drawn on; zeros would hide the fault."""
+    beside = [21, 1, 24, 1, 24, 3, 21, 3]
+    data = _file([SQUARE], [beside])
+    data["annotations"][0]["areas"] = [6, 6]
+    data["annotations"][0]["bboxes"] = [[1, 1, 3, 2], [21, 1, 3, 2]]
+    report = check_annotations(data)
+    (defect,) = report.defects
+    assert defect.path == "annotations[0].segmentations[1]"
+    assert defect.problem == "lies outside the frame of 10x10 pixels"
+    assert report.mended["annotations"] == data["annotations"]

@@ -107,6 +107,9 @@ def test_17_polygons_in_ytvis(vmt: Vmt) -> None:
         assert_disks(f"{name} out.json")
     refused = vmt("refine", "--masks", "outside.json", *REFINE, "o.json").sentence
     assert "annotations[0].segmentations[0] lies outside the frame of 96x64 pixels" in refused
+    checked = vmt("check-annotations", "outside.json").out
+    assert checked.count("lies outside the frame of 96x64 pixels") == 6
+    assert "6 defects" in checked
     checked = vmt("check-annotations", "four.json").out
     assert "segmentations[0][1] = [3, 3, 12, 12]: a ring that encloses nothing." in checked
     vmt("check-annotations", "four.json", "--fix", "fixed.json")

@@ -252,7 +252,7 @@ def checked_mask(mask: object, where: str, size: Size | None) -> rle.Rle:
         rings = rle.split_rings(mask, where)[0] if isinstance(mask, (list, tuple)) else []
     except ScoringError as error:
         raise AnnotationError(str(error)) from None
-    if rings and size is not None and all(_outside(ring, size) for ring in rings):
+    if size is not None and rle.all_outside(rings, size):
         raise OutsideError(
             f"{where} lies outside the frame of {size_text(size)} pixels; was it drawn on another "
             "size?"
@@ -280,11 +280,6 @@ def idle_note(places: Sequence[str]) -> str:
         f"enclose{'s' if one else ''} nothing and {'is' if one else 'are'} left out: "
         f"{list_few(places, 3)}."
     )
-
-
-def _outside(ring: Sequence[float], size: Size) -> bool:
-    x, y = ring[::2], ring[1::2]
-    return max(x) <= 0 or max(y) <= 0 or min(x) >= size[1] or min(y) >= size[0]
 
 
 def size_text(size: Sequence[int]) -> str:
