@@ -11,6 +11,14 @@ import pytest
 REPO = Path(__file__).resolve().parents[1]
 
 
+#: Files that take minutes; last in line, one of them would run while the other worker waits.
+LONGEST = ("test_overfit.py", "test_make_mask_refiner.py", "test_recipes.py", "test_parallel.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(scope="session")
 def repo() -> Path:
     return REPO

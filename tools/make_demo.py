@@ -6,7 +6,8 @@ by hand around the cup, are the coarse mask of every frame. ``vmt refine`` sharp
 weights of the package. ``--video`` and ``--masks`` take your own in their place.
 
 Example:
-    python tools/make_demo.py --output demo_output --video my.mp4 --masks my_polygons
+    python tools/make_demo.py --output demo_output --video my.mp4 --masks my_polygons \
+        --first-number 0
 """
 
 from __future__ import annotations

@@ -18,32 +18,20 @@ from vmt.engine.optimizer import build_optimizer
 from vmt.engine.train_loop import Trainer
 from vmt.modeling.meta_arch.build import build_network
 
-FILES = sorted(
-    str(path.relative_to(CONFIGS))
-    for path in CONFIGS.rglob("*.yaml")
-    if not path.name.startswith("Base-") and path.parent.name != "_base_"
-)
-#: Built in seconds, and each network once; the others are R101, Swin-L, and other data sets.
-FAST = ("R50.yaml", "tiny.yaml", "seqformer.yaml", "release.yaml")
-ONCE = ("hq_ytvis/", "quick/", "refine/", "ytvis_2019/msts_vmt")
+#: Every kind of network once, at its published size; tests/engine/test_recipes.py trains every file.
+FILES = [
+    *(f"hq_ytvis/{name}_R50.yaml" for name in ("seqformer", "vmt_release", "vmt", "msts")),
+    *("hq_ytvis/vmt_SwinL.yaml", "ytvis_2019/msts_vmt_R50.yaml"),
+    "ytvis_2019/msts_vmt_release_R50.yaml",
+    *sorted(f"quick/{path.name}" for path in (CONFIGS / "quick").glob("*.yaml")),
+    *sorted(f"refine/{path.name}" for path in (CONFIGS / "refine").glob("*.yaml")),
+]
 
 
-def is_fast(name: str) -> bool:
-    return name.endswith(FAST) and name.startswith(ONCE)
-
-
-def test_there_are_configs() -> None:
-    assert len(FILES) >= 28
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(f, marks=[] if is_fast(f) else pytest.mark.slow) for f in FILES]
-)
+@pytest.mark.parametrize("name", FILES)
 def test_one_step(name: str) -> None:
     path = Path(CONFIGS) / name
     cfg = load_config(path, ["MODEL.DEVICE", "cpu"])
-    if cfg.SOLVER.FREEZE:
-        pytest.skip("tests/engine/test_start_weights.py is about what stays as it is")
     torch.manual_seed(0)
     model = build_network(cfg, resolve_label_space(cfg.MODEL.LABEL_SPACE, path.parent))
     clip = shape_clip(2, (64, 96), 0)
