@@ -18,7 +18,7 @@ from vmt.engine.optimizer import build_optimizer
 from vmt.engine.train_loop import Trainer
 from vmt.modeling.meta_arch.build import build_network
 
-#: Every kind of network once, at its published size; tests/engine/test_recipes.py trains every file.
+#: Every kind of network once, at its published size; test_recipes.py trains every file.
 FILES = [
     *(f"hq_ytvis/{name}_R50.yaml" for name in ("seqformer", "vmt_release", "vmt", "msts")),
     *("hq_ytvis/vmt_SwinL.yaml", "ytvis_2019/msts_vmt_R50.yaml"),
