@@ -2,7 +2,7 @@
 
 The threads of an operation wait for one another many times a second, and by default they spin while
 they wait. Where another program has a core, most of that time is lost: two threads on two busy
-cores took ten times as long as one (benchmarks/results/threads.json). So the commands let threads
+cores took three times as long as one (benchmarks/results/threads.json). So the commands let threads
 sleep while they wait, and take no more of them than there are free cores. Results do not depend on
 it.
 """
