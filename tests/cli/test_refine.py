@@ -327,7 +327,8 @@ def test_rings_of_a_json_file(tmp_path: Path, mask: list, said: str, capsys) -> 
     path.write_text(json.dumps(content))
     assert run(path, tmp_path / "images", tmp_path / "o.json") == 0
     after = json.loads((tmp_path / "o.json").read_text())["annotations"][0]["segmentations"]
-    assert after == [rle.encode(shaved(box(4, 5))), [], None, None, None, None]
+    # null is how a row that is rewritten says absent: the official evaluators refuse other ways
+    assert after == [rle.encode(shaved(box(4, 5))), None, None, None, None, None]
     out = capsys.readouterr().out
     assert ("1 ring of fewer than three points or without area encloses nothing" in out) == bool(
         said
