@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import multiprocessing
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -15,8 +17,7 @@ REPO = Path(__file__).resolve().parents[2]
 TOOL = REPO / "tools/plant_bugs.py"
 
 
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
+def load_tool() -> ModuleType:
     spec = importlib.util.spec_from_file_location("plant_bugs", TOOL)
     assert spec
     assert spec.loader
@@ -24,6 +25,11 @@ def tool() -> ModuleType:
     sys.modules["plant_bugs"] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    return load_tool()
 
 
 def test_every_planted_bug_applies(tool: ModuleType) -> None:
@@ -61,7 +67,15 @@ def tree(tmp_path: Path) -> Path:
     return root
 
 
-def test_noticed_or_not(tool: ModuleType, tree: Path, tmp_path: Path) -> None:
+def test_noticed_or_not(tree: Path, tmp_path: Path) -> None:
+    """In a process of its own: the tool forks, and other tests leave threads that hold locks."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        pool.submit(noticed_or_not, tree, tmp_path).result(timeout=400)
+
+
+def noticed_or_not(tree: Path, tmp_path: Path) -> None:
+    tool = load_tool()
     results = tmp_path / "results.jsonl"
     source = (tree / "vmt/add.py").read_text()
     copy = tmp_path / "copy"
