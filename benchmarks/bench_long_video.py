@@ -28,11 +28,11 @@ from common import benchmark_parser, parse, run, write_json
 
 from vmt import load_model
 from vmt.cli.demo import Pipeline, Wanted, peak_mb, rss_mb
-from vmt.inference.atomic import DiskReserve
 from vmt.inference.predictor import Frame, FrameResult, PredictorOptions, VideoPredictor
 from vmt.inference.results import ResultsWriter
 from vmt.inference.video_file import VideoFile
 from vmt.inference.video_io import VideoWriter
+from vmt.utils.atomic import DiskReserve
 
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE.parent / "configs" / "quick" / "vmt_release_tiny.yaml"

@@ -31,7 +31,7 @@ from vmt.data.composites import CompositeClip, CompositeOptions, Cutout, composi
 from vmt.data.datasets.coco import load_coco_json
 from vmt.data.io import read_frame
 from vmt.data.mapper import decode_masks
-from vmt.inference.atomic import AtomicFile, make_folder
+from vmt.utils.atomic import AtomicFile, make_folder
 from vmt.utils.errors import OutputError, VmtError
 
 logger = logging.getLogger("make_composites")

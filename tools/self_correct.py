@@ -40,7 +40,7 @@ from vmt.checkpoint.training_state import changed_keys
 from vmt.cli.streams import exit_with
 from vmt.config.node import load_config
 from vmt.data.catalog import Located, locate
-from vmt.inference.atomic import AtomicFile, make_folder
+from vmt.utils.atomic import AtomicFile, make_folder
 from vmt.utils.errors import ConfigError, VmtError
 
 logger = logging.getLogger("self_correct")

@@ -32,9 +32,9 @@ from tools.visualize_refinement import Clip, read_clip
 from vmt.cli.streams import exit_with
 from vmt.config.node import load_config
 from vmt.engine.load import load_model
-from vmt.inference.atomic import make_folder
 from vmt.inference.video_io import write_png
 from vmt.modeling.seqformer.encoder import Encoder
+from vmt.utils.atomic import make_folder
 from vmt.utils.errors import ConfigError, VmtError
 from vmt.visualization.encoder_attention import (
     EncoderAttention,

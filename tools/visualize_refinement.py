@@ -38,7 +38,6 @@ from vmt.data.datasets.ytvis import load_ytvis_json
 from vmt.data.images import read_picture
 from vmt.data.mapper import decode_masks
 from vmt.engine.load import load_model
-from vmt.inference.atomic import make_folder
 from vmt.inference.predictor import resize_frame
 from vmt.inference.video_io import VideoWriter, open_videos, write_png
 from vmt.modeling.incoherence.regions import region_levels
@@ -47,6 +46,7 @@ from vmt.modeling.refinement.base import RefinerInput
 from vmt.modeling.refinement.quadtree_criterion import QuadtreeOutput
 from vmt.modeling.refinement.quadtree_refiner import STRIDES, QuadtreeRefiner
 from vmt.ops.resize import aligned_upsample2
+from vmt.utils.atomic import make_folder
 from vmt.utils.errors import AnnotationError, ConfigError, VideoError, VmtError
 from vmt.visualization.refinement import (
     LastAttention,

@@ -14,7 +14,6 @@ from PIL import Image
 
 from tests.inference.fake_model import LABELS, BlobModel, blob_video
 from vmt.config.defaults import default_config
-from vmt.inference.atomic import DiskReserve
 from vmt.inference.predictor import (
     FrameResult,
     PredictorOptions,
@@ -24,6 +23,7 @@ from vmt.inference.predictor import (
 from vmt.inference.results import ResultsWriter
 from vmt.structures.masks import decode_masks
 from vmt.structures.predictions import ClipTracklets
+from vmt.utils.atomic import DiskReserve
 from vmt.utils.errors import ConfigError, VideoError
 
 SIZE = (72, 120)

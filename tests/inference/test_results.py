@@ -12,11 +12,11 @@ from PIL import Image
 
 from cocoapi_hq import rle
 from tests.inference.fake_model import LABELS
-from vmt.inference import atomic
-from vmt.inference.atomic import AtomicFile, DiskReserve
 from vmt.inference.linking import ClassScore, TrackSummary
 from vmt.inference.predictor import FrameResult, TrackMask
 from vmt.inference.results import LabelMapWriter, ResultsWriter, TrackTable
+from vmt.utils import atomic
+from vmt.utils.atomic import AtomicFile, DiskReserve
 from vmt.utils.errors import OutputError
 
 SIZE = (6, 8)

@@ -31,7 +31,6 @@ from tqdm import tqdm
 from cocoapi_hq.json_file import is_json_name
 from vmt.config.node import load_config
 from vmt.data.labels import label_space_from_json, result_ids
-from vmt.inference.atomic import DiskReserve, make_folder
 from vmt.inference.predictor import ClipModel, FrameResult, PredictorOptions, VideoPredictor
 from vmt.inference.results import LabelMapWriter, ResultsWriter, TrackTable
 from vmt.inference.threads import ReadAhead, WriteBehind
@@ -43,6 +42,7 @@ from vmt.inference.video_io import (
     write_png,
 )
 from vmt.structures.labels import LabelSpace
+from vmt.utils.atomic import DiskReserve, make_folder
 from vmt.utils.errors import AnnotationError, ConfigError, OutputError, VideoError
 from vmt.utils.threads import take_free_cores
 from vmt.visualization.colors import label_map_palette

@@ -45,7 +45,6 @@ from cocoapi_hq import rle
 from vmt.data.mask_files.base import MaskFile, MaskVideo, list_few
 from vmt.data.mask_files.entries import VIDEO_KEY, EntryOptions
 from vmt.data.mask_files.open import MaskOptions, has_frames, open_mask_file, read_void
-from vmt.inference.atomic import AtomicFile, make_folder
 from vmt.inference.mask_refiner import (
     ACCEPT,
     ANY,
@@ -66,6 +65,7 @@ from vmt.inference.refine_files import (
     refine_video,
 )
 from vmt.inference.video_io import FrameList, VideoSource
+from vmt.utils.atomic import AtomicFile, make_folder
 from vmt.utils.errors import AnnotationError, ConfigError, OutputError, VideoError, VmtError
 from vmt.utils.threads import take_free_cores
 from vmt.visualization.refine_report import (

@@ -36,11 +36,11 @@ from vmt.engine.start_weights import pretrained_backbone, start_training
 from vmt.engine.switches import check_switches
 from vmt.engine.train_loop import Hook, Trainer
 from vmt.evaluation.expected import unmet
-from vmt.inference.atomic import AtomicFile, make_folder
 from vmt.modeling.meta_arch.build import build_model, build_network
 from vmt.modeling.meta_arch.vmt import VideoMaskTransfiner
 from vmt.structures.labels import LabelSpace
 from vmt.utils import comm
+from vmt.utils.atomic import AtomicFile, make_folder
 from vmt.utils.device import process_device
 from vmt.utils.errors import ConfigError
 from vmt.utils.events import JsonLines, ScalarWriter, TensorBoard, WeightsAndBiases

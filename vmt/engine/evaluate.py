@@ -18,13 +18,13 @@ from vmt.data.labels import result_ids
 from vmt.data.records import VideoRecord
 from vmt.engine.result_folder import ResultFolder, fingerprint
 from vmt.evaluation.scoring import score
-from vmt.inference.atomic import AtomicFile, DiskReserve, make_folder
 from vmt.inference.predictor import PredictorOptions, VideoPredictor
 from vmt.inference.results import ResultsWriter
 from vmt.inference.video_io import YTVIS_FPS, FrameList
 from vmt.modeling.meta_arch.vmt import VideoMaskTransfiner
 from vmt.structures.labels import LabelSpace
 from vmt.utils import comm
+from vmt.utils.atomic import AtomicFile, DiskReserve, make_folder
 from vmt.utils.errors import VideoError
 
 logger = logging.getLogger(__name__)

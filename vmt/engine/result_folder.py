@@ -21,7 +21,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from vmt.data.records import VideoRecord
-from vmt.inference.atomic import AtomicFile, make_folder
+from vmt.utils.atomic import AtomicFile, make_folder
 from vmt.utils.errors import OutputError
 from vmt.version import __version__
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from vmt.inference.atomic import AtomicFile, DiskReserve, make_folder
 from vmt.inference.linking import ClassScore, TrackSummary
 from vmt.inference.predictor import FrameResult, TrackMask
 from vmt.inference.video_io import VideoSource, write_png
 from vmt.structures.labels import LabelSpace
 from vmt.structures.masks import decode_crop
+from vmt.utils.atomic import AtomicFile, DiskReserve, make_folder
 
 #: Entries of a lower score list no mask in any frame (spec 6.1).
 NULL_BELOW = 0.001

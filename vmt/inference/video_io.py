@@ -28,8 +28,8 @@ from vmt.data.frame_names import frame_path, why_missing
 from vmt.data.images import Frame, check_picture
 from vmt.data.images import read_picture as read_image
 from vmt.data.listing import HEIC_FIX, HEIC_SUFFIXES, IMAGE_SUFFIXES, list_frames, one_series
-from vmt.inference.atomic import AtomicFile
 from vmt.inference.video_file import FOLDER_FPS, VIDEO_SUFFIXES, VideoFile, one_line
+from vmt.utils.atomic import AtomicFile
 from vmt.utils.errors import AnnotationError, OutputError, VideoError
 
 #: Frames per second of YTVIS lists: one frame in five of 30.
