@@ -56,7 +56,7 @@ def released_arithmetic() -> Iterator[None]:
     import torch.nn.functional as F
 
     from vmt.layers.dynamic_conv import apply_dynamic_layers
-    from vmt.modeling.refinement import dense_band
+    from vmt.modeling.refiners import dense_band
     from vmt.ops.resize import cell_centres_px
 
     def decode(self, y, probs, boxes, centres_px, layers):  # type: ignore[no-untyped-def]
@@ -94,7 +94,7 @@ def timed(variant: str, args: argparse.Namespace) -> dict[str, object]:
     clip = photo_clip(args.frames, args.height, args.width)
     seconds = []
     points: list[int] = []
-    from vmt.modeling.refinement import dense_band
+    from vmt.modeling.refiners import dense_band
 
     select = dense_band.band_points
 

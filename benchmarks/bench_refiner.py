@@ -45,10 +45,10 @@ from common import benchmark_parser, machine, measure_apart, parse, run, write_j
 from torch import Tensor
 
 from vmt.modeling.criteria.incoherent_region import RegionRule
-from vmt.modeling.incoherence.regions import region_levels
-from vmt.modeling.refinement.base import Refiner, RefinerInput
-from vmt.modeling.refinement.dense_band import DenseBand
-from vmt.modeling.refinement.quadtree_refiner import STRIDES, QuadtreeRefiner
+from vmt.modeling.refiners.base import Refiner, RefinerInput
+from vmt.modeling.refiners.dense_band import DenseBand
+from vmt.modeling.refiners.quadtree.refiner import STRIDES, QuadtreeRefiner
+from vmt.modeling.refiners.quadtree.regions import region_levels
 
 mpl.use("Agg")
 DRY_RUN = {

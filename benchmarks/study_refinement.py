@@ -59,11 +59,11 @@ from vmt.data.images import read_picture
 from vmt.data.mapper import decode_masks
 from vmt.data.records import VideoRecord
 from vmt.modeling.criteria.matcher import Match
-from vmt.modeling.quadtree.write_back import to_next_level
-from vmt.modeling.refinement.base import Refiner, RefinerInput, RefinerOutput
-from vmt.modeling.refinement.dense_band import DenseBand
-from vmt.modeling.refinement.quadtree_criterion import QuadtreeOutput
-from vmt.modeling.refinement.quadtree_refiner import QuadtreeRefiner
+from vmt.modeling.refiners.base import Refiner, RefinerInput, RefinerOutput
+from vmt.modeling.refiners.dense_band import DenseBand
+from vmt.modeling.refiners.quadtree.criterion import QuadtreeOutput
+from vmt.modeling.refiners.quadtree.refiner import QuadtreeRefiner
+from vmt.modeling.refiners.quadtree.write_back import to_next_level
 from vmt.ops.resize import aligned_upsample2
 from vmt.structures.boxes import masks_to_boxes, xyxy_to_cxcywh
 from vmt.structures.clip import ClipTargets

@@ -40,11 +40,11 @@ from vmt.data.mapper import decode_masks
 from vmt.engine.load import load_model
 from vmt.inference.predictor import resize_frame
 from vmt.inference.video_io import VideoWriter, open_videos, write_png
-from vmt.modeling.incoherence.regions import region_levels
-from vmt.modeling.quadtree.write_back import to_next_level
-from vmt.modeling.refinement.base import RefinerInput
-from vmt.modeling.refinement.quadtree_criterion import QuadtreeOutput
-from vmt.modeling.refinement.quadtree_refiner import STRIDES, QuadtreeRefiner
+from vmt.modeling.refiners.base import RefinerInput
+from vmt.modeling.refiners.quadtree.criterion import QuadtreeOutput
+from vmt.modeling.refiners.quadtree.refiner import STRIDES, QuadtreeRefiner
+from vmt.modeling.refiners.quadtree.regions import region_levels
+from vmt.modeling.refiners.quadtree.write_back import to_next_level
 from vmt.ops.resize import aligned_upsample2
 from vmt.utils.atomic import make_folder
 from vmt.utils.errors import AnnotationError, ConfigError, VideoError, VmtError

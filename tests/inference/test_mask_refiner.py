@@ -10,7 +10,7 @@ import vmt
 from vmt.data.composites import CompositeOptions, composite_clip
 from vmt.data.degrade import degrade_tube
 from vmt.inference.mask_refiner import SHIPPED, MaskRefiner
-from vmt.modeling.refinement.given_masks import RefinedTube
+from vmt.modeling.refiners.given_masks import RefinedTube
 from vmt.ops.crops import Place
 from vmt.utils.errors import ConfigError
 

@@ -15,7 +15,7 @@ from tests.recipes import train
 from vmt.data.datasets.categories import label_space
 from vmt.inference.predictor import PredictorOptions, VideoPredictor
 from vmt.modeling.meta_arch.build import build_model
-from vmt.modeling.refinement.base import points_left_out
+from vmt.modeling.refiners.base import points_left_out
 
 SIZE = 32
 #: Cells of 32x32 pixels at strides 8, 4 and 2.

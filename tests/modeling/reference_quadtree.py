@@ -1,4 +1,4 @@
-"""Quadtrees one cell at a time: slow, obvious, and independent of ``vmt.modeling.quadtree``."""
+"""Quadtrees one cell at a time: slow, obvious, independent of ``vmt.modeling.refiners``."""
 
 from __future__ import annotations
 

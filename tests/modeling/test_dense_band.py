@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vmt.modeling.refinement.base import RefinerInput
-from vmt.modeling.refinement.dense_band import (
+from vmt.modeling.refiners.base import RefinerInput
+from vmt.modeling.refiners.dense_band import (
     DenseBand,
     band_points,
     box_masks,

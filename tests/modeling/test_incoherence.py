@@ -12,9 +12,9 @@ from torch import Tensor
 
 from cocoapi_hq import rle
 from vmt.modeling.criteria.incoherent_region import incoherent_region
-from vmt.modeling.incoherence.detector import IncoherenceDetector
-from vmt.modeling.incoherence.regions import boundary_region, region_levels
-from vmt.modeling.quadtree.build import build_quadtree
+from vmt.modeling.refiners.quadtree.detector import IncoherenceDetector
+from vmt.modeling.refiners.quadtree.grow import build_quadtree
+from vmt.modeling.refiners.quadtree.regions import boundary_region, region_levels
 
 STRIDES = (8, 4, 2)
 

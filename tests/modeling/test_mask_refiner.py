@@ -8,7 +8,7 @@ import torch
 from vmt.config.node import load_config
 from vmt.modeling.meta_arch.build import build_model, build_network
 from vmt.modeling.meta_arch.mask_refiner import MaskRefinerNetwork
-from vmt.modeling.refinement.given_masks import prompt_of
+from vmt.modeling.refiners.given_masks import prompt_of
 from vmt.structures.clip import ClipTargets
 from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import ConfigError

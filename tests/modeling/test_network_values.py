@@ -16,7 +16,7 @@ from vmt.modeling.criteria.auxiliary import Evidence
 from vmt.modeling.msts.attention import preset
 from vmt.modeling.msts.encoder import SplitAttention
 from vmt.modeling.msts.separability import cell_weights, predicted_union, true_union
-from vmt.modeling.refinement.dense_band import band_points, box_masks, edge_band
+from vmt.modeling.refiners.dense_band import band_points, box_masks, edge_band
 from vmt.modeling.seqformer.encoder import Levels
 
 

@@ -16,7 +16,7 @@ from tests.published_weights import hashed, published_state
 from vmt.checkpoint.key_maps.released import RELEASED
 from vmt.engine.load import load_model
 from vmt.modeling.meta_arch.vmt import ClipForward, VideoMaskTransfiner
-from vmt.modeling.refinement import dense_band
+from vmt.modeling.refiners import dense_band
 from vmt.ops.resize import aligned_upsample2
 
 EXPECTED = {

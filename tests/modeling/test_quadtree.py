@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from tests.modeling.reference_quadtree import slow_limit, slow_tree, slow_write_back
-from vmt.modeling.quadtree.build import best_nodes, build_quadtree, rank_in_group
-from vmt.modeling.quadtree.tree import ROOT, SequenceQuadtree, join_frames
-from vmt.modeling.quadtree.write_back import to_next_level, write_back
+from vmt.modeling.refiners.quadtree.grow import best_nodes, build_quadtree, rank_in_group
+from vmt.modeling.refiners.quadtree.tree import ROOT, SequenceQuadtree, join_frames
+from vmt.modeling.refiners.quadtree.write_back import to_next_level, write_back
 
 THRESHOLDS = (0.5, 0.4, 0.6)
 #: (height, width) of the finest level; the coarser ones are rounded up.

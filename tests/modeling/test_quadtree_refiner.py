@@ -13,13 +13,13 @@ from tests.synthetic import shape_clip
 from vmt.checkpoint.files import write_weights
 from vmt.checkpoint.load import load_weights
 from vmt.modeling.meta_arch.build import build_model
-from vmt.modeling.quadtree.window import Window, window_around
-from vmt.modeling.quadtree.write_back import to_next_level
-from vmt.modeling.refinement import quadtree_refiner
-from vmt.modeling.refinement.base import RefinerInput
-from vmt.modeling.refinement.quadtree_criterion import QuadtreeOutput, node_l1_loss
-from vmt.modeling.refinement.quadtree_refiner import STRIDES, QuadtreeRefiner
-from vmt.modeling.refinement.sequence_encoder import InstanceGuidance, SequenceEncoder
+from vmt.modeling.refiners.base import RefinerInput
+from vmt.modeling.refiners.quadtree import refiner as quadtree_refiner
+from vmt.modeling.refiners.quadtree.criterion import QuadtreeOutput, node_l1_loss
+from vmt.modeling.refiners.quadtree.refiner import STRIDES, QuadtreeRefiner
+from vmt.modeling.refiners.quadtree.sequence_encoder import InstanceGuidance, SequenceEncoder
+from vmt.modeling.refiners.quadtree.window import Window, window_around
+from vmt.modeling.refiners.quadtree.write_back import to_next_level
 from vmt.ops import strips
 from vmt.utils.errors import ConfigError
 

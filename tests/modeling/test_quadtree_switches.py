@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from tests.modeling.test_quadtree_refiner import clip_input, refiner_with
-from vmt.modeling.quadtree.write_back import to_next_level
-from vmt.modeling.refinement.node_encoder import NodeEncoder
-from vmt.modeling.refinement.pixel_decoder import PixelDecoder
-from vmt.modeling.refinement.sequence_encoder import NearAttention
+from vmt.modeling.refiners.quadtree.node_encoder import NodeEncoder
+from vmt.modeling.refiners.quadtree.pixel_decoder import PixelDecoder
+from vmt.modeling.refiners.quadtree.sequence_encoder import NearAttention
+from vmt.modeling.refiners.quadtree.write_back import to_next_level
 
 
 def slow_blocks(tree, side: int, shift: int, per_frame: bool) -> list[tuple[int, ...]]:

@@ -7,14 +7,14 @@ import math
 import pytest
 import torch
 
-from vmt.modeling.quadtree.build import build_quadtree
-from vmt.modeling.quadtree.tree import SequenceQuadtree
-from vmt.modeling.quadtree.window import Window, window_around
-from vmt.modeling.quadtree.write_back import to_next_level, write_back
-from vmt.modeling.refinement.given_masks import contour_band, prompt_of
-from vmt.modeling.refinement.node_encoder import NodeEncoder
-from vmt.modeling.refinement.quadtree_criterion import QuadtreeCriterion, QuadtreeOutput
-from vmt.modeling.refinement.sequence_encoder import InstanceGuidance, NearAttention
+from vmt.modeling.refiners.given_masks import contour_band, prompt_of
+from vmt.modeling.refiners.quadtree.criterion import QuadtreeCriterion, QuadtreeOutput
+from vmt.modeling.refiners.quadtree.grow import build_quadtree
+from vmt.modeling.refiners.quadtree.node_encoder import NodeEncoder
+from vmt.modeling.refiners.quadtree.sequence_encoder import InstanceGuidance, NearAttention
+from vmt.modeling.refiners.quadtree.tree import SequenceQuadtree
+from vmt.modeling.refiners.quadtree.window import Window, window_around
+from vmt.modeling.refiners.quadtree.write_back import to_next_level, write_back
 
 SIZES = ((2, 3), (4, 6), (8, 12))
 

@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.engine.clips import make_trainer, quick_config
 from vmt.layers.dynamic_conv import apply_dynamic_layers
 from vmt.layers.ms_deform_attn import MSDeformAttn
-from vmt.modeling.incoherence.detector import IncoherenceDetector
 from vmt.modeling.meta_arch.build import build_model
+from vmt.modeling.refiners.quadtree.detector import IncoherenceDetector
 from vmt.modeling.seqformer.decoder import inverse_sigmoid
 from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import ConfigError

@@ -15,7 +15,7 @@ import torch
 from tests.modeling.test_quadtree_refiner import clip_input, refiner_with
 from tests.synthetic import write_moving_shapes
 from vmt.layers.transformer import SelfAttention
-from vmt.modeling.refinement.quadtree_refiner import STRIDES
+from vmt.modeling.refiners.quadtree.refiner import STRIDES
 from vmt.visualization.refinement import (
     ADDED,
     LEVEL_COLORS,

@@ -6,7 +6,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from vmt.modeling.meta_arch.vmt import VideoMaskTransfiner
-from vmt.modeling.refinement.given_masks import TubeRefiner
+from vmt.modeling.refiners.given_masks import TubeRefiner
 from vmt.utils.errors import ConfigError
 
 

@@ -21,8 +21,8 @@ from vmt.data.labels import resolve_label_space
 from vmt.inference.steady_masks import steady_mask
 from vmt.inference.windows import iter_windows
 from vmt.modeling.meta_arch.build import build_network
-from vmt.modeling.refinement.base import points_left_out
-from vmt.modeling.refinement.given_masks import RefinedTube, TubeRefiner
+from vmt.modeling.refiners.base import points_left_out
+from vmt.modeling.refiners.given_masks import RefinedTube, TubeRefiner
 from vmt.utils.device import resolve_device
 from vmt.utils.errors import ConfigError
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from vmt.inference.linking import FrameLogits, TrackSummary, WindowLinker, whole_video_frames
 from vmt.inference.postprocess import masks_at_video_size
 from vmt.inference.windows import Window, iter_windows
-from vmt.modeling.refinement.base import points_left_out
+from vmt.modeling.refiners.base import points_left_out
 from vmt.ops.resize import network_size
 from vmt.structures.labels import LabelSpace
 from vmt.structures.masks import Rle, encode_crop

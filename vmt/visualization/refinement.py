@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from vmt.layers.transformer import SelfAttention
-from vmt.modeling.quadtree.tree import SequenceQuadtree
-from vmt.modeling.refinement.quadtree_refiner import STRIDES, QuadtreeRefiner
-from vmt.modeling.refinement.sequence_encoder import sorted_by_block
+from vmt.modeling.refiners.quadtree.refiner import STRIDES, QuadtreeRefiner
+from vmt.modeling.refiners.quadtree.sequence_encoder import sorted_by_block
+from vmt.modeling.refiners.quadtree.tree import SequenceQuadtree
 from vmt.visualization.colors import Rgb
 
 Frame = npt.NDArray[np.uint8]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from tests.config.keys.pairs import Pair, dropouts, network, outline, shows, shows_each
-from vmt.modeling.refinement.base import RefinerInput
-from vmt.modeling.refinement.dense_band import box_masks
-from vmt.modeling.refinement.quadtree_criterion import QuadtreeOutput
+from vmt.modeling.refiners.base import RefinerInput
+from vmt.modeling.refiners.dense_band import box_masks
+from vmt.modeling.refiners.quadtree.criterion import QuadtreeOutput
 
 QUADTREE = ("MODEL.REFINER.NAME", "quadtree")
 #: Every cell is a node.
@@ -330,7 +330,7 @@ def test_unit_of_offsets_in_a_band(pair: Pair, monkeypatch: pytest.MonkeyPatch) 
         refiner = refiner_of(cfg)
         reads: list[Tensor] = []
         monkeypatch.setattr(
-            "vmt.modeling.refinement.dense_band.apply_dynamic_layers",
+            "vmt.modeling.refiners.dense_band.apply_dynamic_layers",
             lambda x, layers, reads=reads: (reads.append(x), x[:, :1])[1],
         )
         refiner(clip())

@@ -11,8 +11,8 @@ from vmt.modeling.meta_arch.check import check_model
 from vmt.modeling.msts import decoder as _msts_decoder
 from vmt.modeling.msts import encoder as _msts_encoder
 from vmt.modeling.msts import separability as _msts_separability
-from vmt.modeling.refinement import dense_band as _dense_band
-from vmt.modeling.refinement import quadtree_refiner as _quadtree_refiner
+from vmt.modeling.refiners import dense_band as _dense_band
+from vmt.modeling.refiners.quadtree import refiner as _quadtree
 from vmt.modeling.registry import META_ARCHITECTURES, lookup
 from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import ConfigError
@@ -23,7 +23,7 @@ METHODS = (
     _vmt,
     _mask_refiner,
     _dense_band,
-    _quadtree_refiner,
+    _quadtree,
     _msts_encoder,
     _msts_decoder,
     _msts_separability,

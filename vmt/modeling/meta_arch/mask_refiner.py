@@ -14,8 +14,8 @@ from vmt.modeling.backbones.base import Backbone
 from vmt.modeling.backbones.build import build_backbone
 from vmt.modeling.criteria.matcher import Match
 from vmt.modeling.meta_arch.query_refiner import QueryRefiner
-from vmt.modeling.refinement.base import Refiner, RefinerInput, RefinerLosses, RefinerOutput
-from vmt.modeling.refinement.given_masks import (
+from vmt.modeling.refiners.base import Refiner, RefinerInput, RefinerLosses, RefinerOutput
+from vmt.modeling.refiners.given_masks import (
     STRIDE,
     STRIDES,
     RefinedTube,

@@ -16,8 +16,8 @@ from vmt.modeling.criteria.auxiliary import Judge
 from vmt.modeling.criteria.matcher import Match
 from vmt.modeling.criteria.set_criterion import mean_tracklets
 from vmt.modeling.meta_arch.vmt import VideoMaskTransfiner
-from vmt.modeling.refinement.base import RefinerInput, RefinerOutput
-from vmt.modeling.refinement.given_masks import (
+from vmt.modeling.refiners.base import RefinerInput, RefinerOutput
+from vmt.modeling.refiners.given_masks import (
     STRIDE,
     STRIDES,
     MaskPrompt,

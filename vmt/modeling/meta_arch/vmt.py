@@ -17,7 +17,7 @@ from vmt.modeling.backbones.build import build_backbone
 from vmt.modeling.criteria.auxiliary import Evidence, Judge
 from vmt.modeling.criteria.matcher import HungarianClipMatcher
 from vmt.modeling.criteria.set_criterion import CriterionResult, SetCriterion
-from vmt.modeling.refinement.base import Refiner, RefinerInput, RefinerLosses, RefinerOutput
+from vmt.modeling.refiners.base import Refiner, RefinerInput, RefinerLosses, RefinerOutput
 from vmt.modeling.registry import (
     BOX_MIXERS,
     ENCODER_BRANCHES,

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from vmt.modeling.refinement.base import RefinerOutput
-from vmt.modeling.refinement.quadtree_criterion import QuadtreeOutput
+from vmt.modeling.refiners.base import RefinerOutput
+from vmt.modeling.refiners.quadtree.criterion import QuadtreeOutput
 from vmt.ops.crops import Place
 from vmt.utils.errors import ConfigError
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from vmt.modeling.quadtree.tree import ROOT, SequenceQuadtree, tree_of
+from vmt.modeling.refiners.quadtree.tree import ROOT, SequenceQuadtree, tree_of
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from vmt.layers.mlp import controller
 from vmt.layers.position import sine_position_of_cells
 from vmt.layers.transformer import EncoderLayer
 from vmt.modeling.backbones.base import Backbone
-from vmt.modeling.refinement.base import Refiner, RefinerInput, RefinerOutput
+from vmt.modeling.refiners.base import Refiner, RefinerInput, RefinerOutput
 from vmt.modeling.registry import REFINERS, register
 from vmt.ops.frames import frame_chunks
 from vmt.ops.resize import cell_centres_px, nearest

@@ -20,23 +20,23 @@ from vmt.layers.dynamic_conv import num_dynamic_parameters
 from vmt.layers.mlp import MLP, controller
 from vmt.modeling.backbones.base import Backbone
 from vmt.modeling.criteria.incoherent_region import RegionRule
-from vmt.modeling.incoherence.detector import DETECTORS, IncoherenceDetector
-from vmt.modeling.incoherence.detector import WIDTH as DETECTOR_WIDTH
-from vmt.modeling.incoherence.regions import (
+from vmt.modeling.refiners.base import RefinerInput, RefinerLosses
+from vmt.modeling.refiners.quadtree.criterion import QuadtreeCriterion, QuadtreeOutput
+from vmt.modeling.refiners.quadtree.detector import DETECTORS, IncoherenceDetector
+from vmt.modeling.refiners.quadtree.detector import WIDTH as DETECTOR_WIDTH
+from vmt.modeling.refiners.quadtree.grow import best_nodes, build_quadtree
+from vmt.modeling.refiners.quadtree.node_encoder import NodeEncoder, PyramidRefiner
+from vmt.modeling.refiners.quadtree.pixel_decoder import WIDTHS, PixelDecoder
+from vmt.modeling.refiners.quadtree.regions import (
     REGION_KINDS,
     REGION_RULES,
     RegionKind,
     region_levels,
 )
-from vmt.modeling.quadtree.build import best_nodes, build_quadtree
-from vmt.modeling.quadtree.tree import SequenceQuadtree, join_frames
-from vmt.modeling.quadtree.window import Window, window_around
-from vmt.modeling.quadtree.write_back import PROPAGATIONS, to_next_level, write_back
-from vmt.modeling.refinement.base import RefinerInput, RefinerLosses
-from vmt.modeling.refinement.node_encoder import NodeEncoder, PyramidRefiner
-from vmt.modeling.refinement.pixel_decoder import WIDTHS, PixelDecoder
-from vmt.modeling.refinement.quadtree_criterion import QuadtreeCriterion, QuadtreeOutput
-from vmt.modeling.refinement.sequence_encoder import SequenceEncoder
+from vmt.modeling.refiners.quadtree.sequence_encoder import SequenceEncoder
+from vmt.modeling.refiners.quadtree.tree import SequenceQuadtree, join_frames
+from vmt.modeling.refiners.quadtree.window import Window, window_around
+from vmt.modeling.refiners.quadtree.write_back import PROPAGATIONS, to_next_level, write_back
 from vmt.modeling.registry import REFINERS, register
 from vmt.ops.frames import frame_chunks
 from vmt.ops.resize import cell_centres_px

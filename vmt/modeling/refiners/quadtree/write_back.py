@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from vmt.modeling.quadtree.tree import SequenceQuadtree
+from vmt.modeling.refiners.quadtree.tree import SequenceQuadtree
 from vmt.ops.frames import frame_chunks
 
 PROPAGATIONS = ("bilinear", "nearest")

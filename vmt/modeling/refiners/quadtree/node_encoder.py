@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vmt.layers.position import sine_features, sine_position_of_cells
-from vmt.modeling.quadtree.tree import SequenceQuadtree
-from vmt.modeling.refinement.base import Refiner
+from vmt.modeling.refiners.base import Refiner
+from vmt.modeling.refiners.quadtree.tree import SequenceQuadtree
 from vmt.ops.resize import nearest
 from vmt.ops.strips import in_row_strips
 

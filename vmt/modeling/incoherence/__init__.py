@@ -1,1 +1,0 @@
-"""Where masks lose detail: ground truth per level and the detector that learns it."""
