@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.modeling.test_quadtree_refiner import clip_input, refiner_with
+from tests.modeling.refiners.quadtree.test_refiner import clip_input, refiner_with
 from tests.synthetic import write_moving_shapes
 from vmt.layers.transformer import SelfAttention
 from vmt.modeling.refiners.quadtree.refiner import STRIDES

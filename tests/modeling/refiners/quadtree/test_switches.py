@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.modeling.test_quadtree_refiner import clip_input, refiner_with
+from tests.modeling.refiners.quadtree.test_refiner import clip_input, refiner_with
 from vmt.modeling.refiners.quadtree.node_encoder import NodeEncoder
 from vmt.modeling.refiners.quadtree.pixel_decoder import PixelDecoder
 from vmt.modeling.refiners.quadtree.sequence_encoder import NearAttention

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.modeling.reference_quadtree import slow_limit, slow_tree, slow_write_back
+from tests.modeling.refiners.quadtree.reference import slow_limit, slow_tree, slow_write_back
 from vmt.modeling.refiners.quadtree.grow import best_nodes, build_quadtree, rank_in_group
 from vmt.modeling.refiners.quadtree.tree import ROOT, SequenceQuadtree, join_frames
 from vmt.modeling.refiners.quadtree.write_back import to_next_level, write_back
