@@ -98,7 +98,7 @@ def default_config() -> Node:
     # detector is surest of, with their parents. What is left out is counted in the log.
     cfg.MODEL.REFINER.MAX_POINTS = 12000
     # "release" wraps boxes that start left of or above the frame as the released code does
-    # (spec 8, row 2); "clamp" cuts them at the frame.
+    # (docs/reference/released_code.md#boxes); "clamp" cuts them at the frame.
     cfg.MODEL.REFINER.BOX_MASK = "release"
     # From here on for "quadtree" (docs/quadtree.md). Nodes of all frames of a tracklet form one
     # sequence (quadtree sequence grouping); False: each frame alone [P, Table 1].
@@ -107,7 +107,8 @@ def default_config() -> Node:
     cfg.MODEL.REFINER.IGL = True
     # What the detector learns to mark: "incoherent" or "boundary" cells [P, Table 2].
     cfg.MODEL.REFINER.REGION = "incoherent"
-    # "residue" (routine of the released code) or "mixed" (definition of Mask Transfiner), spec 4.4.
+    # "residue" (routine of the released code) or "mixed" (definition of Mask Transfiner):
+    # docs/reference/released_code.md#region.
     cfg.MODEL.REFINER.REGION_RULE = "residue"
     # A cell above a marked one is marked too, so that the tree can reach it [D].
     cfg.MODEL.REFINER.REGION_CLOSED = True
@@ -206,13 +207,14 @@ def default_config() -> Node:
     # Frames per training clip, T [S].
     cfg.INPUT.CLIP_FRAMES = 5
     # Which frames join the key frame: "local_global" (near neighbours and frames from afar, all
-    # different while the video has enough), "release" (the published draw with its repeats, spec 8
-    # row 14), "range" (any frames within SAMPLER_RANGE of the key frame).
+    # different while the video has enough), "release" (the published draw with its repeats), or
+    # "range" (any frames within SAMPLER_RANGE); docs/reference/released_code.md#sampler compares.
     cfg.INPUT.SAMPLER = "local_global"
     # Frames to either side of the key frame, for "range" [V].
     cfg.INPUT.SAMPLER_RANGE = 20
     # "default": flip, resize or crop and resize, colours, one draw per clip; "release": published
-    # order and quirks [S], spec 4.6; "lsj": large-scale jitter; "none": resize alone.
+    # order and quirks [S] (docs/reference/released_code.md#augmentation); "lsj": large-scale
+    # jitter; "none": resize alone.
     cfg.INPUT.AUGMENTATION = "default"
     # Probability of a horizontal flip of the whole clip [S].
     cfg.INPUT.FLIP_PROB = 0.5
@@ -230,7 +232,8 @@ def default_config() -> Node:
     cfg.INPUT.LSJ_SIZE = [480, 768]
     cfg.INPUT.LSJ_SCALE = [0.5, 2.0]
     # Images as clips: "native" (a smooth camera path, overlaps kept) or "release" (shuffled
-    # distorted copies, overlaps go to the later object [S], spec 4.7).
+    # distorted copies, overlaps go to the later object [S]);
+    # see docs/reference/released_code.md#pseudo-clips.
     cfg.INPUT.PSEUDO_CLIP = "native"
     # Images with more objects are left out of training; 0: none is [S].
     cfg.INPUT.MAX_IMAGE_OBJECTS = 25
@@ -285,7 +288,7 @@ def default_config() -> Node:
     # Frames per pass through backbone, encoder and refiner; bounds memory, changes no result.
     cfg.TEST.FRAME_CHUNK = 2
     # Network output is cut to the input size before it is stretched to the video's
-    # ([R]: False, spec 8 row 7).
+    # ([R]: False, docs/reference/released_code.md#odd-sizes).
     cfg.TEST.CROP_TO_INPUT = True
     # "fp32"; "tf32": a GPU rounds the factors of products to 10 bits; "bf16", "fp16": autocast.
     cfg.TEST.PRECISION = "fp32"

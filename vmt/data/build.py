@@ -414,9 +414,10 @@ def build_train_loader(
 
 
 def steps_per_epoch(cfg: CfgNode) -> int:
-    """Steps in which every frame of every training video is once a key frame (spec 4.1).
+    """Steps in which every frame of every training video is once a key frame.
 
-    Images count as one key frame. At least 1; a rest that fills no batch goes to the next epoch.
+    As published (docs/reference/released_code.md#epoch). Images count as one key frame.
+    At least 1; a rest that fills no batch goes to the next epoch.
     """
     sets = _train_sets(cfg)
     frames = sum(int(_key_frames(data).sum()) for data in sets)

@@ -75,7 +75,7 @@ def sample_local_global(key: int, length: int, T: int, rng: np.random.Generator)
 
 
 def sample_release(key: int, length: int, T: int, rng: np.random.Generator) -> list[int]:
-    """The published draw with its repeats (spec 4.5 and 8, row 14).
+    """The published draw with its repeats (docs/reference/released_code.md#sampler).
 
     At an end of the video the neighbour is the key frame again; of the far frames, the upper
     neighbour itself may be drawn again. Very short videos, at which the published code fails,

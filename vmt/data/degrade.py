@@ -28,7 +28,8 @@ _Change = Callable[[BoolArray], BoolArray]
 
 #: What ``degrade_tube`` can do.
 KINDS = ("paper", "halo", "low_res")
-#: Width of the band that YouTube-VIS masks have around objects (spec section 5), in pixels.
+#: Width of the band that YouTube-VIS masks have around objects, in pixels
+#: (docs/reference/released_code.md#halo).
 HALO_PX = 5
 #: Input pixels per cell of the low resolution.
 LOW_RES_STRIDE = 8

@@ -19,9 +19,10 @@ _EPOCH, _SET, SAMPLE = 1, 2, 3
 class SampleOrder:
     """An endless order over the key frames of several data sets.
 
-    Without ratios an epoch is every key frame of every set once, all shuffled together (spec 4.1).
-    With ratios an epoch has as many samples, divided by the ratios; each set is gone through in its
-    own shuffled order, which goes on from one epoch to the next.
+    Without ratios an epoch is every key frame of every set once, all shuffled together
+    (docs/reference/released_code.md#epoch). With ratios an epoch has as many samples, divided by
+    the ratios; each set is gone through in its own shuffled order, which goes on from one epoch to
+    the next.
 
     Args:
         sizes: key frames of each set, at least 1.

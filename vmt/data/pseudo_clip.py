@@ -115,11 +115,12 @@ def shuffled_copies(
     num_frames: int,
     rng: np.random.Generator,
 ) -> Clip:
-    """The image and T - 1 distorted copies in random order (spec 4.7 [SeqFormer code]).
+    """The image and T - 1 distorted copies in random order, as SeqFormer makes them.
 
-    Per copy: brightness by up to 40 or hue and saturation by up to 5 (or both), corners moved with
-    deviation 0.08, shift up to 10%, turn up to 20 degrees, in one case of four motion blur. Masks
-    are merged into one map first: a pixel of two objects belongs to the later one.
+    See docs/reference/released_code.md#pseudo-clips. Per copy: brightness by up to 40 or hue and
+    saturation by up to 5 (or both), corners moved with deviation 0.08, shift up to 10%, turn up to
+    20 degrees, in one case of four motion blur. Masks are merged into one map first: a pixel of two
+    objects belongs to the later one.
     """
     labels = np.zeros(image.shape[:2], dtype=np.uint16)
     for number, mask in enumerate(masks, start=1):

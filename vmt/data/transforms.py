@@ -275,9 +275,9 @@ _LUMA = np.array([0.299, 0.587, 0.114])
 class ColorJitter:
     """Brightness, contrast, saturation and hue, one draw per clip, clipped to [0, 255].
 
-    The ranges of the published jitter, without its slips (spec 8, row 15). All four are linear in
-    RGB, hue as a turn about the grey axis, so that a clip costs one matrix product per pixel;
-    torchvision's way through HSV takes 150 ms per clip of 5 x 360 x 640.
+    The ranges of the published jitter, without its slips (docs/reference/released_code.md#colours).
+    All four are linear in RGB, hue as a turn about the grey axis, so that a clip costs one matrix
+    product per pixel; torchvision's way through HSV takes 150 ms per clip of 5 x 360 x 640.
 
     Args:
         prob: of any change at all; each of the four then happens with probability one half.
@@ -321,8 +321,9 @@ def _turn_about_grey(angle: float) -> npt.NDArray[np.float64]:
 
 
 class ReleaseJitter:
-    """The published photometric distortion with its quirks (spec 4.6, step 2).
+    """The published photometric distortion with its quirks.
 
+    See docs/reference/released_code.md#colours.
     Every frame is drawn by itself; RGB is taken for BGR; values beyond [0, 255] wrap around.
     """
 

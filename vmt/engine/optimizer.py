@@ -13,7 +13,7 @@ from torch.optim import AdamW, Optimizer
 from vmt.utils.errors import ConfigError
 
 #: Parameters whose learning rate is multiplied by a factor of SOLVER, by parts of their names; the
-#: first row that fits counts (spec 4.1, under our names).
+#: first row that fits counts (docs/reference/released_code.md#learning-rates).
 GROUPS = (
     ("backbone", re.compile(r"(^|\.)backbone\."), "BACKBONE_FACTOR"),
     ("sampling", re.compile(r"(^|\.)(reference|sampling_offsets)\."), "SAMPLING_FACTOR"),

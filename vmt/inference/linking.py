@@ -1,5 +1,6 @@
-"""Tracklets of windows joined to tracks of the video, in constant memory (spec 6.4).
+"""Tracklets of windows joined to tracks of the video, in constant memory.
 
+docs/reference/released_code.md#windows has the published rule.
 Held at any time: mask logits of the windows that reach into frames not yet handed out, and per
 track one embedding and one running mean of class probabilities. Tracks that no later window can
 meet are handed out with their final scores and forgotten.
@@ -261,7 +262,9 @@ def soft_iou(first: Tensor, second: Tensor) -> npt.NDArray[np.float64]:
 def whole_video_frames(
     tracklets: ClipTracklets, top_k: int
 ) -> tuple[list[FrameLogits], list[TrackSummary]]:
-    """The tracks of a video that was one single window, by the rules of the release (spec 6.1).
+    """The tracks of a video that was one single window, by the rules of the release.
+
+    See docs/reference/released_code.md#selection.
 
     Args:
         tracklets: of the whole video.

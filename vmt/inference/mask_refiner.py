@@ -32,9 +32,11 @@ ByteArray = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float32]
 
-#: Least IoU of a refined mask with its coarse mask; below it the frame is rejected (spec 5).
+#: Least IoU of a refined mask with its coarse mask; below it the frame is rejected
+#: (docs/reference/released_code.md#reject).
 MIN_IOU = 0.5
-#: Confidence above which a pixel takes its new label (spec 5).
+#: Confidence above which a pixel takes its new label
+#: (docs/reference/released_code.md#accept).
 ACCEPT = 0.65
 #: Frames refined together, and how many of them the next window sees again. The weights of the
 #: package are best frame by frame (docs/mask_refiner.md).

@@ -62,7 +62,8 @@ class PredictorOptions:
         min_size: short side of the network's input in pixels.
         max_size: bound of its long side in pixels; 0: none.
         frame_chunk: frames whose masks are brought to the size of the video at a time.
-        crop_to_input: False stretches masks as the release does (spec 8, row 7).
+        crop_to_input: False stretches masks as the release does
+            (docs/reference/released_code.md#odd-sizes).
         min_score: (track, class) pairs kept of a video in windows, in [0, 1].
         link_threshold: lowest affinity that joins two tracklets.
         similarity_weight: weight of the query similarity in the affinity; 0 is the published rule.

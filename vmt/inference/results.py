@@ -22,7 +22,8 @@ from vmt.structures.labels import LabelSpace
 from vmt.structures.masks import decode_crop
 from vmt.utils.atomic import AtomicFile, DiskReserve, make_folder
 
-#: Entries of a lower score list no mask in any frame (spec 6.1).
+#: Entries of a lower score list no mask in any frame
+#: (docs/reference/released_code.md#low-scores).
 NULL_BELOW = 0.001
 _BUFFER = 1 << 16
 #: Bytes that the end of a run takes per frame: an mp4's table of contents (generously), and the

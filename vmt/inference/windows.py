@@ -33,7 +33,9 @@ class Window(Generic[Item]):
 
 
 def iter_windows(frames: Iterable[Item], length: int, stride: int) -> Iterator[Window[Item]]:
-    """Cut a stream into windows; the last one ends with the video (spec 6.4).
+    """Cut a stream into windows; the last one ends with the video.
+
+    See docs/reference/released_code.md#windows.
 
     Reads one step ahead of the window that it hands out, so that the window's ``final_until`` is
     known: at most ``length + stride`` frames are held. A source that fails counts as ended: the

@@ -58,9 +58,9 @@ class DenseBand(Refiner):
         ffn_dim: of the refinement transformer.
         dropout: of the refinement transformer, in training.
         max_points: most points refined per frame; above it those nearest to a contour are kept
-            (the release draws at random, spec 8 row 1).
+            (the release draws at random: docs/reference/released_code.md#points).
         wrap_boxes: a box that starts left of or above the frame wraps around as in the release
-            (spec 8 row 2); else it is cut at the frame.
+            (docs/reference/released_code.md#boxes); else it is cut at the frame.
         offset_unit_px: pixels that count as 1 in the offsets to the instance's centre which the
             dynamic layers read; 1 as in the released code.
         train_maps: let gradients reach the backbone's maps; the released code does not.

@@ -19,7 +19,8 @@ from vmt.utils.errors import ConfigError
 #: Strides of the quadtree's levels, in pixels, and the coarsest.
 STRIDES = (8, 4, 2)
 STRIDE = STRIDES[0]
-#: Logit of a cell that lies wholly inside the given mask (spec 5).
+#: Logit of a cell that lies wholly inside the given mask
+#: (docs/reference/released_code.md#given-mask).
 SURE = 4.0
 
 

@@ -14,7 +14,8 @@ from vmt.layers.ms_deform_attn import MSDeformAttn
 from vmt.layers.position import sine_position_2d
 from vmt.ops.frames import frame_chunks
 
-#: The code of a cell stands at its centre: 1-based place minus one half (spec of SeqFormer).
+#: The code of a cell stands at its centre: 1-based place minus one half
+#: (docs/reference/released_code.md#position).
 CELL_OFFSET = 0.5
 
 

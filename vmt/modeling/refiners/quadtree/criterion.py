@@ -42,7 +42,8 @@ class QuadtreeCriterion(RefinerCriterion):
     ``loss_mask_refine``, ``loss_mask_dice_refine``, ``loss_mask_bound_refine`` on the final mask as
     in ``RefinerCriterion``; ``loss_refine`` L1 of the nodes' probabilities (Mask Transfiner,
     arXiv:2111.13673, section 3.4); ``loss_inc`` and ``loss_inc_dice`` cross entropy and tube dice
-    of the detector, averaged over levels. The paper gives no losses; spec 4.3 says what is ours.
+    of the detector, averaged over levels. The paper gives no losses
+    (docs/reference/released_code.md#losses).
 
     Args:
         strides: input pixels per cell of every level.
