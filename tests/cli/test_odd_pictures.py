@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from cocoapi_hq import rle
+from vmt.apps.refine.videos import find_frames
 from vmt.cli.main import main
 from vmt.data.catalog import load_dataset
 from vmt.data.mapper import ClipMapper
 from vmt.data.mask_files.open import open_mask_file
-from vmt.inference.refine_files import find_frames
 from vmt.inference.video_io import FrameList, open_videos
 
 H, W = 16, 24

@@ -42,6 +42,24 @@ from typing import Any
 from tqdm import tqdm
 
 from cocoapi_hq import rle
+from vmt.apps.refine.page import (
+    Difference,
+    RefineReport,
+    ReportExample,
+    ReportRow,
+    build_page,
+    example_pictures,
+    measure,
+)
+from vmt.apps.refine.videos import (
+    FinishedVideo,
+    RefineOptions,
+    WorkFolder,
+    check_output,
+    find_frames,
+    frame_set,
+    refine_video,
+)
 from vmt.data.mask_files.base import MaskFile, MaskVideo, list_few
 from vmt.data.mask_files.entries import VIDEO_KEY, EntryOptions
 from vmt.data.mask_files.open import MaskOptions, has_frames, open_mask_file, read_void
@@ -55,28 +73,10 @@ from vmt.inference.mask_refiner import (
     MaskRefiner,
     weights_path,
 )
-from vmt.inference.refine_files import (
-    FinishedVideo,
-    RefineOptions,
-    WorkFolder,
-    check_output,
-    find_frames,
-    frame_set,
-    refine_video,
-)
 from vmt.inference.video_io import FrameList, VideoSource
 from vmt.utils.atomic import AtomicFile, make_folder
 from vmt.utils.errors import AnnotationError, ConfigError, OutputError, VideoError, VmtError
 from vmt.utils.threads import take_free_cores
-from vmt.visualization.refine_report import (
-    Difference,
-    RefineReport,
-    ReportExample,
-    ReportRow,
-    build_page,
-    example_pictures,
-    measure,
-)
 
 #: The report stays small: frames shown, of one tracklet, tracklets listed, masks measured.
 MAX_EXAMPLES, MAX_PER_TRACKLET, MAX_ROWS, MAX_MEASURED = 12, 2, 60, 1500

@@ -1,7 +1,7 @@
 """What a file or folder of masks is to whoever changes the masks in it.
 
 A mask file holds videos; a video, once its frames are known, gives the masks of one frame after
-the other. Changes go to disk as they are made (``vmt.inference.refine_files``), and ``rewrite``
+the other. Changes go to disk as they are made (``vmt.apps.refine.videos``), and ``rewrite``
 puts them into a copy of the file in which nothing else differs.
 """
 

@@ -7,7 +7,7 @@ from scipy.ndimage import binary_dilation, shift
 from skimage.segmentation import find_boundaries
 
 from cocoapi_hq import rle
-from vmt.visualization.refine_report import (
+from vmt.apps.refine.page import (
     RefineReport,
     ReportExample,
     ReportRow,

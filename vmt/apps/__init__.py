@@ -1,0 +1,1 @@
+"""What the commands do; ``vmt.cli`` holds their arguments."""
