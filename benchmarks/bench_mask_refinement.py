@@ -50,7 +50,8 @@ from cocoapi_hq.tracklet_quality import compare_tubes, temporal_stability
 from tests.synthetic import write_moving_shapes
 from vmt.data.degrade import KINDS, LOW_RES_STRIDE, degrade_tube
 from vmt.data.io import read_frame
-from vmt.inference.mask_refiner import ANY, LOW_RES, WINDOW, MaskRefiner
+from vmt.inference.mask_refiner import MaskRefiner
+from vmt.inference.refine_defaults import ANY, LOW_RES, WINDOW
 
 CLIPS = REPO.parent / "shared/data/clips"
 DRY_RUN = {"clips": None, "frames_per_clip": 2, "kinds": [KINDS[0]], "methods": ["coarse", "ours"]}

@@ -23,7 +23,8 @@ import torch
 from common import benchmark_parser, machine, measure_apart, parse, run, write_json
 
 from vmt.cli.demo import peak_mb, rss_mb
-from vmt.inference.mask_refiner import ANY, OVERLAP, WINDOW, MaskRefiner
+from vmt.inference.mask_refiner import OVERLAP, MaskRefiner
+from vmt.inference.refine_defaults import ANY, WINDOW
 
 DRY_RUN = {"tracklets": [1], "frames": 2, "long": 0}
 SIZE = (480, 854)

@@ -27,7 +27,8 @@ from typing import Any
 from bench_mask_refiner_speed import Discs
 from common import benchmark_parser, machine, measure_apart, parse, run, write_json
 
-from vmt.inference.mask_refiner import ANY, MaskRefiner
+from vmt.inference.mask_refiner import MaskRefiner
+from vmt.inference.refine_defaults import ANY
 from vmt.utils.threads import take_free_cores, usable_cores
 
 DRY_RUN = {"burners": [0], "frames": 1}

@@ -31,7 +31,7 @@ from typing import Any
 from vmt.checkpoint.files import read_weights, write_weights
 from vmt.cli.streams import exit_with
 from vmt.config.node import load_config
-from vmt.inference.mask_refiner import ANY, LOW_RES
+from vmt.inference.refine_defaults import ANY, LOW_RES
 from vmt.utils.atomic import AtomicFile, make_folder
 from vmt.utils.errors import ConfigError, OutputError, VmtError
 

@@ -9,7 +9,8 @@ import torch
 import vmt
 from vmt.data.composites import CompositeOptions, composite_clip
 from vmt.data.degrade import degrade_tube
-from vmt.inference.mask_refiner import SHIPPED, MaskRefiner
+from vmt.inference.mask_refiner import MaskRefiner
+from vmt.inference.refine_defaults import SHIPPED
 from vmt.modeling.refiners.given_masks import RefinedTube
 from vmt.ops.crops import Place
 from vmt.utils.errors import ConfigError

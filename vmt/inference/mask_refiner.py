@@ -18,6 +18,7 @@ from torch import Tensor
 from vmt.checkpoint.load import load_weights
 from vmt.config.node import load_config
 from vmt.data.labels import resolve_label_space
+from vmt.inference.refine_defaults import ACCEPT, ANY, MIN_IOU, SHIPPED, WINDOW, weights_path
 from vmt.inference.steady_masks import steady_mask
 from vmt.inference.windows import iter_windows
 from vmt.modeling.meta_arch.build import build_network
@@ -32,25 +33,8 @@ ByteArray = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float32]
 
-#: Least IoU of a refined mask with its coarse mask; below it the frame is rejected
-#: (docs/reference/released_code.md#reject).
-MIN_IOU = 0.5
-#: Confidence above which a pixel takes its new label
-#: (docs/reference/released_code.md#accept).
-ACCEPT = 0.65
-#: Frames refined together, and how many of them the next window sees again. The weights of the
-#: package are best frame by frame (docs/mask_refiner.md).
-WINDOW, OVERLAP = 1, 1
-#: The weights that come with the package, by name: for masks of any source, and for masks of a
-#: network's 1/8 resolution. Their config lies beside them.
-ANY, LOW_RES = "mask_refiner", "low_res"
-_FOLDER = Path(__file__).parents[1] / "weights"
-SHIPPED = {name: _FOLDER / f"{name}.safetensors" for name in (ANY, LOW_RES)}
-
-
-def weights_path(weights: str | Path) -> Path:
-    """The file of weights that are given by a name of ``SHIPPED`` or as a file."""
-    return SHIPPED.get(str(weights), Path(weights))
+#: Frames that a window has in common with the next.
+OVERLAP = 1
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,8 @@ from vmt.data.mask_files.base import (
     size_text,
 )
 from vmt.data.mask_files.folders import FolderVideo
-from vmt.inference.mask_refiner import ACCEPT, WINDOW, FrameRefiner, RefinedFrame
+from vmt.inference.mask_refiner import FrameRefiner, RefinedFrame
+from vmt.inference.refine_defaults import ACCEPT, WINDOW
 from vmt.inference.video_file import VideoFile, count_frames
 from vmt.inference.video_io import FrameList, VideoSource, open_videos
 from vmt.utils.atomic import AtomicFile, make_folder, output_error
