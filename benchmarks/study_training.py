@@ -3,7 +3,7 @@ r"""A small network learns from random weights: images as pseudo clips, moving s
 
 It is scored on real clips of which nothing was trained on, before and after. All classes are one,
 "object". The training is killed (SIGKILL) half-way and resumed. Called again on the same output
-folder, the study goes on where it was left. docs/training_study.md has the results.
+folder, the study goes on where it was left. docs/studies/training.md has the results.
 
 Example:
     python benchmarks/study_training.py --images ../shared/data/images \

@@ -146,7 +146,7 @@ METHODS = {
 
 
 def test_the_table_of_mask_refiner_md() -> None:
-    text = (REPO / "docs/mask_refiner.md").read_text()
+    text = (REPO / "docs/methods/mask_refiner.md").read_text()
     table = text.split("| input | method |")[1].split("\n\n")[0]
     kind, compared = "", 0
     for line in table.splitlines()[2:]:
@@ -161,7 +161,7 @@ def test_the_table_of_mask_refiner_md() -> None:
 
 
 def test_the_table_of_msts_md() -> None:
-    text = (REPO / "docs/msts.md").read_text()
+    text = (REPO / "docs/methods/msts.md").read_text()
     table = text.split("| | SeqFormer | MS-STS lean | |")[1].split("\n\n")[0]
     found = result("msts_cpu")["rows"]
     for line in table.splitlines()[2:]:

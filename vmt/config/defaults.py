@@ -65,7 +65,7 @@ def default_config() -> Node:
     # in the registry AUXILIARIES, or "none" [D].
     cfg.MODEL.AUXILIARY = "none"
 
-    cfg.MODEL.MSTS = Node()  # MS-STS VIS, all values [D] (docs/msts.md)
+    cfg.MODEL.MSTS = Node()  # MS-STS VIS, all values [D] (docs/methods/msts.md)
     # Widths of its attention blocks: "lean" (64, as its published size suggests) or "full" (256).
     cfg.MODEL.MSTS.PRESET = "lean"
     cfg.MODEL.MSTS.NUM_HEADS = 8
@@ -100,7 +100,7 @@ def default_config() -> Node:
     # "release" wraps boxes that start left of or above the frame as the released code does
     # (docs/reference/released_code.md#boxes); "clamp" cuts them at the frame.
     cfg.MODEL.REFINER.BOX_MASK = "release"
-    # From here on for "quadtree" (docs/quadtree.md). Nodes of all frames of a tracklet form one
+    # From here on for "quadtree" (docs/methods/vmt.md). Nodes of all frames of a tracklet form one
     # sequence (quadtree sequence grouping); False: each frame alone [P, Table 1].
     cfg.MODEL.REFINER.QSG = True
     # Instance guidance after every node attention layer [P].

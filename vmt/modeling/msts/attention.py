@@ -18,7 +18,7 @@ MAX_TOKENS = 65535
 
 @dataclass(frozen=True)
 class Widths:
-    """Sizes of the added parts; the authors' are not known (docs/msts.md).
+    """Sizes of the added parts; the authors' are not known (docs/methods/msts.md).
 
     Args:
         dim: width inside attention.

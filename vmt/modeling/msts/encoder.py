@@ -160,7 +160,8 @@ class InterScale(nn.Module):
 class SplitAttention(EncoderBranch):
     """The MS-STS attention module of an encoder layer, behind a gate of zeros.
 
-    Source: arXiv:2203.13253, official architecture figure; sizes and gate are ours (docs/msts.md).
+    Source: arXiv:2203.13253, official architecture figure; sizes and gate are ours
+    (docs/methods/msts.md).
 
     Args:
         dim: channels.

@@ -29,7 +29,7 @@ class Separability(Auxiliary):
     """min over the model, max over the discriminator: can it tell the model's masks from true ones?
 
     Source: arXiv:2203.13253 for the roles; loss form, weights, optimiser and ramp are ours
-    (docs/msts.md). All objects of a clip are one mask. Clips count by their tracklets.
+    (docs/methods/msts.md). All objects of a clip are one mask. Clips count by their tracklets.
 
     Args:
         dim: channels of the encoder's memory.

@@ -1,7 +1,7 @@
 """The refiner of the paper: quadtrees of incoherent points over all frames of a tracklet.
 
 Source: Video Mask Transfiner, arXiv:2207.14012, section 3.1. What the paper leaves open, and where
-we depart from it, stands in docs/quadtree.md.
+we depart from it, stands in docs/methods/vmt.md.
 """
 
 from __future__ import annotations

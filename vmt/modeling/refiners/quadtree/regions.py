@@ -37,7 +37,7 @@ def region_levels(
         rule: for "incoherent", see ``incoherent_region``.
         closed: also mark the cells above a marked one. Both rules sample, so a thin part can be
             incoherent at H/2 and leave no trace at H/8, where its tree would have to start: 5% of
-            the cells on real masks (docs/quadtree.md). Needs the maps of ``strides`` to halve.
+            the cells on real masks (docs/methods/vmt.md). Needs the maps of ``strides`` to halve.
 
     Returns:
         Per level (N, T, h, w) bool.
