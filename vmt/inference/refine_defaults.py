@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-#: Least IoU of a refined mask with its coarse mask; below it the frame is rejected (spec 5).
+#: Least IoU of a refined mask with its coarse mask; below it the frame is rejected
+#: (docs/reference/released_code.md#reject).
 MIN_IOU = 0.5
-#: Confidence above which a pixel takes its new label (spec 5).
+#: Confidence above which a pixel takes its new label
+#: (docs/reference/released_code.md#accept).
 ACCEPT = 0.65
 #: Frames refined together. The weights of the package are best frame by frame
-#: (docs/mask_refiner.md).
+#: (docs/methods/mask_refiner.md).
 WINDOW = 1
 #: The weights that come with the package, by name: for masks of any source, and for masks of a
 #: network's 1/8 resolution. Their config lies beside them.
