@@ -44,9 +44,9 @@ import torch.nn.functional as F
 from common import benchmark_parser, machine, measure_apart, parse, run, write_json
 from torch import Tensor
 
-from vmt.modeling.criteria.incoherent_region import RegionRule
 from vmt.modeling.refiners.base import Refiner, RefinerInput
 from vmt.modeling.refiners.dense_band import DenseBand
+from vmt.modeling.refiners.incoherent_region import RegionRule
 from vmt.modeling.refiners.quadtree.refiner import STRIDES, QuadtreeRefiner
 from vmt.modeling.refiners.quadtree.regions import region_levels
 

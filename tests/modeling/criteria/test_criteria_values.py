@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from vmt.modeling.criteria.incoherent_region import dilate, incoherent_region
 from vmt.modeling.criteria.losses import box_l1_loss, dice_loss, giou_loss, sigmoid_focal_loss
 from vmt.modeling.criteria.matcher import HungarianClipMatcher
-from vmt.modeling.criteria.set_criterion import RefinerCriterion, SetCriterion, masks_at_stride
+from vmt.modeling.criteria.set_criterion import SetCriterion, masks_at_stride
 from vmt.structures.clip import ClipTargets
 from vmt.structures.decoder_outputs import DecoderOutputs
 
@@ -121,35 +120,3 @@ def test_annotations_are_read_in_the_middle_of_cells() -> None:
     masks.zero_()
     masks[..., 4, 4] = True
     assert not masks_at_stride(masks, 4, torch.zeros(1, 1, 2, 3)).any()
-
-
-@pytest.mark.parametrize("grown", [0, 1, 3])
-def test_the_boundary_loss_looks_a_given_distance_around(grown: int) -> None:
-    """A line along the edges of cells; the region is a column of 2 px on each side, and more.
-
-    The residue of a line between cells of 2 px reaches the cell on either side.
-    """
-    criterion = RefinerCriterion(dilation_px=grown)
-    masks = torch.zeros(1, 1, 8, 32, dtype=torch.bool)
-    masks[..., :16] = True
-    region = criterion._region(masks, torch.zeros(1, 1, 8, 32))[0, 0, 4]
-    assert region.nonzero()[:, 0].tolist() == list(range(14 - grown, 18 + grown))
-
-
-@pytest.mark.parametrize("rule", ["residue", "mixed"])
-def test_the_frames_edge_is_no_contour(rule: str) -> None:
-    """A full mask, of sides that no stride divides."""
-    full = torch.ones(1, 1, 13, 21, dtype=torch.bool)
-    for stride in (2, 4, 8):
-        region = incoherent_region(full, stride, rule)
-        assert region.shape[-2:] == (-(-13 // stride), -(-21 // stride))
-        assert not region.any()
-
-
-def test_dilation_reaches_all_eight_neighbours() -> None:
-    spot = torch.zeros(1, 7, 9, dtype=torch.bool)
-    spot[0, 3, 4] = True
-    assert dilate(spot, 2).nonzero()[:, 1:].tolist() == [
-        [y, x] for y in range(1, 6) for x in range(2, 7)
-    ]
-    assert torch.equal(dilate(spot, 0), spot)

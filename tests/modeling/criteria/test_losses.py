@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-import slow_criteria as slow
 import torch
 from torch import Tensor
 
+from tests.modeling.criteria import slow_criteria as slow
 from vmt.modeling.criteria.finite import NonFiniteError, check_finite_losses
 from vmt.modeling.criteria.losses import (
     box_l1_loss,

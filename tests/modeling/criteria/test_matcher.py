@@ -4,9 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import slow_criteria as slow
 import torch
 
+from tests.modeling.criteria import slow_criteria as slow
 from vmt.modeling.criteria.finite import NonFiniteError
 from vmt.modeling.criteria.matcher import HungarianClipMatcher, Match
 

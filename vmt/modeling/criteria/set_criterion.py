@@ -1,4 +1,4 @@
-"""Losses of a batch of clips: matching and all decoder layers, then the refiner on the matches."""
+"""Losses of a batch of clips: matching and all decoder layers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from vmt.modeling.criteria.incoherent_region import RegionRule, dilate, incoherent_region
 from vmt.modeling.criteria.losses import (
     FOCAL_ALPHA,
     FOCAL_GAMMA,
@@ -200,159 +199,6 @@ class SetCriterion:
         return self.weights[stem if layer.isdigit() else name]
 
 
-class RefinerCriterion:
-    """Losses of the ``dense_band`` refiner on the queries matched in the last decoder layer.
-
-    The released code keeps only names and weights of these; what they compute is our decision
-    (section 3.2 of arXiv:2207.14012 trains on incoherent regions, without a formula).
-
-    ``loss_mask_refine`` focal on the final mask, ``loss_mask_dice_refine`` tube dice on it,
-    ``loss_mask_bound_refine`` tube dice inside the incoherent region of the annotation, dilated,
-    ``loss_refine`` focal on the mask of the refiner's second stage.
-
-    Args:
-        mask_weight: weight of ``loss_mask_refine``.
-        dice_weight: weight of ``loss_mask_dice_refine``.
-        boundary_weight: weight of ``loss_mask_bound_refine``.
-        stage2_weight: weight of ``loss_refine``.
-        focal_alpha: weight of the positives in both focal losses.
-        focal_gamma: focusing exponent of both.
-        mask_stride: input pixels per cell of the final mask.
-        stage2_stride: input pixels per cell of the second stage's mask.
-        region_stride: pixels per cell of the grid whose incoherent region counts.
-        region_rule: see ``incoherent_region``.
-        dilation_px: growth of the region, in cells of the final mask [P: 3 px].
-    """
-
-    def __init__(
-        self,
-        mask_weight: float = 2.0,
-        dice_weight: float = 5.0,
-        boundary_weight: float = 5.0,
-        stage2_weight: float = 2.0,
-        focal_alpha: float = FOCAL_ALPHA,
-        focal_gamma: float = FOCAL_GAMMA,
-        mask_stride: int = 1,
-        stage2_stride: int = 2,
-        region_stride: int = 2,
-        region_rule: RegionRule = "residue",
-        dilation_px: int = 3,
-    ) -> None:
-        if region_stride % mask_stride:
-            raise ValueError(
-                f"region_stride {region_stride} is no multiple of mask_stride {mask_stride}."
-            )
-        self.weights = {
-            "loss_mask_refine": mask_weight,
-            "loss_mask_dice_refine": dice_weight,
-            "loss_mask_bound_refine": boundary_weight,
-            "loss_refine": stage2_weight,
-        }
-        self.focal_alpha = focal_alpha
-        self.focal_gamma = focal_gamma
-        self.mask_stride = mask_stride
-        self.stage2_stride = stage2_stride
-        self.region_stride = region_stride
-        self.region_rule: RegionRule = region_rule
-        self.dilation_px = dilation_px
-
-    def __call__(
-        self,
-        mask_logits: Sequence[Tensor],
-        stage2_logits: Sequence[Tensor],
-        targets: Sequence[ClipTargets],
-        matches: Sequence[Match],
-        num_tracklets: float | Tensor,
-    ) -> dict[str, Tensor]:
-        """Measure the refined masks of a batch.
-
-        Args:
-            mask_logits: per clip (N, T, h, w) final logits in the order of the match, about
-                (H, W), padded on the right and below.
-            stage2_logits: per clip (N, T, h2, w2), about (H/2, W/2).
-            targets: one per clip.
-            matches: ``CriterionResult.last_matches``.
-            num_tracklets: ``CriterionResult.num_tracklets``.
-
-        Returns:
-            Unweighted losses by name; a batch without tracklets gives zeros.
-
-        Raises:
-            ValueError: lengths or shapes disagree, or there is no clip.
-        """
-        if not targets:
-            raise ValueError("the refiner's losses need at least one clip.")
-        per_clip = [
-            self._clip_losses(*clip, num_tracklets)
-            for clip in zip(mask_logits, stage2_logits, targets, matches, strict=True)
-        ]
-        return {name: sum_of([losses[name] for losses in per_clip]) for name in self.weights}
-
-    def _clip_losses(
-        self,
-        masks: Tensor,
-        stage2: Tensor,
-        target: ClipTargets,
-        match: Match,
-        num_tracklets: float | Tensor,
-    ) -> dict[str, Tensor]:
-        if len(match.target_index) == 0:
-            return dict.fromkeys(self.weights, (masks.sum() + stage2.sum()) * 0.0)
-        wanted = target.masks[match.target_index]
-        stage2_gt = masks_at_stride(wanted, self.stage2_stride, stage2)
-        return {
-            **self.final_mask_losses(masks, wanted, num_tracklets),
-            "loss_refine": mask_focal_loss(
-                stage2, stage2_gt, num_tracklets, self.focal_alpha, self.focal_gamma
-            ),
-        }
-
-    def final_mask_losses(
-        self, masks: Tensor, masks_gt: Tensor, num_tracklets: float | Tensor
-    ) -> dict[str, Tensor]:
-        """The three losses of a clip's final masks.
-
-        Args:
-            masks: (N, T, h, w) logits at ``mask_stride``, padded on the right and below.
-            masks_gt: (N, T, H, W) bool, before padding.
-            num_tracklets: divisor of the sums.
-        """
-        sampled = masks_at_stride(masks_gt, self.mask_stride, masks)
-        return {
-            "loss_mask_refine": mask_focal_loss(
-                masks, sampled, num_tracklets, self.focal_alpha, self.focal_gamma
-            ),
-            "loss_mask_dice_refine": dice_loss(masks, sampled, num_tracklets),
-            "loss_mask_bound_refine": dice_loss(
-                masks, sampled, num_tracklets, region=self._region(masks_gt, masks)
-            ),
-        }
-
-    def _region(self, masks: Tensor, like: Tensor) -> Tensor:
-        """(N, T, H, W) annotation to its dilated incoherent region in the shape of ``like``."""
-        region = incoherent_region(masks, self.region_stride, self.region_rule)
-        repeat = self.region_stride // self.mask_stride
-        region = region.repeat_interleave(repeat, -2).repeat_interleave(repeat, -1)
-        h, w = like.shape[-2:]
-        return dilate(_padded(region[..., :h, :w], (h, w)), self.dilation_px)
-
-    def total(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """Weighted sum of what ``__call__`` returned.
-
-        Raises:
-            KeyError: a name that this criterion does not give.
-        """
-        return weighted_sum(losses, self.weight)
-
-    def weight(self, name: str) -> float:
-        """Weight of a loss.
-
-        Raises:
-            KeyError: a name that this criterion does not give.
-        """
-        return self.weights[name]
-
-
 def mean_tracklets(targets: Sequence[ClipTargets], device: torch.device) -> float | Tensor:
     """Target tracklets of the batch, averaged over processes, at least 1.
 
@@ -392,11 +238,11 @@ def masks_at_stride(masks: Tensor, stride: int, like: Tensor) -> Tensor:
             f"mask logits {tuple(like.shape)} cannot hold masks {tuple(masks.shape)} "
             f"at stride {stride}, which take {tuple(sampled.shape)}."
         )
-    return _padded(sampled, (h, w))
+    return padded(sampled, (h, w))
 
 
-def _padded(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Background on the right and below, up to ``size``."""
+def padded(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """(..., h, w) masks with background on the right and below, up to ``size``."""
     missing = size[0] - masks.shape[-2], size[1] - masks.shape[-1]
     return masks if missing == (0, 0) else F.pad(masks, (0, missing[1], 0, missing[0]))
 

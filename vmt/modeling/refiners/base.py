@@ -10,8 +10,6 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from vmt.modeling.criteria.matcher import Match
-from vmt.modeling.criteria.set_criterion import RefinerCriterion
-from vmt.ops.resize import aligned_upsample2
 from vmt.structures.clip import ClipTargets
 
 
@@ -94,22 +92,6 @@ class RefinerLosses(Protocol):
         ...
 
 
-class StagedMaskLosses(RefinerCriterion):
-    """Losses of a refiner's masks and of its stage in between, each upsampled by 2 first."""
-
-    def measure(
-        self,
-        outputs: Sequence[RefinerOutput],
-        targets: Sequence[ClipTargets],
-        matches: Sequence[Match],
-        num_tracklets: float | Tensor,
-    ) -> dict[str, Tensor]:
-        """See ``RefinerLosses``."""
-        masks = [aligned_upsample2(out.mask_logits) for out in outputs]
-        stages = [aligned_upsample2(out.stage_logits) for out in outputs]
-        return self(masks, stages, targets, matches, num_tracklets)
-
-
 class Refiner(nn.Module):
     """Base of everything in the registry REFINERS.
 
@@ -142,15 +124,7 @@ class Refiner(nn.Module):
     @classmethod
     def criterion(cls, cfg: CfgNode) -> RefinerLosses:
         """The losses that train it, from ``MODEL.LOSS``."""
-        loss = cfg.MODEL.LOSS
-        return StagedMaskLosses(
-            loss.REFINE_MASK_WEIGHT,
-            loss.REFINE_DICE_WEIGHT,
-            loss.REFINE_BOUNDARY_WEIGHT,
-            loss.REFINE_STAGE2_WEIGHT,
-            focal_alpha=loss.FOCAL_ALPHA,
-            focal_gamma=loss.FOCAL_GAMMA,
-        )
+        raise NotImplementedError
 
 
 def points_left_out(model: object) -> str:

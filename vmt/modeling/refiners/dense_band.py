@@ -25,6 +25,7 @@ from vmt.layers.position import sine_position_of_cells
 from vmt.layers.transformer import EncoderLayer
 from vmt.modeling.backbones.base import Backbone
 from vmt.modeling.refiners.base import Refiner, RefinerInput, RefinerOutput
+from vmt.modeling.refiners.criterion import RefinerCriterion
 from vmt.modeling.registry import REFINERS, register
 from vmt.ops.frames import frame_chunks
 from vmt.ops.resize import cell_centres_px, nearest
@@ -152,6 +153,19 @@ class DenseBand(Refiner):
             offset_unit_px=node.OFFSET_UNIT_PX,
             train_maps=node.TRAIN_MAPS,
             frame_chunk=cfg.TEST.FRAME_CHUNK,
+        )
+
+    @classmethod
+    def criterion(cls, cfg: CfgNode) -> RefinerCriterion:
+        """The losses that train it, from ``MODEL.LOSS``."""
+        loss = cfg.MODEL.LOSS
+        return RefinerCriterion(
+            loss.REFINE_MASK_WEIGHT,
+            loss.REFINE_DICE_WEIGHT,
+            loss.REFINE_BOUNDARY_WEIGHT,
+            loss.REFINE_STAGE2_WEIGHT,
+            focal_alpha=loss.FOCAL_ALPHA,
+            focal_gamma=loss.FOCAL_GAMMA,
         )
 
     def forward(self, inputs: RefinerInput) -> RefinerOutput:

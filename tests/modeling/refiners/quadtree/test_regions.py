@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cocoapi_hq import rle
-from vmt.modeling.criteria.incoherent_region import incoherent_region
+from vmt.modeling.refiners.incoherent_region import incoherent_region
 from vmt.modeling.refiners.quadtree.detector import IncoherenceDetector
 from vmt.modeling.refiners.quadtree.grow import build_quadtree
 from vmt.modeling.refiners.quadtree.regions import boundary_region, region_levels

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from vmt.modeling.criteria.losses import FOCAL_ALPHA, FOCAL_GAMMA, dice_loss, full_precision
 from vmt.modeling.criteria.matcher import Match
-from vmt.modeling.criteria.set_criterion import RefinerCriterion, sum_of
+from vmt.modeling.criteria.set_criterion import sum_of
 from vmt.modeling.refiners.base import RefinerOutput
+from vmt.modeling.refiners.criterion import RefinerCriterion
 from vmt.modeling.refiners.quadtree.tree import SequenceQuadtree
 from vmt.ops.resize import aligned_upsample2
 from vmt.structures.clip import ClipTargets

@@ -19,8 +19,8 @@ from torch import Tensor
 from vmt.layers.dynamic_conv import num_dynamic_parameters
 from vmt.layers.mlp import MLP, controller
 from vmt.modeling.backbones.base import Backbone
-from vmt.modeling.criteria.incoherent_region import RegionRule
 from vmt.modeling.refiners.base import RefinerInput, RefinerLosses
+from vmt.modeling.refiners.incoherent_region import RegionRule
 from vmt.modeling.refiners.quadtree.criterion import QuadtreeCriterion, QuadtreeOutput
 from vmt.modeling.refiners.quadtree.detector import DETECTORS, IncoherenceDetector
 from vmt.modeling.refiners.quadtree.detector import WIDTH as DETECTOR_WIDTH

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vmt.modeling.criteria.incoherent_region import RegionRule, incoherent_region
+from vmt.modeling.refiners.incoherent_region import RegionRule, incoherent_region
 
 RegionKind = Literal["incoherent", "boundary"]
 REGION_KINDS = ("incoherent", "boundary")

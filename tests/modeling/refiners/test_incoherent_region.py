@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vmt.modeling.criteria.incoherent_region import RESIDUE_THRESHOLD, dilate, incoherent_region
+from vmt.modeling.refiners.incoherent_region import RESIDUE_THRESHOLD, dilate, incoherent_region
 
 
 def bilinear(image: list[list[float]], rows: int, columns: int) -> list[list[float]]:
@@ -111,3 +111,22 @@ def test_wrong_stride_and_rule() -> None:
         incoherent_region(mask, 6, "mixed")
     with pytest.raises(ValueError, match="'xor'"):
         incoherent_region(mask, 2, "xor")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rule", ["residue", "mixed"])
+def test_the_frames_edge_is_no_contour(rule: str) -> None:
+    """A full mask, of sides that no stride divides."""
+    full = torch.ones(1, 1, 13, 21, dtype=torch.bool)
+    for stride in (2, 4, 8):
+        region = incoherent_region(full, stride, rule)
+        assert region.shape[-2:] == (-(-13 // stride), -(-21 // stride))
+        assert not region.any()
+
+
+def test_dilation_reaches_all_eight_neighbours() -> None:
+    spot = torch.zeros(1, 7, 9, dtype=torch.bool)
+    spot[0, 3, 4] = True
+    assert dilate(spot, 2).nonzero()[:, 1:].tolist() == [
+        [y, x] for y in range(1, 6) for x in range(2, 7)
+    ]
+    assert torch.equal(dilate(spot, 0), spot)
