@@ -14,7 +14,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vmt.inference.linking import FrameLogits, TrackSummary, WindowLinker, whole_video_frames
+from vmt.inference.association.windows import (
+    FrameLogits,
+    TrackSummary,
+    WindowLinker,
+    whole_video_frames,
+)
 from vmt.inference.postprocess import masks_at_video_size
 from vmt.inference.windows import Window, iter_windows
 from vmt.modeling.refiners.base import points_left_out

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vmt.inference.linking import WindowLinker, soft_iou, whole_video_frames
+from vmt.inference.association.windows import WindowLinker, soft_iou, whole_video_frames
 from vmt.structures.predictions import ClipTracklets
 
 

@@ -1,0 +1,1 @@
+"""How what a network saw in successive windows becomes tracks of the video."""
