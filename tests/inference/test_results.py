@@ -12,7 +12,7 @@ from PIL import Image
 
 from cocoapi_hq import rle
 from tests.inference.fake_model import LABELS
-from vmt.inference.association.windows import ClassScore, TrackSummary
+from vmt.inference.association.base import ClassScore, TrackSummary
 from vmt.inference.predictor import FrameResult, TrackMask
 from vmt.inference.results import LabelMapWriter, ResultsWriter, TrackTable
 from vmt.utils import atomic

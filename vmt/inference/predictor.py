@@ -14,12 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vmt.inference.association.windows import (
-    FrameLogits,
-    TrackSummary,
-    WindowLinker,
-    whole_video_frames,
-)
+from vmt.inference.association.base import Association, FrameLogits, TrackSummary
+from vmt.inference.association.whole_video import WholeVideoAssociation
+from vmt.inference.association.windows import WindowAssociation
 from vmt.inference.postprocess import masks_at_video_size
 from vmt.inference.windows import Window, iter_windows
 from vmt.modeling.refiners.base import points_left_out
@@ -113,6 +110,21 @@ class PredictorOptions:
     def step(self) -> int:
         """Frames from one window to the next; 0 for the whole video at once."""
         return self.stride or max(self.window - 1, min(self.window, 1))
+
+    @property
+    def whole_video(self) -> bool:
+        """Whether no frame comes out before the last one went in."""
+        return not self.window
+
+    def association(self) -> Association[ClipTracklets]:
+        """What makes tracks of one video: the one place where a strategy is chosen."""
+        if self.whole_video:
+            return WholeVideoAssociation(self.top_k)
+        return WindowAssociation(
+            threshold=self.link_threshold,
+            similarity_weight=self.similarity_weight,
+            min_score=self.min_score,
+        )
 
     @classmethod
     def from_config(cls, cfg: Any) -> PredictorOptions:
@@ -225,15 +237,10 @@ class TrackStream(Iterator[FrameResult]):
         self._options = options
         self._source = frames
         self._keep = keep_frames
-        self._rereads = keep_frames and options.window == 0 and iter(frames) is not frames
-        self._linker = WindowLinker(
-            threshold=options.link_threshold,
-            similarity_weight=options.similarity_weight,
-            min_score=options.min_score,
-        )
+        self._rereads = keep_frames and options.whole_video and iter(frames) is not frames
+        self._association = options.association()
         self._video_size: tuple[int, int] | None = None
         self._visible: set[int] = set()  # open tracks with at least one pixel so far
-        self._open: list[TrackSummary] = []  # whole-video mode: summaries not handed out yet
         self._frames: Generator[FrameResult, None, None] = self._run()
 
     def __next__(self) -> FrameResult:
@@ -244,8 +251,7 @@ class TrackStream(Iterator[FrameResult]):
         """Stop, and give the scores of the tracks that were not closed by a frame."""
         self._frames.close()
         self._report()
-        summaries, self._open = [*self._open, *self._linker.pop_closed(everything=True)], []
-        return self._nonempty(summaries)
+        return self._closed(ends_video=True)
 
     def _report(self) -> None:
         """Say what the network left undone, once per video."""
@@ -255,15 +261,12 @@ class TrackStream(Iterator[FrameResult]):
     def _run(self) -> Generator[FrameResult, None, None]:
         options = self._options
         for window in iter_windows(self._read(), options.window, options.step):
-            clip = self._segment(window)
+            output = self._segment(window)
             started = time.perf_counter()
-            if options.window:
-                self._linker.add(window.start, clip)
-                records = self._linker.pop_frames(window.final_until)
-            else:
-                records, self._open = whole_video_frames(clip, options.top_k)
+            self._association.add(window.start, output)
+            records = self._association.pop_frames(window.final_until)
             self.seconds["link"] += time.perf_counter() - started
-            yield from self._finished(window, clip, records)
+            yield from self._finished(window, records)
         self._report()
 
     def _read(self) -> Iterator[_Held]:
@@ -303,29 +306,29 @@ class TrackStream(Iterator[FrameResult]):
         return clip
 
     def _finished(
-        self, window: Window[_Held], clip: ClipTracklets, records: Sequence[FrameLogits]
+        self, window: Window[_Held], records: Sequence[FrameLogits]
     ) -> Iterator[FrameResult]:
         ends_video = window.final_until == window.end
         originals = iter(self._source) if self._rereads else None
         for record in records:
             started = time.perf_counter()
-            tracks = self._masks(record, clip)
+            tracks = self._masks(record)
             self.seconds["masks"] += time.perf_counter() - started
             self._visible.update(track.track_id for track in tracks)
             closed: Sequence[TrackSummary] = ()
             if record is records[-1]:
-                closed = self._closed(ends_video)
+                closed = self._closed(ends_video=ends_video)
             original = next(originals, None) if originals else None
             if originals is None and self._keep:
                 original = window.frames[record.index - window.start].original
             yield FrameResult(record.index, tracks, tuple(closed), original)
 
-    def _masks(self, record: FrameLogits, clip: ClipTracklets) -> tuple[TrackMask, ...]:
+    def _masks(self, record: FrameLogits) -> tuple[TrackMask, ...]:
         assert self._video_size is not None, "a frame was read before its masks are asked for"
         crops = masks_at_video_size(
             record.logits,
-            clip.mask_stride,
-            clip.input_size,
+            record.mask_stride,
+            record.input_size,
             self._video_size,
             crop_to_input=self._options.crop_to_input,
         )
@@ -337,16 +340,12 @@ class TrackStream(Iterator[FrameResult]):
                 tracks.append(TrackMask(track_id, label, score, rle, crop.box_xyxy_px(), area))
         return tuple(tracks)
 
-    def _closed(self, ends_video: bool) -> list[TrackSummary]:
-        if self._options.window:
-            return self._nonempty(self._linker.pop_closed(everything=ends_video))
-        summaries, self._open = self._open, []
-        return self._nonempty(summaries)
-
-    def _nonempty(self, summaries: Sequence[TrackSummary]) -> list[TrackSummary]:
-        kept = [s for s in summaries if s.classes and s.track_id in self._visible]
+    def _closed(self, *, ends_video: bool) -> list[TrackSummary]:
+        """Tracks that end here and had a class and a pixel."""
+        summaries = self._association.pop_closed(everything=ends_video)
+        closed = [s for s in summaries if s.classes and s.track_id in self._visible]
         self._visible.difference_update(s.track_id for s in summaries)
-        return kept
+        return closed
 
 
 def resize_frame(frame: Frame, min_size: int, max_size: int = 0) -> Frame:

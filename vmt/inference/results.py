@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vmt.inference.association.windows import ClassScore, TrackSummary
+from vmt.inference.association.base import ClassScore, TrackSummary
 from vmt.inference.predictor import FrameResult, TrackMask
 from vmt.inference.video_io import VideoSource, write_png
 from vmt.structures.labels import LabelSpace

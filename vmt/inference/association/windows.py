@@ -18,47 +18,8 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from vmt.inference.association.base import ClassScore, FrameLogits, TrackSummary
 from vmt.structures.predictions import ClipTracklets
-
-
-@dataclass(frozen=True)
-class ClassScore:
-    """A label of a track and its probability in [0, 1]."""
-
-    label: int
-    score: float
-
-
-@dataclass(frozen=True)
-class TrackSummary:
-    """What is known of a track once no later frame can hold it.
-
-    Args:
-        track_id: from 1, in order of appearance.
-        classes: the labels that are kept, best first; may be empty.
-    """
-
-    track_id: int
-    classes: tuple[ClassScore, ...]
-
-
-@dataclass(frozen=True)
-class FrameLogits:
-    """The tracks of one frame, before the masks are brought to the size of the video.
-
-    Args:
-        index: of the frame in the video.
-        track_ids: N ids, ascending.
-        labels: N best labels so far.
-        scores: N probabilities of these labels so far, in [0, 1].
-        logits: (N, h, w) mask logits, averaged over the windows that saw the track in the frame.
-    """
-
-    index: int
-    track_ids: tuple[int, ...]
-    labels: tuple[int, ...]
-    scores: tuple[float, ...]
-    logits: Tensor
 
 
 @dataclass
@@ -88,7 +49,7 @@ class _Seen:
         return self.start + int(self.logits.shape[1])
 
 
-class WindowLinker:
+class WindowAssociation:
     """Joins the tracklets of successive windows.
 
     Two windows agree on a track when the soft IoU of their masks on the frames they share, summed
@@ -113,18 +74,14 @@ class WindowLinker:
         self._next_id = 1
         self._next_frame = 0
         self._reach = 0  # index behind the latest window
+        self._scale = (1, (1, 1))  # of the masks: the same in all windows of a video
 
-    def add(self, start: int, tracklets: ClipTracklets) -> None:
-        """Take in a window.
-
-        Args:
-            start: index of its first frame; windows come in ascending order.
-            tracklets: what the network saw in it.
-        """
-        ids = self._match(start, tracklets)
-        end = start + tracklets.num_frames
-        probs = tracklets.class_probs.float().cpu()
-        embeddings = F.normalize(tracklets.embeddings.float(), dim=1).cpu()
+    def add(self, start: int, output: ClipTracklets) -> None:
+        """See ``Association``."""
+        ids = self._match(start, output)
+        end = start + output.num_frames
+        probs = output.class_probs.float().cpu()
+        embeddings = F.normalize(output.embeddings.float(), dim=1).cpu()
         for track_id, prob, embedding in zip(ids, probs, embeddings, strict=True):
             track = self._tracks.get(track_id)
             if track is None:
@@ -134,32 +91,19 @@ class WindowLinker:
                 track.windows += 1
                 track.embedding = embedding.clone()
                 track.last_end = end
-        self._seen.append(_Seen(start, ids, tracklets.mask_logits))
+        self._seen.append(_Seen(start, ids, output.mask_logits))
         self._reach = max(self._reach, end)
+        self._scale = (output.mask_stride, output.input_size)
 
     def pop_frames(self, until: int) -> list[FrameLogits]:
-        """Hand out the frames before ``until``, which no later window covers.
-
-        Args:
-            until: index of a frame; earlier calls' frames are not handed out again.
-
-        Returns:
-            One record per frame, in order; logits on the device of the network.
-        """
+        """See ``Association``; logits are means over the windows that saw the track."""
         frames = [self._frame(index) for index in range(self._next_frame, until)]
         self._next_frame = max(self._next_frame, until)
         self._forget_masks()
         return frames
 
     def pop_closed(self, *, everything: bool = False) -> list[TrackSummary]:
-        """Hand out and forget the tracks that can meet no later window.
-
-        Args:
-            everything: also those that could; for the end of the video, or of the patience.
-
-        Returns:
-            Summaries by ascending id, those without a class above ``min_score`` included.
-        """
+        """See ``Association``; classes are those above ``min_score``."""
         # A later window joins by the frames it shares, which are not handed out yet; without
         # shared frames, by the queries of the latest window.
         oldest = min(self._next_frame, self._reach - 1)
@@ -169,35 +113,36 @@ class WindowLinker:
     def _summary(self, track_id: int, track: _Track) -> TrackSummary:
         probs = track.probs
         order = torch.argsort(probs, descending=True, stable=True).tolist()
-        kept = [ClassScore(k, float(probs[k])) for k in order if float(probs[k]) > self._min_score]
-        return TrackSummary(track_id, tuple(kept))
+        scores = [ClassScore(k, float(probs[k])) for k in order]
+        return TrackSummary(track_id, tuple(s for s in scores if s.score > self._min_score))
 
     def _frame(self, index: int) -> FrameLogits:
-        found: dict[int, list[Tensor]] = {}
+        masks: dict[int, list[Tensor]] = {}  # of each track, one per window
         for seen in self._seen:
             if seen.start <= index < seen.end:
                 for track_id, tube in zip(seen.track_ids, seen.logits, strict=True):
-                    found.setdefault(track_id, []).append(tube[index - seen.start])
-        ids = tuple(sorted(found))
+                    masks.setdefault(track_id, []).append(tube[index - seen.start])
+        ids = tuple(sorted(masks))
         best = [self._tracks[i].probs.max(dim=0) for i in ids]
-        logits = [torch.stack(found[i]).float().mean(dim=0) for i in ids]
+        logits = [torch.stack(masks[i]).float().mean(dim=0) for i in ids]
         return FrameLogits(
             index,
             ids,
             tuple(int(b.indices) for b in best),
             tuple(float(b.values) for b in best),
             torch.stack(logits) if logits else torch.zeros(0, 1, 1),
+            *self._scale,
         )
 
     def _forget_masks(self) -> None:
-        kept: list[_Seen] = []
+        still: list[_Seen] = []
         for seen in self._seen:
             if seen.end > self._next_frame:
                 done = max(self._next_frame - seen.start, 0)
                 # A copy: a slice would keep the whole window alive.
                 logits = seen.logits[:, done:].clone() if done else seen.logits
-                kept.append(_Seen(seen.start + done, seen.track_ids, logits))
-        self._seen = kept
+                still.append(_Seen(seen.start + done, seen.track_ids, logits))
+        self._seen = still
 
     def _match(self, start: int, tracklets: ClipTracklets) -> list[int]:
         """Track ids of the N tracklets, new ones for those without partner."""
@@ -257,36 +202,3 @@ def soft_iou(first: Tensor, second: Tensor) -> npt.NDArray[np.float64]:
     inter = p @ q.t()  # (N, M)
     union = p.sum(dim=1)[:, None] + q.sum(dim=1)[None] - inter
     return (inter / union.clamp(min=1e-6)).double().cpu().numpy()
-
-
-def whole_video_frames(
-    tracklets: ClipTracklets, top_k: int
-) -> tuple[list[FrameLogits], list[TrackSummary]]:
-    """The tracks of a video that was one single window, by the rules of the release.
-
-    See docs/reference/released_code.md#selection.
-
-    Args:
-        tracklets: of the whole video.
-        top_k: (query, class) pairs that are kept, the best of all.
-
-    Returns:
-        One record per frame, whose logits are views; and the summaries in the order of the
-        queries, empty tubes included.
-    """
-    count, num_classes = tracklets.class_probs.shape
-    probs = tracklets.class_probs.float().cpu()
-    flat = probs.flatten()
-    order = torch.argsort(flat, descending=True, stable=True)[:top_k].tolist()
-    kept: dict[int, list[ClassScore]] = {}
-    for index in order:
-        pair = ClassScore(index % num_classes, float(flat[index]))
-        kept.setdefault(index // num_classes, []).append(pair)
-    rows = sorted(kept)
-    ids = tuple(range(1, len(rows) + 1))
-    labels = tuple(kept[row][0].label for row in rows)
-    scores = tuple(kept[row][0].score for row in rows)
-    tubes = tracklets.mask_logits if len(rows) == count else tracklets.mask_logits[rows]
-    frames = [FrameLogits(t, ids, labels, scores, tubes[:, t]) for t in range(tracklets.num_frames)]
-    summaries = [TrackSummary(i, tuple(kept[row])) for i, row in zip(ids, rows, strict=True)]
-    return frames, summaries

@@ -1,0 +1,95 @@
+"""Between a network and the tracks of a video: what goes in per window, what comes out per frame.
+
+A strategy is a file of this room; ``PredictorOptions.association`` says which one a video gets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from torch import Tensor
+
+Output = TypeVar("Output", contravariant=True)
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """A label of a track and its probability in [0, 1]."""
+
+    label: int
+    score: float
+
+
+@dataclass(frozen=True)
+class TrackSummary:
+    """What is known of a track once no later frame can hold it.
+
+    Args:
+        track_id: from 1, in order of appearance.
+        classes: the labels that are kept, best first; may be empty.
+    """
+
+    track_id: int
+    classes: tuple[ClassScore, ...]
+
+
+@dataclass(frozen=True)
+class FrameLogits:
+    """The tracks of one frame, before the masks are brought to the size of the video.
+
+    Args:
+        index: of the frame in the video.
+        track_ids: N ids, ascending.
+        labels: N best labels so far.
+        scores: N probabilities of these labels so far, in [0, 1].
+        logits: (N, h, w) mask logits, on the device of the network.
+        mask_stride: input pixels per cell of ``logits``.
+        input_size: (H, W) of the frame that went into the network, in pixels.
+    """
+
+    index: int
+    track_ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    scores: tuple[float, ...]
+    logits: Tensor
+    mask_stride: int
+    input_size: tuple[int, int]
+
+
+class Association(Protocol[Output]):
+    """Makes tracks of one video out of what a network says about its windows.
+
+    ``Output`` is what the network gives for a window: ``ClipTracklets`` of a network for clips.
+    """
+
+    def add(self, start: int, output: Output) -> None:
+        """Take in a window.
+
+        Args:
+            start: index of its first frame; windows come in ascending order.
+            output: what the network saw in it.
+        """
+        ...
+
+    def pop_frames(self, until: int) -> list[FrameLogits]:
+        """Hand out the frames before ``until``, which no later window covers.
+
+        Args:
+            until: index of a frame; earlier calls' frames are not handed out again.
+
+        Returns:
+            One record per frame, in order.
+        """
+        ...
+
+    def pop_closed(self, *, everything: bool = False) -> list[TrackSummary]:
+        """Hand out and forget the tracks that can meet no later window.
+
+        Args:
+            everything: also those that could; for the end of the video, or of the patience.
+
+        Returns:
+            Summaries by ascending id, those without a class or a pixel included.
+        """
+        ...
