@@ -40,14 +40,6 @@ FINE = STRIDES[0] // STRIDES[-1]
 GROUPS = 8
 
 
-class Declared(Backbone):
-    """Channels by stride, for a refiner's constructor; holds no network."""
-
-    def __init__(self, channels: dict[int, int]) -> None:
-        super().__init__()
-        self.channels = channels
-
-
 class MaskPoolQuery(nn.Module):
     """The query of a tracklet from its mask: what is inside, and what surrounds it.
 
@@ -177,13 +169,10 @@ class MaskRefinerNetwork(nn.Module):
             )
         width = cfg.MODEL.REFINER.EMBED_DIM
         entry = lookup(REFINERS, cfg.MODEL.REFINER.NAME, "MODEL.REFINER.NAME")
-        refiner_cfg = cfg.clone()
-        refiner_cfg.defrost()
-        refiner_cfg.MODEL.SEQFORMER.HIDDEN_DIM = node.DIM
         return cls(
             backbone=backbone,
             # Its stride-2 map is projected to the refiner's width on the way.
-            refiner=entry.from_config(refiner_cfg, Declared({**backbone.channels, 2: width})),
+            refiner=entry.from_config(cfg, {**backbone.channels, 2: width}, node.DIM),
             criterion=entry.criterion(cfg),
             dim=node.DIM,
             embed_dim=width,

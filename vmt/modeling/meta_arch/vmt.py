@@ -181,7 +181,7 @@ class VideoMaskTransfiner(nn.Module):
         refiner, refiner_criterion = None, None
         if cfg.MODEL.REFINER.NAME != "none":
             entry = lookup(REFINERS, cfg.MODEL.REFINER.NAME, "MODEL.REFINER.NAME (or none)")
-            refiner = entry.from_config(cfg, backbone)
+            refiner = entry.from_config(cfg, backbone.channels, node.HIDDEN_DIM)
             refiner_criterion = entry.criterion(cfg)
         loss, matcher = cfg.MODEL.LOSS, cfg.MODEL.MATCHER
         focal = {"focal_alpha": loss.FOCAL_ALPHA, "focal_gamma": loss.FOCAL_GAMMA}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -119,6 +119,21 @@ class Refiner(nn.Module):
 
     def forward(self, inputs: RefinerInput) -> RefinerOutput:
         """Refine the masks of one clip."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, channels: Mapping[int, int], dim: int) -> Refiner:
+        """Build from ``MODEL.REFINER``.
+
+        Args:
+            cfg: with every key.
+            channels: stride of a backbone map -> its channels; a stride-2 map is read when it has
+                ``EMBED_DIM`` of them.
+            dim: channels of the queries and of the fused map.
+
+        Raises:
+            ConfigError: a value that its key does not allow.
+        """
         raise NotImplementedError
 
     @classmethod

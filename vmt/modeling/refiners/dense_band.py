@@ -8,7 +8,7 @@ and the convolutions over features that all instances share run once instead of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,6 @@ from vmt.layers.dynamic_conv import (
 from vmt.layers.mlp import controller
 from vmt.layers.position import sine_position_of_cells
 from vmt.layers.transformer import EncoderLayer
-from vmt.modeling.backbones.base import Backbone
 from vmt.modeling.refiners.base import Refiner, RefinerInput, RefinerOutput
 from vmt.modeling.refiners.criterion import RefinerCriterion
 from vmt.modeling.registry import REFINERS, register
@@ -127,22 +126,17 @@ class DenseBand(Refiner):
         self.embed_dim = embed_dim
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, backbone: Backbone) -> DenseBand:
-        """Build from ``MODEL.REFINER``.
-
-        Raises:
-            ConfigError: the backbone's stride-2 map does not have EMBED_DIM channels.
-        """
+    def from_config(cls, cfg: CfgNode, channels: Mapping[int, int], dim: int) -> DenseBand:
+        """Build from ``MODEL.REFINER``; see ``Refiner.from_config``."""
         node = cfg.MODEL.REFINER
-        stride2 = backbone.channels.get(2)
         if node.BOX_MASK not in ("release", "clamp"):
             raise ConfigError(
                 f"MODEL.REFINER.BOX_MASK must be 'release' or 'clamp', not {node.BOX_MASK!r}."
             )
         return cls(
-            stride4_dim=backbone.channels[4],
-            has_stride2=stride2 == node.EMBED_DIM,
-            dim=cfg.MODEL.SEQFORMER.HIDDEN_DIM,
+            stride4_dim=channels[4],
+            has_stride2=channels.get(2) == node.EMBED_DIM,
+            dim=dim,
             embed_dim=node.EMBED_DIM,
             num_heads=node.NUM_HEADS,
             num_layers=node.NUM_LAYERS,

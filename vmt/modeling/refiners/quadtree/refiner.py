@@ -7,7 +7,7 @@ we depart from it, stands in docs/methods/vmt.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Literal
@@ -18,7 +18,6 @@ from torch import Tensor
 
 from vmt.layers.dynamic_conv import num_dynamic_parameters
 from vmt.layers.mlp import MLP, controller
-from vmt.modeling.backbones.base import Backbone
 from vmt.modeling.refiners.base import RefinerInput, RefinerLosses
 from vmt.modeling.refiners.incoherent_region import RegionRule
 from vmt.modeling.refiners.quadtree.criterion import QuadtreeCriterion, QuadtreeOutput
@@ -174,7 +173,7 @@ class QuadtreeRefiner(PyramidRefiner):
         self.decoder = PixelDecoder(embed_dim, shared_head)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, backbone: Backbone) -> QuadtreeRefiner:
+    def from_config(cls, cfg: CfgNode, channels: Mapping[int, int], dim: int) -> QuadtreeRefiner:
         """Build from ``MODEL.REFINER``.
 
         Raises:
@@ -209,9 +208,9 @@ class QuadtreeRefiner(PyramidRefiner):
                 f"MODEL.REFINER.RGB_KERNELS must hold 1s and 3s, not {node.RGB_KERNELS!r}."
             )
         return cls(
-            stride4_dim=backbone.channels[4],
-            has_stride2=backbone.channels.get(2) == node.EMBED_DIM,
-            dim=cfg.MODEL.SEQFORMER.HIDDEN_DIM,
+            stride4_dim=channels[4],
+            has_stride2=channels.get(2) == node.EMBED_DIM,
+            dim=dim,
             embed_dim=node.EMBED_DIM,
             num_heads=node.NUM_HEADS,
             num_layers=node.NUM_LAYERS,
