@@ -17,7 +17,7 @@ from vmt.cli import refine
 from vmt.cli.main import main
 from vmt.inference.mask_refiner import MaskRefiner, RefinedFrame
 from vmt.inference.video_io import VideoWriter
-from vmt.modeling.refiners.given_masks import RefinedTube
+from vmt.modeling.mask_refiner.prompt import RefinedTube
 from vmt.ops.crops import Place
 
 H, W, T = 32, 48, 6

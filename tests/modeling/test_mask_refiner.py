@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from vmt.config.node import load_config
+from vmt.modeling.mask_refiner.prompt import prompt_of
 from vmt.modeling.meta_arch.build import build_model, build_network
 from vmt.modeling.meta_arch.mask_refiner import MaskRefinerNetwork
-from vmt.modeling.refiners.given_masks import prompt_of
 from vmt.structures.clip import ClipTargets
 from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import ConfigError

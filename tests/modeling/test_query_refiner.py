@@ -14,10 +14,10 @@ from tests.synthetic import write_moving_shapes
 from vmt.cli.main import main
 from vmt.config.node import load_config
 from vmt.inference.mask_refiner import MaskRefiner
+from vmt.modeling.mask_refiner.prompt import looked_at_cells
 from vmt.modeling.meta_arch.build import build_model, build_network
 from vmt.modeling.meta_arch.query_refiner import QueryRefiner
 from vmt.modeling.refiners.base import RefinerOutput
-from vmt.modeling.refiners.given_masks import looked_at_cells
 from vmt.modeling.seqformer.decoder import LayerState
 from vmt.structures.boxes import masks_to_boxes
 from vmt.structures.clip import ClipTargets

@@ -5,8 +5,8 @@ from __future__ import annotations
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from vmt.modeling.mask_refiner.prompt import TubeRefiner
 from vmt.modeling.meta_arch.vmt import VideoMaskTransfiner
-from vmt.modeling.refiners.given_masks import TubeRefiner
 from vmt.utils.errors import ConfigError
 
 

@@ -21,9 +21,9 @@ from vmt.data.labels import resolve_label_space
 from vmt.inference.refine_defaults import ACCEPT, ANY, MIN_IOU, SHIPPED, WINDOW, weights_path
 from vmt.inference.steady_masks import steady_mask
 from vmt.inference.windows import iter_windows
+from vmt.modeling.mask_refiner.prompt import RefinedTube, TubeRefiner
 from vmt.modeling.meta_arch.build import build_network
 from vmt.modeling.refiners.base import points_left_out
-from vmt.modeling.refiners.given_masks import RefinedTube, TubeRefiner
 from vmt.utils.device import resolve_device
 from vmt.utils.errors import ConfigError
 

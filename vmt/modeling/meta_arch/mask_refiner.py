@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from vmt.modeling.backbones.base import Backbone
 from vmt.modeling.backbones.build import build_backbone
 from vmt.modeling.criteria.matcher import Match
-from vmt.modeling.meta_arch.query_refiner import QueryRefiner
-from vmt.modeling.refiners.base import Refiner, RefinerInput, RefinerLosses, RefinerOutput
-from vmt.modeling.refiners.given_masks import (
+from vmt.modeling.mask_refiner.prompt import (
     STRIDE,
     STRIDES,
     RefinedTube,
@@ -24,6 +22,8 @@ from vmt.modeling.refiners.given_masks import (
     prompt_levels,
     prompt_of,
 )
+from vmt.modeling.meta_arch.query_refiner import QueryRefiner
+from vmt.modeling.refiners.base import Refiner, RefinerInput, RefinerLosses, RefinerOutput
 from vmt.modeling.registry import META_ARCHITECTURES, REFINERS, lookup, register
 from vmt.ops.colour_cue import colour_cues
 from vmt.ops.crops import TubeCrop, follow

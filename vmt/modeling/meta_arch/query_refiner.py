@@ -15,9 +15,7 @@ from torch import Tensor
 from vmt.modeling.criteria.auxiliary import Judge
 from vmt.modeling.criteria.matcher import Match
 from vmt.modeling.criteria.set_criterion import mean_tracklets
-from vmt.modeling.meta_arch.vmt import VideoMaskTransfiner
-from vmt.modeling.refiners.base import RefinerInput, RefinerOutput
-from vmt.modeling.refiners.given_masks import (
+from vmt.modeling.mask_refiner.prompt import (
     STRIDE,
     STRIDES,
     MaskPrompt,
@@ -28,6 +26,8 @@ from vmt.modeling.refiners.given_masks import (
     prompt_levels,
     prompt_of,
 )
+from vmt.modeling.meta_arch.vmt import VideoMaskTransfiner
+from vmt.modeling.refiners.base import RefinerInput, RefinerOutput
 from vmt.ops.crops import Place
 from vmt.ops.resize import aligned_upsample2, network_size
 from vmt.structures.boxes import masks_to_boxes, xyxy_to_cxcywh

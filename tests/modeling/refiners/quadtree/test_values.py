@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from vmt.modeling.refiners.given_masks import contour_band, prompt_of
+from vmt.modeling.mask_refiner.prompt import contour_band, prompt_of
 from vmt.modeling.refiners.quadtree.criterion import QuadtreeCriterion, QuadtreeOutput
 from vmt.modeling.refiners.quadtree.grow import build_quadtree
 from vmt.modeling.refiners.quadtree.node_encoder import NodeEncoder

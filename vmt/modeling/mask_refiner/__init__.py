@@ -1,0 +1,1 @@
+"""Networks that sharpen masks that are given."""
