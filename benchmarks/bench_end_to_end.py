@@ -31,7 +31,7 @@ from common import benchmark_parser, parse, run, write_json
 
 from cocoapi_hq import rle
 from vmt import load_model
-from vmt.cli.demo import Pipeline, Wanted, peak_mb
+from vmt.cli.demo import Pipeline, Wanted
 from vmt.inference.postprocess import masks_at_video_size
 from vmt.inference.predictor import PredictorOptions, TrackMask, VideoPredictor
 from vmt.inference.results import ResultsWriter
@@ -39,6 +39,7 @@ from vmt.inference.video_file import VideoFile
 from vmt.ops.resize import aligned_upsample2
 from vmt.structures.masks import encode_crop
 from vmt.utils.atomic import DiskReserve
+from vmt.utils.memory import peak_mb
 from vmt.visualization.draw import draw_tracks
 
 VIDEO_SIZE = (480, 854)

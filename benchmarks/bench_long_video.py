@@ -27,12 +27,13 @@ import torch
 from common import benchmark_parser, parse, run, write_json
 
 from vmt import load_model
-from vmt.cli.demo import Pipeline, Wanted, peak_mb, rss_mb
+from vmt.cli.demo import Pipeline, Wanted
 from vmt.inference.predictor import Frame, FrameResult, PredictorOptions, VideoPredictor
 from vmt.inference.results import ResultsWriter
 from vmt.inference.video_file import VideoFile
 from vmt.inference.video_io import VideoWriter
 from vmt.utils.atomic import DiskReserve
+from vmt.utils.memory import peak_mb, resident_mb
 
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE.parent / "configs" / "quick" / "vmt_release_tiny.yaml"
@@ -107,10 +108,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.perf_counter()
 
     def sample(result: FrameResult) -> None:
-        samples.append((result.index, rss_mb()))
+        samples.append((result.index, resident_mb()))
         if result.index % 500 == 499:
             rate = (result.index + 1) / (time.perf_counter() - started)
-            print(f"frame {result.index + 1}: {rss_mb():.1f} MB, {rate:.1f} frames/s", flush=True)
+            print(
+                f"frame {result.index + 1}: {resident_mb():.1f} MB, {rate:.1f} frames/s", flush=True
+            )
 
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -123,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         report = pipeline.run(source, work, on_frame=sample)
         results.close()
         reserve.close()
-        after = rss_mb()
+        after = resident_mb()
         size = (work / "results.json").stat().st_size
         entries = results.entries
 

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from common import benchmark_parser, machine, measure_apart, parse, run, write_json
 
-from vmt.cli.demo import peak_mb, rss_mb
 from vmt.inference.mask_refiner import OVERLAP, MaskRefiner
 from vmt.inference.refine_defaults import ANY, WINDOW
+from vmt.utils.memory import peak_mb, resident_mb
 
 DRY_RUN = {"tracklets": [1], "frames": 2, "long": 0}
 SIZE = (480, 854)
@@ -71,7 +71,7 @@ class Discs:
 def measure(weights: str, device: str, tracklets: int, frames: int) -> dict[str, float]:
     """One row, in this process."""
     refiner = MaskRefiner.from_pretrained(weights, device=device)
-    before = rss_mb()
+    before = resident_mb()
     video = Discs(tracklets, frames)
     # Making frames costs time too; those of a window are made before the clock starts.
     step = max(WINDOW - OVERLAP, 1)
@@ -83,7 +83,7 @@ def measure(weights: str, device: str, tracklets: int, frames: int) -> dict[str,
             now = time.perf_counter()
             paces.append(step / (now - started))
             started = now
-            memory.append(rss_mb())
+            memory.append(resident_mb())
     made = time.perf_counter()
     for pair in zip(video.pictures(), video.masks(), strict=True):
         assert len(pair) == 2

@@ -17,7 +17,6 @@ import argparse
 import json
 import math
 import platform
-import resource
 import statistics
 import sys
 import tempfile
@@ -43,6 +42,7 @@ from common import (
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cocoapi_hq import hota, mots, mots_config, rle, scalabel_io
+from vmt.utils.memory import peak_mb
 
 HEIGHT, WIDTH = 720, 1280
 CLASSES = ("pedestrian", "rider", "car", "car", "car", "truck", "bus", "bicycle")
@@ -157,16 +157,6 @@ def make_data(folder: Path, videos: int, frames: int, objects: int, seed: int = 
     return sum(len(frame["labels"]) for side in sides for frame in side)
 
 
-def peak_memory_mib() -> float:
-    """Largest memory that this process has held, in MiB."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # getrusage would count the parent too
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def run_contender(name: str, folder: Path) -> dict[str, Any]:
     """Score in this process: rows, seconds, peak memory of the process in MiB."""
     paths = folder / "gt.json", folder / "results.json"
@@ -187,7 +177,7 @@ def run_contender(name: str, folder: Path) -> dict[str, Any]:
         for path in paths:
             json.loads(path.read_bytes())
     seconds = time.perf_counter() - start
-    return {"rows": rows, "seconds": seconds, "peak_mib": peak_memory_mib()}
+    return {"rows": rows, "seconds": seconds, "peak_mib": peak_mb()}
 
 
 def measure(folder: Path, repeats: int, here: bool) -> dict[str, list[dict[str, Any]]]:

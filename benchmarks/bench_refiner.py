@@ -49,6 +49,7 @@ from vmt.modeling.refiners.dense_band import DenseBand
 from vmt.modeling.refiners.incoherent_region import RegionRule
 from vmt.modeling.refiners.quadtree.refiner import STRIDES, QuadtreeRefiner
 from vmt.modeling.refiners.quadtree.regions import region_levels
+from vmt.utils.memory import peak_mb, resident_mb
 
 mpl.use("Agg")
 DRY_RUN = {
@@ -158,12 +159,6 @@ def refiner_of(variant: str, inputs: RefinerInput) -> Refiner:
     return tree
 
 
-def resident_mb(key: str) -> float:
-    """``VmRSS`` or ``VmHWM`` of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
-
-
 def map_blocks_from(megabytes: int) -> None:
     """Blocks of that size are mapped on their own (glibc), so that freed ones leave the process."""
     libc = ctypes.CDLL(None)
@@ -193,7 +188,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         before = torch.cuda.memory_allocated() / 2**20
     else:
         settle()
-        before = resident_mb("VmRSS")
+        before = resident_mb()
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again
     for _ in range(args.repeats + 1):
         out = None
@@ -204,7 +199,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         seconds.append(time.perf_counter() - start)
         processor.append(time.process_time() - start_cpu)
         if len(seconds) == 1:  # the first pass is for memory, the others for time
-            peak = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else resident_mb("VmHWM")
+            peak = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else peak_mb()
             map_blocks_from(32)
     row = {
         "variant": args.variant,

@@ -41,6 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import cocoapi_hq
 from cocoapi_hq import rle, tube_ap
 from cocoapi_hq.protocol import get_protocol
+from vmt.utils.memory import peak_mb
 
 HEIGHT, WIDTH, FRAMES = 720, 1280, 27
 OBJECTS, DETECTIONS, CLASSES = 2, 10, 40
@@ -288,17 +289,8 @@ def ours(folder: Path, metrics: list[str], jobs: int) -> dict[str, Any]:
 
 
 def peak_memory_mib() -> float:
-    """Largest resident set of this process plus that of its largest child.
-
-    Linux hands ``ru_maxrss`` down through exec, so the own peak is read from /proc where it is.
-    """
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    status = Path("/proc/self/status")
-    if status.is_file():
-        lines = status.read_text().splitlines()
-        own = next((int(x.split()[1]) for x in lines if x.startswith("VmHWM")), own)
-    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return (own + child) / 1024
+    """Largest resident set of this process plus that of its largest child."""
+    return peak_mb() + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 
 
 def cpu_seconds() -> float:

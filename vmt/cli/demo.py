@@ -14,16 +14,12 @@ Example:
 from __future__ import annotations
 
 import argparse
-import mmap
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from tqdm import tqdm
@@ -44,6 +40,8 @@ from vmt.inference.video_io import (
 from vmt.structures.labels import LabelSpace
 from vmt.utils.atomic import DiskReserve, make_folder
 from vmt.utils.errors import AnnotationError, ConfigError, OutputError, VideoError
+from vmt.utils.memory import peak_mb, resident_mb
+from vmt.utils.signals import StopSignals
 from vmt.utils.threads import take_free_cores
 from vmt.visualization.colors import label_map_palette
 from vmt.visualization.draw import draw_tracks
@@ -331,7 +329,7 @@ class Pipeline:
                 with signals.shield():
                     writer.put(result)
                 bar.update(1)
-                bar.set_postfix_str(f"{rss_mb():.0f} MB", refresh=False)
+                bar.set_postfix_str(f"{resident_mb():.0f} MB", refresh=False)
                 if on_frame is not None:
                     on_frame(result)
         report.wall = time.perf_counter() - started
@@ -426,74 +424,5 @@ class VideoFiles:
                 closing.callback(self._video.close)
 
 
-class StopSignals:
-    """Ctrl-C and SIGTERM as KeyboardInterrupt, but never in the middle of a write.
-
-    A context manager that installs and restores the handlers; outside of it, and outside the main
-    thread, signals are left alone.
-    """
-
-    def __init__(self) -> None:
-        self._shields = 0
-        self._pending = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._stop)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self._shields:
-            self._pending = True
-        else:
-            raise KeyboardInterrupt
-
-    @contextmanager
-    def shield(self) -> Iterator[None]:
-        """Hold signals back; one that came meanwhile counts at the end."""
-        self._shields += 1
-        try:
-            yield
-        finally:
-            self._shields -= 1
-        if self._pending and not self._shields:
-            self._pending = False
-            raise KeyboardInterrupt
-
-    def shielded(self, action: Callable[[], None]) -> Callable[[], None]:
-        """``action`` under ``shield``."""
-
-        def guarded() -> None:
-            with self.shield():
-                action()
-
-        return guarded
-
-
 def _progress_bar(source: VideoSource) -> Any:
     return tqdm(total=source.num_frames, desc=source.name, unit=" frames", disable=None)
-
-
-def rss_mb() -> float:
-    """Resident memory of this process in MB (peak where the system does not tell)."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, ValueError, IndexError):
-        return peak_mb()
-    return pages * mmap.PAGESIZE / 2**20
-
-
-def peak_mb() -> float:
-    """Largest resident memory of this process so far, in MB; 0 where the system does not tell."""
-    try:
-        import resource
-    except ImportError:  # not a Unix
-        return 0.0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)

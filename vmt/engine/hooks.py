@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -24,6 +22,8 @@ from vmt.inference.video_io import write_png
 from vmt.utils import comm
 from vmt.utils.atomic import make_folder
 from vmt.utils.events import ScalarWriter
+from vmt.utils.memory import peak_mb
+from vmt.utils.signals import handle_stop
 from vmt.visualization.draw import draw_tracks
 
 logger = logging.getLogger(__name__)
@@ -39,15 +39,13 @@ class SignalHook(Hook):
 
     def __init__(self) -> None:
         self._heard = 0.0
-        self._before: dict[int, Any] = {}
+        self._give_back: Callable[[], None] = lambda: None
         self._trainer: Trainer | None = None
 
     def before_train(self, trainer: Trainer) -> None:
         """Listen; outside the main thread signals are left alone."""
         self._trainer = trainer
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._stop)
+        self._give_back = handle_stop(self._stop)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         assert self._trainer is not None, "signals are heard during training only"
@@ -59,9 +57,8 @@ class SignalHook(Hook):
 
     def close(self) -> None:
         """Leave signals to whom they belonged."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
+        self._give_back()
+        self._give_back = lambda: None
 
 
 class LogHook(Hook):
@@ -154,11 +151,7 @@ def peak_memory_mb(device: torch.device) -> float:
     """Largest memory so far: of the GPU's tensors, else of this process; MB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        return math.nan
-    line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
-    return float(line.split()[1]) / 2**10
+    return peak_mb()
 
 
 class CheckpointHook(Hook):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 import socket
 import sys
 import time
@@ -28,6 +27,7 @@ from torch.multiprocessing.spawn import (
 from vmt.utils import comm
 from vmt.utils.device import process_device
 from vmt.utils.errors import ConfigError, VmtError
+from vmt.utils.signals import handle_stop
 
 #: Status of a process whose error was a user's, as on the console.
 USER_ERROR = 2
@@ -225,18 +225,11 @@ def _forwarded_signals() -> Iterator[list[int]]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    try:
-        before = [
-            (signal.SIGTERM, signal.signal(signal.SIGTERM, forward)),
-            (signal.SIGINT, signal.signal(signal.SIGINT, forward)),
-        ]
-    except ValueError:  # not in the main thread
-        before = []
+    give_back = handle_stop(forward)
     try:
         yield children
     finally:
-        for number, handler in before:
-            signal.signal(number, handler)
+        give_back()
 
 
 def _free_port() -> int:
