@@ -158,10 +158,10 @@ def machine() -> dict[str, Any]:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write results so that a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    temporary.replace(path)
+    from vmt.utils.atomic import make_folder, write_text
+
+    make_folder(path.parent)
+    write_text(path, json.dumps(content, indent=1) + "\n")
     print(f"wrote {path}")
 
 

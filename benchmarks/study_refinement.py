@@ -67,6 +67,7 @@ from vmt.modeling.refiners.quadtree.write_back import to_next_level
 from vmt.ops.resize import aligned_upsample2
 from vmt.structures.boxes import masks_to_boxes, xyxy_to_cxcywh
 from vmt.structures.clip import ClipTargets
+from vmt.utils.atomic import AtomicFile
 from vmt.visualization.refinement import LastAttention
 
 #: Widths of the network, of the refiner, of its feed-forward layers; its layers and heads.
@@ -392,9 +393,8 @@ def train(
         optimiser.zero_grad()
         if (step + 1) % 50 == 0 or step + 1 == steps:
             state = {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
-            part = path.with_suffix(".part")
-            torch.save(state | {"step": step + 1}, part)
-            part.replace(path)
+            with AtomicFile(path) as file:
+                torch.save(state | {"step": step + 1}, file)
             print(f"{row} seed {seed} step {step + 1}: loss {total.item():.3f}", flush=True)
     return network.eval()
 

@@ -199,7 +199,7 @@ def test_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch) -> None:
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vmt.checkpoint.files.save_file", full)
+    monkeypatch.setattr("vmt.checkpoint.files.serialize", full)
     with pytest.raises(OutputError, match=r"w\.safetensors.*No space left"):
         write_weights({"a": torch.ones(3)}, path)
     assert torch.equal(read_weights(path).state["a"], torch.zeros(3))

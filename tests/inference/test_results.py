@@ -177,7 +177,7 @@ class Disk:
         remove = DiskReserve._remove
 
         def give_back(self: DiskReserve) -> None:
-            disk.room += self._held
+            disk.room += self._size
             remove(self)
 
         monkeypatch.setattr(AtomicFile, "write", limited_write)
@@ -237,37 +237,3 @@ def test_without_a_reserve_whole_entries_stay(
     (entry,) = json.loads((tmp_path / "results.json").read_text())
     assert entry["score"] == 0.9
     assert len((tmp_path / "tracks.csv").read_text().splitlines()) == 1
-
-
-def test_atomic_file(tmp_path: Path) -> None:
-    with AtomicFile(tmp_path / "a") as file:
-        file.write(b"content")
-        assert not (tmp_path / "a").exists()
-    assert (tmp_path / "a").read_bytes() == b"content"
-
-    def broken() -> None:
-        with AtomicFile(tmp_path / "a") as file:
-            file.write(b"half")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        broken()
-    assert (tmp_path / "a").read_bytes() == b"content"
-    assert [p.name for p in tmp_path.iterdir()] == ["a"]
-
-
-def test_the_reserve_takes_real_blocks(tmp_path: Path) -> None:
-    reserve = DiskReserve(tmp_path, 3 << 20)
-    (path,) = tmp_path.iterdir()
-    assert path.stat().st_blocks * 512 >= 3 << 20
-    reserve.grow(1)
-    assert path.stat().st_size == 4 << 20
-    assert reserve.release() is True
-    assert reserve.release() is False
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_output_folder_that_is_a_file(tmp_path: Path) -> None:
-    (tmp_path / "out").touch()
-    with pytest.raises(OutputError, match="out: cannot be written"):
-        atomic.make_folder(tmp_path / "out")

@@ -10,18 +10,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import pickle
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from vmt.checkpoint.key_maps.released import RELEASED
@@ -29,6 +27,7 @@ from vmt.checkpoint.key_maps.rows import UNUSED
 from vmt.checkpoint.unpickle import read_pickle, read_torch
 from vmt.checkpoint.wrappers import unwrap
 from vmt.checkpoint.zoo import ZOO
+from vmt.utils.atomic import AtomicFile, make_folder
 from vmt.utils.errors import CheckpointError, OutputError
 
 SAFETENSORS = ".safetensors"
@@ -256,24 +255,18 @@ def write_weights(
     """
     path = Path(path)
     entries = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")
-        os.close(handle)
-        if path.suffix == SAFETENSORS:
-            # one storage per entry: safetensors refuses views
-            entries = {name: value.clone() for name, value in entries.items()}
-            save_file(entries, temporary, metadata={"format": "vmt", **(metadata or {})})
-        else:
-            torch.save({"model": entries, **(metadata or {})}, temporary)
-        with Path(temporary).open("rb+") as file:
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)  # mkstemp lets nobody else read it
-        Path(temporary).replace(path)
+        make_folder(path.parent)
+        with AtomicFile(path, shared=True) as file:
+            if path.suffix == SAFETENSORS:
+                # one storage per entry: safetensors refuses views
+                entries = {name: value.clone() for name, value in entries.items()}
+                file.write(serialize(entries, metadata={"format": "vmt", **(metadata or {})}))
+            else:
+                torch.save({"model": entries, **(metadata or {})}, cast("IO[bytes]", file))
+    except OutputError:
+        raise
     except (OSError, RuntimeError, SafetensorError) as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         raise OutputError(
             f"{path}: could not be written ({error}); free space or choose another folder."
         ) from None

@@ -8,18 +8,17 @@ it is executed. Its entry ``model`` makes it a weight file too.
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import random
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 import torch
 
+from vmt.utils.atomic import AtomicFile, make_folder
 from vmt.utils.errors import CheckpointError, OutputError
 
 logger = logging.getLogger(__name__)
@@ -41,34 +40,16 @@ def save_state(state: Mapping[str, Any], path: Path) -> None:
     Raises:
         OutputError: the disk is full or the folder cannot be written.
     """
-    temporary: str | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")
-        with os.fdopen(handle, "wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)  # mkstemp lets nobody else read it
-        Path(temporary).replace(path)
-        _sync_folder(path.parent)
+        make_folder(path.parent)
+        with AtomicFile(path, shared=True) as file:
+            torch.save({"format": FORMAT, **state}, cast("IO[bytes]", file))
+    except OutputError:
+        raise
     except (OSError, RuntimeError) as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         raise OutputError(
             f"{path}: could not be written ({error}); free space or choose another OUTPUT_DIR."
         ) from None
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut, where the system can."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def load_state(path: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from vmt.utils.atomic import write_text
 from vmt.utils.errors import CheckpointError, ConfigError, OutputError, VmtError
 
 NOT_STATED: Final = "not stated"
@@ -239,9 +240,7 @@ def _checked(file: ZooFile, path: Path, target: Path, *, downloaded: bool) -> Fe
         kind, expected = "recorded", _read_record(record)
     if expected is None:
         kind = "nothing"
-        temporary = record.with_name(record.name + ".part")
-        temporary.write_text(f"{actual}  {target.name}\n", encoding="ascii")
-        temporary.replace(record)
+        write_text(record, f"{actual}  {target.name}\n")
     elif expected != actual:
         source = "the authors publish" if kind == "published" else f"{record} recorded"
         raise CheckpointError(

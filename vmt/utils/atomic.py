@@ -40,7 +40,8 @@ class AtomicFile:
 
     Args:
         path: final name; a file of that name stays untouched until ``commit``.
-        durable: force the content to the disk before the rename.
+        durable: content and name are on the disk when ``commit`` returns.
+        shared: other processes may write the same file at the same time; the last one counts.
         on_full: called when the disk is full; True means that it made room: try again.
 
     Raises:
@@ -48,11 +49,17 @@ class AtomicFile:
     """
 
     def __init__(
-        self, path: Path, *, durable: bool = True, on_full: Callable[[], bool] | None = None
+        self,
+        path: Path,
+        *,
+        durable: bool = True,
+        shared: bool = False,
+        on_full: Callable[[], bool] | None = None,
     ) -> None:
         self.path = path
         self.closed = False
-        self._temporary = path.with_name(path.name + ".part")
+        own = f".{os.getpid()}" if shared else ""
+        self._temporary = path.with_name(f"{path.name}{own}.part")
         self._durable = durable
         self._on_full = on_full
         try:
@@ -76,6 +83,9 @@ class AtomicFile:
                     continue
                 raise output_error(self.path, error) from None
         return len(data)
+
+    def flush(self) -> None:
+        """Libraries ask for it; no byte waits in a buffer."""
 
     def read(self, size: int = -1) -> bytes:
         """Up to ``size`` bytes from the current place."""
@@ -107,6 +117,8 @@ class AtomicFile:
                 os.fsync(self._file.fileno())
             self._file.close()
             self._temporary.replace(self.path)
+            if self._durable:
+                _sync_folder(self.path.parent)
         except OSError as error:
             self.discard()
             raise output_error(self.path, error) from None
@@ -130,6 +142,12 @@ class AtomicFile:
             self.discard()
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text whole or not at all; OutputError if it cannot be."""
+    with AtomicFile(path) as file:
+        file.write(text.encode())
+
+
 class DiskReserve:
     """Blocks on the disk that are given up when it is full, so that open files can be finished.
 
@@ -147,8 +165,8 @@ class DiskReserve:
     def __init__(self, folder: Path, size: int = STEP) -> None:
         self.released = False
         self._path = folder / ".reserve.part"
-        self._wanted = 0
-        self._held = 0
+        self._asked = 0
+        self._size = 0
         try:
             self._file = self._path.open("wb", buffering=0)
         except OSError as error:
@@ -157,16 +175,16 @@ class DiskReserve:
 
     def grow(self, size: int) -> None:
         """Ask for ``size`` bytes more; releases everything when the disk has no room for them."""
-        self._wanted += size
-        if self.released or self._wanted <= self._held:
+        self._asked += size
+        if self.released or self._asked <= self._size:
             return
-        target = -(-self._wanted // self.STEP) * self.STEP
+        target = -(-self._asked // self.STEP) * self.STEP
         try:
-            _allocate(self._file, self._held, target - self._held)
+            _allocate(self._file, self._size, target - self._size)
         except OSError:
             self.release()
             return
-        self._held = target
+        self._size = target
 
     def release(self) -> bool:
         """Give the blocks back; False when there were none left to give."""
@@ -185,6 +203,17 @@ class DiskReserve:
         self._file.close()
         with contextlib.suppress(OSError):
             self._path.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last through a power cut, where the system can."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _allocate(file: BinaryIO, offset: int, size: int) -> None:

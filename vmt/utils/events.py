@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from vmt.utils.atomic import write_text
 from vmt.utils.errors import ConfigError, OutputError
 
 
@@ -70,10 +71,8 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 def _drop_lines(path: Path, first_step: int) -> None:
     if not path.is_file():
         return
-    kept = [line for line in read_json_lines(path) if line.get("step", 0) < first_step]
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-    temporary.replace(path)
+    earlier = [line for line in read_json_lines(path) if line.get("step", 0) < first_step]
+    write_text(path, "".join(json.dumps(line) + "\n" for line in earlier))
 
 
 class TensorBoard:

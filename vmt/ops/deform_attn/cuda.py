@@ -12,7 +12,6 @@ import hashlib
 import importlib.resources
 import logging
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,8 @@ import torch
 from torch import Tensor
 
 from vmt.ops.deform_attn.reference import compute_dtype
-from vmt.utils.errors import OpError
+from vmt.utils.atomic import AtomicFile, make_folder
+from vmt.utils.errors import OpError, OutputError
 
 logger = logging.getLogger(__name__)
 
@@ -261,25 +261,16 @@ def read_cached(path: Path) -> bytes | None:
 
 def write_cached(path: Path, code: bytes) -> None:
     """Write the program so that a reader sees all of it or nothing; a full disk is no error."""
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            temporary = Path(file.name)
+        make_folder(path.parent)
+        with AtomicFile(path, shared=True) as file:
             file.write(CACHE_MAGIC + hashlib.sha256(code).digest() + code)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
+    except OutputError as error:
         logger.warning(
-            "%s cannot be written (%s); the kernel is compiled again in the next process. Set %s "
-            "to a writable folder.",
-            path,
+            "%s The kernel is compiled again in the next process. Set %s to a writable folder.",
             error,
             CACHE_VARIABLE,
         )
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def load_program(arch: int, spec: ProgramSpec) -> bytes:
