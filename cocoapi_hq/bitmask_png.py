@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from cocoapi_hq import rle
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.frame_masks import BoolArray, FrameMasks, IntArray
 from cocoapi_hq.listing import list_files, list_folders
 from cocoapi_hq.mots_config import JsonSource, MotsConfig, load_config
-from cocoapi_hq.scalabel_io import BoolArray, FrameMasks, IntArray
 
 _PNG_RGBA8 = (8, 6)  # bit depth and colour type in the PNG header
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"

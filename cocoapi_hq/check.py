@@ -28,10 +28,10 @@ from cocoapi_hq.check_masks import (
     is_finite,
 )
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.fields import is_int
 from cocoapi_hq.image_check import ImageOpener, check_images
 from cocoapi_hq.json_file import Json, parse_json, read_bytes, read_json
 from cocoapi_hq.protocol import OCCLUSION_LEVELS
-from cocoapi_hq.ytvis_json import is_int
 
 
 @dataclass

@@ -14,10 +14,10 @@ import numpy as np
 
 from cocoapi_hq import rle
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.fields import is_int, short
 from cocoapi_hq.image_check import ImageOpener
 from cocoapi_hq.json_file import Json
 from cocoapi_hq.runs import open_masks
-from cocoapi_hq.ytvis_json import is_int, short
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.frame_masks import BoolArray, FloatArray, FrameMasks, IntArray
 from cocoapi_hq.mask_tables import MaskTable, mask_tables
 from cocoapi_hq.mots_config import JsonSource, MotsConfig, config_inside, load_config
-from cocoapi_hq.scalabel_io import BoolArray, FloatArray, FrameMasks, IntArray, load_frames
+from cocoapi_hq.scalabel_io import load_frames
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from cocoapi_hq import native, rle
+from cocoapi_hq.frame_masks import FloatArray, FrameMasks, IntArray
 from cocoapi_hq.runs import NativeMasks
-from cocoapi_hq.scalabel_io import FloatArray, FrameMasks, IntArray
 
 _FRAMES_PER_CHUNK = 256  # keeps memory flat on long videos
 

@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.fields import is_int, short
 from cocoapi_hq.json_file import Json, read_json
-from cocoapi_hq.ytvis_json import is_int, short
 
 FORMAT = "cocoapi_hq split, version 1"
 

@@ -6,7 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from cocoapi_hq import frame_ap, hota, mots, tracklet_quality
+from cocoapi_hq import frame_ap, frame_pairs, hota, mots, tracklet_quality
 from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.listing import list_files, list_folders
 from cocoapi_hq.mots_config import load_config
@@ -115,4 +115,6 @@ def _bitmask(metric: str, gt: str, results: str, config: Any) -> dict[str, Any]:
     if metric == "bdd_mots":
         return mots.evaluate_mots_bitmask(gt, results, config).to_dict()
     classes = load_config(config)
-    return hota.evaluate_pairs(mots.pair_bitmasks(gt, results, classes), classes.classes).to_dict()
+    return hota.evaluate_pairs(
+        frame_pairs.pair_bitmasks(gt, results, classes), classes.classes
+    ).to_dict()

@@ -37,8 +37,8 @@ from scipy.optimize import linear_sum_assignment
 
 from cocoapi_hq import rle
 from cocoapi_hq.boundary import boundary_distance
-from cocoapi_hq.hota import TubeVideo, load_tubes
-from cocoapi_hq.scalabel_io import FloatArray
+from cocoapi_hq.frame_masks import FloatArray
+from cocoapi_hq.mask_lists import TubeVideo, load_tubes
 from cocoapi_hq.ytvis_json import Source
 
 #: Tolerance of F as a share of the frame diagonal (DAVIS).
@@ -131,7 +131,7 @@ def evaluate_tracklets(
         mask_field: ground-truth masks, see ``protocol.MASK_FIELDS``.
 
     Raises:
-        ScoringError: see ``hota.load_tubes``.
+        ScoringError: see ``mask_lists.load_tubes``.
     """
     names, videos = load_tubes(gt, results, min_score=min_score, mask_field=mask_field)
     tracklets: list[TrackletQuality] = []

@@ -19,27 +19,14 @@ from typing import Any
 from cocoapi_hq import rle
 from cocoapi_hq.bitmask_png import bitmasks_to_frames
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.hota import load_tubes
+from cocoapi_hq.fields import category_of, is_int, need, short
+from cocoapi_hq.frame_masks import FrameMasks, group_by_video, resolve_overlaps
 from cocoapi_hq.json_file import read_json
+from cocoapi_hq.mask_lists import load_tubes
 from cocoapi_hq.mots_config import MotsConfig, config_inside, load_config
-from cocoapi_hq.scalabel_io import (
-    FrameMasks,
-    frames_to_scalabel,
-    group_by_video,
-    load_frames,
-    resolve_overlaps,
-)
+from cocoapi_hq.scalabel_io import frames_to_scalabel, load_frames
 from cocoapi_hq.tubes import PLAIN
-from cocoapi_hq.ytvis_json import (
-    Source,
-    category_of,
-    is_int,
-    need,
-    open_ground_truth,
-    open_list,
-    short,
-    unknown_categories,
-)
+from cocoapi_hq.ytvis_json import Source, open_ground_truth, open_list, unknown_categories
 
 logger = logging.getLogger(__name__)
 
@@ -232,7 +219,7 @@ def _masks(entry: dict[str, Any], where: str, video: Sequence[FrameMasks]) -> li
 def to_scalabel(
     frames: Sequence[FrameMasks], config: MotsConfig, *, without_overlaps: bool
 ) -> list[dict[str, Any]]:
-    """Frames as Scalabel content; see ``scalabel_io.resolve_overlaps`` for overlaps."""
+    """Frames as Scalabel content; see ``frame_masks.resolve_overlaps`` for overlaps."""
     ready = [resolve_overlaps(frame) if without_overlaps else frame for frame in frames]
     return frames_to_scalabel(ready, config)
 

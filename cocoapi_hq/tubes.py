@@ -13,10 +13,11 @@ import numpy.typing as npt
 from cocoapi_hq import rle
 from cocoapi_hq.boundary import boundary_distance
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.fields import annotation_id, category_of, is_crowd, need, short
 from cocoapi_hq.json_file import Json
 from cocoapi_hq.protocol import OCCLUSION_LEVELS, TubeProtocol
 from cocoapi_hq.runs import PRESENT, Int32, Int64, TubeSums, open_masks
-from cocoapi_hq.ytvis_json import Entries, Video, annotation_id, category_of, is_crowd, need, short
+from cocoapi_hq.ytvis_json import Entries, Video
 
 #: Lists of masks in an annotation.
 PLAIN, REFINED = "segmentations", "segmentations_refined"

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from cocoapi_hq import ScoringError, hota, mots, rle
+from cocoapi_hq import ScoringError, frame_pairs, hota, rle
 from cocoapi_hq.mots_config import BDD100K_MOTS
 from tests.cocoapi_hq import reference_mots as ref
 from tests.cocoapi_hq.reference_mots import Frame, Obj, box
@@ -149,7 +149,7 @@ def test_bitmask_pairs_can_be_scored(tmp_path: Path) -> None:
     for side, second in (("gt", 1), ("preds", 2)):
         for t in range(2):
             write_png(tmp_path / side / "v" / f"{t}.png", [((1, second)[t], 3, 0, A)], (10, 20))
-    pairs = mots.pair_bitmasks(tmp_path / "gt", tmp_path / "preds", BDD100K_MOTS)
+    pairs = frame_pairs.pair_bitmasks(tmp_path / "gt", tmp_path / "preds", BDD100K_MOTS)
     row = hota.evaluate_pairs(pairs, BDD100K_MOTS.classes).rows()["car"]
     assert (row["DetA"], row["AssA"]) == (1, 0.5)  # one frame each: 1 / (2 + 1 - 1)
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from cocoapi_hq import ScoringError, mask_tables, mots, native, rle, run_check, scalabel_io
+from cocoapi_hq.frame_masks import FrameMasks
 from cocoapi_hq.mots_config import BDD100K_MOTS
-from cocoapi_hq.scalabel_io import FrameMasks
 from tests.cocoapi_hq import reference_mots as ref
 from tests.cocoapi_hq.test_mots import random_scene
 from tests.cocoapi_hq.test_scalabel_io import frame, label

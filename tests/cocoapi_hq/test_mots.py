@@ -16,7 +16,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from cocoapi_hq import ScoringError, mots, rle
+from cocoapi_hq import ScoringError, frame_pairs, mots, rle
 from cocoapi_hq.mots_config import BDD100K_MOTS, MotsConfig
 from tests.cocoapi_hq import reference_mots as ref
 from tests.cocoapi_hq.reference_mots import Frame, Obj, box
@@ -451,7 +451,7 @@ def test_bitmask_folders_are_checked(tmp_path: Path) -> None:
 def test_assign_takes_most_pairs_first() -> None:
     cost = np.array([[0.0, 0.4], [0.1, 0.0]])
     allowed = np.array([[True, True], [True, False]])
-    rows, cols = mots.assign(cost, allowed)
+    rows, cols = frame_pairs.assign(cost, allowed)
     assert sorted(zip(rows.tolist(), cols.tolist(), strict=True)) == [(0, 1), (1, 0)]
 
 

@@ -16,9 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from cocoapi_hq import ScoringError, bitmask_png, mots, mots_config, rle, run_check, scalabel_io
+from cocoapi_hq import (
+    ScoringError,
+    bitmask_png,
+    frame_masks,
+    mots,
+    mots_config,
+    rle,
+    run_check,
+    scalabel_io,
+)
+from cocoapi_hq.frame_masks import FrameMasks
 from cocoapi_hq.mots_config import BDD100K_MOTS, MotsConfig
-from cocoapi_hq.scalabel_io import FrameMasks
 from tests.cocoapi_hq.reference_mots import box
 from tests.cocoapi_hq.test_mots import write_png
 
@@ -96,11 +105,11 @@ def test_ids_of_results_are_integers() -> None:
 
 def test_videos_are_sorted_and_frames_ordered() -> None:
     frames = [frame(index=2), frame(index=0), frame(index=1, videoName="a")]
-    videos = scalabel_io.group_by_video(read(frames))
+    videos = frame_masks.group_by_video(read(frames))
     assert {name: [f.index for f in fs] for name, fs in videos.items()} == {"a": [1], "v": [0, 2]}
     assert list(videos) == ["a", "v"]
     with pytest.raises(ScoringError, match=r"frameIndex 0 appears twice in video 'v'"):
-        scalabel_io.group_by_video(read([frame(), frame()]))
+        frame_masks.group_by_video(read([frame(), frame()]))
 
 
 def test_uncompressed_run_lengths() -> None:
@@ -358,16 +367,16 @@ def test_resolve_overlaps_paints_by_score() -> None:
     low, high, hidden = box(0, 0, 8, 4), box(4, 0, 12, 4), box(5, 1, 7, 3)
     for mask, score in ((low, 0.2), (high, 0.9), (hidden, 0.1)):
         masks.append(rle.encode(mask), 2, track_id=int(10 * score), score=score)
-    found = scalabel_io.resolve_overlaps(masks)
+    found = frame_masks.resolve_overlaps(masks)
     assert found.track_ids == [2, 9]  # the hidden mask is gone, the order of the file is kept
     assert (rle.decode(found.rles[0]) == box(0, 0, 4, 4)).all()
     assert (rle.decode(found.rles[1]) == high).all()
     masks.scores = [0.5, 0.5, math.nan]  # equal scores: the later one is on top
-    found = scalabel_io.resolve_overlaps(masks)
+    found = frame_masks.resolve_overlaps(masks)
     assert (rle.decode(found.rles[1]) == high).all()
     masks.append(rle.encode(box(0, 0, 1, 1, h=11)), 2)
     with pytest.raises(ScoringError, match="one size per frame"):
-        scalabel_io.resolve_overlaps(masks)
+        frame_masks.resolve_overlaps(masks)
 
 
 def test_written_results_are_read_back(tmp_path: Path) -> None:

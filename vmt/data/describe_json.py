@@ -9,8 +9,8 @@ from typing import Any
 
 from cocoapi_hq import split
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.fields import short
 from cocoapi_hq.json_file import read_json
-from cocoapi_hq.ytvis_json import short
 from vmt.utils.errors import AnnotationError
 
 Json = Any

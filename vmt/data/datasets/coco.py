@@ -9,8 +9,8 @@ from typing import Any
 
 from cocoapi_hq import rle
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.fields import is_int, short
 from cocoapi_hq.json_file import read_json
-from cocoapi_hq.ytvis_json import is_int, short
 from vmt.data.records import PackedList, Tracklet, VideoRecord
 from vmt.utils.errors import AnnotationError
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from cocoapi_hq import bitmask_png, mots_config, rle, scalabel_io
+from cocoapi_hq import bitmask_png, frame_masks, mots_config, rle, scalabel_io
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.frame_masks import FrameMasks
 from cocoapi_hq.listing import list_files
 from cocoapi_hq.mots_config import BDD100K_MOTS, MotsConfig
-from cocoapi_hq.scalabel_io import FrameMasks
 from vmt.data.io import read_frame
 from vmt.data.listing import list_frames
 from vmt.data.records import PackedList, Tracklet, VideoList, VideoRecord
@@ -49,7 +49,7 @@ def load_mots(path: Path, image_root: Path, name: str, mask_key: str = "") -> Vi
             return _load_bitmasks(path, image_root, name)
         config = _config(path)
         frames = scalabel_io.load_frames(path, config, is_gt=True)
-        videos = scalabel_io.group_by_video(frames)
+        videos = frame_masks.group_by_video(frames)
     except ScoringError as error:
         raise AnnotationError(str(error)) from None
     records = []

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from cocoapi_hq import rle
-from cocoapi_hq.ytvis_json import short
+from cocoapi_hq.fields import short
 from vmt.data.formats.drawn import (
     Drawings,
     DrawnVideo,

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.fields import short
 from cocoapi_hq.json_file import read_json
-from cocoapi_hq.ytvis_json import short
 from vmt.data.formats.drawn import (
     Drawings,
     DrawnVideo,

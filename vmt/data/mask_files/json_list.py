@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.fields import short
 from cocoapi_hq.json_file import explain, read_bytes
-from cocoapi_hq.ytvis_json import short
 from vmt.utils.errors import AnnotationError
 
 Json = Any

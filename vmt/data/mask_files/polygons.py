@@ -26,9 +26,9 @@ from PIL import Image
 
 from cocoapi_hq import rle
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.fields import is_int, short
 from cocoapi_hq.json_file import read_json
 from cocoapi_hq.listing import list_files
-from cocoapi_hq.ytvis_json import is_int, short
 from vmt.data.mask_files.base import (
     BoolArray,
     OutsideError,
