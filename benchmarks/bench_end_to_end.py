@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from bench_long_video import CONFIG, LoopedVideo, make_clip
 from common import benchmark_parser, parse, run, write_json
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from vmt import load_model
 from vmt.cli.demo import Pipeline, Wanted
 from vmt.inference.postprocess import masks_at_video_size

@@ -44,9 +44,9 @@ from common import (
     write_json,
 )
 
-from cocoapi_hq import rle
-from cocoapi_hq.boundary import boundary_region
-from cocoapi_hq.tracklet_quality import compare_tubes, temporal_stability
+from cocoapi_hq.io import rle
+from cocoapi_hq.tubes.boundary import boundary_region
+from cocoapi_hq.tubes.tracklet_quality import compare_tubes, temporal_stability
 from tests.synthetic import write_moving_shapes
 from vmt.data.degrade import KINDS, LOW_RES_STRIDE, degrade_tube
 from vmt.data.io import read_frame

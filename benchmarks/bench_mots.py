@@ -41,7 +41,8 @@ from common import (
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from cocoapi_hq import hota, mots, mots_config, rle, scalabel_io
+from cocoapi_hq.io import rle
+from cocoapi_hq.mots import clear_mot, hota, mots_config, scalabel_io
 from vmt.utils.memory import peak_mb
 
 HEIGHT, WIDTH = 720, 1280
@@ -167,7 +168,7 @@ def run_contender(name: str, folder: Path) -> dict[str, Any]:
     if name == "baseline":
         rows = baseline_mots.evaluate(*paths)
     elif name == "cocoapi_hq":
-        rows = mots.evaluate_mots(*paths).rows()
+        rows = clear_mot.evaluate_mots(*paths).rows()
     elif name == "cocoapi_hq_hota":
         rows = hota.evaluate_hota(*paths).rows()
     elif name == "read":

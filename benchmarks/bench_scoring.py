@@ -39,8 +39,9 @@ from pycocotools import mask as coco
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import cocoapi_hq
-from cocoapi_hq import rle, tube_ap
-from cocoapi_hq.protocol import get_protocol
+from cocoapi_hq.io import rle
+from cocoapi_hq.tubes import tube_ap
+from cocoapi_hq.tubes.protocol import get_protocol
 from vmt.utils.memory import peak_mb
 
 HEIGHT, WIDTH, FRAMES = 720, 1280, 27

@@ -38,7 +38,7 @@ from common import (
     write_json,
 )
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from tests.synthetic import write_moving_shapes
 from vmt.checkpoint.files import write_weights
 from vmt.checkpoint.training_state import seed_everything

@@ -14,8 +14,8 @@ from __future__ import annotations
 # The function takes the name of its module on purpose: ``cocoapi_hq.evaluate(...)``.
 from cocoapi_hq.evaluate import METRICS, evaluate
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.protocol import PROTOCOLS, TubeProtocol
 from cocoapi_hq.results import Results, TubeScores
+from cocoapi_hq.tubes.protocol import PROTOCOLS, TubeProtocol
 
 __version__ = "0.1.0"
 

@@ -7,13 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from cocoapi_hq import tube_ap
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.protocol import TubeProtocol, get_protocol
-from cocoapi_hq.results import Results, TubeScores
-from cocoapi_hq.shards import Job, map_videos, tasks_of
-from cocoapi_hq.tube_ap import TUBE_METRICS, Cell, VideoScores
-from cocoapi_hq.ytvis_json import (
+from cocoapi_hq.io.ytvis_json import (
     Entries,
     GroundTruth,
     Source,
@@ -21,6 +16,11 @@ from cocoapi_hq.ytvis_json import (
     open_list,
     unknown_categories,
 )
+from cocoapi_hq.results import Results, TubeScores
+from cocoapi_hq.tubes import tube_ap
+from cocoapi_hq.tubes.protocol import TubeProtocol, get_protocol
+from cocoapi_hq.tubes.shards import Job, map_videos, tasks_of
+from cocoapi_hq.tubes.tube_ap import TUBE_METRICS, Cell, VideoScores
 
 logger = logging.getLogger(__name__)
 
@@ -80,8 +80,8 @@ def evaluate(
             bitmask folder for ``bdd_mots``, ``hota`` and ``frame_ap``.
         results: result file of the same kind.
         metrics: names from :data:`METRICS`.
-        protocol: name from ``cocoapi_hq.protocol.PROTOCOLS`` or a row of one's own; None looks at
-            the fields of the annotations.
+        protocol: name from ``cocoapi_hq.PROTOCOLS`` or a row of one's own; None looks at the fields
+            of the annotations.
         boundary: ``official`` (default) or ``paper``.
         mask_field: ground-truth masks, see ``protocol.MASK_FIELDS``.
         lengths: lists of wrong length, see ``protocol.LENGTH_RULES``.
@@ -117,7 +117,7 @@ def evaluate(
         _evaluate_tubes(out, gt, results, tube_metrics, protocol, options, per_video, jobs)
     for metric in metrics:
         if metric not in TUBE_METRICS:
-            from cocoapi_hq.track_metrics import evaluate_tracks  # needs scipy; tubes do not
+            from cocoapi_hq.mots.track_metrics import evaluate_tracks  # needs scipy; tubes do not
 
             chosen = track_options | ({"mask_field": mask_field} if mask_field else {})
             out.others[metric] = evaluate_tracks(metric, gt, results, chosen)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from cocoapi_hq.protocol import TubeProtocol
-from cocoapi_hq.tables import metric_tables
-from cocoapi_hq.tube_ap import Cell, Curves
+from cocoapi_hq.io.tables import metric_tables
+from cocoapi_hq.tubes.protocol import TubeProtocol
+from cocoapi_hq.tubes.tube_ap import Cell, Curves
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Results:
     Attributes:
         name: the result file.
         tubes: tube metrics by name.
-        others: metrics of :mod:`cocoapi_hq.mots` and its neighbours, plain numbers by name.
+        others: the metrics of :mod:`cocoapi_hq.mots.track_metrics`, plain numbers by name.
         warnings: what was dropped or read in an unusual way, one sentence each.
     """
 

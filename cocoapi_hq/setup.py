@@ -7,6 +7,7 @@ from setuptools import Extension, setup  # type: ignore[import-untyped, unused-i
 
 HERE = Path(__file__).resolve().parent
 SOURCE = "csrc/kernel.cpp"
+ROOMS = sorted(path.parent.name for path in HERE.glob("*/__init__.py"))
 
 kernel = Extension(
     "cocoapi_hq._kernel",
@@ -17,7 +18,7 @@ kernel = Extension(
 )
 
 setup(
-    packages=["cocoapi_hq"],
+    packages=["cocoapi_hq", *(f"cocoapi_hq.{room}" for room in ROOMS)],
     package_dir={"cocoapi_hq": "."},
     package_data={"cocoapi_hq": ["py.typed", "csrc/*.cpp"]},
     ext_modules=[kernel] if (HERE / SOURCE).is_file() else [],

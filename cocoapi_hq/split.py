@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.fields import is_int, short
-from cocoapi_hq.json_file import Json, read_json
+from cocoapi_hq.io.fields import is_int, short
+from cocoapi_hq.io.json_file import Json, read_json
 
 FORMAT = "cocoapi_hq split, version 1"
 

@@ -26,27 +26,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cocoapi_hq import rle, tube_ap
 from cocoapi_hq.evaluate import collect
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.json_file import Json, read_json
-from cocoapi_hq.protocol import (
-    IOU_THRESHOLDS,
-    RECALL_POINTS,
-    TubeProtocol,
-    TubeRange,
-    get_protocol,
-)
-from cocoapi_hq.results import TubeScores
-from cocoapi_hq.shards import Job, map_videos, tasks_of
-from cocoapi_hq.text import coco_lines
-from cocoapi_hq.ytvis_json import (
+from cocoapi_hq.io import rle
+from cocoapi_hq.io.json_file import Json, read_json
+from cocoapi_hq.io.ytvis_json import (
     GroundTruth,
     MemoryEntries,
     Source,
     open_ground_truth,
     open_list,
 )
+from cocoapi_hq.report.text import coco_lines
+from cocoapi_hq.results import TubeScores
+from cocoapi_hq.tubes import tube_ap
+from cocoapi_hq.tubes.protocol import (
+    IOU_THRESHOLDS,
+    RECALL_POINTS,
+    TubeProtocol,
+    TubeRange,
+    get_protocol,
+)
+from cocoapi_hq.tubes.shards import Job, map_videos, tasks_of
 
 _METRIC_OF = {"segm": "tube_mask", "boundary": "tube_boundary"}
 _RANGE_LABELS = {"all": "", "small": "s", "medium": "m", "large": "l"}

@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from vmt.cli.streams import exit_with
 from vmt.data.composites import CompositeClip, CompositeOptions, Cutout, composite_clip
 from vmt.data.datasets.coco import load_coco_json

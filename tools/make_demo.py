@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from vmt.cli.main import main as vmt
 from vmt.cli.streams import exit_with
 from vmt.data.mask_files.base import FrameSet, VideoMasks

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from vmt.cli.streams import exit_with
 from vmt.data.datasets.categories import LABEL_SPACES
 from vmt.utils.errors import OutputError, VmtError

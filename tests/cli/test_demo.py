@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from tests.inference.fake_model import BlobModel, blob_video
 from vmt.cli import demo
 from vmt.cli.main import main

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
-from cocoapi_hq import rle
-from cocoapi_hq.bootstrap import draw_weights
+from cocoapi_hq.analysis.bootstrap import draw_weights
+from cocoapi_hq.io import rle
 from tests.cocoapi_hq.tube_cases import H, W, annotation, rect, result, truth
 from vmt.cli.main import main
 

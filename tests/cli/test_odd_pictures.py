@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from vmt.apps.refine.videos import find_frames
 from vmt.cli.main import main
 from vmt.data.catalog import load_dataset

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from scipy.ndimage import binary_erosion
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from vmt.cli import refine
 from vmt.cli.main import main
 from vmt.inference.mask_refiner import MaskRefiner, RefinedFrame

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from tests.cli.test_refine import (
     H,
     Shave,

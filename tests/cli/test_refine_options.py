@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from vmt.cli.main import main
 
 H, W, T = 72, 96, 3

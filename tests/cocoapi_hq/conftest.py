@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from cocoapi_hq import native
+from cocoapi_hq.io import native
 
 
 @pytest.fixture(params=["kernel", "numpy"])

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import cocoapi_hq
-from cocoapi_hq import boundary, frame_ap, mots
+from cocoapi_hq.mots import clear_mot, frame_ap
+from cocoapi_hq.tubes import boundary
 
 ROOT = Path(__file__).resolve().parents[2]
 PROTOCOLS = {"ytvis": "ytvis_2019", "hq": "hq_ytvis", "ovis": "ovis"}
@@ -46,7 +47,7 @@ def boundary_unit(mask: dict[str, Any], dilation_ratio: float) -> dict[str, Any]
     return {"area": boundary.boundary_area(mask, dilation_ratio), "rle": region}
 
 
-def mots_row(result: mots.MotsResult) -> dict[str, Any]:
+def mots_row(result: clear_mot.MotsResult) -> dict[str, Any]:
     rows = result.rows()
     names = {"MOTSA": "MOTA", "MOTSP": "MOTP", "IDF1": "IDF1"}
     out: dict[str, Any] = {}
@@ -63,10 +64,10 @@ def adapter(task: str, **inputs: Any) -> dict[str, Any]:
     if task == "boundary":
         return boundary_unit(**inputs)
     if task == "mots":
-        return mots_row(mots.evaluate_mots(**inputs))
+        return mots_row(clear_mot.evaluate_mots(**inputs))
     if task == "mots_bitmask":
         paths = inputs["gt_png"], inputs["results_png"]
-        return mots_row(mots.evaluate_mots_bitmask(*paths, inputs["config"]))
+        return mots_row(clear_mot.evaluate_mots_bitmask(*paths, inputs["config"]))
     if task == "frame_ap":
         return frame_ap.evaluate_frame_ap(**inputs).rows()
     raise NotImplementedError(task)

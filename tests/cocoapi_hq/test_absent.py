@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 import cocoapi_hq
-from cocoapi_hq import check, rle, scalabel_io
-from cocoapi_hq.mots_config import BDD100K_MOTS
+from cocoapi_hq.check.files import check_file
+from cocoapi_hq.io import rle
+from cocoapi_hq.mots import scalabel_io
+from cocoapi_hq.mots.mots_config import BDD100K_MOTS
 from cocoapi_hq.ytvos import YTVOS
 from tests.cocoapi_hq.tube_cases import H, W, annotation, rect, result, truth
 from vmt.data.convert import load_coco_video, write_ytvis_json
@@ -47,7 +49,7 @@ def test_absent_means_absent(absent: Any, tmp_path: Path) -> None:
     assert YTVOS(gt).frame_rle(gt["annotations"][0], 1) is None
 
     # The checker: only what official evaluators would trip over is a defect, and null mends it.
-    report = check.check_file(path)
+    report = check_file(path)
     assert len(report.defects) == (absent is not None)
     assert report.mended["annotations"][0]["segmentations"] == [BOX, None, BOX]
 

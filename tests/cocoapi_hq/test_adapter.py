@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import cocoapi_hq
-from cocoapi_hq import ScoringError, rle
+from cocoapi_hq import ScoringError
+from cocoapi_hq.io import rle
 from cocoapi_hq.ytvos import YTVOS, YTVOSeval
 from tests.cocoapi_hq.tube_cases import GOLDEN, annotation, random_set, rect, result, truth
 

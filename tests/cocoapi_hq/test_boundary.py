@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from cocoapi_hq import ScoringError, rle
-from cocoapi_hq.boundary import boundary_area, boundary_distance, boundary_region
-from cocoapi_hq.runs import open_masks
+from cocoapi_hq import ScoringError
+from cocoapi_hq.io import rle
+from cocoapi_hq.io.runs import open_masks
+from cocoapi_hq.tubes.boundary import boundary_area, boundary_distance, boundary_region
 from tests.cocoapi_hq import reference_tube_ap as reference
 from tests.cocoapi_hq.tube_cases import GOLDEN, blob
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import cocoapi_hq
-from cocoapi_hq import check, rle
+from cocoapi_hq.check.files import check_annotations, check_file, check_results
+from cocoapi_hq.io import rle
 from tests.cocoapi_hq.tube_cases import H, W, annotation, rect, result, truth
 
 BOX, OTHER = rect(10, 10, 30, 30), rect(0, 0, 5, 5)
@@ -27,7 +28,7 @@ def sound() -> dict[str, Any]:
 def mended(data: Any, gt: Any = None) -> tuple[Any, list[str]]:
     """The copy, and the lines."""
     before = copy.deepcopy(data)
-    found = check.check_annotations(data) if gt is None else check.check_results(data, "r", gt)
+    found = check_annotations(data) if gt is None else check_results(data, "r", gt)
     assert data == before, "the input stays as it is"
     return found.mended, [str(defect) for defect in found.defects]
 
@@ -87,7 +88,7 @@ def test_a_mend_takes_the_defect_away_and_nothing_else(
 ) -> None:
     file = tmp_path / "gt.json"
     file.write_text(json.dumps(set_at(sound(), path, value)))
-    report = check.check_file(file)
+    report = check_file(file)
     assert len(report.defects) == 1, [str(d) for d in report.defects]
     expected = set_at(set_at(sound(), path, value), "info", "x")
     del expected["info"]
@@ -97,7 +98,7 @@ def test_a_mend_takes_the_defect_away_and_nothing_else(
         expected = set_at(expected, where, right)
     assert report.mended == expected
     file.write_text(json.dumps(report.mended, allow_nan=False))
-    assert check.check_file(file).defects == []
+    assert check_file(file).defects == []
     cocoapi_hq.evaluate(report.mended, [])
 
 
@@ -164,7 +165,7 @@ def test_polygons_of_results_without_a_known_size_stay(
     tmp_path: Path,
 ) -> None:
     rows = [result(1, [[RING], BOX], 0.5)]
-    found = check.check_results(rows)
+    found = check_results(rows)
     assert found.mended == rows
     assert len(found.defects) == 1
 

@@ -1,6 +1,6 @@
 """Rings that enclose nothing are named, and they alone are missing in the mended copy."""
 
-from cocoapi_hq.check import check_annotations
+from cocoapi_hq.check.files import check_annotations
 
 SQUARE = [1, 1, 4, 1, 4, 3, 1, 3]  # 3 x 2 pixels
 LINE = [3, 3, 6, 6, 9, 9]

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import cocoapi_hq
-from cocoapi_hq import check, split
+from cocoapi_hq import split
+from cocoapi_hq.check.files import check_annotations, check_results
 from cocoapi_hq.exceptions import ScoringError
 from tests.cocoapi_hq.tube_cases import CLIPS, GOLDEN, annotation, random_set, rect, result, truth
 from vmt.cli.main import main
@@ -206,8 +207,8 @@ GT_DEFECTS = [
 
 @pytest.mark.parametrize(("path", "value", "where"), GT_DEFECTS)
 def test_defects_of_ground_truth(path: str, value: Any, where: str) -> None:
-    assert check.check_annotations(sound()).defects == []
-    report = check.check_annotations(place(sound(), path, value), "gt.json")
+    assert check_annotations(sound()).defects == []
+    report = check_annotations(place(sound(), path, value), "gt.json")
     assert where in [d.path for d in report.defects]
     for defect in report.defects:
         assert defect.file == "gt.json"
@@ -235,8 +236,8 @@ RESULT_DEFECTS = [
 @pytest.mark.parametrize(("path", "value", "where"), RESULT_DEFECTS)
 def test_defects_of_results(path: str, value: Any, where: str) -> None:
     good = [result(1, [BOX, BOX], 0.5), result(1, [None, BOX], 0.4, 2)]
-    assert check.check_results(good, truth=sound()).defects == []
-    report = check.check_results(place(good, path, value), "r.json", sound())
+    assert check_results(good, truth=sound()).defects == []
+    report = check_results(place(good, path, value), "r.json", sound())
     assert where in [d.path for d in report.defects]
 
 
@@ -251,8 +252,8 @@ def test_the_mended_copy_is_sound_and_scores(tmp_path: Path) -> None:
                 place(data, path, value)["annotations"][0] | {"id": len(data["annotations"])}
             )
     data["annotations"].append(annotation(1, 1, [BOX, BOX]))
-    mended = check.check_annotations(data).mended
-    left = check.check_annotations(mended).defects
+    mended = check_annotations(data).mended
+    left = check_annotations(mended).defects
     assert {d.problem.split()[0] for d in left} <= {"the", "names", "unknown"}
     for entry in mended["annotations"]:
         entry.pop("occlusion", None)
@@ -292,7 +293,7 @@ def test_check_refuses_other_files(tmp_path: Path, text: str) -> None:
 def test_statistics_by_hand() -> None:
     half = rect(10, 10, 30, 20)
     gt = truth([annotation(1, 1, [BOX, BOX]), annotation(2, 1, [half, None])], {1: 2, 2: 1})
-    numbers = check.check_annotations(gt).statistics
+    numbers = check_annotations(gt).statistics
     assert numbers["tracks per video"] == "0 to 2, mean 1.0"
     assert numbers["visible frames per track"] == "1 to 2, mean 1.5"
     assert numbers["average area per track, pixels"] == "200 to 400, mean 300.0"

@@ -9,8 +9,8 @@ import pytest
 
 import cocoapi_hq
 from cocoapi_hq import ScoringError
-from cocoapi_hq.errors import DETECTION_ERRORS, ERROR_TYPES, analyse_errors
-from cocoapi_hq.protocol import PROTOCOLS
+from cocoapi_hq.analysis.errors import DETECTION_ERRORS, ERROR_TYPES, analyse_errors
+from cocoapi_hq.tubes.protocol import PROTOCOLS
 from tests.cocoapi_hq.tube_cases import annotation, random_set, rect, result, truth
 
 HQ = PROTOCOLS["hq_ytvis"]

@@ -9,10 +9,10 @@ import pytest
 
 import cocoapi_hq
 from cocoapi_hq import ScoringError
-from cocoapi_hq.attributes import GROUPS, score_attributes
-from cocoapi_hq.bootstrap import compare, draw_weights, resample_ap
-from cocoapi_hq.protocol import PROTOCOLS
-from cocoapi_hq.tube_ap import accumulate, summary
+from cocoapi_hq.analysis.attributes import GROUPS, score_attributes
+from cocoapi_hq.analysis.bootstrap import compare, draw_weights, resample_ap
+from cocoapi_hq.tubes.protocol import PROTOCOLS
+from cocoapi_hq.tubes.tube_ap import accumulate, summary
 from tests.cocoapi_hq.tube_cases import GOLDEN, annotation, random_set, rect, result, truth
 
 BOX = rect(10, 10, 30, 30)

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from cocoapi_hq import ScoringError, frame_ap, rle
+from cocoapi_hq import ScoringError
+from cocoapi_hq.io import rle
+from cocoapi_hq.mots import frame_ap
 from tests.cocoapi_hq import reference_mots as ref
 from tests.cocoapi_hq.reference_mots import CLASSES, Frame, Obj, box
 

@@ -13,7 +13,7 @@ import pytest
 
 import cocoapi_hq
 from cocoapi_hq import ScoringError
-from cocoapi_hq.check import check_annotations, check_results
+from cocoapi_hq.check.files import check_annotations, check_results
 from tests.cocoapi_hq import reference_tube_ap as reference
 from tests.cocoapi_hq.tube_cases import random_set
 

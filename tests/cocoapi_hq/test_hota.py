@@ -12,8 +12,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from cocoapi_hq import ScoringError, frame_pairs, hota, rle
-from cocoapi_hq.mots_config import BDD100K_MOTS
+from cocoapi_hq import ScoringError
+from cocoapi_hq.io import rle
+from cocoapi_hq.mots import frame_pairs, hota
+from cocoapi_hq.mots.mots_config import BDD100K_MOTS
 from tests.cocoapi_hq import reference_mots as ref
 from tests.cocoapi_hq.reference_mots import Frame, Obj, box
 from tests.cocoapi_hq.test_mots import random_scene, write_png

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from cocoapi_hq.check import check_annotations
-from cocoapi_hq.image_check import Finding, OpenedImage, check_images
+from cocoapi_hq.check.files import check_annotations
+from cocoapi_hq.check.images import Finding, OpenedImage, check_images
 
 SIZE = (40, 60)
 

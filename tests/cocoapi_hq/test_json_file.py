@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 import cocoapi_hq
-from cocoapi_hq import check, scalabel_io, split
+from cocoapi_hq import split
+from cocoapi_hq.check.files import check_file
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.json_file import read_json, write_json
-from cocoapi_hq.mots_config import config_inside, load_config
+from cocoapi_hq.io.json_file import read_json, write_json
+from cocoapi_hq.mots import scalabel_io
+from cocoapi_hq.mots.mots_config import config_inside, load_config
 from tests.cocoapi_hq.tube_cases import H, W, annotation, rect, result, truth
 from vmt.data.datasets.ytvis import load_ytvis_json
 from vmt.data.degrade import degrade_file
@@ -64,8 +66,8 @@ def test_every_reader_of_the_scoring_package_reads_it(
     assert scores.tubes["tube_mask"].stats["AP"] == pytest.approx(1.0)
     assert scores.others["hota"]["HOTA"] == 1.0
     assert scores.others["tracklet_quality"]["JF"] == 1.0
-    assert not check.check_file(gt).defects
-    assert not check.check_file(results, gt=gt).defects
+    assert not check_file(gt).defects
+    assert not check_file(results, gt=gt).defects
     drawn = split.draw(gt, 1)
     assert split.cut(results, drawn)[1] == {"results": 1}
     frames = written(FRAMES, "frames")

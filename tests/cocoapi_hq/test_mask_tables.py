@@ -8,9 +8,11 @@ import json
 import numpy as np
 import pytest
 
-from cocoapi_hq import ScoringError, mask_tables, mots, native, rle, run_check, scalabel_io
-from cocoapi_hq.frame_masks import FrameMasks
-from cocoapi_hq.mots_config import BDD100K_MOTS
+from cocoapi_hq import ScoringError
+from cocoapi_hq.io import native, rle, run_check
+from cocoapi_hq.mots import clear_mot, mask_tables, scalabel_io
+from cocoapi_hq.mots.frame_masks import FrameMasks
+from cocoapi_hq.mots.mots_config import BDD100K_MOTS
 from tests.cocoapi_hq import reference_mots as ref
 from tests.cocoapi_hq.test_mots import random_scene
 from tests.cocoapi_hq.test_scalabel_io import frame, label
@@ -70,9 +72,9 @@ def test_both_ways_give_the_same_score(monkeypatch: pytest.MonkeyPatch) -> None:
         videos = random_scene(seed)
         gt, preds = ref.to_json(videos, "gt"), ref.to_json(videos, "preds")
         monkeypatch.delenv(native.DISABLE_VARIABLE, raising=False)
-        want = mots.evaluate_mots(gt, preds)
+        want = clear_mot.evaluate_mots(gt, preds)
         monkeypatch.setenv(native.DISABLE_VARIABLE, "1")
-        found = mots.evaluate_mots(gt, preds)
+        found = clear_mot.evaluate_mots(gt, preds)
         assert json.dumps(found.to_dict()) == json.dumps(want.to_dict())
 
 

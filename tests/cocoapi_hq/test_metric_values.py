@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cocoapi_hq import hota, rle, tracklet_quality
-from cocoapi_hq.attributes import GROUPS, score_attributes
-from cocoapi_hq.errors import analyse_errors
-from cocoapi_hq.protocol import PROTOCOLS
+from cocoapi_hq.analysis.attributes import GROUPS, score_attributes
+from cocoapi_hq.analysis.errors import analyse_errors
+from cocoapi_hq.io import rle
+from cocoapi_hq.mots import hota
+from cocoapi_hq.tubes import tracklet_quality
+from cocoapi_hq.tubes.protocol import PROTOCOLS
 from tests.cocoapi_hq.tube_cases import annotation, blob, rect, result, truth
 
 H, W = 24, 30

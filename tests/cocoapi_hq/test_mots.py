@@ -16,8 +16,10 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from cocoapi_hq import ScoringError, frame_pairs, mots, rle
-from cocoapi_hq.mots_config import BDD100K_MOTS, MotsConfig
+from cocoapi_hq import ScoringError
+from cocoapi_hq.io import rle
+from cocoapi_hq.mots import clear_mot, frame_pairs
+from cocoapi_hq.mots.mots_config import BDD100K_MOTS, MotsConfig
 from tests.cocoapi_hq import reference_mots as ref
 from tests.cocoapi_hq.reference_mots import Frame, Obj, box
 
@@ -29,19 +31,21 @@ COUNTS = ("FP", "FN", "IDSw", "MT", "PT", "ML", "FM")
 A, B = box(0, 0, 8, 4), box(10, 0, 18, 4)
 
 
-def score(frames: list[Frame], **kwargs: bool) -> mots.MotsResult:
+def score(frames: list[Frame], **kwargs: bool) -> clear_mot.MotsResult:
     return score_videos({"v": frames}, **kwargs)
 
 
-def score_videos(videos: dict[str, list[Frame]], **kwargs: bool) -> mots.MotsResult:
-    return mots.evaluate_mots(ref.to_json(videos, "gt"), ref.to_json(videos, "preds"), **kwargs)
+def score_videos(videos: dict[str, list[Frame]], **kwargs: bool) -> clear_mot.MotsResult:
+    return clear_mot.evaluate_mots(
+        ref.to_json(videos, "gt"), ref.to_json(videos, "preds"), **kwargs
+    )
 
 
 def car(identity: int, mask: np.ndarray, **kwargs: object) -> Obj:
     return Obj(identity, "car", mask, **kwargs)
 
 
-def check_table(want: dict, result: mots.MotsResult) -> None:
+def check_table(want: dict, result: clear_mot.MotsResult) -> None:
     rows = result.rows()
     summary = result.to_dict()
     for key, short in (("mMOTA", "mMOTSA"), ("mMOTP", "mMOTSP"), ("mIDF1", "mIDF1")):
@@ -63,15 +67,17 @@ def test_golden(path: Path) -> None:
     inputs = {key: path.parent / name for key, name in golden["inputs"].items()}
     if golden.get("raises"):
         with pytest.raises(ScoringError, match=r"lacks frame 'a-0000003\.jpg'"):
-            mots.evaluate_mots(inputs["gt"], inputs["results"], inputs["config"])
+            clear_mot.evaluate_mots(inputs["gt"], inputs["results"], inputs["config"])
         return
     check_table(
-        golden["mots"], mots.evaluate_mots(inputs["gt"], inputs["results"], inputs["config"])
+        golden["mots"], clear_mot.evaluate_mots(inputs["gt"], inputs["results"], inputs["config"])
     )
     if "mots_bitmask" in golden:
         check_table(
             golden["mots_bitmask"],
-            mots.evaluate_mots_bitmask(inputs["gt_png"], inputs["results_png"], inputs["config"]),
+            clear_mot.evaluate_mots_bitmask(
+                inputs["gt_png"], inputs["results_png"], inputs["config"]
+            ),
         )
 
 
@@ -146,7 +152,7 @@ def test_identity_count_uses_allowed_pairs() -> None:
 
 
 def test_tracked_lost_and_fragments() -> None:
-    def track(hits: str) -> mots.MotsCounts:
+    def track(hits: str) -> clear_mot.MotsCounts:
         return score(
             [Frame([car(1, A)], [car(1, A)] if hit == "1" else []) for hit in hits]
         ).counts["car"]
@@ -235,32 +241,32 @@ def test_summary_keys() -> None:
 
 def test_no_predictions_at_all() -> None:
     gt = ref.to_json({"v": [Frame([car(1, A)])]}, "gt")
-    row = mots.evaluate_mots(gt, []).rows()["car"]
+    row = clear_mot.evaluate_mots(gt, []).rows()["car"]
     assert (row["MOTSA"], row["FN"], row["ML"]) == (0, 1, 1)
 
 
 def test_absent_video_is_empty_and_extra_video_is_refused() -> None:
     videos = {"a": [Frame([car(1, A)], [car(1, A)])], "b": [Frame([car(1, A)], [car(1, A)])]}
     gt, preds = ref.to_json(videos, "gt"), ref.to_json(videos, "preds")
-    assert mots.evaluate_mots(gt, preds[:1]).counts["car"].misses == 1
+    assert clear_mot.evaluate_mots(gt, preds[:1]).counts["car"].misses == 1
     with pytest.raises(ScoringError, match=r"video 'b'.*not in the ground truth"):
-        mots.evaluate_mots(gt[:1], preds)
+        clear_mot.evaluate_mots(gt[:1], preds)
     renamed = [{**preds[0], "videoName": "c"}, preds[1]]
     with pytest.raises(ScoringError, match="video 'c'"):
-        mots.evaluate_mots(gt, renamed)
+        clear_mot.evaluate_mots(gt, renamed)
 
 
 def test_missing_frame_is_refused_or_filled(caplog: pytest.LogCaptureFixture) -> None:
     frames = [Frame([car(1, A)], [car(1, A)])] * 3
     gt, preds = ref.to_json({"v": frames}, "gt"), ref.to_json({"v": frames}, "preds")
     with pytest.raises(ScoringError, match=r"video 'v' lacks frame 'v-0001\.jpg' \(frameIndex 1\)"):
-        mots.evaluate_mots(gt, [preds[0], preds[2]])
+        clear_mot.evaluate_mots(gt, [preds[0], preds[2]])
     with caplog.at_level(logging.WARNING):
-        result = mots.evaluate_mots(gt, [preds[0], preds[2]], fill_missing_frames=True)
+        result = clear_mot.evaluate_mots(gt, [preds[0], preds[2]], fill_missing_frames=True)
     assert (result.num_filled, result.counts["car"].misses) == (1, 1)
     assert "1 missing frames" in caplog.text
     with pytest.raises(ScoringError, match=r"frameIndex 2.*does not have; remove it"):
-        mots.evaluate_mots(gt[:2], preds, fill_missing_frames=True)
+        clear_mot.evaluate_mots(gt[:2], preds, fill_missing_frames=True)
 
 
 def test_masks_of_different_size_never_match(caplog: pytest.LogCaptureFixture) -> None:
@@ -282,7 +288,7 @@ def test_repeated_predicted_id_costs_idf1(caplog: pytest.LogCaptureFixture) -> N
 def test_own_classes_without_super_categories() -> None:
     config = MotsConfig(classes=("car",))
     gt = ref.to_json({"v": [Frame([car(1, A)], [car(1, A)])]}, "gt")
-    assert list(mots.evaluate_mots(gt, gt, config).rows()) == ["car", "AVERAGE", "OVERALL"]
+    assert list(clear_mot.evaluate_mots(gt, gt, config).rows()) == ["car", "AVERAGE", "OVERALL"]
 
 
 def random_scene(seed: int) -> dict[str, list[Frame]]:
@@ -362,7 +368,7 @@ def test_order_of_labels_and_frames_matters_only_where_the_rules_say_so(seed: in
     gt, preds = ref.to_json(videos, "gt"), ref.to_json(videos, "preds")
     rng.shuffle(gt)
     rng.shuffle(preds)
-    found = mots.evaluate_mots(gt, preds).rows()["AVERAGE"]
+    found = clear_mot.evaluate_mots(gt, preds).rows()["AVERAGE"]
     for key in ("MOTSA", "MOTSP", "IDF1", *COUNTS):
         assert found[key] == pytest.approx(want[key], nan_ok=True)
 
@@ -409,7 +415,7 @@ def test_bitmasks_equal_run_lengths(tmp_path_factory: pytest.TempPathFactory, se
     except ref.AmbiguousError:
         assume(False)
     want = score_videos(seen).to_dict()
-    found = mots.evaluate_mots_bitmask(root / "gt", root / "preds").to_dict()
+    found = clear_mot.evaluate_mots_bitmask(root / "gt", root / "preds").to_dict()
     for key in ("mMOTSA", "mMOTSP", "mIDF1", *COUNTS):
         assert found[key] == pytest.approx(want[key], nan_ok=True)
 
@@ -418,10 +424,10 @@ def test_more_than_a_hundred_instances_and_class_zero(tmp_path: Path) -> None:
     columns = [(i + 1, 3, 0, box(i, 0, i + 1, 10, w=150)) for i in range(150)]
     for side in ("gt", "preds"):
         write_png(tmp_path / side / "v" / "0.png", columns, (10, 150))
-    result = mots.evaluate_mots_bitmask(tmp_path / "gt", tmp_path / "preds")
+    result = clear_mot.evaluate_mots_bitmask(tmp_path / "gt", tmp_path / "preds")
     assert result.counts["car"].num_matches == 150
     write_png(tmp_path / "preds" / "v" / "0.png", [(1, 0, 0, columns[0][3])], (10, 150))
-    result = mots.evaluate_mots_bitmask(tmp_path / "gt", tmp_path / "preds")
+    result = clear_mot.evaluate_mots_bitmask(tmp_path / "gt", tmp_path / "preds")
     assert result.rows()["OVERALL"]["FP"] == 0
 
 
@@ -431,21 +437,21 @@ def test_bitmask_folders_are_checked(tmp_path: Path) -> None:
         write_png(tmp_path / "gt" / "v" / name, good, (10, 20))
     preds = tmp_path / "preds" / "v"
     with pytest.raises(ScoringError, match="does not exist"):
-        mots.evaluate_mots_bitmask(tmp_path / "gt", tmp_path / "nowhere")
+        clear_mot.evaluate_mots_bitmask(tmp_path / "gt", tmp_path / "nowhere")
     write_png(preds / "0.png", good, (10, 20))
     with pytest.raises(ScoringError, match=r"video 'v' lacks frame '1.png'"):
-        mots.evaluate_mots_bitmask(tmp_path / "gt", tmp_path / "preds")
+        clear_mot.evaluate_mots_bitmask(tmp_path / "gt", tmp_path / "preds")
     write_png(preds / "1.png", good, (10, 20))
     write_png(preds / "2.png", good, (10, 20))
     with pytest.raises(ScoringError, match=r"has frame '2.png'"):
-        mots.evaluate_mots_bitmask(tmp_path / "gt", tmp_path / "preds")
+        clear_mot.evaluate_mots_bitmask(tmp_path / "gt", tmp_path / "preds")
     (preds / "2.png").unlink()
     write_png(preds / "1.png", [(1, 3, 0, box(0, 0, 8, 4, h=11))], (11, 20))
     with pytest.raises(ScoringError, match="size of the ground truth"):
-        mots.evaluate_mots_bitmask(tmp_path / "gt", tmp_path / "preds")
+        clear_mot.evaluate_mots_bitmask(tmp_path / "gt", tmp_path / "preds")
     write_png(tmp_path / "preds" / "w" / "0.png", good, (10, 20))
     with pytest.raises(ScoringError, match="video 'w'"):
-        mots.evaluate_mots_bitmask(tmp_path / "gt", tmp_path / "preds")
+        clear_mot.evaluate_mots_bitmask(tmp_path / "gt", tmp_path / "preds")
 
 
 def test_assign_takes_most_pairs_first() -> None:
@@ -496,7 +502,7 @@ def test_mutated_files_are_scored_or_refused() -> None:
         gt, preds = ref.to_json(videos, "gt"), ref.to_json(videos, "preds")
         mutate(gt if rng.random() < 0.5 else preds, rng)
         try:
-            mots.evaluate_mots(gt, preds).to_dict()
+            clear_mot.evaluate_mots(gt, preds).to_dict()
         except ScoringError:
             refused += 1
     assert 100 < refused < 500

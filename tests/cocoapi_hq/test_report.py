@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import cocoapi_hq
-from cocoapi_hq import charts
-from cocoapi_hq.bootstrap import compare
-from cocoapi_hq.filmstrip import EXTRA, FRAMES, MISSING, filmstrip
-from cocoapi_hq.report import build_report
-from cocoapi_hq.ytvis_json import Video
+from cocoapi_hq.analysis.bootstrap import compare
+from cocoapi_hq.io.ytvis_json import Video
+from cocoapi_hq.report import charts
+from cocoapi_hq.report.filmstrip import EXTRA, FRAMES, MISSING, filmstrip
+from cocoapi_hq.report.html import build_report
 from tests.cocoapi_hq.tube_cases import annotation, random_set, rect, result, truth
 
 

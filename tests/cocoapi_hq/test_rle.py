@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from cocoapi_hq import ScoringError, rle
+from cocoapi_hq import ScoringError
+from cocoapi_hq.io import rle
 from tests.cocoapi_hq.tube_cases import blob
 
 

@@ -16,18 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from cocoapi_hq import (
-    ScoringError,
-    bitmask_png,
-    frame_masks,
-    mots,
-    mots_config,
-    rle,
-    run_check,
-    scalabel_io,
-)
-from cocoapi_hq.frame_masks import FrameMasks
-from cocoapi_hq.mots_config import BDD100K_MOTS, MotsConfig
+from cocoapi_hq import ScoringError
+from cocoapi_hq.io import rle, run_check
+from cocoapi_hq.mots import bitmask_png, clear_mot, frame_masks, mots_config, scalabel_io
+from cocoapi_hq.mots.frame_masks import FrameMasks
+from cocoapi_hq.mots.mots_config import BDD100K_MOTS, MotsConfig
 from tests.cocoapi_hq.reference_mots import box
 from tests.cocoapi_hq.test_mots import write_png
 
@@ -163,10 +156,10 @@ def test_config_inside_the_ground_truth(tmp_path: Path) -> None:
         "frames": [frame(label(category="x"))],
         "config": {"categories": [{"name": "x"}]},
     }
-    assert list(mots.evaluate_mots(content, content["frames"]).counts) == ["x"]
+    assert list(clear_mot.evaluate_mots(content, content["frames"]).counts) == ["x"]
     path = tmp_path / "gt.json"
     path.write_text(json.dumps(content))
-    assert list(mots.evaluate_mots(path, path).counts) == ["x"]
+    assert list(clear_mot.evaluate_mots(path, path).counts) == ["x"]
 
 
 @pytest.mark.parametrize(

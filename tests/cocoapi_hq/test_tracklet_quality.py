@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cocoapi_hq import rle, tracklet_quality
-from cocoapi_hq.boundary import boundary_distance
+from cocoapi_hq.io import rle
+from cocoapi_hq.tubes import tracklet_quality
+from cocoapi_hq.tubes.boundary import boundary_distance
 from tests.cocoapi_hq.reference_mots import box, iou
 from tests.cocoapi_hq.test_hota import tubes
 

@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import cocoapi_hq
-from cocoapi_hq import ScoringError, tube_ap
-from cocoapi_hq.protocol import IOU_THRESHOLDS, PROTOCOLS, RECALL_POINTS
+from cocoapi_hq import ScoringError
+from cocoapi_hq.tubes import tube_ap
+from cocoapi_hq.tubes.protocol import IOU_THRESHOLDS, PROTOCOLS, RECALL_POINTS
 from tests.cocoapi_hq import golden_adapter
 from tests.cocoapi_hq import reference_tube_ap as reference
 from tests.cocoapi_hq.tube_cases import GOLDEN, annotation, random_set, rect, result, truth
@@ -252,7 +253,7 @@ def hollow() -> dict[str, Any]:
     mask = np.zeros((60, 80), dtype=bool)  # d = 2
     mask[10:50, 10:70] = True
     mask[18:42, 18:62] = False
-    return dict(cocoapi_hq.rle.encode(mask))
+    return dict(cocoapi_hq.io.rle.encode(mask))
 
 
 def test_boundary_score_is_the_smaller_of_two() -> None:
@@ -280,8 +281,8 @@ def test_paper_rule_has_no_minimum() -> None:
     mask[20:180, 20:180] = True
     thin = mask.copy()
     thin[40:160, 40:160] = False
-    gt = truth([annotation(1, 1, [cocoapi_hq.rle.encode(mask)])], {1: 1}, h=200, w=200)
-    dt = [result(1, [cocoapi_hq.rle.encode(thin)], 0.5)]
+    gt = truth([annotation(1, 1, [cocoapi_hq.io.rle.encode(mask)])], {1: 1}, h=200, w=200)
+    dt = [result(1, [cocoapi_hq.io.rle.encode(thin)], 0.5)]
     pair = [thin], [mask]
     boundary = reference.tube_iou(reference.contour(pair[0]), reference.contour(pair[1]))
     assert reference.tube_iou(*pair) < 0.5 < boundary

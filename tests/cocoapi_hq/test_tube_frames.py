@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import cocoapi_hq
-from cocoapi_hq import rle, scalabel_io
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.mots_config import BDD100K_MOTS
+from cocoapi_hq.io import rle
+from cocoapi_hq.mots import scalabel_io
+from cocoapi_hq.mots.mots_config import BDD100K_MOTS
 from tests.cocoapi_hq.reference_mots import box
 from tests.cocoapi_hq.test_mots import write_png
 from vmt.cli.main import main

@@ -10,7 +10,7 @@ import pytest
 
 import cocoapi_hq
 from cocoapi_hq import ScoringError
-from cocoapi_hq.ytvis_json import FileEntries, MemoryEntries, open_ground_truth, open_list
+from cocoapi_hq.io.ytvis_json import FileEntries, MemoryEntries, open_ground_truth, open_list
 from tests.cocoapi_hq.tube_cases import annotation, random_set, rect, result, truth
 
 BOX = rect(10, 10, 30, 30)

@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 
 GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "metrics"
 CLIPS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "clips"

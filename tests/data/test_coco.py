@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from tests.synthetic import moving_shapes
 from vmt.data.datasets.coco import load_coco_json
 from vmt.data.mapper import decode_masks

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from cocoapi_hq import rle
-from cocoapi_hq.check import check_file
-from cocoapi_hq.image_check import OpenedImage
+from cocoapi_hq.check.files import check_file
+from cocoapi_hq.check.images import OpenedImage
+from cocoapi_hq.io import rle
 from tests.synthetic import CATEGORIES, moving_shapes
 from vmt.cli.main import main
 from vmt.data.datasets.ytvis import load_ytvis_json

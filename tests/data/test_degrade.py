@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from vmt.cli.main import main
 from vmt.data.degrade import KINDS, degrade_tube
 

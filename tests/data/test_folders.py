@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from tests.synthetic import moving_shapes
 from vmt.data.datasets.folders import load_png_folders
 from vmt.data.datasets.mots import load_mots

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from vmt.cli.main import main
 from vmt.data.datasets.ytvis import load_ytvis_json
 from vmt.data.frame_names import frame_path, why_missing

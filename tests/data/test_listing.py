@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cocoapi_hq import bitmask_png
-from cocoapi_hq.listing import natural_key
+from cocoapi_hq.io.listing import natural_key
+from cocoapi_hq.mots import bitmask_png
 from vmt.cli.main import main
 from vmt.data.datasets.folders import load_png_folders
 from vmt.data.listing import list_frames

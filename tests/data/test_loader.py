@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from tests.synthetic import write_moving_shapes
 from vmt.data.build import (
     LoaderError,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from vmt.data.clip_sampler import sample_local_global
 from vmt.data.mapper import ClipMapper, clip_targets
 from vmt.data.pseudo_clip import camera_path

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from vmt.cli.main import main
 from vmt.data.catalog import load_dataset
 from vmt.data.mask_files.base import FrameSet

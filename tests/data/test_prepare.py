@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from tests.synthetic import moving_shapes, write_moving_shapes
 from vmt.data.datasets.splits import VideoSplit
 from vmt.data.verify import verify_split

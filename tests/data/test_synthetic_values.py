@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from vmt.data.clip_sampler import sample_local_global, sample_release
 from vmt.data.composites import CompositeOptions, _corrupted, _warped_alpha, composite_clip
 from vmt.data.degrade import degrade_file, degrade_tube

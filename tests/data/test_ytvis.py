@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from tests.synthetic import moving_shapes
 from vmt.data.datasets.ytvis import load_ytvis_json
 from vmt.data.mapper import decode_masks
@@ -112,7 +112,7 @@ def test_a_file_that_cannot_be_scanned_is_packed(
     two_videos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = [x.masks for x in load(two_videos)[1].tracklets()]
-    monkeypatch.setattr("cocoapi_hq.native.kernel", lambda: None)
+    monkeypatch.setattr("cocoapi_hq.io.native.kernel", lambda: None)
     record = load(two_videos)[1]
     assert isinstance(record.annotations.entries, PackedList)
     assert [x.masks for x in record.tracklets()] == expected

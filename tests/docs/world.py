@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from tests.docs.blocks import REPO
 from tests.synthetic import CATEGORIES, ShapeVideo, moving_shapes
 from vmt.checkpoint.key_maps.released import RELEASED

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from tests.engine.runs import scalars, start
 from tests.synthetic import CATEGORIES, moving_shapes
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from tests.inference.fake_model import LABELS
 from vmt.inference.association.base import ClassScore, TrackSummary
 from vmt.inference.predictor import FrameResult, TrackMask

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 
 
 def disk(t: int, frames: int = 6, radius: float = 14) -> np.ndarray:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from vmt.structures.masks import MaskCrop, decode_crop, decode_masks, encode_crop, encode_masks
 
 

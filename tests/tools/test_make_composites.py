@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from vmt.data.composites import CompositeOptions, Cutout, composite_clip
 from vmt.data.datasets.ytvis import load_ytvis_json
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from tests.conftest import load_tool
 from vmt.data.catalog import load_dataset
 from vmt.data.datasets.splits import SPLITS

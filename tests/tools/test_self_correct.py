@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from tests.recipes import SHORT, SMALL
 from vmt.cli.main import main as vmt
 from vmt.data.degrade import degrade_file

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from cocoapi_hq import rle
-from cocoapi_hq.rle import Rle
+from cocoapi_hq.io import rle
+from cocoapi_hq.io.rle import Rle
 from vmt.visualization.colors import track_color
 from vmt.visualization.draw import OverlayStyle, draw_tracks
 

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cocoapi_hq.check import CheckReport, check_file
+from cocoapi_hq.check.files import CheckReport, check_file
+from cocoapi_hq.check.images import OpenedImage
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.image_check import OpenedImage
-from cocoapi_hq.json_file import write_json
+from cocoapi_hq.io.json_file import write_json
 from vmt.data.frame_names import frame_path, why_missing
 from vmt.data.images import check_picture
 from vmt.utils.errors import AnnotationError, OutputError, VideoError

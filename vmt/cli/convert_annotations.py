@@ -25,8 +25,8 @@ import shlex
 from pathlib import Path
 
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.json_file import is_json_name, read_json
-from cocoapi_hq.listing import list_files, list_folders
+from cocoapi_hq.io.json_file import is_json_name, read_json
+from cocoapi_hq.io.listing import list_files, list_folders
 from vmt.data.catalog import sniff_format
 from vmt.data.convert import FORMATS, open_source, write_ytvis_json
 from vmt.data.formats.cvat import SUFFIXES as CVAT_SUFFIXES

@@ -24,7 +24,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cocoapi_hq.json_file import is_json_name
+from cocoapi_hq.io.json_file import is_json_name
 from vmt.config.node import load_config
 from vmt.data.labels import label_space_from_json, result_ids
 from vmt.inference.predictor import ClipModel, FrameResult, PredictorOptions, VideoPredictor

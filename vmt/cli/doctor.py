@@ -140,7 +140,7 @@ def _has_codec(name: str, mode: str) -> bool:
 def scorer_fact() -> Fact:
     """Whether the scoring package has its kernel."""
     try:
-        from cocoapi_hq.native import kernel
+        from cocoapi_hq.io.native import kernel
     except ImportError as error:
         fix = "pip install ./cocoapi_hq in the folder of VMT"
         return Fact("scoring", "cocoapi_hq", str(error), "broken", fix)

@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import cocoapi_hq
-from cocoapi_hq import text
-from cocoapi_hq.bootstrap import Comparison, compare
-from cocoapi_hq.errors import ErrorAnalysis, analyse_errors
-from cocoapi_hq.json_file import write_json, write_text
-from cocoapi_hq.protocol import BOUNDARY_RULES, LENGTH_RULES, MASK_FIELDS
-from cocoapi_hq.scalabel_io import write_results
-from cocoapi_hq.tube_ap import TUBE_METRICS
+from cocoapi_hq.analysis.bootstrap import Comparison, compare
+from cocoapi_hq.analysis.errors import ErrorAnalysis, analyse_errors
+from cocoapi_hq.io.json_file import write_json, write_text
+from cocoapi_hq.mots.scalabel_io import write_results
+from cocoapi_hq.report import text
+from cocoapi_hq.tubes.protocol import BOUNDARY_RULES, LENGTH_RULES, MASK_FIELDS
+from cocoapi_hq.tubes.tube_ap import TUBE_METRICS
 from vmt.data.frame_names import frame_path
 from vmt.data.images import read_picture
 from vmt.utils.errors import AnnotationError, OutputError
@@ -235,7 +235,7 @@ def _document(
 
 
 def _write_scalabel(args: argparse.Namespace) -> None:
-    from cocoapi_hq import tube_frames  # needs scipy; tube AP does not
+    from cocoapi_hq.mots import tube_frames  # needs scipy; tube AP does not
 
     if len(args.results) > 1:
         raise OutputError(f"{args.scalabel}: holds one set of results; give one with --results.")
@@ -262,7 +262,7 @@ def _write_report(
     answers: Sequence[cocoapi_hq.Results],
     comparisons: Sequence[Comparison],
 ) -> None:
-    from cocoapi_hq.report import build_report  # only a report draws
+    from cocoapi_hq.report.html import build_report  # only a report draws
 
     folder: Path | None = args.images
     try:

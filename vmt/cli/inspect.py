@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-from cocoapi_hq.json_file import is_json_name
+from cocoapi_hq.io.json_file import is_json_name
 from vmt.checkpoint.describe import describe
 from vmt.checkpoint.files import read_weights
 from vmt.config.node import load_config

@@ -41,7 +41,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from vmt.apps.refine.page import (
     Difference,
     RefineReport,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cocoapi_hq import split as splits
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.json_file import write_json, write_text
+from cocoapi_hq.io.json_file import write_json, write_text
 from vmt.utils.errors import AnnotationError, OutputError
 
 

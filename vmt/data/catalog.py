@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.json_file import read_json
-from cocoapi_hq.listing import list_files, list_folders
+from cocoapi_hq.io.json_file import read_json
+from cocoapi_hq.io.listing import list_files, list_folders
 from vmt.data.datasets.coco import load_coco_json
 from vmt.data.datasets.folders import load_png_folders
 from vmt.data.datasets.mots import load_mots

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cocoapi_hq import rle
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.fields import is_int, short
-from cocoapi_hq.json_file import read_json, write_json
-from cocoapi_hq.listing import list_files, natural_key
+from cocoapi_hq.io import rle
+from cocoapi_hq.io.fields import is_int, short
+from cocoapi_hq.io.json_file import read_json, write_json
+from cocoapi_hq.io.listing import list_files, natural_key
 from vmt.data.datasets.folders import load_png_folders
 from vmt.data.datasets.mots import load_mots
 from vmt.data.formats.cvat import load_cvat

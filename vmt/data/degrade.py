@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cocoapi_hq import rle
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.json_file import read_json, write_json
+from cocoapi_hq.io import rle
+from cocoapi_hq.io.json_file import read_json, write_json
 from vmt.structures.masks import Rle
 from vmt.utils.errors import AnnotationError, OutputError
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from cocoapi_hq import split
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.fields import short
-from cocoapi_hq.json_file import read_json
+from cocoapi_hq.io.fields import short
+from cocoapi_hq.io.json_file import read_json
 from vmt.utils.errors import AnnotationError
 
 Json = Any

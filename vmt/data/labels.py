@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.fields import is_int, short
-from cocoapi_hq.json_file import is_json_name, read_json
-from cocoapi_hq.ytvis_json import open_ground_truth
+from cocoapi_hq.io.fields import is_int, short
+from cocoapi_hq.io.json_file import is_json_name, read_json
+from cocoapi_hq.io.ytvis_json import open_ground_truth
 from vmt.data.datasets.categories import label_space
 from vmt.structures.labels import LabelSpace, normalise_name
 from vmt.utils.errors import AnnotationError, ConfigError

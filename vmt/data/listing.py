@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
-from cocoapi_hq.listing import list_files
+from cocoapi_hq.io.listing import list_files
 from vmt.utils.errors import VideoError
 
 # fmt: off

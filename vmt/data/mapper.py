@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
-from cocoapi_hq import rle
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.io import rle
 from vmt.data.clip_sampler import Sampler
 from vmt.data.degrade import degrade_tube
 from vmt.data.io import read_frame

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cocoapi_hq.rle import Rle
+from cocoapi_hq.io.rle import Rle
 from vmt.data.frame_names import frame_path
 
 __all__ = ["Annotations", "PackedList", "Rle", "Tracklet", "VideoDataset", "VideoList"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
-from cocoapi_hq.json_file import is_json_name
+from cocoapi_hq.io.json_file import is_json_name
 from vmt.data.catalog import load_dataset
 from vmt.data.labels import result_ids
 from vmt.data.records import VideoRecord

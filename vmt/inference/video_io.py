@@ -22,8 +22,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.json_file import is_json_name, read_json
-from cocoapi_hq.listing import sort_paths
+from cocoapi_hq.io.json_file import is_json_name, read_json
+from cocoapi_hq.io.listing import sort_paths
 from vmt.data.frame_names import frame_path, why_missing
 from vmt.data.images import Frame, check_picture
 from vmt.data.images import read_picture as read_image

@@ -1,6 +1,6 @@
 """Run-length masks and bool tensors, one into the other; boxes and areas of masks.
 
-The coding itself is ``cocoapi_hq.rle``, the only codec of the tree. Sizes are (h, w) in pixels.
+The coding itself is ``cocoapi_hq.io.rle``, the only codec of the tree. Sizes are (h, w) in pixels.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cocoapi_hq import rle
-from cocoapi_hq.rle import Rle
+from cocoapi_hq.io import rle
+from cocoapi_hq.io.rle import Rle
 
 __all__ = ["MaskCrop", "Rle", "decode_crop", "decode_masks", "encode_crop", "encode_masks"]
 

@@ -6,7 +6,7 @@ import pytest
 from scipy.ndimage import binary_dilation, shift
 from skimage.segmentation import find_boundaries
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from vmt.apps.refine.page import (
     RefineReport,
     ReportExample,

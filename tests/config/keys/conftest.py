@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from tests.synthetic import CATEGORIES, write_moving_shapes
 
 

@@ -13,7 +13,7 @@ import torch
 from fvcore.common.config import CfgNode
 
 import cocoapi_hq
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from tests.config.keys.pairs import LATER, Pair, network, shows, shows_each
 from tests.inference.fake_model import BlobModel, blob_video
 from vmt.engine.defaults import evaluate_only

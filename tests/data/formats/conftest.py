@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from vmt.cli.main import main
 
 H, W, T = 20, 30, 6

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from tests.data.formats.conftest import H, W, box, corners, tubes
 from vmt.cli.main import main
 

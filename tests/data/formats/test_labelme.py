@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from tests.data.formats.conftest import H, W, box, corners, tubes
 from vmt.cli.main import main
 

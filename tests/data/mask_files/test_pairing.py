@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cocoapi_hq.listing import natural_key
+from cocoapi_hq.io.listing import natural_key
 from vmt.data.mask_files.base import FrameSet
 from vmt.data.mask_files.pairing import pair
 from vmt.utils.errors import AnnotationError

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from skimage.measure import label
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from vmt.data.mask_files.rings import rings_of
 
 

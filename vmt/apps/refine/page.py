@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cocoapi_hq import rle
-from cocoapi_hq.tracklet_quality import compare_tubes, temporal_stability
+from cocoapi_hq.io import rle
+from cocoapi_hq.tubes.tracklet_quality import compare_tubes, temporal_stability
 from vmt.structures.masks import MaskCrop, decode_crop, encode_crop
 from vmt.visualization.colors import Rgb
 

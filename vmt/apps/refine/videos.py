@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from vmt.data.frame_names import frame_path, why_missing
 from vmt.data.listing import list_frames
 from vmt.data.mask_files.base import (

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cocoapi_hq import rle
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.json_file import read_json
-from cocoapi_hq.listing import natural_key
+from cocoapi_hq.io import rle
+from cocoapi_hq.io.json_file import read_json
+from cocoapi_hq.io.listing import natural_key
 from vmt.data.images import picture_size
 from vmt.data.label_maps import VOID
 from vmt.data.listing import list_frames

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from cocoapi_hq import bitmask_png, frame_masks, mots_config, rle, scalabel_io
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.frame_masks import FrameMasks
-from cocoapi_hq.listing import list_files
-from cocoapi_hq.mots_config import BDD100K_MOTS, MotsConfig
+from cocoapi_hq.io import rle
+from cocoapi_hq.io.listing import list_files
+from cocoapi_hq.mots import bitmask_png, frame_masks, mots_config, scalabel_io
+from cocoapi_hq.mots.frame_masks import FrameMasks
+from cocoapi_hq.mots.mots_config import BDD100K_MOTS, MotsConfig
 from vmt.data.io import read_frame
 from vmt.data.listing import list_frames
 from vmt.data.records import PackedList, Tracklet, VideoList, VideoRecord

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cocoapi_hq import rle
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.fields import is_crowd, is_int, short
-from cocoapi_hq.json_file import read_json
-from cocoapi_hq.ytvis_json import Entries, FileEntries, Video, group_by_video, open_ground_truth
+from cocoapi_hq.io import rle
+from cocoapi_hq.io.fields import is_crowd, is_int, short
+from cocoapi_hq.io.json_file import read_json
+from cocoapi_hq.io.ytvis_json import Entries, FileEntries, Video, group_by_video, open_ground_truth
 from vmt.data.records import PackedList, Tracklet, VideoList, VideoRecord
 from vmt.utils.errors import AnnotationError
 

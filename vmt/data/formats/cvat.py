@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from cocoapi_hq import rle
-from cocoapi_hq.fields import short
+from cocoapi_hq.io import rle
+from cocoapi_hq.io.fields import short
 from vmt.data.formats.drawn import (
     Drawings,
     DrawnVideo,

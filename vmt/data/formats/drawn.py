@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cocoapi_hq import rle
-from cocoapi_hq.listing import natural_key
+from cocoapi_hq.io import rle
+from cocoapi_hq.io.listing import natural_key
 from vmt.data.listing import list_frames
 from vmt.data.mask_files.base import Size, checked_mask, idle_note, idle_rings, list_few
 from vmt.data.mask_files.polygons import IGNORED

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cocoapi_hq import rle
-from cocoapi_hq.listing import list_folders
+from cocoapi_hq.io import rle
+from cocoapi_hq.io.listing import list_folders
 from vmt.data.formats.drawn import DrawnVideo, Source, open_frames, order_note, to_source
 from vmt.data.images import picture_size
 from vmt.data.mask_files.base import FrameSet

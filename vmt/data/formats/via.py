@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.fields import short
-from cocoapi_hq.json_file import read_json
+from cocoapi_hq.io.fields import short
+from cocoapi_hq.io.json_file import read_json
 from vmt.data.formats.drawn import (
     Drawings,
     DrawnVideo,

@@ -15,8 +15,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from cocoapi_hq import rle
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.io import rle
 from vmt.utils.errors import AnnotationError
 
 BoolArray = npt.NDArray[np.bool_]

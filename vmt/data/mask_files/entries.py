@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from cocoapi_hq import rle
-from cocoapi_hq.fields import is_int, short
+from cocoapi_hq.io import rle
+from cocoapi_hq.io.fields import is_int, short
 from vmt.data.formats.foreign import foreign_tool
 from vmt.data.mask_files.base import (
     BoolArray,

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from cocoapi_hq.listing import natural_key
+from cocoapi_hq.io.listing import natural_key
 from vmt.data.mask_files.base import (
     BoolArray,
     FindChanges,

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.fields import short
-from cocoapi_hq.json_file import explain, read_bytes
+from cocoapi_hq.io.fields import short
+from cocoapi_hq.io.json_file import explain, read_bytes
 from vmt.utils.errors import AnnotationError
 
 Json = Any

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cocoapi_hq.listing import list_files, list_folders
+from cocoapi_hq.io.listing import list_files, list_folders
 from vmt.data.label_maps import LABEL_SUFFIXES, VOID
 from vmt.data.listing import IMAGE_SUFFIXES, JPEG_SUFFIXES
 from vmt.data.mask_files.base import MaskFile

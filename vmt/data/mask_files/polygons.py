@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cocoapi_hq import rle
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.fields import is_int, short
-from cocoapi_hq.json_file import read_json
-from cocoapi_hq.listing import list_files
+from cocoapi_hq.io import rle
+from cocoapi_hq.io.fields import is_int, short
+from cocoapi_hq.io.json_file import read_json
+from cocoapi_hq.io.listing import list_files
 from vmt.data.mask_files.base import (
     BoolArray,
     OutsideError,

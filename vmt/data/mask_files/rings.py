@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from vmt.structures.masks import MaskCrop, decode_crop
 
 BoolArray = npt.NDArray[np.bool_]

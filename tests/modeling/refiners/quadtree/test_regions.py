@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cocoapi_hq import rle
+from cocoapi_hq.io import rle
 from vmt.modeling.refiners.incoherent_region import incoherent_region
 from vmt.modeling.refiners.quadtree.detector import IncoherenceDetector
 from vmt.modeling.refiners.quadtree.grow import build_quadtree

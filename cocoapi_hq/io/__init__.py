@@ -1,0 +1,1 @@
+"""What is read and written: run lengths, JSON, lists of files, tables of text."""

@@ -1,0 +1,1 @@
+"""Scores to look at: text, and one HTML file with everything inside."""
