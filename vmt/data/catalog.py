@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.io.json_file import read_json
 from cocoapi_hq.io.listing import list_files, list_folders
 from vmt.data.datasets.coco import load_coco_json
@@ -24,7 +23,7 @@ from vmt.data.labels import lists_frames
 from vmt.data.mask_files.open import MaskOptions, open_mask_folder
 from vmt.data.mask_files.polygons import polygon_files
 from vmt.data.records import VideoDataset
-from vmt.utils.errors import AnnotationError, ConfigError
+from vmt.utils.errors import AnnotationError, ConfigError, scoring_errors
 
 #: Reader of each format: (annotations, images, name, mask key) -> data set.
 READERS: dict[str, Callable[[Path, Path, str, str], VideoDataset]] = {
@@ -173,10 +172,8 @@ def _sniff_folder(path: Path) -> str:
 
 
 def _sniff_json(path: Path) -> str:
-    try:
+    with scoring_errors():
         content = read_json(path)
-    except ScoringError as error:
-        raise AnnotationError(str(error)) from None
     foreign = foreign_tool(content)
     if foreign:
         raise AnnotationError(f"{path}: cannot be read as it is. {foreign}")

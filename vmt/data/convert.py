@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.io import rle
 from cocoapi_hq.io.fields import is_int, short
 from cocoapi_hq.io.json_file import read_json, write_json
@@ -27,7 +26,7 @@ from vmt.data.listing import list_frames
 from vmt.data.mask_files.base import checked_mask, idle_note, idle_rings, list_few
 from vmt.data.mask_files.open import read_void
 from vmt.data.records import Tracklet, VideoDataset, VideoList, VideoRecord
-from vmt.utils.errors import AnnotationError, OutputError
+from vmt.utils.errors import AnnotationError, OutputError, scoring_errors
 
 Row = dict[str, Any]
 
@@ -127,10 +126,8 @@ def write_ytvis_json(data: VideoDataset, path: Path) -> Written:
         "annotations": annotations,
         "categories": [{"id": key, "name": name} for key, name in data.categories.items()],
     }
-    try:
+    with scoring_errors(OutputError):
         write_json(path, content)
-    except ScoringError as error:
-        raise OutputError(str(error)) from None
     frames = sum(len(video["file_names"]) for video in videos)
     notes = [idle_note(idle)] if idle else []
     if invisible:
@@ -185,10 +182,8 @@ def load_coco_video(path: Path, image_root: Path) -> Source:
         AnnotationError: a value is missing or refers to nothing, a track changes its class, or no
             row has a mask.
     """
-    try:
+    with scoring_errors():
         content = read_json(path)
-    except ScoringError as error:
-        raise AnnotationError(str(error)) from None
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise AnnotationError(f"{path}: has no list {key!r}; it is no COCO file.")
@@ -474,9 +469,7 @@ def _read_line(
         raise AnnotationError(f"{where}: class {category} is neither 1 (car) nor 2 (pedestrian).")
     if frame not in index:
         raise AnnotationError(f"{where}: there is no image with the number {frame}.")
-    try:
+    with scoring_errors():
         mask = rle.validate({"size": [height, width], "counts": counts}, where)
-    except ScoringError as error:
-        raise AnnotationError(str(error)) from None
     tracks.setdefault((track, category), {})[index[frame]] = mask
     return True

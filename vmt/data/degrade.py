@@ -16,11 +16,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.io import rle
 from cocoapi_hq.io.json_file import read_json, write_json
 from vmt.structures.masks import Rle
-from vmt.utils.errors import AnnotationError, OutputError
+from vmt.utils.errors import AnnotationError, OutputError, scoring_errors
 
 BoolArray = npt.NDArray[np.bool_]
 ByteArray = npt.NDArray[np.uint8]
@@ -213,10 +212,8 @@ def degrade_file(
         AnnotationError: the file is unreadable or a mask is damaged.
         OutputError: ``target`` cannot be written.
     """
-    try:
+    with scoring_errors():
         content: Any = read_json(source)
-    except (ScoringError, OSError) as error:
-        raise AnnotationError(str(error)) from None
     if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
         raise AnnotationError(
             f"{source}: has no list 'annotations'; give YouTube-VIS or COCO JSON."
@@ -236,10 +233,8 @@ def degrade_file(
         size = sizes.get(row.get("video_id", row.get("image_id")))
         change = partial(degrade_tube, kind=kind, rng=rng, coherent=coherent, stride=stride)
         counts["masks"] += _degrade_row(row, size, where, change)
-    try:
+    with scoring_errors(OutputError):
         write_json(target, content)
-    except ScoringError as error:
-        raise OutputError(str(error)) from None
     return counts
 
 
@@ -267,10 +262,8 @@ def _degrade_row(row: dict[str, Any], size: Any, where: str, change: _Change) ->
 
 
 def _validated(mask: Mapping[str, Any] | list[Any], where: str, size: Any) -> Rle:
-    try:
+    with scoring_errors():
         return rle.validate(mask, where, size)
-    except ScoringError as error:
-        raise AnnotationError(str(error)) from None
 
 
 def _degrade_rles(masks: list[Any], where: str, change: _Change) -> list[Rle]:

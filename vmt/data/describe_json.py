@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from cocoapi_hq import split
-from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.io.fields import short
 from cocoapi_hq.io.json_file import read_json
-from vmt.utils.errors import AnnotationError
+from vmt.utils.errors import scoring_errors
 
 Json = Any
 Lines = list[tuple[str, str]]
@@ -31,10 +30,8 @@ def describe_json(path: Path) -> Lines:
     Raises:
         AnnotationError: it cannot be read, or is no JSON.
     """
-    try:
+    with scoring_errors():
         content = read_json(path)
-    except ScoringError as error:
-        raise AnnotationError(str(error)) from None
     if isinstance(content, list):
         return _list(content, path)
     if not isinstance(content, dict):

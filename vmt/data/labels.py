@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.io.fields import is_int, short
 from cocoapi_hq.io.json_file import is_json_name, read_json
 from cocoapi_hq.io.ytvis_json import open_ground_truth
 from vmt.data.datasets.categories import label_space
 from vmt.structures.labels import LabelSpace, normalise_name
-from vmt.utils.errors import AnnotationError, ConfigError
+from vmt.utils.errors import AnnotationError, ConfigError, scoring_errors
 
 MATCHES = ("name", "id", "any")
 
@@ -169,15 +168,13 @@ def label_space_from_json(path: str | Path, name: str = "") -> LabelSpace:
         AnnotationError: unreadable, no ``categories``, or one without an integer id, or twice.
     """
     path = Path(path)
-    try:
+    with scoring_errors(path=path):
         if lists_frames(path):  # only what is small is parsed
             known = open_ground_truth(path).categories
             rows: Any = [{"id": key, "name": word} for key, word in known.items()]
         else:
             content: Any = read_json(path)
             rows = content.get("categories") if isinstance(content, dict) else None
-    except ScoringError as error:
-        raise AnnotationError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
     if not isinstance(rows, list) or not rows:
         raise AnnotationError(
             f"{path}: categories is {short(rows)}; give a list like "

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
-from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.io import rle
 from vmt.data.clip_sampler import Sampler
 from vmt.data.degrade import degrade_tube
@@ -22,7 +21,7 @@ from vmt.data.records import Tracklet, VideoRecord
 from vmt.data.transforms import Clip, Compose
 from vmt.structures.boxes import masks_to_boxes, xyxy_to_cxcywh
 from vmt.structures.clip import ClipTargets
-from vmt.utils.errors import AnnotationError
+from vmt.utils.errors import AnnotationError, scoring_errors
 
 #: Least value of a box coordinate in targets [SeqFormer code].
 _MIN_COORDINATE = 1e-6
@@ -51,7 +50,7 @@ def decode_masks(
         for t, mask in enumerate(tracklet.masks):
             if mask is None:
                 continue
-            try:
+            with scoring_errors():
                 checked = rle.validate(mask, tracklet.where, size)
                 if tuple(checked["size"]) != size:
                     raise AnnotationError(
@@ -59,8 +58,6 @@ def decode_masks(
                         f"{list(size)} (h, w); vmt check-annotations lists every such entry."
                     )
                 dense[g, t] = rle.decode(checked)
-            except ScoringError as error:
-                raise AnnotationError(str(error)) from None
     return dense
 
 

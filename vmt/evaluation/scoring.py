@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import cocoapi_hq
-from vmt.utils.errors import AnnotationError
+from vmt.utils.errors import scoring_errors
 
 
 def score(
@@ -34,7 +34,7 @@ def score(
     Raises:
         AnnotationError: a file breaks its format.
     """
-    try:
+    with scoring_errors():
         scores = cocoapi_hq.evaluate(
             str(truth) if isinstance(truth, Path) else dict(truth),
             str(results),
@@ -43,8 +43,6 @@ def score(
             jobs=jobs,
             class_agnostic=class_agnostic or None,
         )
-    except cocoapi_hq.ScoringError as error:
-        raise AnnotationError(str(error)) from None
     flat = {
         f"{metric}/{name}": float(value)
         for metric, numbers in scores.to_dict().items()

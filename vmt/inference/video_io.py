@@ -21,7 +21,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.io.json_file import is_json_name, read_json
 from cocoapi_hq.io.listing import sort_paths
 from vmt.data.frame_names import frame_path, why_missing
@@ -30,7 +29,7 @@ from vmt.data.images import read_picture as read_image
 from vmt.data.listing import HEIC_FIX, HEIC_SUFFIXES, IMAGE_SUFFIXES, list_frames, one_series
 from vmt.inference.video_file import FOLDER_FPS, VIDEO_SUFFIXES, VideoFile, one_line
 from vmt.utils.atomic import AtomicFile
-from vmt.utils.errors import AnnotationError, OutputError, VideoError
+from vmt.utils.errors import AnnotationError, OutputError, VideoError, scoring_errors
 
 #: Frames per second of YTVIS lists: one frame in five of 30.
 YTVIS_FPS = 6.0
@@ -278,10 +277,8 @@ def _open_images(folder: Path, paths: Sequence[Path]) -> VideoSource:
 
 
 def _find_ytvis(path: Path, root: Path) -> Videos:
-    try:
+    with scoring_errors():
         content = read_json(path)
-    except ScoringError as error:
-        raise AnnotationError(str(error)) from None
     videos = content.get("videos") if isinstance(content, dict) else None
     if not isinstance(videos, list) or not videos:
         raise AnnotationError(f"{path}: has no list 'videos'; give a YouTube-VIS annotation file.")

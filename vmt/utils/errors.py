@@ -4,6 +4,12 @@ The console (``vmt.cli.main``) prints them as one line and exits with status 2; 
 our own fault and keeps its traceback.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class VmtError(Exception):
     """Base of everything a user can cause and mend."""
@@ -31,3 +37,24 @@ class OutputError(VmtError, OSError):
 
 class OpError(VmtError, ValueError):
     """An operator was called with wrong shapes, types or devices, or a back end that is absent."""
+
+
+@contextmanager
+def scoring_errors(
+    kind: type[VmtError] = AnnotationError, path: Path | None = None
+) -> Iterator[None]:
+    """Raise errors of the scoring package as one of ours; also a decorator.
+
+    Args:
+        kind: of the error.
+        path: a file whose name the message shall start with.
+    """
+    from cocoapi_hq.exceptions import ScoringError  # takes numpy along
+
+    try:
+        yield
+    except ScoringError as error:
+        text = str(error)
+        if path is not None:
+            text = f"{path}: {text.removeprefix(f'{path}: ').removeprefix(f'{path.name}: ')}"
+        raise kind(text) from None

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.io import rle
 from cocoapi_hq.io.fields import is_int, short
 from cocoapi_hq.io.json_file import read_json
 from vmt.data.records import PackedList, Tracklet, VideoRecord
-from vmt.utils.errors import AnnotationError
+from vmt.utils.errors import AnnotationError, scoring_errors
 
 #: Corrected masks in the released COCO file; "segmentation" where absent.
 REFINED_KEY = "segmentation_refined"
@@ -106,10 +105,8 @@ def load_coco_json(
     Raises:
         AnnotationError: the file is missing, is no such JSON, or an entry breaks the format.
     """
-    try:
+    with scoring_errors():
         content = read_json(path)
-    except ScoringError as error:
-        raise AnnotationError(str(error)) from None
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise AnnotationError(f"{path}: has no list {key!r}; it is no COCO instance file.")

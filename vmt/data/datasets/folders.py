@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.io import rle
 from cocoapi_hq.io.json_file import read_json
 from cocoapi_hq.io.listing import natural_key
@@ -18,7 +17,7 @@ from vmt.data.mask_files.folders import FolderFile, FolderVideo, FrameCodec
 from vmt.data.mask_files.open import MaskOptions, has_frames, open_mask_folder
 from vmt.data.mask_files.pairing import pair
 from vmt.data.records import Tracklet, VideoList, VideoRecord
-from vmt.utils.errors import AnnotationError
+from vmt.utils.errors import AnnotationError, scoring_errors
 
 #: The class of objects whose class is not known.
 OBJECT = "object"
@@ -148,14 +147,13 @@ def _classes(masks: Path, folder: FolderFile) -> tuple[dict[int, str], dict[str,
 
 
 def _meta_classes(path: Path) -> dict[str, dict[int, str]]:
-    try:
+    with scoring_errors():
         content = read_json(path)
+    try:
         rows = {
             video: {int(k): row.get("category") for k, row in entry["objects"].items()}
             for video, entry in content["videos"].items()
         }
-    except ScoringError as error:
-        raise AnnotationError(str(error)) from None
     except (KeyError, TypeError, ValueError, AttributeError):
         raise AnnotationError(
             f"{path}: is not as YouTube-VOS writes it: videos > name > objects > id > category."

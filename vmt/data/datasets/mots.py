@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.io import rle
 from cocoapi_hq.io.listing import list_files
 from cocoapi_hq.mots import bitmask_png, frame_masks, mots_config, scalabel_io
@@ -21,7 +20,7 @@ from cocoapi_hq.mots.mots_config import BDD100K_MOTS, MotsConfig
 from vmt.data.io import read_frame
 from vmt.data.listing import list_frames
 from vmt.data.records import PackedList, Tracklet, VideoList, VideoRecord
-from vmt.utils.errors import AnnotationError
+from vmt.utils.errors import AnnotationError, scoring_errors
 
 #: Category ids count from 1 in the order of the classes, as bitmasks store them.
 CATEGORIES = dict(enumerate(BDD100K_MOTS.classes, start=1))
@@ -45,14 +44,12 @@ def load_mots(path: Path, image_root: Path, name: str, mask_key: str = "") -> Vi
         VideoError: a folder of frames is missing or empty.
     """
     del mask_key
-    try:
+    with scoring_errors():
         if path.is_dir() and not list_files(path, (".json",)):
             return _load_bitmasks(path, image_root, name)
         config = _config(path)
         frames = scalabel_io.load_frames(path, config, is_gt=True)
         videos = frame_masks.group_by_video(frames)
-    except ScoringError as error:
-        raise AnnotationError(str(error)) from None
     records = []
     for number, (video, members) in enumerate(videos.items(), start=1):
         files = tuple(f"{video}/{Path(frame.name).name}" for frame in members)
@@ -162,10 +159,8 @@ class BitmaskAnnotations:
     def load(self, frames: Sequence[int] | None = None) -> list[Tracklet]:
         """See ``vmt.data.records.Annotations``; only objects that the asked frames show."""
         frames = range(len(self.paths)) if frames is None else frames
-        try:
+        with scoring_errors():
             rows = {t: list(self._read(self.paths[t])) for t in sorted(set(frames))}
-        except (ScoringError, OSError) as error:
-            raise AnnotationError(str(error)) from None
         return list(_gather(frames, rows, str(self.paths[0].parent)))
 
     @staticmethod

@@ -17,7 +17,7 @@ from cocoapi_hq.io.fields import is_crowd, is_int, short
 from cocoapi_hq.io.json_file import read_json
 from cocoapi_hq.io.ytvis_json import Entries, FileEntries, Video, group_by_video, open_ground_truth
 from vmt.data.records import PackedList, Tracklet, VideoList, VideoRecord
-from vmt.utils.errors import AnnotationError
+from vmt.utils.errors import AnnotationError, scoring_errors
 
 #: The corrected masks of HQ-YTVIS and of the released COCO file; "segmentations" where absent.
 REFINED_KEY = "segmentations_refined"
@@ -41,14 +41,12 @@ def load_ytvis_json(
     Raises:
         AnnotationError: the file is missing, is no such JSON, or an entry breaks the format.
     """
-    try:
+    with scoring_errors(path=path):
         truth = _open(path)
         rows = group_by_video(truth.annotations, truth.videos, "annotation")
         packed = None
         if not isinstance(truth.annotations, FileEntries):
             packed = PackedList(truth.annotations.load())
-    except ScoringError as error:
-        raise AnnotationError(f"{path}: {_without_name(error, path)}") from None
     annotated = len(truth.annotations) > 0
     records = []
     for video in truth.videos.values():
@@ -90,14 +88,6 @@ def _open(path: Path) -> Any:
         if not isinstance(content, dict) or content.get("annotations") is not None:
             raise
         return open_ground_truth(content | {"annotations": []}, path.name)
-
-
-def _without_name(error: ScoringError, path: Path) -> str:
-    """The message without the file's name, which stands in front of it already."""
-    text = str(error)
-    for prefix in (f"{path}: ", f"{path.name}: "):
-        text = text.removeprefix(prefix)
-    return text
 
 
 def _check_video(video: Video, path: Path) -> tuple[int, int]:
@@ -151,19 +141,15 @@ class YtvisAnnotations:
     def _entries(self) -> list[Any]:
         if isinstance(self.entries, PackedList):
             return [self.entries[row] for row in self.rows]
-        try:
+        with scoring_errors(path=self.path):
             return self.entries.load()
-        except ScoringError as error:
-            raise AnnotationError(f"{self.path}: {_without_name(error, self.path)}") from None
 
     def _tracklet(self, entry: Any, where: str, frames: Sequence[int]) -> Tracklet | None:
         if not isinstance(entry, dict):
             raise AnnotationError(f"{where} is {short(entry)}; give an object.")
-        try:
+        with scoring_errors():
             if is_crowd(entry, where):
                 return None
-        except ScoringError as error:
-            raise AnnotationError(str(error)) from None
         category_id = entry.get("category_id")
         if not is_int(category_id):
             raise AnnotationError(

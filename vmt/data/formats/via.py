@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.io.fields import short
 from cocoapi_hq.io.json_file import read_json
 from vmt.data.formats.drawn import (
@@ -21,7 +20,7 @@ from vmt.data.formats.drawn import (
 from vmt.data.formats.foreign import via_images
 from vmt.data.images import picture_size
 from vmt.data.mask_files.base import list_few
-from vmt.utils.errors import AnnotationError
+from vmt.utils.errors import AnnotationError, scoring_errors
 
 Json = Any
 
@@ -41,10 +40,8 @@ def load_via(path: Path, images: Path) -> Source:
         AnnotationError: no VIA file, a region is damaged, or no attribute tells what it is.
         VideoError: a folder of frames is missing or empty.
     """
-    try:
+    with scoring_errors():
         rows = via_images(read_json(path))
-    except ScoringError as error:
-        raise AnnotationError(str(error)) from None
     if rows is None:
         raise AnnotationError(f"{path}: is no project or annotation file of VIA 2.")
     by_folder: dict[str, list[Mapping[str, Json]]] = {}

@@ -15,9 +15,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.io import rle
-from vmt.utils.errors import AnnotationError
+from vmt.utils.errors import AnnotationError, scoring_errors
 
 BoolArray = npt.NDArray[np.bool_]
 Size = tuple[int, int]
@@ -247,11 +246,9 @@ def checked_mask(mask: object, where: str, size: Size | None) -> rle.Rle:
         AnnotationError: it is none.
         OutsideError: all its rings lie outside the frame.
     """
-    try:
+    with scoring_errors():
         checked = rle.validate(mask, where, size)
         rings = rle.split_rings(mask, where)[0] if isinstance(mask, (list, tuple)) else []
-    except ScoringError as error:
-        raise AnnotationError(str(error)) from None
     if size is not None and rle.all_outside(rings, size):
         raise OutsideError(
             f"{where} lies outside the frame of {size_text(size)} pixels; was it drawn on another "
@@ -264,10 +261,8 @@ def idle_rings(mask: object, where: str) -> list[str]:
     """Places of the rings of a mask that enclose nothing; see ``rle.split_rings``."""
     if rle.is_absent(mask) or not isinstance(mask, (list, tuple)):
         return []
-    try:
+    with scoring_errors():
         return [f"{where}[{k}]" for k in rle.split_rings(mask, where)[1]]
-    except ScoringError as error:
-        raise AnnotationError(str(error)) from None
 
 
 def idle_note(places: Sequence[str]) -> str:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.io.fields import short
 from cocoapi_hq.io.json_file import explain, read_bytes
-from vmt.utils.errors import AnnotationError
+from vmt.utils.errors import AnnotationError, scoring_errors
 
 Json = Any
 _SPACE = " \t\r\n"
@@ -87,10 +86,10 @@ def read_json_list(path: Path) -> JsonList:
     Raises:
         AnnotationError: unreadable, no JSON, or an element of its list is no object.
     """
+    with scoring_errors():
+        data = read_bytes(path)
     try:
-        text = read_bytes(path).decode("utf-8-sig")
-    except ScoringError as error:
-        raise AnnotationError(str(error)) from None
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise AnnotationError(
             f"{path}: byte {error.start} is not UTF-8; the file is no JSON, or of an encoding "

@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.io import rle
 from cocoapi_hq.io.fields import is_int, short
 from cocoapi_hq.io.json_file import read_json
@@ -41,7 +40,7 @@ from vmt.data.mask_files.base import (
 )
 from vmt.data.mask_files.folders import NewMask
 from vmt.data.mask_files.rings import rings_of
-from vmt.utils.errors import AnnotationError
+from vmt.utils.errors import AnnotationError, scoring_errors
 
 Json = Any
 #: Field of shapes that are pieces of an object without a group: its key.
@@ -321,10 +320,8 @@ def _picture(shape: Mapping[str, Json], where: str, size: Size) -> rle.Rle:
 
 
 def _read(path: Path) -> Json:
-    try:
+    with scoring_errors():
         return read_json(path)
-    except ScoringError as error:
-        raise AnnotationError(str(error)) from None
 
 
 def _shapes(path: Path) -> tuple[dict[str, Json], list[dict[str, Json]]]:
