@@ -15,9 +15,9 @@ from pathlib import Path
 
 from _common import parser, report, say
 
-from vmt.cli.streams import exit_with
 from vmt.data.catalog import load_dataset
 from vmt.data.convert import write_ytvis_json
+from vmt.utils.console import exit_with
 from vmt.utils.errors import VmtError
 
 PARTS = ("train", "val")

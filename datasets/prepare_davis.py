@@ -14,10 +14,10 @@ from pathlib import Path
 
 from _common import parser, report, say
 
-from vmt.cli.streams import exit_with
 from vmt.data.catalog import load_dataset, locate
 from vmt.data.convert import write_ytvis_json
 from vmt.data.records import VideoList
+from vmt.utils.console import exit_with
 from vmt.utils.errors import VmtError
 
 NAME = "davis_2017"

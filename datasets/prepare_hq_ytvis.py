@@ -22,9 +22,9 @@ from _common import parser, report, say
 
 from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.io.json_file import write_json
-from vmt.cli.streams import exit_with
 from vmt.data.catalog import data_root, load_dataset
 from vmt.data.datasets.splits import HQ_YTVIS_COARSE as COARSE
+from vmt.utils.console import exit_with
 from vmt.utils.errors import VmtError
 
 PARTS = ("train", "val", "test")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from _common import parser, report
 
-from vmt.cli.streams import exit_with
+from vmt.utils.console import exit_with
 
 SPLITS = [
     *(f"ytvis_{year}_{part}" for year in (2019, 2021) for part in ("train", "valid", "test")),

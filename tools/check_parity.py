@@ -12,9 +12,9 @@ Example:
 import argparse
 import sys
 
-from vmt.cli.streams import exit_with
 from vmt.engine.load import load_model
 from vmt.engine.parity import compare, read_reference
+from vmt.utils.console import exit_with
 from vmt.utils.errors import VmtError
 
 

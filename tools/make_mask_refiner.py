@@ -29,10 +29,10 @@ from pathlib import Path
 from typing import Any
 
 from vmt.checkpoint.files import read_weights, write_weights
-from vmt.cli.streams import exit_with
 from vmt.config.node import load_config
 from vmt.inference.refine_defaults import ANY, LOW_RES
 from vmt.utils.atomic import AtomicFile, make_folder
+from vmt.utils.console import exit_with
 from vmt.utils.errors import ConfigError, OutputError, VmtError
 
 REPO = Path(__file__).resolve().parents[1]

@@ -27,8 +27,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from cocoapi_hq.io import rle
-from vmt.cli.streams import exit_with
 from vmt.data.datasets.categories import LABEL_SPACES
+from vmt.utils.console import exit_with
 from vmt.utils.errors import OutputError, VmtError
 
 SIZE = (64, 96)

@@ -37,10 +37,10 @@ from fvcore.common.config import CfgNode
 from cocoapi_hq import evaluate
 from cocoapi_hq.exceptions import ScoringError
 from vmt.checkpoint.training_state import changed_keys
-from vmt.cli.streams import exit_with
 from vmt.config.node import load_config
 from vmt.data.catalog import Located, locate
 from vmt.utils.atomic import AtomicFile, make_folder
+from vmt.utils.console import exit_with
 from vmt.utils.errors import ConfigError, VmtError
 
 logger = logging.getLogger("self_correct")

@@ -29,12 +29,12 @@ if __package__ in (None, ""):  # run as a script: the tool beside it lies in thi
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tools.visualize_refinement import Clip, read_clip
-from vmt.cli.streams import exit_with
 from vmt.config.node import load_config
 from vmt.engine.load import load_model
 from vmt.inference.video_io import write_png
 from vmt.modeling.seqformer.encoder import Encoder
 from vmt.utils.atomic import make_folder
+from vmt.utils.console import exit_with
 from vmt.utils.errors import ConfigError, VmtError
 from vmt.visualization.encoder_attention import (
     EncoderAttention,

@@ -24,13 +24,13 @@ import numpy.typing as npt
 if __package__ in (None, ""):  # run as a script from a checkout that is not installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from vmt.cli.streams import exit_with
 from vmt.config.node import load_config
 from vmt.data.build import build_train_loader
 from vmt.data.datasets.categories import label_space
 from vmt.data.labels import label_space_from_json
 from vmt.structures.boxes import cxcywh_to_xyxy
 from vmt.structures.labels import LabelSpace
+from vmt.utils.console import exit_with
 from vmt.utils.errors import VmtError
 from vmt.visualization.colors import track_color
 

@@ -32,7 +32,6 @@ from torch import Tensor, nn
 if __package__ in (None, ""):  # run as a script from a checkout that is not installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from vmt.cli.streams import exit_with
 from vmt.config.node import load_config
 from vmt.data.datasets.ytvis import load_ytvis_json
 from vmt.data.images import read_picture
@@ -47,6 +46,7 @@ from vmt.modeling.refiners.quadtree.regions import region_levels
 from vmt.modeling.refiners.quadtree.write_back import to_next_level
 from vmt.ops.resize import aligned_upsample2
 from vmt.utils.atomic import make_folder
+from vmt.utils.console import exit_with
 from vmt.utils.errors import AnnotationError, ConfigError, VideoError, VmtError
 from vmt.visualization.refinement import (
     LastAttention,

@@ -12,7 +12,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from vmt.cli.streams import open_ended_streams
+from vmt.utils.console import open_ended_streams
 from vmt.utils.errors import VmtError
 from vmt.utils.threads import let_threads_sleep
 from vmt.version import __version__

@@ -13,7 +13,7 @@ import pytest
 
 from tests.cocoapi_hq.tube_cases import annotation, rect, truth
 from vmt.cli.main import main
-from vmt.cli.streams import exit_with
+from vmt.utils.console import exit_with
 
 BOX = rect(10, 10, 30, 30)
 
