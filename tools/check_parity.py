@@ -10,15 +10,15 @@ Example:
 """
 
 import argparse
-import sys
+from collections.abc import Sequence
 
 from vmt.engine.load import load_model
 from vmt.engine.parity import compare, read_reference
-from vmt.utils.console import exit_with
-from vmt.utils.errors import VmtError
+from vmt.utils.console import exit_with, one_line_errors
 
 
-def main(argv: list[str] | None = None) -> int:
+@one_line_errors
+def main(argv: Sequence[str] | None = None) -> int:
     """Compare and print a table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -30,13 +30,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
     args = parser.parse_args(argv)
-    try:
-        reference = read_reference(args.golden)
-        model = load_model(args.config, args.weights, args.opts, args.device)
-        report = compare(model, reference)
-    except VmtError as error:
-        print(f"check_parity: {error}", file=sys.stderr)
-        return 2
+    reference = read_reference(args.golden)
+    model = load_model(args.config, args.weights, args.opts, args.device)
+    report = compare(model, reference)
     for name, error in report.errors.items():
         print(f"{name:14s} {error:.3e}  {'ok' if error <= args.tolerance else 'ABOVE TOLERANCE'}")
     same = report.selected_ours == report.selected_golden

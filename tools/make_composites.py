@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,8 +30,8 @@ from vmt.data.datasets.coco import load_coco_json
 from vmt.data.io import read_frame
 from vmt.data.mapper import decode_masks
 from vmt.utils.atomic import AtomicFile, make_folder
-from vmt.utils.console import exit_with
-from vmt.utils.errors import OutputError, VmtError
+from vmt.utils.console import exit_with, one_line_errors
+from vmt.utils.errors import OutputError
 
 logger = logging.getLogger("make_composites")
 #: Least share of a photo that a region covers to be cut out, and of its box that it must fill.
@@ -156,6 +155,7 @@ def write_clips(
     logger.info("%s: %d clips, %d objects", target, len(videos), len(annotations))
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the folder; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -183,12 +183,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         num_objects=args.objects,
         photo_shape_prob=0.6,
     )
-    try:
-        folder = make_folder(args.output)
-        write_clips(folder, args.clips, options, args.seed, args.images, args.one_photo)
-    except VmtError as error:
-        print(f"make_composites: {error}", file=sys.stderr)
-        return 2
+    folder = make_folder(args.output)
+    write_clips(folder, args.clips, options, args.seed, args.images, args.one_photo)
     return 0
 
 

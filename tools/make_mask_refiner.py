@@ -32,7 +32,7 @@ from vmt.checkpoint.files import read_weights, write_weights
 from vmt.config.node import load_config
 from vmt.inference.refine_defaults import ANY, LOW_RES
 from vmt.utils.atomic import AtomicFile, make_folder
-from vmt.utils.console import exit_with
+from vmt.utils.console import exit_with, one_line_errors
 from vmt.utils.errors import ConfigError, OutputError, VmtError
 
 REPO = Path(__file__).resolve().parents[1]
@@ -210,6 +210,7 @@ def ship(trained: dict[str, Path], annotations: Path, folder: Path) -> None:
     print(f"{folder}: {size / 2**20:.1f} MiB of weights")
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Make and ship; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -222,28 +223,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config keys")
     args = parser.parse_args(argv)
     annotations, _, folder = args.images.partition("@")
-    try:
-        sets = {STILLS: f"{args.output / 'stills.json'}@{folder}"}
-        for name, options in COMPOSITES.items():
-            target = args.output / "composites" / name
-            if not (target / "annotations.json").exists():
-                tool = [sys.executable, str(REPO / "tools/make_composites.py")]
-                run([*tool, "--images", args.images, *options, "--output", str(target)])
-            sets[name] = f"{target / 'annotations.json'}@{target / 'JPEGImages'}"
-        large_regions(Path(annotations), args.output / "stills.json")
-        weights = ""
-        for name, training in TRAININGS.items():
-            sources = {
-                "DATASETS.TRAIN": json.dumps([sets[own] for own in training.sets]),
-                "DATASETS.RATIOS": json.dumps(list(training.sets.values())),
-            }
-            own = sources | training.keys | {"MODEL.WEIGHTS": weights}
-            weights = str(train(args.output / name, args.num_gpus, own, args.overrides))
-        trained = {name: args.output / own for name, own in SHIPS.items()}
-        ship(trained, Path(annotations), args.ship)
-    except VmtError as error:
-        print(f"make_mask_refiner: {error}", file=sys.stderr)
-        return 2
+    sets = {STILLS: f"{args.output / 'stills.json'}@{folder}"}
+    for name, options in COMPOSITES.items():
+        target = args.output / "composites" / name
+        if not (target / "annotations.json").exists():
+            tool = [sys.executable, str(REPO / "tools/make_composites.py")]
+            run([*tool, "--images", args.images, *options, "--output", str(target)])
+        sets[name] = f"{target / 'annotations.json'}@{target / 'JPEGImages'}"
+    large_regions(Path(annotations), args.output / "stills.json")
+    weights = ""
+    for name, training in TRAININGS.items():
+        sources = {
+            "DATASETS.TRAIN": json.dumps([sets[own] for own in training.sets]),
+            "DATASETS.RATIOS": json.dumps(list(training.sets.values())),
+        }
+        own = sources | training.keys | {"MODEL.WEIGHTS": weights}
+        weights = str(train(args.output / name, args.num_gpus, own, args.overrides))
+    trained = {name: args.output / own for name, own in SHIPS.items()}
+    ship(trained, Path(annotations), args.ship)
     return 0
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,8 +27,8 @@ from PIL import Image
 
 from cocoapi_hq.io import rle
 from vmt.data.datasets.categories import LABEL_SPACES
-from vmt.utils.console import exit_with
-from vmt.utils.errors import OutputError, VmtError
+from vmt.utils.console import exit_with, one_line_errors
+from vmt.utils.errors import OutputError
 
 SIZE = (64, 96)
 FRAMES = 4
@@ -279,6 +278,7 @@ def make_tiny_datasets(root: Path) -> None:
         ) from None
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the folder; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -286,11 +286,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("root", type=Path, metavar="ROOT", help="folder, new or empty")
     root = parser.parse_args(argv).root
-    try:
-        make_tiny_datasets(root)
-    except VmtError as error:
-        print(f"make_tiny_datasets: {error}", file=sys.stderr)
-        return 2
+    make_tiny_datasets(root)
     files = sum(path.is_file() for path in root.rglob("*"))
     print(f"{root}: {files} files; use it with DETECTRON2_DATASETS={root.absolute()}")
     return 0

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,8 @@ from vmt.engine.load import load_model
 from vmt.inference.video_io import write_png
 from vmt.modeling.seqformer.encoder import Encoder
 from vmt.utils.atomic import make_folder
-from vmt.utils.console import exit_with
-from vmt.utils.errors import ConfigError, VmtError
+from vmt.utils.console import exit_with, one_line_errors
+from vmt.utils.errors import ConfigError
 from vmt.visualization.encoder_attention import (
     EncoderAttention,
     Looked,
@@ -135,7 +136,8 @@ def network(config_file: str, weights: str | None, args: argparse.Namespace) -> 
     return model
 
 
-def main(argv: list[str] | None = None) -> int:
+@one_line_errors
+def main(argv: Sequence[str] | None = None) -> int:
     """Draw a clip; returns the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -161,25 +163,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", help="default: MODEL.DEVICE")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides for both")
     args = parser.parse_args(argv)
-    try:
-        for name, least in (("frames", 1), ("step", 1), ("start", 0)):
-            if getattr(args, name) < least:
-                raise ConfigError(f"--{name} must be at least {least}.")
-        cfg = load_config(args.config_file, args.opts)
-        clip = read_clip(args, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
-        places = places_of(args, clip)
-        columns = []
-        for path, weights in (
-            (args.config_file, args.weights),
-            (args.against, args.against_weights),
-        ):
-            looked = look(network(path, weights, args), clip, places)
-            columns.append(column(Path(path).stem, looked, clip, places))
-        make_folder(args.output)
-        write_png(args.output / "attention.png", np.concatenate(columns, axis=1))
-    except VmtError as error:
-        print(f"visualize_attention: {error}", file=sys.stderr)
-        return 2
+    for name, least in (("frames", 1), ("step", 1), ("start", 0)):
+        if getattr(args, name) < least:
+            raise ConfigError(f"--{name} must be at least {least}.")
+    cfg = load_config(args.config_file, args.opts)
+    clip = read_clip(args, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    places = places_of(args, clip)
+    columns = []
+    for path, weights in (
+        (args.config_file, args.weights),
+        (args.against, args.against_weights),
+    ):
+        looked = look(network(path, weights, args), clip, places)
+        columns.append(column(Path(path).stem, looked, clip, places))
+    make_folder(args.output)
+    write_png(args.output / "attention.png", np.concatenate(columns, axis=1))
     print(f"written: {args.output / 'attention.png'}")
     return 0
 

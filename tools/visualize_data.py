@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from vmt.data.datasets.categories import label_space
 from vmt.data.labels import label_space_from_json
 from vmt.structures.boxes import cxcywh_to_xyxy
 from vmt.structures.labels import LabelSpace
-from vmt.utils.console import exit_with
+from vmt.utils.console import exit_with, one_line_errors
 from vmt.utils.errors import VmtError
 from vmt.visualization.colors import track_color
 
@@ -85,7 +86,8 @@ def _draw_object(
     cv2.putText(frame, name, (x1 + 2, max(y1 - 4, 10)), 0, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
 
 
-def main(argv: list[str] | None = None) -> int:
+@one_line_errors
+def main(argv: Sequence[str] | None = None) -> int:
     """Draw batches; returns the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -98,27 +100,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--start-step", type=int, default=0)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
     args = parser.parse_args(argv)
-    try:
-        chosen = ["DATASETS.TRAIN", f"[{args.data!r}]"] if args.data else []
-        batch = ["SOLVER.CLIPS_PER_BATCH", str(args.clips)]
-        cfg = load_config(args.config_file, [*args.opts, *chosen, *batch])
-        if args.data and "@" in args.data:
-            space = label_space_from_json(args.data.rpartition("@")[0])
-        else:
-            space = label_space(cfg.MODEL.LABEL_SPACE)
-        loader = build_train_loader(cfg, space, start_step=args.start_step)
-        args.output.mkdir(parents=True, exist_ok=True)
-        for step, samples in enumerate(islice(loader, args.batches), start=args.start_step):
-            sizes = np.array([sample["targets"].input_size for sample in samples])
-            size = (int(sizes[:, 0].max()), int(sizes[:, 1].max()))
-            picture = np.concatenate([draw_sample(sample, space, size) for sample in samples])
-            path = args.output / f"step_{step:06d}.png"
-            if not cv2.imwrite(str(path), picture[..., ::-1]):
-                raise VmtError(f"{path}: cannot be written.")
-            print(f"written: {path}")
-    except VmtError as error:
-        print(f"visualize_data: {error}", file=sys.stderr)
-        return 2
+    chosen = ["DATASETS.TRAIN", f"[{args.data!r}]"] if args.data else []
+    batch = ["SOLVER.CLIPS_PER_BATCH", str(args.clips)]
+    cfg = load_config(args.config_file, [*args.opts, *chosen, *batch])
+    if args.data and "@" in args.data:
+        space = label_space_from_json(args.data.rpartition("@")[0])
+    else:
+        space = label_space(cfg.MODEL.LABEL_SPACE)
+    loader = build_train_loader(cfg, space, start_step=args.start_step)
+    args.output.mkdir(parents=True, exist_ok=True)
+    for step, samples in enumerate(islice(loader, args.batches), start=args.start_step):
+        sizes = np.array([sample["targets"].input_size for sample in samples])
+        size = (int(sizes[:, 0].max()), int(sizes[:, 1].max()))
+        picture = np.concatenate([draw_sample(sample, space, size) for sample in samples])
+        path = args.output / f"step_{step:06d}.png"
+        if not cv2.imwrite(str(path), picture[..., ::-1]):
+            raise VmtError(f"{path}: cannot be written.")
+        print(f"written: {path}")
     return 0
 
 

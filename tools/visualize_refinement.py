@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,8 @@ from vmt.modeling.refiners.quadtree.regions import region_levels
 from vmt.modeling.refiners.quadtree.write_back import to_next_level
 from vmt.ops.resize import aligned_upsample2
 from vmt.utils.atomic import make_folder
-from vmt.utils.console import exit_with
-from vmt.utils.errors import AnnotationError, ConfigError, VideoError, VmtError
+from vmt.utils.console import exit_with, one_line_errors
+from vmt.utils.errors import AnnotationError, ConfigError, VideoError
 from vmt.visualization.refinement import (
     LastAttention,
     Place,
@@ -214,7 +215,8 @@ def _draw_attention(
     print(f"written: {path}")
 
 
-def main(argv: list[str] | None = None) -> int:
+@one_line_errors
+def main(argv: Sequence[str] | None = None) -> int:
     """Draw a clip; returns the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -235,27 +237,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", help="default: MODEL.DEVICE")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
     args = parser.parse_args(argv)
-    try:
-        for name in ("frames", "step", "top_k"):
-            if getattr(args, name) < 1:
-                raise ConfigError(f"--{name.replace('_', '-')} must be at least 1.")
-        if args.start < 0:
-            raise ConfigError("--start must be at least 0.")
-        cfg = load_config(args.config_file, args.opts)
-        clip = read_clip(args, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
-        model: Any = load_model(args.config_file, args.weights, args.opts, args.device)
-        if not isinstance(model.refiner, QuadtreeRefiner):
-            raise ConfigError(
-                f"{args.config_file}: MODEL.REFINER.NAME is {cfg.MODEL.REFINER.NAME!r}, but nodes "
-                "are drawn of 'quadtree' only; take a config like configs/hq_ytvis/vmt_R50.yaml."
-            )
-        if not (args.weights or cfg.MODEL.WEIGHTS):
-            print("random weights: refined masks mean nothing")
-        make_folder(args.output)
-        draw(args, model, clip)
-    except VmtError as error:
-        print(f"visualize_refinement: {error}", file=sys.stderr)
-        return 2
+    for name in ("frames", "step", "top_k"):
+        if getattr(args, name) < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1.")
+    if args.start < 0:
+        raise ConfigError("--start must be at least 0.")
+    cfg = load_config(args.config_file, args.opts)
+    clip = read_clip(args, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    model: Any = load_model(args.config_file, args.weights, args.opts, args.device)
+    if not isinstance(model.refiner, QuadtreeRefiner):
+        raise ConfigError(
+            f"{args.config_file}: MODEL.REFINER.NAME is {cfg.MODEL.REFINER.NAME!r}, but nodes "
+            "are drawn of 'quadtree' only; take a config like configs/hq_ytvis/vmt_R50.yaml."
+        )
+    if not (args.weights or cfg.MODEL.WEIGHTS):
+        print("random weights: refined masks mean nothing")
+    make_folder(args.output)
+    draw(args, model, clip)
     return 0
 
 

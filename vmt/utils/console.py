@@ -1,12 +1,21 @@
-"""Standard output whose reader may leave (``| head``): the work goes on, the text goes nowhere."""
+"""What commands and scripts do with their streams and with the errors of their users.
+
+The reader of standard output may leave (``| head``): the work goes on, the text goes nowhere.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TextIO
+
+from vmt.utils.errors import VmtError
+
+Main = Callable[[Sequence[str] | None], int]
 
 
 class OpenEnded:
@@ -51,6 +60,30 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
     with open_ended_streams():
         status = main()
     sys.exit(status)
+
+
+def user_errors() -> tuple[type[Exception], ...]:
+    """What a user can mend: our errors and the scoring package's, which takes numpy along."""
+    from cocoapi_hq.exceptions import ScoringError
+
+    return VmtError, ScoringError
+
+
+def one_line_errors(main: Main) -> Callable[..., int]:
+    """The main function of a script, for which a user's error is one line and status 2."""
+    program = Path(main.__globals__["__file__"]).stem
+
+    @functools.wraps(main)
+    def guarded(argv: Sequence[str] | None = None) -> int:
+        try:
+            return main(argv)
+        except SystemExit:  # how argparse leaves
+            raise
+        except user_errors() as error:
+            sys.stderr.write(f"{program}: {error}\n")
+            return 2
+
+    return guarded
 
 
 @contextlib.contextmanager
