@@ -18,8 +18,8 @@ from torch import Tensor
 from vmt.checkpoint.load import load_weights
 from vmt.config.node import load_config
 from vmt.data.labels import resolve_label_space
+from vmt.inference.flow_votes import steady_mask
 from vmt.inference.refine_defaults import ACCEPT, ANY, MIN_IOU, SHIPPED, WINDOW, weights_path
-from vmt.inference.steady_masks import steady_mask
 from vmt.inference.windows import iter_windows
 from vmt.modeling.mask_refiner.prompt import RefinedTube, TubeRefiner
 from vmt.modeling.meta_arch.build import build_network

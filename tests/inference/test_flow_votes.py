@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.inference.test_mask_refiner import MadeUp, square, video
+from vmt.inference.flow_votes import steady_mask
 from vmt.inference.mask_refiner import MaskRefiner
-from vmt.inference.steady_masks import steady_mask
 
 H, W = 96, 128
 
