@@ -59,12 +59,12 @@ def steady_mask(frames: Tensor, masks: Tensor, at: int) -> BoolArray:
         crop.restore(values.contiguous())[centre, place.own_rows, place.own_columns].numpy()
         for values in both
     )
-    found = own.copy()
-    part = found[place.rows, place.columns]
+    steady = own.copy()
+    part = steady[place.rows, place.columns]
     enough = count >= LEAST_VOTES
     part[enough & (votes > MAJORITY * count)] = True
     part[enough & (votes < (1 - MAJORITY) * count)] = False
-    return found if found.any() else own
+    return steady if steady.any() else own
 
 
 def _votes(pictures: FloatArray, shares: FloatArray, centre: int) -> tuple[FloatArray, FloatArray]:

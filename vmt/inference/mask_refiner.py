@@ -20,8 +20,9 @@ from vmt.config.node import load_config
 from vmt.data.labels import resolve_label_space
 from vmt.inference.flow_votes import steady_mask
 from vmt.inference.refine_defaults import ACCEPT, ANY, MIN_IOU, SHIPPED, WINDOW, weights_path
+from vmt.inference.window_votes import Vote, mean_vote, votes_of
 from vmt.inference.windows import iter_windows
-from vmt.modeling.mask_refiner.prompt import RefinedTube, TubeRefiner
+from vmt.modeling.mask_refiner.prompt import TubeRefiner
 from vmt.modeling.meta_arch.build import build_network
 from vmt.modeling.refiners.base import points_left_out
 from vmt.utils.device import resolve_device
@@ -31,7 +32,6 @@ logger = logging.getLogger(__name__)
 
 ByteArray = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float32]
 
 #: Frames that a window has in common with the next.
 OVERLAP = 1
@@ -104,31 +104,23 @@ class RefinedClip:
 
 
 @dataclass
-class _Held:
-    """A frame that still is in a window.
+class _FrameInWindow:
+    """A frame until its last window is done.
 
     Args:
         frame: (3, H, W) uint8.
         coarse: (N, H, W) bool, as given.
         start: (N, H, W) bool, from where refinement starts: the same, or refined and steadied.
-        votes: per tracklet, so far.
+        votes: of the windows so far, per tracklet.
     """
 
     frame: Tensor
     coarse: BoolArray
     start: BoolArray
-    votes: list[list[_Vote]] = field(default_factory=list)
+    votes: list[list[Vote]] = field(init=False)
 
-
-@dataclass(frozen=True)
-class _Vote:
-    """What one window says of one tracklet in one frame."""
-
-    rows: slice
-    columns: slice
-    probability: FloatArray
-    looked_at: BoolArray
-    weight: float
+    def __post_init__(self) -> None:
+        self.votes = [[] for _ in self.coarse]
 
 
 class MaskRefiner:
@@ -245,40 +237,41 @@ class MaskRefiner:
             raise ValueError(f"window must be at least 1 frame, not {window}.")
         if not 0.5 <= accept < 1:
             raise ValueError(f"accept must be in [0.5, 1), not {accept}.")
-        held = _pairs(frames, masks)
+        pairs = _pairs(frames, masks)
         if self.steady:
-            refined = (_again(*done) for done in self._refined(held, accept, window))
-            held = _steadied(refined, self.steady)
-        for _, found in self._refined(held, accept, window):
-            yield found
+            refined = self._refined(pairs, accept, window)
+            again = (replace(item, start=result.masks) for item, result in refined)
+            pairs = _steadied(again, self.steady)
+        for _, result in self._refined(pairs, accept, window):
+            yield result
         if left_out := points_left_out(self.network):
             logger.warning("%s", left_out)
 
     def _refined(
-        self, held: Iterator[_Held], accept: float, window: int
-    ) -> Iterator[tuple[_Held, RefinedFrame]]:
-        for part in iter_windows(held, window, max(window - OVERLAP, 1)):
+        self, pairs: Iterator[_FrameInWindow], accept: float, window: int
+    ) -> Iterator[tuple[_FrameInWindow, RefinedFrame]]:
+        for part in iter_windows(pairs, window, max(window - OVERLAP, 1)):
             self._vote(part.frames)
             for item in part.frames[: part.final_until - part.start]:
                 yield item, _decide(item, accept)
 
-    def _vote(self, held: Sequence[_Held]) -> None:
+    def _vote(self, items: Sequence[_FrameInWindow]) -> None:
         """Refine every tracklet of a window; adds to ``votes``."""
         device = self.network.device
-        video = torch.stack([item.frame for item in held]).to(device)
-        start = torch.from_numpy(np.stack([item.start for item in held], axis=1)).to(device)
+        video = torch.stack([item.frame for item in items]).to(device)
+        start = torch.from_numpy(np.stack([item.start for item in items], axis=1)).to(device)
         for tube in self.network.refine_tubes(video, start):
-            for vote, t in zip(_votes(tube, len(held)), tube.frames, strict=True):
-                held[t].votes[tube.tracklet].append(vote)
+            for vote, t in zip(votes_of(tube, len(items)), tube.frames, strict=True):
+                items[t].votes[tube.tracklet].append(vote)
 
 
-def _pairs(frames: Iterable[ByteArray], masks: Iterable[BoolArray]) -> Iterator[_Held]:
+def _pairs(frames: Iterable[ByteArray], masks: Iterable[BoolArray]) -> Iterator[_FrameInWindow]:
     """Frames with their masks, checked.
 
     Raises:
         ValueError: sizes or counts disagree.
     """
-    first: _Held | None = None
+    first: _FrameInWindow | None = None
     rest = iter(masks)
     count = 0
     for count, frame in enumerate(frames, start=1):
@@ -293,7 +286,7 @@ def _pairs(frames: Iterable[ByteArray], masks: Iterable[BoolArray]) -> Iterator[
             )
         pixels = torch.from_numpy(np.ascontiguousarray(frame.transpose(2, 0, 1)))
         given = mask.astype(np.bool_)
-        item = _Held(pixels, given, given, [[] for _ in mask])
+        item = _FrameInWindow(pixels, given, given)
         first = first or item
         if item.coarse.shape != first.coarse.shape:
             raise ValueError(
@@ -305,16 +298,11 @@ def _pairs(frames: Iterable[ByteArray], masks: Iterable[BoolArray]) -> Iterator[
         raise ValueError(f"there are {count} frames, but masks of more.")
 
 
-def _again(item: _Held, found: RefinedFrame) -> _Held:
-    """The same frame, to be refined from what was found."""
-    return _Held(item.frame, item.coarse, found.masks, [[] for _ in item.coarse])
-
-
-def _steadied(held: Iterator[_Held], reach: int) -> Iterator[_Held]:
+def _steadied(items: Iterator[_FrameInWindow], reach: int) -> Iterator[_FrameInWindow]:
     """The same, each once its neighbours are known; at most 2 * reach + 1 wait."""
-    near: deque[_Held] = deque()
+    near: deque[_FrameInWindow] = deque()
     at = 0
-    for item in chain(held, [None] * reach):
+    for item in chain(items, [None] * reach):
         if item is not None:
             near.append(item)
             if len(near) - at <= reach:
@@ -331,16 +319,7 @@ def _steadied(held: Iterator[_Held], reach: int) -> Iterator[_Held]:
             at += 1
 
 
-def _votes(tube: RefinedTube, length: int) -> Iterator[_Vote]:
-    probability = tube.probability.float().cpu().numpy()
-    looked_at = tube.looked_at.cpu().numpy()
-    for k, (t, place) in enumerate(zip(tube.frames, tube.places, strict=True)):
-        inside = (k, place.own_rows, place.own_columns)
-        weight = min(t + 1, length - t)
-        yield _Vote(place.rows, place.columns, probability[inside], looked_at[inside], weight)
-
-
-def _decide(item: _Held, accept: float) -> RefinedFrame:
+def _decide(item: _FrameInWindow, accept: float) -> RefinedFrame:
     """Masks from votes: acceptance, guards, and what is said about them."""
     count = len(item.coarse)
     masks = item.start.copy()
@@ -349,31 +328,19 @@ def _decide(item: _Held, accept: float) -> RefinedFrame:
     for n, votes in enumerate(item.votes):
         if not votes:
             continue
-        # Windows of one frame differ little: all fit into the rectangle around them.
-        rows = slice(min(v.rows.start for v in votes), max(v.rows.stop for v in votes))
-        columns = slice(min(v.columns.start for v in votes), max(v.columns.stop for v in votes))
-        shape = (rows.stop - rows.start, columns.stop - columns.start)
-        total, weight = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-        for vote in votes:
-            place = (
-                slice(vote.rows.start - rows.start, vote.rows.stop - rows.start),
-                slice(vote.columns.start - columns.start, vote.columns.stop - columns.start),
-            )
-            own = vote.weight * vote.looked_at
-            total[place] += own * vote.probability
-            weight[place] += own
-        seen = weight > 0
-        probability = total / np.maximum(weight, 1e-6)
-        sure = np.maximum(probability, 1 - probability)
-        coarse = item.coarse[n, rows, columns]
-        found = np.where(seen & (sure > accept), probability > 0.5, item.start[n, rows, columns])
-        if seen.any():
-            confidence[n] = float(sure[seen].mean())
-        common = np.count_nonzero(found & coarse)
-        if not found.any() or common < MIN_IOU * np.count_nonzero(found | coarse):
+        mean = mean_vote(votes)
+        place = (n, mean.rows, mean.columns)
+        sure = np.maximum(mean.probability, 1 - mean.probability)
+        accepted = mean.looked_at & (sure > accept)
+        refined = np.where(accepted, mean.probability > 0.5, item.start[place])
+        coarse = item.coarse[place]
+        if mean.looked_at.any():
+            confidence[n] = float(sure[mean.looked_at].mean())
+        common = np.count_nonzero(refined & coarse)
+        if not refined.any() or common < MIN_IOU * np.count_nonzero(refined | coarse):
             rejected[n] = True
             masks[n] = item.coarse[n]
         else:
-            masks[n, rows, columns] = found
+            masks[place] = refined
     changed = np.count_nonzero(masks != item.coarse, axis=(1, 2))
     return RefinedFrame(masks, confidence, changed.astype(np.int64), rejected)
