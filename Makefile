@@ -7,7 +7,7 @@ MASKS ?=
 FIRST ?=
 OUTPUT ?= demo_output
 
-.PHONY: install demo test lint bench bench-long doctor clean
+.PHONY: install demo test lint docs bench bench-long doctor clean
 
 install: $(VENV)/.installed
 
@@ -31,6 +31,9 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: install
+	$(BIN)/python tools/make_docs.py
 
 bench: install
 	$(BIN)/python benchmarks/run_all.py
