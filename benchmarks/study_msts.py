@@ -6,7 +6,7 @@ that grow or shrink eightfold, which is what MS-STS says it is made for. They ar
 clips and on synthetic ones with and without such change of scale, none of which they have seen.
 MS-STS starts from the weights that SeqFormer starts from; its own additions start closed. Called
 again on the same output folder, the study goes on where it was left.
-docs/methods/msts.md has the results.
+docs/studies/msts.md has the results.
 
 Example:
     python benchmarks/study_msts.py --images ../shared/data/images \

@@ -13,7 +13,7 @@ report.html (the most changed frames) and scores.json. OUTPUT/refined.json is th
 with the best iteration's masks as `segmentations_refined`; OUTPUT/scores.json has all scores.
 Called again with the same arguments it goes on where it stopped; a folder of other settings or
 annotations is refused. The small loop of the example takes an hour or more on two cores;
-docs/methods/mask_refiner.md has the commands that make its data.
+docs/howto/refine.md has the commands that make its data.
 
 Example:
   python tools/self_correct.py --config-file configs/refine/self_correct_synthetic.yaml \

@@ -11,8 +11,8 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
 PAGES = (
-    *("README.md", "INSTALL.md", "USAGE.md", "datasets/README.md", "cocoapi_hq/README.md"),
-    *("benchmarks/README.md", "vmt/weights/README.md"),
+    *("README.md", "INSTALL.md", "USAGE.md", "CONTRIBUTING.md", "datasets/README.md"),
+    *("cocoapi_hq/README.md", "benchmarks/README.md", "vmt/weights/README.md"),
     *sorted(str(path.relative_to(REPO)) for path in (REPO / "docs").rglob("*.md")),
 )
 #: What a line of a shell begins with.

@@ -63,6 +63,7 @@ NO_COMMANDS = {
     "DATASETS:": "keys of a config",
     "MODEL:": "keys of a config",
     '[{"video_id"': "a result file",
+    "@inproceedings": "citations",
 }
 #: Keys that make the trainings of the pages one step of tiny pictures.
 ONE_STEP = (

@@ -1,4 +1,4 @@
-"""The numbers of README's table are those of the result files that its rows name."""
+"""Numbers in the tables of the pages are those of the result files."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.docs.blocks import REPO
+from vmt.checkpoint.zoo import zoo_file
 
 #: A decimal number that stands alone: not the 50 of R50, nor a size like 352x640.
 NUMBER = re.compile(r"(?<![\w.])\d+(?:,\d{3})*(?:\.\d+)?(?![\w.]*\d)")
@@ -17,7 +18,7 @@ NUMBER = re.compile(r"(?<![\w.])\d+(?:,\d{3})*(?:\.\d+)?(?![\w.]*\d)")
 
 def rows() -> dict[str, list[str]]:
     """First cell -> the other cells of the table "Measured"."""
-    section = (REPO / "README.md").read_text().split("## Measured")[1].split("\n## ")[0]
+    section = (REPO / "benchmarks/README.md").read_text().split("## Measured")[1].split("\n## ")[0]
     cells = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
     return {row[0].strip(): [cell.strip() for cell in row[1:]] for row in cells[2:]}
 
@@ -145,8 +146,33 @@ METHODS = {
 }
 
 
+def test_weights_of_readme() -> None:
+    """Scores are those of the zoo, speeds and the gain of a halo those of the result files."""
+    section = (REPO / "README.md").read_text().split("## Weights")[1]
+    lines = [line for line in section.splitlines() if line.startswith("| ")][1:]
+    sizes = ("r50", "r101", "swinl")
+    for file in map(zoo_file, (f"vmt_{size}" for size in sizes)):
+        (line,) = [line for line in lines if f"`{file.name}`" in line]
+        assert f"AP^B {file.expected['AP^B']}, AP^M {file.expected['AP^M']}" in line
+        assert file.page in line
+    aps = [str(zoo_file(f"seqformer_{size}").expected["AP"]) for size in sizes]
+    assert f"AP {', '.join(aps)} on" in lines[-1]
+    speed = pick(result("model_cpu")["rows"], variant="ours")["frames_per_second"]
+    assert f"{speed:.2f} frames/s at 352x640" in section
+    one, five = (
+        pick(result("mask_refiner_speed")["rows"], tracklets=number, frames=26)["frames_per_s"]
+        for number in (1, 5)
+    )
+    assert f"{one:.1f} frames/s with one small object, {five:.1f} with five" in section
+    halo = [
+        pick(result("mask_refinement")["means"], kind="halo", method=name)["boundary_iou_2%"]
+        for name in ("coarse", "ours")
+    ]
+    assert "boundary IoU {:.3f} -> {:.3f}".format(*halo) in section
+
+
 def test_the_table_of_mask_refiner_md() -> None:
-    text = (REPO / "docs/methods/mask_refiner.md").read_text()
+    text = (REPO / "docs/studies/mask_refiner.md").read_text()
     table = text.split("| input | method |")[1].split("\n\n")[0]
     kind, compared = "", 0
     for line in table.splitlines()[2:]:
@@ -161,7 +187,7 @@ def test_the_table_of_mask_refiner_md() -> None:
 
 
 def test_the_table_of_msts_md() -> None:
-    text = (REPO / "docs/methods/msts.md").read_text()
+    text = (REPO / "docs/studies/msts.md").read_text()
     table = text.split("| | SeqFormer | MS-STS lean | |")[1].split("\n\n")[0]
     found = result("msts_cpu")["rows"]
     for line in table.splitlines()[2:]:
