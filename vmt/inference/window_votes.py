@@ -62,4 +62,5 @@ def mean_vote(votes: Sequence[Vote]) -> Vote:
         own = vote.weight * vote.looked_at
         total[place] += own * vote.probability
         weight[place] += own
-    return Vote(rows, columns, total / np.maximum(weight, np.float32(1e-6)), weight > 0)
+    total /= np.maximum(weight, 1e-6)
+    return Vote(rows, columns, total, weight > 0)
