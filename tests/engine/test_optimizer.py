@@ -36,14 +36,17 @@ def test_groups_of_a_network_are_the_published_ones() -> None:
     assert isinstance(optimizer, torch.optim.AdamW)
 
 
-def test_backbone_wins_over_sampling_and_empty_groups_do_not_exist() -> None:
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    groups = parameter_groups(
-        [("backbone.sampling_offsets.weight", parameter)],
-        1.0,
-        {"BACKBONE_FACTOR": 0.5, "SAMPLING_FACTOR": 0.25},
-    )
-    assert [(g["name"], g["lr"]) for g in groups] == [("backbone", 0.5)]
+def test_a_model_declares_its_groups_and_the_first_that_fits_counts() -> None:
+    cfg = quick_config("seqformer_tiny", "SOLVER.BACKBONE_FACTOR", "0.5")
+    model = build_model(cfg, SHAPES)
+    declared = {"backbone.": "BACKBONE_FACTOR", "": "SAMPLING_FACTOR"}
+    model.lr_groups = lambda: declared  # type: ignore[method-assign]
+    model.undecayed = lambda: {"coarse.controller.layers.0.bias"}  # type: ignore[method-assign]
+    groups = {g["name"]: g for g in parameter_groups(model, cfg.SOLVER)}
+    assert set(groups) == {"backbone", "sampling", "sampling_undecayed"}, "none is empty"
+    assert groups["backbone"]["lr"] == pytest.approx(1e-4)
+    assert groups["sampling_undecayed"]["param_names"] == ["coarse.controller.layers.0.bias"]
+    assert groups["sampling_undecayed"]["weight_decay"] == 0.0
 
 
 def test_factor_multiplies_every_group() -> None:

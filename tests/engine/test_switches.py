@@ -60,13 +60,13 @@ SWITCHES = {
 }
 #: What does not work, and what is said; everything else works.
 REFUSED = {
-    ("mask_pool", "auxiliary"): "MODEL.AUXILIARY foreground_background judges a base",
+    ("mask_pool", "auxiliary"): "MODEL.AUXILIARY foreground_background judges the masks",
     ("mask_pool", "overlay"): "ENGINE.OVERLAY_PERIOD draws the objects that a network finds",
     ("mask_pool", "validate"): "MaskRefiner finds no objects in videos",
     ("mask_pool", "no_degrade"): "INPUT.DEGRADE is empty, but MODEL.META_ARCHITECTURE MaskRefiner",
-    ("mask_pool", "compile"): "ENGINE.COMPILE compiles the layers of encoder and decoder",
+    ("mask_pool", "compile"): "ENGINE.COMPILE compiles a network's stages",
     ("detector", "recompute"): "ENGINE.ACTIVATION_CHECKPOINTING has nothing to recompute",
-    ("detector", "auxiliary"): "MODEL.AUXILIARY foreground_background judges a base",
+    ("detector", "auxiliary"): "MODEL.AUXILIARY foreground_background judges the masks",
     ("detector", "no_degrade"): "INPUT.DEGRADE is empty, but MODEL.META_ARCHITECTURE MaskRefiner",
 }
 
@@ -139,7 +139,7 @@ def test_sharding_is_for_networks_with_an_encoder() -> None:
         if network == "seqformer":
             check_switches(cfg, model, 2)
         else:
-            with pytest.raises(ConfigError, match=r"ENGINE\.PARALLEL fsdp spreads the layers"):
+            with pytest.raises(ConfigError, match=r"ENGINE\.PARALLEL fsdp spreads a network"):
                 check_switches(cfg, model, 2)
 
 

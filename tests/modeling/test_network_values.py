@@ -18,6 +18,7 @@ from vmt.modeling.msts.encoder import SplitAttention
 from vmt.modeling.msts.separability import cell_weights, predicted_union, true_union
 from vmt.modeling.refiners.dense_band import band_points, box_masks, edge_band
 from vmt.modeling.seqformer.encoder import Levels
+from vmt.modeling.video_model import ClipBatch
 
 
 def watched(*overrides: Any) -> tuple[Any, list[Any], list[Tensor]]:
@@ -46,7 +47,7 @@ def test_centres_in_training_are_pixels_of_each_clip(refiner: str) -> None:
     """Two clips of different sizes; the smaller one is padded."""
     net, states, centres = watched("MODEL.REFINER.NAME", refiner)
     clips = [shape_clip(2, size, seed=3) for size in ((64, 96), (96, 64))]
-    net.train().losses([c["image"] for c in clips], [c["targets"] for c in clips])
+    net.train().losses(ClipBatch.from_inputs(clips))
     # two layers of each clip; then, of a refiner, the last layer of each
     assert len(centres) == 4 + 2 * (refiner != "none")
     order = [(0, 0), (0, 1), (1, 0), (1, 1), (0, 1), (1, 1)]
@@ -60,14 +61,14 @@ def test_centres_in_training_are_pixels_of_each_clip(refiner: str) -> None:
 
 def test_padding_of_a_batch() -> None:
     net, *_ = watched()
-    frames, padding = net._pad([torch.ones(2, 3, 40, 70), torch.ones(2, 3, 64, 33)])
+    frames, padding = net.pad([torch.ones(2, 3, 40, 70), torch.ones(2, 3, 64, 33)])
     assert frames.shape == (4, 3, 64, 96)
     assert padding.shape == (4, 64, 96)
     for rows, (height, width) in ((slice(0, 2), (40, 70)), (slice(2, 4), (64, 33))):
         assert not padding[rows, :height, :width].any()
         assert padding[rows].sum() == 2 * (64 * 96 - height * width)
         assert torch.equal(frames[rows, 0] == 0, padding[rows])
-    frames, padding = net._pad([torch.ones(1, 3, 64, 32), torch.ones(1, 3, 64, 32)])
+    frames, padding = net.pad([torch.ones(1, 3, 64, 32), torch.ones(1, 3, 64, 32)])
     assert padding is None
     assert frames.shape == (2, 3, 64, 32)
 

@@ -330,5 +330,3 @@ def test_values_that_do_not_fit():
         network("MODEL.MASK_REFINER.QUERY_SOURCE", "guess")
     with pytest.raises(ConfigError, match=r"REFINER\.NAME is none.*quadtree"):
         network("MODEL.REFINER.NAME", "none")
-    with pytest.raises(ConfigError, match=r"AUXILIARY msts.*frozen"):
-        network("MODEL.AUXILIARY", "msts")

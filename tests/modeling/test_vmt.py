@@ -83,7 +83,7 @@ def test_padding_is_masked(tiny, clip) -> None:
         return states[-1].query[0]
 
     alone = queries(small, None)
-    frames, padding = model._pad([small, torch.zeros(4, 3, 128, 160)])
+    frames, padding = model.pad([small, torch.zeros(4, 3, 128, 160)])
     # Convolutions see what lies beyond the border, so the queries are close, not equal; without
     # the mask they are far off.
     masked = (queries(frames, padding) - alone).abs().mean()

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import yaml
 from fvcore.common.config import CfgNode
-from torch import Tensor, nn
+from torch import Tensor
 
 from vmt.checkpoint.files import SAFETENSORS, write_weights
 from vmt.checkpoint.training_state import CheckpointFolder, changed_keys, seed_everything
@@ -37,7 +37,7 @@ from vmt.engine.switches import check_switches
 from vmt.engine.train_loop import Hook, Trainer
 from vmt.evaluation.expected import unmet
 from vmt.modeling.meta_arch.build import build_model, build_network
-from vmt.modeling.meta_arch.vmt import VideoMaskTransfiner
+from vmt.modeling.video_model import ClipModel, VideoModel
 from vmt.structures.labels import LabelSpace
 from vmt.utils import comm
 from vmt.utils.atomic import AtomicFile, make_folder
@@ -320,7 +320,7 @@ class TrainingRun:
             auxiliary=auxiliary,
         )
 
-    def _build_model(self, pretrained: bool) -> nn.Module:
+    def _build_model(self, pretrained: bool) -> VideoModel:
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.MODEL.BACKBONE.PRETRAINED = pretrained and pretrained_backbone(cfg)
@@ -412,16 +412,16 @@ class TrainingRun:
             first = found.numbers if first is None else first
         return first
 
-    def _evaluation_model(self, trainer: Trainer) -> VideoMaskTransfiner:
+    def _evaluation_model(self, trainer: Trainer) -> ClipModel:
         sharded = self.cfg.ENGINE.PARALLEL == "fsdp" and comm.world_size() > 1
         if self._ema is None and not sharded:
-            assert isinstance(trainer.model, VideoMaskTransfiner), "built by build_model"
+            assert isinstance(trainer.model, ClipModel), "built by build_model"
             return trainer.model
         weights = self.weights(trainer)
         devices = [trainer.device] if trainer.device.type == "cuda" else []
         with torch.random.fork_rng(devices):  # an evaluation must not change the training
             model = self._build_model(pretrained=False)
-        assert isinstance(model, VideoMaskTransfiner), "built by build_model"
+        assert isinstance(model, ClipModel), "built by build_model"
         model.load_state_dict(weights)
         return model.to(trainer.device).eval()
 

@@ -21,7 +21,7 @@ from vmt.evaluation.scoring import score
 from vmt.inference.predictor import PredictorOptions, VideoPredictor
 from vmt.inference.results import ResultsWriter
 from vmt.inference.video_io import YTVIS_FPS, FrameList
-from vmt.modeling.meta_arch.vmt import VideoMaskTransfiner
+from vmt.modeling.video_model import ClipModel
 from vmt.structures.labels import LabelSpace
 from vmt.utils import comm
 from vmt.utils.atomic import AtomicFile, DiskReserve, make_folder
@@ -50,7 +50,7 @@ class SetResults:
 
 def evaluate_set(
     cfg: CfgNode,
-    model: VideoMaskTransfiner,
+    model: ClipModel,
     name: str,
     folder: Path,
     stopping: Callable[[], bool] = lambda: False,
@@ -113,7 +113,7 @@ def _say_which_classes(
 
 def _predict(
     cfg: CfgNode,
-    model: VideoMaskTransfiner,
+    model: ClipModel,
     name: str,
     records: Sequence[VideoRecord],
     store: ResultFolder,

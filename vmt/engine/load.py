@@ -13,7 +13,7 @@ from vmt.checkpoint.load import load_weights
 from vmt.config.node import load_config
 from vmt.data.labels import resolve_label_space
 from vmt.modeling.meta_arch.build import build_model
-from vmt.modeling.meta_arch.vmt import VideoMaskTransfiner
+from vmt.modeling.video_model import ClipModel
 from vmt.utils.device import resolve_device
 
 logger = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 def model_from_config(
     cfg: CfgNode, beside: Path | None = None, device: torch.device | None = None
-) -> VideoMaskTransfiner:
+) -> ClipModel:
     """Build, fill and place the network of a config, in evaluation mode.
 
     Args:
@@ -54,7 +54,7 @@ def load_model(
     weights: str | Path | None = None,
     overrides: Sequence[str] = (),
     device: str | None = None,
-) -> VideoMaskTransfiner:
+) -> ClipModel:
     """Build a network from a YAML file.
 
     Args:

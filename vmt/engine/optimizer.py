@@ -1,54 +1,43 @@
-"""AdamW with the published groups of learning rates."""
+"""AdamW with the groups of learning rates that a model declares."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fvcore.common.config import CfgNode
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
+from vmt.modeling.video_model import VideoModel
 from vmt.utils.errors import ConfigError
 
-#: Parameters whose learning rate is multiplied by a factor of SOLVER, by parts of their names; the
-#: first row that fits counts (docs/reference/released_code.md#learning-rates).
-GROUPS = (
-    ("backbone", re.compile(r"(^|\.)backbone\."), "BACKBONE_FACTOR"),
-    ("sampling", re.compile(r"(^|\.)(reference|sampling_offsets)\."), "SAMPLING_FACTOR"),
-)
 REST = "rest"
-#: Of parts that a method adds to the published network, these are not decayed: a gate that starts
-#: at zero must be free to open. The published network decays everything.
-UNDECAYED = re.compile(r"\.(branch|mixer)\.(.*\.)?(gate|norm\d*)(\.|$)")
 
 
-def parameter_groups(
-    parameters: Iterable[tuple[str, nn.Parameter]], base_lr: float, factors: Mapping[str, float]
-) -> list[dict[str, Any]]:
-    """Sort trainable parameters by learning rate.
+def parameter_groups(model: VideoModel, solver: CfgNode) -> list[dict[str, Any]]:
+    """Sort trainable parameters by learning rate and weight decay.
 
     Args:
-        parameters: names and parameters; frozen ones are left out.
-        base_lr: learning rate of the rest.
-        factors: SOLVER key -> factor.
+        model: its ``lr_groups`` and ``undecayed`` say which parameters are special.
+        solver: ``SOLVER``, whose factors multiply ``BASE_LR``.
 
     Returns:
         Groups for a torch optimizer with ``name``, ``params``, ``param_names``, ``lr`` and
-        ``base_lr``; none is empty. The group of ``UNDECAYED`` has a ``weight_decay`` of 0.
+        ``base_lr``; none is empty. Those of ``undecayed`` have a ``weight_decay`` of 0.
     """
+    factors, undecayed = model.lr_groups(), model.undecayed()
     groups: dict[str, dict[str, Any]] = {}
-    for name, parameter in parameters:
+    for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        row = next((row for row in GROUPS if row[1].search(name)), None)
-        title = row[0] if row is not None else REST
-        free = UNDECAYED.search(name) is not None
-        title += "_undecayed" if free else ""
-        lr = base_lr * (factors[row[2]] if row is not None else 1.0)
+        key = next((key for prefix, key in factors.items() if name.startswith(prefix)), None)
+        title = key.removesuffix("_FACTOR").lower() if key is not None else REST
+        decay = {"weight_decay": 0.0} if name in undecayed else {}
+        title += "_undecayed" if decay else ""
+        lr = solver.BASE_LR * (float(solver[key]) if key is not None else 1.0)
         empty = {"name": title, "params": [], "param_names": [], "lr": lr, "base_lr": lr}
-        group = groups.setdefault(title, empty | ({"weight_decay": 0.0} if free else {}))
+        group = groups.setdefault(title, empty | decay)
         group["params"].append(parameter)
         group["param_names"].append(name)
     return list(groups.values())
@@ -79,12 +68,10 @@ def freeze(model: nn.Module, prefixes: Sequence[str]) -> None:
         raise ConfigError(f"SOLVER.FREEZE {list(prefixes)} leaves nothing to train.")
 
 
-def build_optimizer(cfg: CfgNode, model: nn.Module) -> AdamW:
+def build_optimizer(cfg: CfgNode, model: VideoModel) -> AdamW:
     """AdamW over the trainable parameters of a network, by ``SOLVER``."""
-    node = cfg.SOLVER
-    factors = {key: float(node[key]) for _, _, key in GROUPS}
-    groups = parameter_groups(model.named_parameters(), node.BASE_LR, factors)
-    return AdamW(groups, lr=node.BASE_LR, weight_decay=node.WEIGHT_DECAY)
+    groups = parameter_groups(model, cfg.SOLVER)
+    return AdamW(groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
 
 
 def set_factor(optimizer: Optimizer, factor: float) -> None:

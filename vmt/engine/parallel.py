@@ -17,34 +17,18 @@ from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
 from vmt.engine.optimizer import parameter_names
+from vmt.modeling.video_model import VideoModel
 from vmt.utils import comm
 from vmt.utils.errors import ConfigError
 
-#: Names of blocks inside a backbone whose forward pass is worth repeating.
-_STAGES = ("layer", "stages", "blocks")
 
-
-def _transformer_layers(model: nn.Module) -> list[nn.Module]:
-    """Layers of encoder and decoder; none of a network that has neither."""
-    parts = [getattr(model, part, None) for part in ("encoder", "decoder")]
-    return [layer for part in parts if part is not None for layer in part.layers]
-
-
-def repeated_layers(model: nn.Module) -> list[nn.Module]:
-    """Backbone stages, encoder layers and decoder layers with something to train."""
-    layers = _transformer_layers(model)
-    backbone = model.get_submodule("backbone")
-    body = next((child for name, child in backbone.named_children() if name == "body"), backbone)
-    layers += [
-        stage
-        for name, child in body.named_children()
-        if name.startswith(_STAGES)
-        for stage in (child if isinstance(child, nn.ModuleList) else [child])
-    ]
+def repeated_layers(model: VideoModel) -> list[nn.Module]:
+    """Stages of network and backbone with something to train."""
+    layers = [*model.stages(), *model.backbone.stage_modules()]
     return [layer for layer in layers if any(p.requires_grad for p in layer.parameters())]
 
 
-def recompute_activations(model: nn.Module) -> int:
+def recompute_activations(model: VideoModel) -> int:
     """Forget what ``repeated_layers`` computed inside and compute it again for the gradient.
 
     Changes memory and time, no result. Returns the number of layers.
@@ -55,8 +39,8 @@ def recompute_activations(model: nn.Module) -> int:
     layers = repeated_layers(model)
     if not layers:
         raise ConfigError(
-            "ENGINE.ACTIVATION_CHECKPOINTING has nothing to recompute: backbone, encoder and "
-            "decoder of this network are frozen; set false."
+            "ENGINE.ACTIVATION_CHECKPOINTING has nothing to recompute: all stages of this network "
+            "are frozen; set false."
         )
     for layer in layers:
         forward = layer.forward
@@ -70,26 +54,26 @@ def _recomputed(layer: nn.Module, forward: Any, *args: Any) -> Any:
     return checkpoint(forward, *args, use_reentrant=False)
 
 
-def compile_layers(model: nn.Module) -> None:
-    """Hand the layers of encoder and decoder to torch.compile; all else stays eager.
+def compile_layers(model: VideoModel) -> None:
+    """Hand the stages of a network to torch.compile; all else stays eager.
 
     The backbone too: sizes change from clip to clip, and with them as symbols its backward pass
     takes torch more than ten minutes to compile. Names of parameters do not change.
 
     Raises:
-        ConfigError: the network has neither.
+        ConfigError: it has none.
     """
-    layers = _transformer_layers(model)
+    layers = model.stages()
     if not layers:
         raise ConfigError(
-            "ENGINE.COMPILE compiles the layers of encoder and decoder, and this network has "
-            "neither; set false."
+            "ENGINE.COMPILE compiles a network's stages, and this one has none beyond its "
+            "backbone; set false."
         )
     for layer in layers:
         layer.compile(dynamic=True)
 
 
-def distribute(model: nn.Module, kind: str, device: torch.device) -> nn.Module:
+def distribute(model: VideoModel, kind: str, device: torch.device) -> nn.Module:
     """Spread a network over the processes of the run.
 
     A batch without objects leaves mask head and refiner without a gradient, in one process and not
@@ -120,11 +104,12 @@ def distribute(model: nn.Module, kind: str, device: torch.device) -> nn.Module:
         if device.type == "cuda":
             options["device_ids"] = [device]
         return DistributedDataParallel(model, **options)
-    prefixes = ("encoder.layers.", "decoder.layers.")
+    stages = model.stages()
+    prefixes = tuple(f"{name}." for name, part in model.named_modules() if part in stages)
     model.register_forward_hook(functools.partial(_tie_parameters, prefixes))
     # Without a mesh, torch takes the GPUs of a machine that has some, also for a run on its CPUs.
     mesh = init_device_mesh(device.type, (comm.world_size(),))
-    for layer in _transformer_layers(model):
+    for layer in stages:
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
     return model

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vmt.modeling.meta_arch.vmt import ClipForward, VideoMaskTransfiner
-from vmt.ops.resize import aligned_upsample2
+from vmt.modeling.video_model import ClipModel
 from vmt.utils.errors import AnnotationError
 
 #: Arrays that a reference file must hold; masks are those of the ``selected`` queries.
@@ -57,7 +56,7 @@ def read_reference(path: str | Path) -> dict[str, NDArray[np.generic]]:
     return arrays
 
 
-def compare(model: VideoMaskTransfiner, reference: dict[str, NDArray[np.generic]]) -> ParityReport:
+def compare(model: ClipModel, reference: dict[str, NDArray[np.generic]]) -> ParityReport:
     """Run the reference's input and compare what comes out.
 
     Args:
@@ -67,10 +66,10 @@ def compare(model: VideoMaskTransfiner, reference: dict[str, NDArray[np.generic]
     Raises:
         AnnotationError: an array has another shape than what the network gives.
     """
-    out = model.run_clip(torch.from_numpy(np.asarray(reference["images"], dtype=np.float32)))
+    frames = torch.from_numpy(np.asarray(reference["images"], dtype=np.float32))
+    arrays = model.reference_arrays(frames)
     golden_queries = [int(i) for i in reference["selected"]]
-    ours = [int(i) for i in out.selected]
-    arrays = _arrays(out)
+    ours = [int(i) for i in arrays["selected"]]
     errors: dict[str, float] = {
         name: _error(name, arrays[name], reference[name])
         for name in ("memory", "query", "logits", "boxes")
@@ -84,21 +83,6 @@ def compare(model: VideoMaskTransfiner, reference: dict[str, NDArray[np.generic]
             golden = reference[name][rows_golden]
             errors[name] = _error(name, arrays[name][rows_ours], golden)
     return ParityReport(errors, sorted(ours), sorted(golden_queries))
-
-
-def _arrays(out: ClipForward) -> dict[str, torch.Tensor]:
-    """Outputs under the names of the reference files; masks after the published upsampling by 2."""
-    arrays = {
-        "memory": out.features.memory,
-        "query": out.query,
-        "logits": out.logits,
-        "boxes": out.boxes_cxcywh,
-        "masks_coarse": aligned_upsample2(out.coarse_logits),
-    }
-    if out.refined is not None:
-        arrays["masks_stride4"] = aligned_upsample2(out.refined.stage_logits)
-        arrays["masks_refined"] = aligned_upsample2(out.refined.mask_logits)
-    return arrays
 
 
 def _error(name: str, ours: torch.Tensor, golden: NDArray[np.generic]) -> float:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from fvcore.common.config import CfgNode
-from torch import nn
 
-from vmt.modeling.mask_refiner.prompt import TubeRefiner
-from vmt.modeling.meta_arch.vmt import VideoMaskTransfiner
+from vmt.modeling.video_model import ClipModel, FrameModel, VideoModel
 from vmt.utils.errors import ConfigError
 
 
-def check_switches(cfg: CfgNode, model: nn.Module, processes: int) -> None:
+def check_switches(cfg: CfgNode, model: VideoModel, processes: int) -> None:
     """Refuse what the network of a training cannot do.
 
-    ``ENGINE.ACTIVATION_CHECKPOINTING`` and ``ENGINE.COMPILE`` look for layers themselves, see
+    ``ENGINE.ACTIVATION_CHECKPOINTING`` and ``ENGINE.COMPILE`` look for stages themselves, see
     ``vmt.engine.parallel``.
 
     Args:
@@ -26,23 +24,27 @@ def check_switches(cfg: CfgNode, model: nn.Module, processes: int) -> None:
     """
     engine = cfg.ENGINE
     name = f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE}"
-    refines = isinstance(model, TubeRefiner)
-    if refines and not cfg.INPUT.DEGRADE:
+    if model.needs_coarse_masks and not cfg.INPUT.DEGRADE:
         raise ConfigError(
             f"INPUT.DEGRADE is empty, but {name} learns from masks that are made coarse; name "
             "kinds of `vmt degrade`, for instance [paper, halo]."
         )
-    if engine.OVERLAY_PERIOD and not isinstance(model, VideoMaskTransfiner):
+    if cfg.MODEL.AUXILIARY != "none" and not model.takes_adversary:
+        raise ConfigError(
+            f"MODEL.AUXILIARY {cfg.MODEL.AUXILIARY} judges the masks and features of a detector "
+            f"that is trained, and {name} trains none; set none."
+        )
+    if engine.OVERLAY_PERIOD and not isinstance(model, ClipModel | FrameModel):
         raise ConfigError(
             f"ENGINE.OVERLAY_PERIOD draws the objects that a network finds, and {name} finds "
             "none; set 0. tools/visualize_refinement.py draws refined masks."
         )
     if engine.PARALLEL != "fsdp" or processes == 1:
         return
-    if refines:
+    if not any(p.requires_grad for stage in model.stages() for p in stage.parameters()):
         raise ConfigError(
-            f"ENGINE.PARALLEL fsdp spreads the layers of encoder and decoder, of which {name} "
-            "trains none; use ddp."
+            f"ENGINE.PARALLEL fsdp spreads a network's stages, of which {name} trains none; use "
+            "ddp."
         )
     if engine.PRECISION == "fp16":
         raise ConfigError("ENGINE.PARALLEL fsdp does not scale losses; use PRECISION bf16.")

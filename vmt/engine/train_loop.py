@@ -27,7 +27,7 @@ from vmt.engine.parallel import (
     optimizer_state,
 )
 from vmt.modeling.criteria.finite import NonFiniteError, check_finite_losses
-from vmt.modeling.criteria.set_criterion import mean_tracklets
+from vmt.modeling.video_model import ClipBatch, VideoModel
 from vmt.utils import comm
 from vmt.utils.errors import CheckpointError, ConfigError, VmtError
 from vmt.utils.precision import arithmetic, checked_precision, fp32_products
@@ -125,7 +125,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: VideoModel,
         optimizer: Optimizer,
         schedule: Schedule,
         open_loader: LoaderFactory,
@@ -270,14 +270,14 @@ class Trainer:
     def _gradients(self, batch: Batch) -> dict[str, Tensor]:
         """Add up the gradients of the step, part by part; returns its losses."""
         parts = split_batch(batch, self.accumulate)
-        # The losses of a part are divided by its own number of tracklets; what the step asks for
-        # is the division by the number of all.
-        total = mean_tracklets([clip["targets"] for clip in batch], self.device)
+        # The losses of a part are divided by its own count; what the step asks for is the division
+        # by the count of all.
+        total = self.model.loss_count(ClipBatch.from_inputs(batch))
         sums: dict[str, Tensor] = {}
         for index, part in enumerate(parts):
             share: float | Tensor = 1.0
             if len(parts) > 1:
-                share = mean_tracklets([clip["targets"] for clip in part], self.device) / total
+                share = self.model.loss_count(ClipBatch.from_inputs(part)) / total
             last = index == len(parts) - 1
             judge = () if self.auxiliary is None else (self.auxiliary,)
             if self.auxiliary is not None:

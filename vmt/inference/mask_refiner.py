@@ -22,9 +22,9 @@ from vmt.inference.flow_votes import steady_mask
 from vmt.inference.refine_defaults import ACCEPT, ANY, MIN_IOU, SHIPPED, WINDOW, weights_path
 from vmt.inference.window_votes import Vote, mean_vote, votes_of
 from vmt.inference.windows import iter_windows
-from vmt.modeling.mask_refiner.prompt import TubeRefiner
 from vmt.modeling.meta_arch.build import build_network
 from vmt.modeling.refiners.base import points_left_out
+from vmt.modeling.video_model import MaskRefinerModel
 from vmt.utils.device import resolve_device
 from vmt.utils.errors import ConfigError
 
@@ -141,7 +141,7 @@ class MaskRefiner:
         ``refined = vmt.MaskRefiner.from_pretrained().refine(frames, masks)``
     """
 
-    def __init__(self, network: TubeRefiner, steady: int = 0) -> None:
+    def __init__(self, network: MaskRefinerModel, steady: int = 0) -> None:
         if steady < 0:
             raise ValueError(f"steady must be a number of frames from 0 on, not {steady}.")
         self.network = network
@@ -180,7 +180,7 @@ class MaskRefiner:
             name = cfg.MODEL.LABEL_SPACE
         space = resolve_label_space(name, config.parent)
         network = build_network(cfg, space)
-        if not isinstance(network, TubeRefiner):
+        if not isinstance(network, MaskRefinerModel):
             raise ConfigError(
                 f"{config}: MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, but a mask "
                 "refiner is needed; see configs/refine/."

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from vmt.modeling.mask_refiner.prompt import RefinedTube
+from vmt.modeling.video_model import RefinedTube
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import nn
 
 
@@ -12,3 +14,10 @@ class Addition(nn.Module):
     loading reports such a part as newly initialised and goes on. A file that holds some of its
     entries must hold all.
     """
+
+    def undecayed(self) -> Iterator[str]:
+        """Names of its parameters without weight decay: a gate must be free to open."""
+        for name, part in self.named_modules():
+            if isinstance(part, nn.LayerNorm):
+                yield from (f"{name}.{parameter}" for parameter, _ in part.named_parameters())
+        yield from (name for name, _ in self.named_parameters() if name.split(".")[-1] == "gate")

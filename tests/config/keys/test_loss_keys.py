@@ -10,6 +10,7 @@ import torch
 
 from tests.config.keys.pairs import SHOWN, Pair, network, shows, shows_each
 from tests.synthetic import shape_clip
+from vmt.modeling.video_model import ClipBatch
 from vmt.structures.clip import ClipTargets
 from vmt.structures.decoder_outputs import DecoderOutputs
 
@@ -35,7 +36,7 @@ def losses(cfg: Any) -> dict[str, float]:
     net = network(cfg).train()
     clip = shape_clip(2, (64, 64), 0)
     torch.manual_seed(1)
-    found = net.losses([clip["image"]], [clip["targets"]])
+    found = net.losses(ClipBatch.from_inputs([clip]))
     return {name: float(loss.detach()) for name, loss in found.items()}
 
 

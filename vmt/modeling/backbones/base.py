@@ -28,6 +28,16 @@ class Backbone(nn.Module):
         """
         raise NotImplementedError
 
+    def stage_modules(self) -> list[nn.Module]:
+        """Blocks whose forward pass is worth repeating for its memory, by timm's names."""
+        body = next((part for name, part in self.named_children() if name == "body"), self)
+        return [
+            stage
+            for name, part in body.named_children()
+            if name.startswith(("layer", "stages", "blocks"))
+            for stage in (part if isinstance(part, nn.ModuleList) else [part])
+        ]
+
 
 def freeze_batch_norm(body: nn.Module) -> nn.Module:
     """Batch norm as a fixed scale and shift: clips are few per step, so their statistics are poor.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +12,6 @@ from torch import Tensor
 
 from vmt.modeling.refiners.base import RefinerOutput
 from vmt.modeling.refiners.quadtree.criterion import QuadtreeOutput
-from vmt.ops.crops import Place
 from vmt.utils.errors import ConfigError
 
 #: Strides of the quadtree's levels, in pixels, and the coarsest.
@@ -22,48 +20,6 @@ STRIDE = STRIDES[0]
 #: Logit of a cell that lies wholly inside the given mask
 #: (docs/reference/released_code.md#given-mask).
 SURE = 4.0
-
-
-@dataclass(frozen=True)
-class RefinedTube:
-    """One tracklet of a window of frames, sharpened where it had a mask.
-
-    Args:
-        tracklet: which of those that were given.
-        frames: T of the frames that were given, ascending.
-        probability: (T, h, w) float in [0, 1] of rectangles, at the scale of the frames.
-        looked_at: (T, h, w) bool, pixels below a root of the quadtree; others mean nothing.
-        places: T, where the rectangles lie.
-    """
-
-    tracklet: int
-    frames: list[int]
-    probability: Tensor
-    looked_at: Tensor
-    places: list[Place]
-
-
-@runtime_checkable
-class TubeRefiner(Protocol):
-    """A network that sharpens given masks."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where its inputs are wanted."""
-        ...
-
-    def refine_tubes(self, frames: Tensor, coarse: Tensor) -> Iterator[RefinedTube]:
-        """Sharpen the tracklets of a window.
-
-        Args:
-            frames: (T, 3, H, W) uint8 RGB.
-            coarse: (N, T, H, W) bool.
-
-        Yields:
-            At most one result per tracklet, about the frames in which it has a pixel; none for a
-            tracklet without any, or of which nothing is known.
-        """
-        ...
 
 
 def prompt_levels(cfg: CfgNode) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fvcore.common.config import CfgNode
-from torch import nn
 
 from vmt.modeling.meta_arch import mask_refiner as _mask_refiner
 from vmt.modeling.meta_arch import vmt as _vmt
@@ -14,6 +13,7 @@ from vmt.modeling.msts import separability as _msts_separability
 from vmt.modeling.refiners import dense_band as _dense_band
 from vmt.modeling.refiners.quadtree import refiner as _quadtree
 from vmt.modeling.registry import META_ARCHITECTURES, lookup
+from vmt.modeling.video_model import ClipModel, VideoModel
 from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import ConfigError
 from vmt.utils.precision import checked_precision
@@ -30,7 +30,7 @@ METHODS = (
 )
 
 
-def build_network(cfg: CfgNode, label_space: LabelSpace) -> nn.Module:
+def build_network(cfg: CfgNode, label_space: LabelSpace) -> VideoModel:
     """Build what ``MODEL.META_ARCHITECTURE`` names, with fresh weights, on the CPU.
 
     Args:
@@ -49,18 +49,18 @@ def build_network(cfg: CfgNode, label_space: LabelSpace) -> nn.Module:
     checked_precision(cfg.TEST.PRECISION, "TEST.PRECISION")
     check_model(cfg)
     network = architecture.from_config(cfg, label_space)
-    assert isinstance(network, nn.Module), "a registered architecture must build one"
+    assert isinstance(network, VideoModel), "a registered architecture must build one"
     return network
 
 
-def build_model(cfg: CfgNode, label_space: LabelSpace) -> _vmt.VideoMaskTransfiner:
+def build_model(cfg: CfgNode, label_space: LabelSpace) -> ClipModel:
     """``build_network`` for one that segments videos.
 
     Raises:
         ConfigError: see there; or the network does something else.
     """
     model = build_network(cfg, label_space)
-    if not isinstance(model, _vmt.VideoMaskTransfiner):
+    if not isinstance(model, ClipModel):
         raise ConfigError(
             f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} finds no objects in videos; it "
             "sharpens given masks: vmt refine runs it, vmt train without DATASETS.TEST trains it."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +11,11 @@ from torch import Tensor, nn
 
 from vmt.modeling.backbones.base import Backbone
 from vmt.modeling.backbones.build import build_backbone
+from vmt.modeling.criteria.auxiliary import Judge
 from vmt.modeling.criteria.matcher import Match
 from vmt.modeling.mask_refiner.prompt import (
     STRIDE,
     STRIDES,
-    RefinedTube,
     by_pixel,
     looked_at_cells,
     prompt_levels,
@@ -25,6 +24,7 @@ from vmt.modeling.mask_refiner.prompt import (
 from vmt.modeling.meta_arch.query_refiner import QueryRefiner
 from vmt.modeling.refiners.base import Refiner, RefinerInput, RefinerLosses, RefinerOutput
 from vmt.modeling.registry import META_ARCHITECTURES, REFINERS, lookup, register
+from vmt.modeling.video_model import ClipBatch, MaskRefinerModel, ModelOptions, RefinedTube
 from vmt.ops.colour_cue import colour_cues
 from vmt.ops.crops import TubeCrop, follow
 from vmt.ops.resize import aligned_upsample2
@@ -71,16 +71,13 @@ class MaskPoolQuery(nn.Module):
         return query
 
 
-class MaskRefinerNetwork(nn.Module):
+class MaskRefinerNetwork(MaskRefinerModel):
     """Sharpens given masks, of any class and from any source, tracklet by tracklet.
 
     The paper's annotation refinement (arXiv:2207.14012, section 3.2) takes its instance queries
     from a detector (``QueryRefiner``). Here the query is pooled under the mask, so that none is
     needed (``MODEL.MASK_REFINER.QUERY_SOURCE: mask_pool``, ours). The object is cut out in every
     frame; the backbone reads RGB, the coarse mask, and colour cues.
-
-    ``forward`` takes one dict per clip: ``image`` (T, 3, H, W), ``coarse`` (G, T, H, W) bool and,
-    in training, ``targets``; it gives weighted losses.
 
     Args:
         backbone: with four input channels and a stride-2 map.
@@ -98,14 +95,8 @@ class MaskRefinerNetwork(nn.Module):
         dense_weight: of ``loss_mask_dense``, cross entropy of the mask at stride 2 as a linear
             layer reads it off the fused map, in training; it tells every cell what nodes alone
             hardly can. 0: without.
-        label_space: unused by the network, kept with its weights.
-        pixel_mean: of RGB in [0, 255].
-        pixel_std: of RGB in [0, 255].
-        precision: in ``refine_tubes``, see ``vmt.utils.precision``.
+        options: see ``ModelOptions``; the network knows no classes.
     """
-
-    pixel_mean: Tensor
-    pixel_std: Tensor
 
     def __init__(
         self,
@@ -122,12 +113,9 @@ class MaskRefinerNetwork(nn.Module):
         train_tracklets: int,
         colour_radii_px: Sequence[int],
         dense_weight: float,
-        label_space: LabelSpace,
-        pixel_mean: Sequence[float],
-        pixel_std: Sequence[float],
-        precision: str = "fp32",
+        options: ModelOptions,
     ) -> None:
-        super().__init__()
+        super().__init__(options)
         self.backbone = backbone
         self.laterals = nn.ModuleDict(
             {str(s): nn.Conv2d(backbone.channels[s], dim, 1) for s in (8, 16, 32)}
@@ -148,11 +136,6 @@ class MaskRefinerNetwork(nn.Module):
         self.prompt_levels = prompt_levels
         self.train_tracklets = train_tracklets
         self.colour_radii_px = tuple(colour_radii_px)
-        self.label_space = label_space
-        self.precision = precision
-        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (pixel_mean, pixel_std))
-        self.register_buffer("pixel_mean", mean, persistent=False)
-        self.register_buffer("pixel_std", std, persistent=False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, label_space: LabelSpace) -> MaskRefinerNetwork:
@@ -184,25 +167,16 @@ class MaskRefinerNetwork(nn.Module):
             train_tracklets=node.TRAIN_TRACKLETS,
             colour_radii_px=node.COLOUR_RADII_PX,
             dense_weight=node.DENSE_WEIGHT,
-            label_space=label_space,
-            pixel_mean=cfg.MODEL.PIXEL_MEAN,
-            pixel_std=cfg.MODEL.PIXEL_STD,
-            precision=cfg.TEST.PRECISION,
+            options=ModelOptions.from_config(cfg, label_space),
         )
 
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return self.pixel_mean.device
-
-    def forward(self, batched_inputs: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """Weighted losses of a batch; see the class."""
-        chosen = [self._draw(clip["coarse"]) for clip in batched_inputs]
+    def losses(self, batch: ClipBatch, adversary: Judge | None = None) -> dict[str, Tensor]:
+        """See ``VideoModel``."""
+        chosen = [self._draw(coarse) for coarse in batch.coarse_masks]
         count = sum(map(len, chosen))
         losses: dict[str, Tensor] = {}
-        for clip, tracklets in zip(batched_inputs, chosen, strict=True):
-            frames = clip["image"].to(self.device)
-            targets, coarse = clip["targets"].to(self.device), clip["coarse"].to(self.device)
+        clips = zip(batch.clips, batch.targets, batch.coarse_masks, chosen, strict=True)
+        for frames, targets, coarse, tracklets in clips:
             for g in tracklets:
                 shown = coarse[g].flatten(1).any(1)
                 found = self._losses(frames[shown], coarse[g, shown], targets.masks[g, shown])
@@ -283,12 +257,12 @@ class MaskRefinerNetwork(nn.Module):
         )
 
     @torch.no_grad()
-    def refine_tubes(self, frames: Tensor, coarse: Tensor) -> Iterator[RefinedTube]:
-        """See ``TubeRefiner``."""
-        for tracklet, masks in enumerate(coarse):
-            shown = masks.flatten(1).any(1)
+    def refine_tubes(self, frames: Tensor, masks: Tensor) -> Iterator[RefinedTube]:
+        """See ``MaskRefinerModel``."""
+        for tracklet, coarse in enumerate(masks):
+            shown = coarse.flatten(1).any(1)
             if shown.any():
-                yield self._refine_tube(tracklet, shown, frames[shown], masks[shown])
+                yield self._refine_tube(tracklet, shown, frames[shown], coarse[shown])
 
     def _refine_tube(
         self, tracklet: int, shown: Tensor, frames: Tensor, coarse: Tensor
@@ -310,7 +284,7 @@ class MaskRefinerNetwork(nn.Module):
 
 
 #: ``MODEL.MASK_REFINER.QUERY_SOURCE`` -> what builds the network.
-QUERY_SOURCES: dict[str, Callable[[CfgNode, LabelSpace], nn.Module]] = {
+QUERY_SOURCES: dict[str, Callable[[CfgNode, LabelSpace], MaskRefinerModel]] = {
     "mask_pool": MaskRefinerNetwork.from_config,
     "detector": QueryRefiner.from_config,
 }
@@ -321,7 +295,7 @@ class ByQuerySource:
     """The entry of the registry: builds the network that ``QUERY_SOURCE`` names."""
 
     @staticmethod
-    def from_config(cfg: CfgNode, label_space: LabelSpace) -> nn.Module:
+    def from_config(cfg: CfgNode, label_space: LabelSpace) -> MaskRefinerModel:
         """Build from ``MODEL``.
 
         Raises:
@@ -332,10 +306,5 @@ class ByQuerySource:
             raise ConfigError(
                 f"MODEL.MASK_REFINER.QUERY_SOURCE must be one of {', '.join(QUERY_SOURCES)}, "
                 f"not {source!r}."
-            )
-        if cfg.MODEL.AUXILIARY != "none":
-            raise ConfigError(
-                f"MODEL.AUXILIARY {cfg.MODEL.AUXILIARY} judges a base that is trained; that "
-                "of QUERY_SOURCE detector is frozen, and mask_pool has none: set none."
             )
         return QUERY_SOURCES[source](cfg, label_space)

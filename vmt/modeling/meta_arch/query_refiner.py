@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -19,7 +19,6 @@ from vmt.modeling.mask_refiner.prompt import (
     STRIDE,
     STRIDES,
     MaskPrompt,
-    RefinedTube,
     by_pixel,
     join_tracklets,
     looked_at_cells,
@@ -28,12 +27,12 @@ from vmt.modeling.mask_refiner.prompt import (
 )
 from vmt.modeling.meta_arch.vmt import VideoMaskTransfiner
 from vmt.modeling.refiners.base import RefinerInput, RefinerOutput
+from vmt.modeling.video_model import ClipBatch, MaskRefinerModel, RefinedTube
 from vmt.ops.crops import Place
 from vmt.ops.resize import aligned_upsample2, network_size
 from vmt.structures.boxes import masks_to_boxes, xyxy_to_cxcywh
 from vmt.structures.clip import ClipTargets
 from vmt.structures.labels import LabelSpace
-from vmt.structures.predictions import ClipTracklets
 from vmt.utils.errors import ConfigError
 from vmt.utils.precision import arithmetic
 
@@ -41,7 +40,7 @@ from vmt.utils.precision import arithmetic
 LEAST = 1e-6
 
 
-class QueryRefiner(VideoMaskTransfiner):
+class QueryRefiner(VideoMaskTransfiner, MaskRefinerModel):
     """Sharpens given masks with the queries that a detector has for them.
 
     The paper's annotation refinement (arXiv:2207.14012, section 3.2;
@@ -49,9 +48,8 @@ class QueryRefiner(VideoMaskTransfiner):
     is; only the refiner is trained. Each given tracklet gets the query that a Hungarian match of
     its boxes finds, the centre of its own box, and its own mask as coarse mask.
 
-    ``forward`` takes one dict per clip in training: ``image`` (T, 3, H, W), ``coarse``
-    (G, T, H, W) bool and ``targets``; it gives weighted losses. In evaluation it finds objects, as
-    every Video Mask Transfiner. Weights of one fit, and the other way round.
+    In evaluation ``forward`` finds objects, as every Video Mask Transfiner. Weights of one fit, and
+    the other way round.
 
     Args:
         band_cells: stride-8 cells around the coarse contour that are looked at in any case.
@@ -61,6 +59,8 @@ class QueryRefiner(VideoMaskTransfiner):
         max_size: bound of the long side there; 0: none.
         parts: see ``VideoMaskTransfiner``; with a refiner.
     """
+
+    takes_adversary = False
 
     def __init__(
         self,
@@ -105,18 +105,14 @@ class QueryRefiner(VideoMaskTransfiner):
                 part.eval()
         return self
 
-    def forward(
-        self, batched_inputs: Sequence[dict[str, Any]], judge: Judge | None = None
-    ) -> dict[str, Tensor] | list[dict[str, ClipTracklets]]:
-        """See the class; ``judge`` is none."""
-        if not self.training:
-            return super().forward(batched_inputs)
+    def losses(self, batch: ClipBatch, adversary: Judge | None = None) -> dict[str, Tensor]:
+        """See ``VideoModel``."""
         outputs: list[RefinerOutput] = []
         wanted = []
-        for clip in batched_inputs:
-            coarse = clip["coarse"].to(self.device)
-            targets = _where_shown(clip["targets"].to(self.device), coarse)
-            inputs, kept = self._inputs(clip["image"], coarse, targets)
+        clips = zip(batch.clips, batch.targets, batch.coarse_masks, strict=True)
+        for frames, annotated, coarse in clips:
+            targets = _where_shown(annotated, coarse)
+            inputs, kept = self._inputs(frames, coarse, targets)
             outputs.append(self._refined(inputs))
             wanted.append(targets.select(kept))
         assert self.refiner_criterion is not None, "built with a refiner"
@@ -131,12 +127,12 @@ class QueryRefiner(VideoMaskTransfiner):
         return {name: weight(name) * loss + nothing for name, loss in losses.items()}
 
     @torch.no_grad()
-    def refine_tubes(self, frames: Tensor, coarse: Tensor) -> Iterator[RefinedTube]:
-        """See ``TubeRefiner``; all tracklets share one pass of the base.
+    def refine_tubes(self, frames: Tensor, masks: Tensor) -> Iterator[RefinedTube]:
+        """See ``MaskRefinerModel``; all tracklets share one pass of the base.
 
         A tracklet for which there is no query, because there are more than queries, is left out.
         """
-        shown = coarse.flatten(2).any(2)  # (N, T)
+        shown = masks.flatten(2).any(2)  # (N, T)
         present = shown.any(1).nonzero()[:, 0]
         if not len(present):
             return
@@ -144,7 +140,7 @@ class QueryRefiner(VideoMaskTransfiner):
         size = network_size(height, width, self.min_size, self.max_size)
         with arithmetic(self.precision, self.device):
             small = _resized(frames.to(self.device).float(), size)
-            inputs, kept = self._inputs(small, coarse[present])
+            inputs, kept = self._inputs(small, masks[present])
             output = self._refined(inputs)
         cells = looked_at_cells(inputs.given[0], output)
         for row, tracklet in enumerate(present[kept].tolist()):

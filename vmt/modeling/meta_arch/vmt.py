@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
@@ -32,7 +31,8 @@ from vmt.modeling.seqformer.decoder import Decoder, LayerState
 from vmt.modeling.seqformer.encoder import Encoder, Levels
 from vmt.modeling.seqformer.heads import BoxHeads, ClassHeads
 from vmt.modeling.seqformer.neck import Neck
-from vmt.ops.frames import fold_frames, frame_chunks, unfold_frames
+from vmt.modeling.video_model import ClipBatch, ClipModel, ModelOptions
+from vmt.ops.frames import frame_chunks, unfold_frames
 from vmt.ops.resize import aligned_upsample2
 from vmt.structures.clip import ClipTargets
 from vmt.structures.decoder_outputs import DecoderOutputs
@@ -40,8 +40,8 @@ from vmt.structures.labels import LabelSpace
 from vmt.structures.predictions import ClipTracklets
 from vmt.utils.precision import arithmetic
 
-#: Clips of a batch are padded to a common size that is a multiple of this, in pixels.
-SIZE_DIVISOR = 32
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,9 @@ class ClipForward:
 
 
 @register(META_ARCHITECTURES, "VideoMaskTransfiner")
-class VideoMaskTransfiner(nn.Module):
-    """SeqFormer with an optional refiner, under detectron2's contract.
+class VideoMaskTransfiner(ClipModel):
+    """SeqFormer with an optional refiner.
 
-    ``forward`` takes one dict per clip: in training ``image`` (T, 3, H, W) and ``targets``
-    (``ClipTargets``), and gives weighted losses; in evaluation ``image`` alone, and gives one dict
-    with ``tracklets`` (``ClipTracklets``) per clip.
     Sources: SeqFormer, arXiv:2112.08275; Video Mask Transfiner, arXiv:2207.14012.
 
     Args:
@@ -106,18 +103,13 @@ class VideoMaskTransfiner(nn.Module):
         box_heads: one per decoder layer.
         coarse: stride-8 masks.
         refiner: sharper masks, or None.
-        label_space: what the labels mean.
-        pixel_mean: of RGB in [0, 255].
-        pixel_std: of RGB in [0, 255].
+        options: see ``ModelOptions``.
         criterion: losses of the base.
         refiner_criterion: losses of the refiner, or None without one.
         top_k: (query, class) pairs that select queries at inference.
-        frame_chunk: frames per pass at inference; bounds memory.
-        precision: at inference, see ``vmt.utils.precision``.
     """
 
-    pixel_mean: Tensor
-    pixel_std: Tensor
+    takes_adversary = True
 
     def __init__(
         self,
@@ -129,16 +121,12 @@ class VideoMaskTransfiner(nn.Module):
         box_heads: BoxHeads,
         coarse: CoarseHead,
         refiner: Refiner | None,
-        label_space: LabelSpace,
-        pixel_mean: Sequence[float],
-        pixel_std: Sequence[float],
+        options: ModelOptions,
         criterion: SetCriterion,
         refiner_criterion: RefinerLosses | None,
         top_k: int = 10,
-        frame_chunk: int = 4,
-        precision: str = "fp32",
     ) -> None:
-        super().__init__()
+        super().__init__(options)
         self.backbone = backbone
         self.neck = neck
         self.encoder = encoder
@@ -146,18 +134,12 @@ class VideoMaskTransfiner(nn.Module):
         self.heads = nn.ModuleDict({"cls": class_heads, "box": box_heads})
         self.coarse = coarse
         self.refiner = refiner
-        self.label_space = label_space
         self.criterion = criterion
         self.refiner_criterion = refiner_criterion
         self.top_k = top_k
-        self.frame_chunk = frame_chunk
-        self.precision = precision
-        mean = torch.tensor(pixel_mean).view(3, 1, 1)
-        self.register_buffer("pixel_mean", mean, persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, label_space: LabelSpace) -> VideoMaskTransfiner:
+    def from_config(cls, cfg: CfgNode, label_space: LabelSpace) -> Self:
         """Build from ``MODEL`` and ``TEST``.
 
         Raises:
@@ -205,9 +187,7 @@ class VideoMaskTransfiner(nn.Module):
             "box_heads": BoxHeads(node.DECODER_LAYERS, node.HIDDEN_DIM),
             "coarse": CoarseHead(node.HIDDEN_DIM, node.MASK_CHANNELS),
             "refiner": refiner,
-            "label_space": label_space,
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "options": ModelOptions.from_config(cfg, label_space),
             "criterion": SetCriterion(
                 HungarianClipMatcher(
                     matcher.CLASS_COST,
@@ -228,53 +208,22 @@ class VideoMaskTransfiner(nn.Module):
             ),
             "refiner_criterion": refiner_criterion,
             "top_k": cfg.TEST.TOP_K,
-            "frame_chunk": cfg.TEST.FRAME_CHUNK,
-            "precision": cfg.TEST.PRECISION,
         }
 
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return self.pixel_mean.device
+    def stages(self) -> list[nn.Module]:
+        """Layers of encoder and decoder."""
+        return [*self.encoder.layers, *self.decoder.layers]
 
-    def forward(
-        self, batched_inputs: Sequence[dict[str, Any]], judge: Judge | None = None
-    ) -> dict[str, Tensor] | list[dict[str, ClipTracklets]]:
-        """Losses in training, predictions in evaluation.
-
-        Args:
-            batched_inputs: per clip ``image``: (T, 3, H, W) RGB in [0, 255], equal T; in training
-                also ``targets``.
-            judge: what is trained beside the model; in training only.
-
-        Returns:
-            Weighted losses by name, or per clip ``{"tracklets": ClipTracklets}``.
-        """
-        if self.training:
-            clips = [clip["image"] for clip in batched_inputs]
-            return self.losses(clips, [clip["targets"] for clip in batched_inputs], judge)
-        return [{"tracklets": self.segment_clip(clip["image"])} for clip in batched_inputs]
+    def lr_groups(self) -> dict[str, str]:
+        """The reference points of the decoder too learn as slowly as sampling offsets."""
+        return {**super().lr_groups(), "decoder.reference.": "SAMPLING_FACTOR"}
 
     # --- training -------------------------------------------------------------------------------
 
-    def losses(
-        self,
-        clips: Sequence[Tensor],
-        targets: Sequence[ClipTargets],
-        judge: Judge | None = None,
-    ) -> dict[str, Tensor]:
-        """Weighted losses of a batch.
-
-        Args:
-            clips: B tensors (T, 3, H_b, W_b), RGB in [0, 255].
-            targets: one per clip.
-            judge: gives more losses from what the model made of the clips.
-
-        Returns:
-            Scalars by name; their sum is what to minimise.
-        """
-        frames, padding = self._pad([self.normalise(clip) for clip in clips])
-        num_frames = len(clips[0])
+    def losses(self, batch: ClipBatch, adversary: Judge | None = None) -> dict[str, Tensor]:
+        """See ``VideoModel``."""
+        frames, padding = self.pad([self.normalise(clip) for clip in batch.clips])
+        num_frames, targets = batch.num_frames, batch.targets
         features = self._encode(frames, padding, num_frames)
         states = self.decoder(features.memory, features.levels, num_frames, self._box_heads)
         predictions = DecoderOutputs(
@@ -282,7 +231,6 @@ class VideoMaskTransfiner(nn.Module):
             torch.stack([s.boxes for s in states]),
         )
         mask_features = unfold_frames(features.mask_features, num_frames)
-        targets = [target.to(self.device, non_blocking=True) for target in targets]
 
         def mask_head(layer: int, clip: int, query_index: Tensor) -> Tensor:
             state = states[layer]
@@ -300,8 +248,8 @@ class VideoMaskTransfiner(nn.Module):
                 outputs, targets, result.last_matches, result.num_tracklets
             )
             losses |= {k: self.refiner_criterion.weight(k) * v for k, v in refined.items()}
-        if judge is not None:
-            losses |= judge(self._evidence(frames, features, targets, result))
+        if adversary is not None:
+            losses |= adversary(self._evidence(frames, features, targets, result))
         return losses
 
     @staticmethod
@@ -358,34 +306,10 @@ class VideoMaskTransfiner(nn.Module):
             outputs.append(refined)
         return outputs
 
-    def _pad(self, clips: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-        """B clips (T, 3, H_b, W_b) -> (B*T, 3, H, W) and (B*T, H, W) bool, True on padding."""
-        height, width = (
-            -(-max(int(clip.shape[axis]) for clip in clips) // SIZE_DIVISOR) * SIZE_DIVISOR
-            for axis in (2, 3)
-        )
-        padded = [
-            F.pad(clip, (0, width - clip.shape[3], 0, height - clip.shape[2])) for clip in clips
-        ]
-        frames = fold_frames(torch.stack(padded))
-        if all(clip.shape[2:] == (height, width) for clip in clips):
-            return frames, None
-        padding = torch.ones(len(clips), len(clips[0]), height, width, dtype=torch.bool)
-        for mask, clip in zip(padding, clips, strict=True):
-            mask[:, : clip.shape[2], : clip.shape[3]] = False
-        return frames, fold_frames(padding).to(frames.device)
-
     # --- inference ------------------------------------------------------------------------------
 
     def segment_clip(self, frames: Tensor) -> ClipTracklets:
-        """Find, track and cut out the objects of a clip.
-
-        Args:
-            frames: (T, 3, H, W) RGB in [0, 255], uint8 or float, any device, any size.
-
-        Returns:
-            At most ``top_k`` tracklets.
-        """
+        """See ``ClipModel``; at most ``top_k`` tracklets."""
         out = self.run_clip(self.normalise(frames))
         masks, stride = out.coarse_logits, COARSE_STRIDE
         if out.refined is not None:
@@ -409,6 +333,22 @@ class VideoMaskTransfiner(nn.Module):
         """
         with arithmetic(self.precision, self.device):
             return self._run_clip(frames.to(self.device))
+
+    def reference_arrays(self, frames: Tensor) -> dict[str, Tensor]:
+        """See ``ClipModel``; masks after the published upsampling by 2."""
+        out = self.run_clip(frames)
+        arrays = {
+            "memory": out.features.memory,
+            "query": out.query,
+            "logits": out.logits,
+            "boxes": out.boxes_cxcywh,
+            "selected": out.selected,
+            "masks_coarse": aligned_upsample2(out.coarse_logits),
+        }
+        if out.refined is not None:
+            arrays["masks_stride4"] = aligned_upsample2(out.refined.stage_logits)
+            arrays["masks_refined"] = aligned_upsample2(out.refined.mask_logits)
+        return arrays
 
     def _run_clip(self, frames: Tensor) -> ClipForward:
         num_frames = len(frames)
@@ -450,11 +390,6 @@ class VideoMaskTransfiner(nn.Module):
         return queries
 
     # --- shared ---------------------------------------------------------------------------------
-
-    def normalise(self, frames: Tensor) -> Tensor:
-        """RGB in [0, 255] of any type and device -> float on the model's device."""
-        frames = frames.to(self.device, non_blocking=True)
-        return (frames.float() - self.pixel_mean) / self.pixel_std
 
     def _encode(
         self, frames: Tensor, padding: Tensor | None = None, num_frames: int = 1

@@ -1,0 +1,338 @@
+"""What a network is to engine, inference and evaluation: they know these classes and no other."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from fvcore.common.config import CfgNode
+from torch import Tensor, nn
+
+from vmt.layers.addition import Addition
+from vmt.layers.ms_deform_attn import MSDeformAttn
+from vmt.modeling.backbones.base import Backbone
+from vmt.modeling.criteria.auxiliary import Judge
+from vmt.modeling.criteria.set_criterion import mean_tracklets
+from vmt.ops.crops import Place
+from vmt.ops.frames import fold_frames
+from vmt.structures.clip import ClipTargets
+from vmt.structures.labels import LabelSpace
+from vmt.structures.predictions import ClipTracklets
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """B training clips of T frames; the unpadded frames, since mask refiners cut objects out first.
+
+    Args:
+        clips: B tensors (T, 3, H_b, W_b), RGB in [0, 255].
+        targets: B.
+        coarse_masks: B tensors (G_b, T, H_b, W_b) bool, where the loader makes them.
+    """
+
+    clips: tuple[Tensor, ...]
+    targets: tuple[ClipTargets, ...]
+    coarse_masks: tuple[Tensor, ...] = ()
+
+    @classmethod
+    def from_inputs(cls, batched_inputs: Sequence[Mapping[str, Any]]) -> ClipBatch:
+        """Join samples of the loader: ``image``, ``targets`` and perhaps ``coarse``."""
+        return cls(
+            tuple(clip["image"] for clip in batched_inputs),
+            tuple(clip["targets"] for clip in batched_inputs),
+            tuple(clip["coarse"] for clip in batched_inputs if "coarse" in clip),
+        )
+
+    def to(self, device: torch.device) -> ClipBatch:
+        """The same clips on another device."""
+        return ClipBatch(
+            tuple(clip.to(device, non_blocking=True) for clip in self.clips),
+            tuple(target.to(device, non_blocking=True) for target in self.targets),
+            tuple(masks.to(device, non_blocking=True) for masks in self.coarse_masks),
+        )
+
+    @property
+    def num_frames(self) -> int:
+        """T."""
+        return len(self.clips[0])
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What every network is told, whatever its method.
+
+    Args:
+        label_space: what the labels mean.
+        pixel_mean: of RGB in [0, 255].
+        pixel_std: of RGB in [0, 255].
+        frame_chunk: frames per pass at inference; bounds memory. 0: all.
+        precision: at inference, see ``vmt.utils.precision``.
+    """
+
+    label_space: LabelSpace
+    pixel_mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    pixel_std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    frame_chunk: int = 0
+    precision: str = "fp32"
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, label_space: LabelSpace) -> ModelOptions:
+        """Read ``MODEL`` and ``TEST``."""
+        return cls(
+            label_space,
+            tuple(cfg.MODEL.PIXEL_MEAN),
+            tuple(cfg.MODEL.PIXEL_STD),
+            cfg.TEST.FRAME_CHUNK,
+            cfg.TEST.PRECISION,
+        )
+
+
+class VideoModel(nn.Module, ABC):
+    """Base of everything in the registry META_ARCHITECTURES.
+
+    In training ``forward`` takes one dict per clip, as detectron2's models do, and gives weighted
+    losses; what it gives in evaluation is the business of ``predict``.
+
+    Args:
+        options: see ``ModelOptions``.
+
+    Attributes:
+        backbone: the names of its parameters start with "backbone.".
+        size_divisor: clips of a batch are padded to a common multiple of this, in pixels.
+    """
+
+    backbone: Backbone
+    size_divisor = 32
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, options: ModelOptions) -> None:
+        super().__init__()
+        self.label_space = options.label_space
+        self.frame_chunk = options.frame_chunk
+        self.precision = options.precision
+        for name in ("pixel_mean", "pixel_std"):
+            value = torch.tensor(getattr(options, name)).view(3, 1, 1)
+            self.register_buffer(name, value, persistent=False)
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, cfg: CfgNode, label_space: LabelSpace) -> VideoModel:
+        """Build with fresh weights on the CPU.
+
+        Raises:
+            ConfigError: an unknown name, or values that do not fit together.
+        """
+
+    def forward(
+        self, batched_inputs: Sequence[Mapping[str, Any]], adversary: Judge | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Any]]:
+        """Losses of a batch in training, predictions per clip in evaluation."""
+        if self.training:
+            return self.losses(ClipBatch.from_inputs(batched_inputs).to(self.device), adversary)
+        return [self.predict(clip) for clip in batched_inputs]
+
+    @abstractmethod
+    def losses(self, batch: ClipBatch, adversary: Judge | None = None) -> dict[str, Tensor]:
+        """Weighted losses by name; their sum is what to minimise.
+
+        Args:
+            batch: on the model's device.
+            adversary: gives further losses, see ``vmt.modeling.criteria.auxiliary``; networks that
+                ``takes_adversary`` says no of are never given one.
+        """
+
+    #: Whether ``losses`` calls an adversary.
+    takes_adversary = False
+    #: Whether ``losses`` needs ``ClipBatch.coarse_masks``.
+    needs_coarse_masks = False
+
+    def loss_count(self, batch: ClipBatch) -> float | Tensor:
+        """What ``losses`` divides its sums by, so that parts of a step add up; collective."""
+        return mean_tracklets(batch.targets, self.device)
+
+    @abstractmethod
+    def predict(self, clip: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer of ``forward`` in evaluation to one clip."""
+
+    def stages(self) -> list[nn.Module]:
+        """Layers beyond the backbone that are sharded, compiled and recomputed one by one."""
+        return []
+
+    def lr_groups(self) -> dict[str, str]:
+        """Prefix of parameter names -> the SOLVER key that multiplies their learning rate.
+
+        The first prefix that fits counts; parameters without one have the base rate. As published
+        for Deformable DETR, sampling offsets learn slowly.
+        """
+        sampling = {
+            f"{name}.sampling_offsets.": "SAMPLING_FACTOR"
+            for name, part in self.named_modules()
+            if isinstance(part, MSDeformAttn)
+        }
+        return {"backbone.": "BACKBONE_FACTOR", **sampling}
+
+    def undecayed(self) -> set[str]:
+        """Names of parameters without weight decay: see ``Addition.undecayed``."""
+        return {
+            f"{name}.{parameter}"
+            for name, part in self.named_modules()
+            if isinstance(part, Addition)
+            for parameter in part.undecayed()
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.pixel_mean.device
+
+    def normalise(self, frames: Tensor) -> Tensor:
+        """RGB in [0, 255] of any type and device -> float on the model's device."""
+        frames = frames.to(self.device, non_blocking=True)
+        return (frames.float() - self.pixel_mean) / self.pixel_std
+
+    def pad(self, clips: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """B clips of one length on the right and below, to one size.
+
+        Args:
+            clips: B tensors (T, 3, H_b, W_b).
+
+        Returns:
+            (B*T, 3, H, W), and (B*T, H, W) bool, True on padding; None when nothing is padded.
+        """
+        height, width = (
+            -(-max(int(clip.shape[axis]) for clip in clips) // self.size_divisor)
+            * self.size_divisor
+            for axis in (2, 3)
+        )
+        padded = [
+            F.pad(clip, (0, width - clip.shape[3], 0, height - clip.shape[2])) for clip in clips
+        ]
+        frames = fold_frames(torch.stack(padded))
+        if all(clip.shape[2:] == (height, width) for clip in clips):
+            return frames, None
+        padding = torch.ones(len(clips), len(clips[0]), height, width, dtype=torch.bool)
+        for mask, clip in zip(padding, clips, strict=True):
+            mask[:, : clip.shape[2], : clip.shape[3]] = False
+        return frames, fold_frames(padding).to(frames.device)
+
+
+class ClipModel(VideoModel):
+    """Finds tracklets in a whole clip: SeqFormer, VMT, MS-STS."""
+
+    @abstractmethod
+    def segment_clip(self, frames: Tensor) -> ClipTracklets:
+        """Find, track and cut out the objects of a clip.
+
+        Args:
+            frames: (T, 3, H, W) RGB in [0, 255], uint8 or float, any device, any size.
+        """
+
+    def predict(self, clip: Mapping[str, Any]) -> dict[str, Any]:
+        """``tracklets``: what ``segment_clip`` finds in ``image``."""
+        return {"tracklets": self.segment_clip(clip["image"])}
+
+    def reference_arrays(self, frames: Tensor) -> dict[str, Tensor]:
+        """Outputs of every stage, as reference files of published code name them.
+
+        Args:
+            frames: (T, 3, H, W), normalised.
+
+        Returns:
+            By name; at least ``selected``, the (N,) ascending indices of the tracklets' queries.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no reference files")
+
+
+@dataclass(frozen=True)
+class FrameOutputs:
+    """What a network says about one frame, before frames are associated.
+
+    Args:
+        logits: (Q, num_classes).
+        boxes_cxcywh: (Q, 4) in [0, 1] of the frame before padding.
+        mask_logits: (Q, h, w) at stride ``mask_stride``.
+        embeddings: (Q, C), by which queries of different frames are associated.
+        mask_stride: input pixels per cell.
+    """
+
+    logits: Tensor
+    boxes_cxcywh: Tensor
+    mask_logits: Tensor
+    embeddings: Tensor
+    mask_stride: int
+
+
+class FrameModel(VideoModel):
+    """Finds objects frame by frame; an association of ``vmt.inference`` makes tracks of them."""
+
+    @abstractmethod
+    def segment_frames(self, frames: Tensor) -> list[FrameOutputs]:
+        """What is in each frame of a clip.
+
+        Args:
+            frames: (T, 3, H, W) RGB in [0, 255], uint8 or float, any device, any size.
+        """
+
+    @abstractmethod
+    def class_head(self, embeds: Tensor) -> Tensor:
+        """(..., C) query embeddings -> (..., num_classes) logits."""
+
+    @abstractmethod
+    def mask_head(self, embeds: Tensor, pixel: Tensor, refs: Tensor) -> Tensor:
+        """Masks of queries.
+
+        Args:
+            embeds: (Q, C) query embeddings.
+            pixel: (C_m, h, w), features of the frame.
+            refs: (Q, 2) as (x, y) in [0, 1], where the objects are.
+
+        Returns:
+            (Q, h, w) logits.
+        """
+
+
+@dataclass(frozen=True)
+class RefinedTube:
+    """One tracklet of a window of frames, sharpened where it had a mask.
+
+    Args:
+        tracklet: which of those that were given.
+        frames: T of the frames that were given, ascending.
+        probability: (T, h, w) float in [0, 1] of rectangles, at the scale of the frames.
+        looked_at: (T, h, w) bool, pixels below a root of the quadtree; others mean nothing.
+        places: T, where the rectangles lie.
+    """
+
+    tracklet: int
+    frames: list[int]
+    probability: Tensor
+    looked_at: Tensor
+    places: list[Place]
+
+
+class MaskRefinerModel(VideoModel):
+    """Sharpens masks that are given."""
+
+    needs_coarse_masks = True
+
+    @abstractmethod
+    def refine_tubes(self, frames: Tensor, masks: Tensor) -> Iterator[RefinedTube]:
+        """Sharpen the tracklets of a window.
+
+        Args:
+            frames: (T, 3, H, W) uint8 RGB.
+            masks: (N, T, H, W) bool.
+
+        Yields:
+            At most one result per tracklet, about the frames in which it has a pixel; none for a
+            tracklet without any, or of which nothing is known.
+        """
+
+    def predict(self, clip: Mapping[str, Any]) -> dict[str, Any]:
+        """``tubes``: what ``refine_tubes`` makes of ``coarse`` in ``image``."""
+        return {"tubes": list(self.refine_tubes(clip["image"], clip["coarse"]))}
