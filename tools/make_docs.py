@@ -51,7 +51,7 @@ class Section:
     Args:
         name: for instance ``MODEL.REFINER``; "" for keys without a node.
         text: the comment beside it.
-        files: names of the files that define its keys.
+        files: those that define its keys.
         groups: its keys.
     """
 
@@ -77,6 +77,7 @@ def read_sections(file: Path, sections: dict[str, Section]) -> None:
     """Add the keys of a file; ``cfg.A.B = value`` is a key, ``cfg.A = Node()`` a section."""
     source = file.read_text()
     lines = source.splitlines()
+    place = str(file.relative_to(REPO)) if file.is_relative_to(REPO) else file.name
     names = {"cfg": ""}
     for statement in ast.walk(ast.parse(source)):
         if not isinstance(statement, ast.Assign):
@@ -95,10 +96,10 @@ def read_sections(file: Path, sections: dict[str, Section]) -> None:
         node, _, name = key.rpartition(".")
         section = sections.setdefault(node, Section(node))
         text = comment_above(lines, statement.lineno)
-        if text or file.name not in section.files:
+        if text or place not in section.files:
             section.groups.append(Group(text))
-        if file.name not in section.files:
-            section.files.append(file.name)
+        if place not in section.files:
+            section.files.append(place)
         section.groups[-1].rows.append((name, ast.unparse(statement.value)))
 
 

@@ -41,3 +41,12 @@ def test_pages_that_files_name() -> None:
             for file in (REPO / folder).rglob(kind):
                 for page, anchor in NAMED.findall(file.read_text()):
                     check(REPO / page, anchor, str(file.relative_to(REPO)))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_a_page_names(page: str) -> None:
+    """A file of the tree in code font: from the clone, the page's folder, vmt/ or vmt/modeling/."""
+    places = (REPO, (REPO / page).parent, *(REPO / name for name in ("vmt", "vmt/modeling")))
+    quadtree = REPO / "vmt/modeling/refiners/quadtree"
+    for name in re.findall(r"`([\w/-]+\.(?:py|md))`", (REPO / page).read_text()):
+        assert any((place / name).exists() for place in (*places, quadtree)), f"{page}: {name}"

@@ -3,9 +3,10 @@ r"""Train on your own videos, or on data sets that the config names.
 --train and --val are YouTube-VIS JSON files (vmt convert-annotations makes them;
 docs/howto/own_data.md goes from a video to a trained network), --train-images and --val-images the
 folders that their file_names start from. They take the place of the config's data sets, and the
-classes are those of the training file. The output folder gets config.yaml, label_space.json, log.txt, metrics.jsonl, TensorBoard curves, checkpoints/, inference/ with the
-results on the validation videos, model_best.safetensors and model_final.safetensors. Ctrl-C and
-SIGTERM save first; --resume goes on from there.
+classes are those of the training file. The output folder gets config.yaml, label_space.json,
+log.txt, metrics.jsonl, TensorBoard curves, checkpoints/, inference/ with the results on the
+validation videos, model_best.safetensors and model_final.safetensors. Ctrl-C and SIGTERM save
+first; --resume goes on from there.
 
 Example:
   vmt train --config-file configs/quick/seqformer_tiny.yaml --train my.json \
