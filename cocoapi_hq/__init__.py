@@ -11,11 +11,15 @@ stands alone: numpy, OpenCV, pycocotools' run-length codec and an optional C++ k
 
 from __future__ import annotations
 
-# The function takes the name of its module on purpose: ``cocoapi_hq.evaluate(...)``.
-from cocoapi_hq.evaluate import METRICS, evaluate
+from typing import TYPE_CHECKING, Any
+
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.results import Results, TubeScores
-from cocoapi_hq.tubes.protocol import PROTOCOLS, TubeProtocol
+from cocoapi_hq.names import METRICS
+
+if TYPE_CHECKING:
+    from cocoapi_hq.results import Results, TubeScores
+    from cocoapi_hq.scoring import evaluate
+    from cocoapi_hq.tubes.protocol import PROTOCOLS, TubeProtocol
 
 __version__ = "0.1.0"
 
@@ -29,3 +33,20 @@ __all__ = [
     "__version__",
     "evaluate",
 ]
+
+_LAZY = {
+    "evaluate": "cocoapi_hq.scoring",
+    "Results": "cocoapi_hq.results",
+    "TubeScores": "cocoapi_hq.results",
+    "PROTOCOLS": "cocoapi_hq.tubes.protocol",
+    "TubeProtocol": "cocoapi_hq.tubes.protocol",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Names that take numpy along come when they are asked for."""
+    if name in _LAZY:
+        import importlib
+
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'cocoapi_hq' has no attribute {name!r}")

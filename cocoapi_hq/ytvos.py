@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cocoapi_hq.evaluate import collect
 from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.io import rle
 from cocoapi_hq.io.json_file import Json, read_json
@@ -39,6 +38,7 @@ from cocoapi_hq.io.ytvis_json import (
 )
 from cocoapi_hq.report.text import coco_lines
 from cocoapi_hq.results import TubeScores
+from cocoapi_hq.scoring import collect
 from cocoapi_hq.tubes import tube_ap
 from cocoapi_hq.tubes.protocol import (
     IOU_THRESHOLDS,

@@ -41,11 +41,11 @@ import numpy as np
 from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.io.runs import Int64
 from cocoapi_hq.io.ytvis_json import GroundTruth, Source, open_ground_truth, open_list
+from cocoapi_hq.names import TUBE_METRICS
 from cocoapi_hq.tubes.arrays import Bool, Float64, VideoTubes
 from cocoapi_hq.tubes.protocol import TubeProtocol
 from cocoapi_hq.tubes.shards import Job, map_videos, tasks_of
 from cocoapi_hq.tubes.tube_ap import (
-    TUBE_METRICS,
     mean_defined,
     pair_scores,
     sample_precision,

@@ -199,7 +199,7 @@ def evaluate_hota_tubes(
         gt: annotation file, or its loaded content.
         results: result file, or its loaded content.
         min_score: results below this score are left out; None keeps all.
-        mask_field: ground-truth masks, see ``protocol.MASK_FIELDS``.
+        mask_field: ground-truth masks, see ``names.MASK_FIELDS``.
 
     Raises:
         ScoringError: see ``load_tubes``.

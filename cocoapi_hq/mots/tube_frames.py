@@ -93,7 +93,7 @@ def read_tube_truth(gt: Source, mask_field: str = "auto") -> TruthFrames:
 
     Args:
         gt: annotation file, or its content.
-        mask_field: masks that are read, see ``protocol.MASK_FIELDS``.
+        mask_field: masks that are read, see ``names.MASK_FIELDS``.
 
     Raises:
         ScoringError: it breaks its format.

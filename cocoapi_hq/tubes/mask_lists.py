@@ -70,7 +70,7 @@ def load_tubes(
         gt: annotation file, or its loaded content.
         results: result file, or its loaded content.
         min_score: results below this score are left out; None keeps all and needs no scores.
-        mask_field: ground-truth masks, see ``protocol.MASK_FIELDS``; ``mixed``: the plain ones.
+        mask_field: ground-truth masks, see ``names.MASK_FIELDS``; ``mixed``: the plain ones.
 
     Returns:
         Category names in the order of the file, and the videos in ascending id, parsed when the

@@ -8,23 +8,13 @@ from typing import Any
 import numpy as np
 
 from cocoapi_hq.exceptions import ScoringError
+from cocoapi_hq.names import BOUNDARY_RULES, LENGTH_RULES, MASK_FIELDS
 from cocoapi_hq.tubes.boundary import DILATION_RATIO
 
 #: linspace, not 0.5 + 0.05 k: the ninth threshold is 0.8999999999999999, as in the originals.
 IOU_THRESHOLDS: tuple[float, ...] = tuple(float(t) for t in np.linspace(0.5, 0.95, 10))
 #: linspace, not i / 100: ten of the points lie one bit above, as in the originals.
 RECALL_POINTS = np.linspace(0.0, 1.0, 101)
-
-#: Which ground-truth masks are read. ``auto``: ``segmentations_refined`` when an annotation has
-#: it, for both terms. ``mixed``: the released HQ-YTVIS code, coarse masks for the mask term and
-#: refined ones for the boundary term.
-MASK_FIELDS = ("auto", "segmentations", "segmentations_refined", "mixed")
-#: What happens when a list does not have one entry per frame: refuse the file, compare the common
-#: part (YouTube-VIS and HQ-YTVIS code), or add missing frames at the end (VMT paper, Eq. 1).
-LENGTH_RULES = ("refuse", "cut", "pad")
-#: ``official``: min(tube mask IoU, tube boundary IoU), the released code, behind every published
-#: number. ``paper``: boundary intersections over boundary unions alone, Eq. 1 of arXiv:2207.14012.
-BOUNDARY_RULES = ("official", "paper")
 
 
 @dataclass(frozen=True)
@@ -64,9 +54,9 @@ class TubeProtocol:
         name: key in :data:`PROTOCOLS`.
         about: one line for help texts.
         ranges: parts of the ground truth; the first holds everything.
-        mask_field: one of :data:`MASK_FIELDS`.
-        lengths: one of :data:`LENGTH_RULES`.
-        boundary: one of :data:`BOUNDARY_RULES`.
+        mask_field: one of ``names.MASK_FIELDS``.
+        lengths: one of ``names.LENGTH_RULES``.
+        boundary: one of ``names.BOUNDARY_RULES``.
         dilation_ratio: boundary width over the frame diagonal, for both sides.
         max_dets: detections per video and class, ascending; matching uses the last.
         thresholds: IoU thresholds, inclusive, ascending.

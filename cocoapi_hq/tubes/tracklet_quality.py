@@ -128,7 +128,7 @@ def evaluate_tracklets(
         results: result file, or its loaded content.
         min_score: results below this score take no part; None keeps all.
         min_tube_iou: a result below this tube IoU does not belong to a tracklet, in [0, 1].
-        mask_field: ground-truth masks, see ``protocol.MASK_FIELDS``.
+        mask_field: ground-truth masks, see ``names.MASK_FIELDS``.
 
     Raises:
         ScoringError: see ``mask_lists.load_tubes``.

@@ -14,11 +14,10 @@ import numpy as np
 
 from cocoapi_hq.io import native
 from cocoapi_hq.io.runs import Int32, Int64
+from cocoapi_hq.names import TUBE_METRICS
 from cocoapi_hq.tubes.arrays import Bool, Float64, Side, VideoTubes
 from cocoapi_hq.tubes.protocol import RECALL_POINTS, TubeProtocol
 
-#: Names of the two scores.
-TUBE_METRICS = ("tube_mask", "tube_boundary")
 #: Category id of everything in class-agnostic mode.
 ANY_CATEGORY = -1
 _EPSILON = 2.0**-52
@@ -107,7 +106,7 @@ def pair_scores(
         tubes: one video.
         dt_index: (K,) rows of ``tubes.dt``.
         gt_index: (K,) rows of ``tubes.gt``.
-        metrics: some of :data:`TUBE_METRICS`.
+        metrics: some of ``names.TUBE_METRICS``.
         protocol: the rules.
 
     Returns:
@@ -232,7 +231,7 @@ def score_video(
     Args:
         tubes: the video.
         protocol: the rules.
-        metrics: some of :data:`TUBE_METRICS`.
+        metrics: some of ``names.TUBE_METRICS``.
 
     Returns:
         The cells of the video.

@@ -27,9 +27,8 @@ from cocoapi_hq.analysis.bootstrap import Comparison, compare
 from cocoapi_hq.analysis.errors import ErrorAnalysis, analyse_errors
 from cocoapi_hq.io.json_file import write_json, write_text
 from cocoapi_hq.mots.scalabel_io import write_results
+from cocoapi_hq.names import BOUNDARY_RULES, LENGTH_RULES, MASK_FIELDS, TUBE_METRICS
 from cocoapi_hq.report import text
-from cocoapi_hq.tubes.protocol import BOUNDARY_RULES, LENGTH_RULES, MASK_FIELDS
-from cocoapi_hq.tubes.tube_ap import TUBE_METRICS
 from vmt.data.frame_names import frame_path
 from vmt.data.images import read_picture
 from vmt.utils.errors import AnnotationError, OutputError

@@ -12,7 +12,8 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from vmt.utils.console import open_ended_streams, user_errors
+from vmt.utils.console import open_ended_streams
+from vmt.utils.errors import USER_ERRORS
 from vmt.utils.threads import let_threads_sleep
 from vmt.version import __version__
 
@@ -82,7 +83,7 @@ def _run(argv: list[str]) -> int:
     args = parser.parse_args(rest)
     try:
         return int(module.run(args))
-    except user_errors() as error:
+    except USER_ERRORS as error:
         print(f"vmt {name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from vmt.utils.errors import VmtError
+from vmt.utils.errors import USER_ERRORS
 
 Main = Callable[[Sequence[str] | None], int]
 
@@ -62,13 +62,6 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
     sys.exit(status)
 
 
-def user_errors() -> tuple[type[Exception], ...]:
-    """What a user can mend: our errors and the scoring package's, which takes numpy along."""
-    from cocoapi_hq.exceptions import ScoringError
-
-    return VmtError, ScoringError
-
-
 def one_line_errors(main: Main) -> Callable[..., int]:
     """The main function of a script, for which a user's error is one line and status 2."""
     program = Path(main.__globals__["__file__"]).stem
@@ -77,9 +70,7 @@ def one_line_errors(main: Main) -> Callable[..., int]:
     def guarded(argv: Sequence[str] | None = None) -> int:
         try:
             return main(argv)
-        except SystemExit:  # how argparse leaves
-            raise
-        except user_errors() as error:
+        except USER_ERRORS as error:
             sys.stderr.write(f"{program}: {error}\n")
             return 2
 

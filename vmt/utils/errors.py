@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cocoapi_hq.exceptions import ScoringError
+
 
 class VmtError(Exception):
     """Base of everything a user can cause and mend."""
@@ -39,6 +41,10 @@ class OpError(VmtError, ValueError):
     """An operator was called with wrong shapes, types or devices, or a back end that is absent."""
 
 
+#: What a user can cause and mend: ours, and those of the scoring package.
+USER_ERRORS = (VmtError, ScoringError)
+
+
 @contextmanager
 def scoring_errors(
     kind: type[VmtError] = AnnotationError, path: Path | None = None
@@ -49,8 +55,6 @@ def scoring_errors(
         kind: of the error.
         path: a file whose name the message shall start with.
     """
-    from cocoapi_hq.exceptions import ScoringError  # takes numpy along
-
     try:
         yield
     except ScoringError as error:

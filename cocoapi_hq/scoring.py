@@ -16,16 +16,15 @@ from cocoapi_hq.io.ytvis_json import (
     open_list,
     unknown_categories,
 )
+from cocoapi_hq.names import METRICS, TUBE_METRICS
 from cocoapi_hq.results import Results, TubeScores
 from cocoapi_hq.tubes import tube_ap
 from cocoapi_hq.tubes.protocol import TubeProtocol, get_protocol
 from cocoapi_hq.tubes.shards import Job, map_videos, tasks_of
-from cocoapi_hq.tubes.tube_ap import TUBE_METRICS, Cell, VideoScores
+from cocoapi_hq.tubes.tube_ap import Cell, VideoScores
 
 logger = logging.getLogger(__name__)
 
-#: Every name that ``metrics`` accepts.
-METRICS = (*TUBE_METRICS, "bdd_mots", "hota", "frame_ap", "tracklet_quality")
 _NAMED_PAIRS = 5
 #: Annotations that choose the protocol.
 _ASKED = 50
@@ -79,12 +78,12 @@ def evaluate(
         gt: annotation file (path or parsed): YouTube-VIS JSON for tube metrics, Scalabel JSON or a
             bitmask folder for ``bdd_mots``, ``hota`` and ``frame_ap``.
         results: result file of the same kind.
-        metrics: names from :data:`METRICS`.
+        metrics: names from ``names.METRICS``.
         protocol: name from ``cocoapi_hq.PROTOCOLS`` or a row of one's own; None looks at the fields
             of the annotations.
         boundary: ``official`` (default) or ``paper``.
-        mask_field: ground-truth masks, see ``protocol.MASK_FIELDS``.
-        lengths: lists of wrong length, see ``protocol.LENGTH_RULES``.
+        mask_field: ground-truth masks, see ``names.MASK_FIELDS``.
+        lengths: lists of wrong length, see ``names.LENGTH_RULES``.
         dilation_ratio: boundary width over the frame diagonal, 0.02 by default.
         max_dets: detections per video and class, ascending, (1, 10, 100) by default.
         class_agnostic: score all categories as one.

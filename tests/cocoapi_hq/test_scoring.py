@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import cocoapi_hq
-from cocoapi_hq import ScoringError
+from cocoapi_hq import ScoringError, names
 from cocoapi_hq.analysis.attributes import GROUPS, score_attributes
 from cocoapi_hq.analysis.bootstrap import compare, draw_weights, resample_ap
 from cocoapi_hq.tubes.protocol import PROTOCOLS
@@ -23,6 +23,11 @@ def write(folder: Path, gt: Any, results: Any) -> tuple[Path, Path]:
     for path, data in zip(paths, (gt, results), strict=True):
         path.write_text(json.dumps(data))
     return paths
+
+
+def test_names_are_those_of_the_table() -> None:
+    assert tuple(PROTOCOLS) == names.PROTOCOL_NAMES
+    assert callable(cocoapi_hq.evaluate)
 
 
 @pytest.mark.parametrize("boundary", ["official", "paper"])
