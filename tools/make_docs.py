@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write docs/reference/config.md: every config key with its default and the comment above it.
 
-The page follows the sources, vmt/config/keys/*.py and vmt/config/defaults.py, in their order.
+The page follows the sources, vmt/config/defaults.py and vmt/config/keys/*.py, in their order.
 ``make docs`` runs this; a test fails while the page differs from the keys.
 
 Example:
@@ -14,7 +14,7 @@ import argparse
 import ast
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
@@ -37,108 +37,55 @@ class Group:
 
     Args:
         text: the comment, one line; "" without one.
-        rows: (name within the section, default) in the order of the source.
+        rows: (key, default) in the order of the source.
     """
 
     text: str
     rows: list[tuple[str, str]] = field(default_factory=list)
 
 
-@dataclass
-class Section:
-    """A node of the config.
+def groups_of(source: str) -> Iterator[Group]:
+    """The keys of a file, ``cfg.A.B = value``; those without a comment share the one before."""
+    lines = source.splitlines()
+    group = Group("")
+    for statement in ast.walk(ast.parse(source)):
+        if not isinstance(statement, ast.Assign):
+            continue
+        (target, *_), value = statement.targets, ast.unparse(statement.value)
+        key = ast.unparse(target).removeprefix("cfg.")
+        if not ast.unparse(target).startswith("cfg.") or value.endswith("Node()"):
+            continue
+        text = _comment_above(lines, statement.lineno)
+        if text or not group.rows:
+            yield from [group] if group.rows else []
+            group = Group(text)
+        group.rows.append((key, value))
+    yield from [group] if group.rows else []
 
-    Args:
-        name: for instance ``MODEL.REFINER``; "" for keys without a node.
-        text: the comment beside it.
-        files: those that define its keys.
-        groups: its keys.
-    """
 
-    name: str
-    text: str = ""
-    files: list[str] = field(default_factory=list)
-    groups: list[Group] = field(default_factory=list)
-
-
-def comment_above(lines: Sequence[str], number: int) -> str:
+def _comment_above(lines: Sequence[str], number: int) -> str:
     """The lines of comment that end above line ``number`` (from 1), as one."""
     above = (line.strip() for line in reversed(lines[: number - 1]))
     block = takewhile(lambda line: line.startswith("#"), above)
     return " ".join(line.lstrip("#: ") for line in reversed(list(block)))
 
 
-def comment_beside(line: str) -> str:
-    """The comment behind the code of a line; "" without one."""
-    return line.partition("  # ")[2].strip()
-
-
-def read_sections(file: Path, sections: dict[str, Section]) -> None:
-    """Add the keys of a file; ``cfg.A.B = value`` is a key, ``cfg.A = Node()`` a section."""
-    source = file.read_text()
-    lines = source.splitlines()
-    place = str(file.relative_to(REPO)) if file.is_relative_to(REPO) else file.name
-    names = {"cfg": ""}
-    for statement in ast.walk(ast.parse(source)):
-        if not isinstance(statement, ast.Assign):
-            continue
-        key = next((k for t in statement.targets if (k := _key(t, names))), "")
-        if not key:
-            alias, value = statement.targets[0], _key(statement.value, names)
-            if isinstance(alias, ast.Name) and value:
-                names[alias.id] = value
-            continue
-        names |= {t.id: key for t in statement.targets if isinstance(t, ast.Name)}
-        if ast.unparse(statement.value).endswith("Node()"):
-            text = comment_beside(lines[statement.lineno - 1])
-            sections[key] = Section(key, text or comment_above(lines, statement.lineno))
-            continue
-        node, _, name = key.rpartition(".")
-        section = sections.setdefault(node, Section(node))
-        text = comment_above(lines, statement.lineno)
-        if text or place not in section.files:
-            section.groups.append(Group(text))
-        if place not in section.files:
-            section.files.append(place)
-        section.groups[-1].rows.append((name, ast.unparse(statement.value)))
-
-
-def _key(target: ast.expr, names: dict[str, str]) -> str:
-    """Full name of the key or section that an expression means; "" of anything else."""
-    if isinstance(target, ast.Name):
-        return names.get(target.id, "")
-    if isinstance(target, ast.Attribute):
-        root: ast.expr = target
-        while isinstance(root, ast.Attribute):
-            root = root.value
-        if isinstance(root, ast.Name) and root.id in names:
-            rest = ast.unparse(target).partition(".")[2]
-            return f"{names[root.id]}.{rest}".lstrip(".")
-    return ""
-
-
 def config_page(files: Sequence[Path]) -> str:
     """The page for these files."""
-    sections: dict[str, Section] = {}
-    for file in files:
-        read_sections(file, sections)
     parts = [HEAD]
-    for section in filter(lambda section: section.groups, sections.values()):
-        parts.append(f"## {f'`{section.name}`' if section.name else 'Without a section'}\n")
-        about = (
-            f"{section.text[:1].upper()}{section.text[1:].rstrip('.')}. " if section.text else ""
-        )
-        parts.append(
-            f"{_cell(about)}Defined in {', '.join(f'`{name}`' for name in section.files)}.\n"
-        )
-        parts.append("| key | default | what it does |\n|---|---|---|")
-        parts += [_row(group) for group in section.groups]
-        parts.append("")
+    for file in files:
+        source = file.read_text()
+        if groups := list(groups_of(source)):
+            about = (ast.get_docstring(ast.parse(source)) or "").partition("\n\n")[0]
+            place = file.relative_to(REPO) if file.is_relative_to(REPO) else file.name
+            parts.append(f"## {file.stem}\n\n{_cell(about)} Defined in `{place}`.\n")
+            parts.append("| key | default | what it does |\n|---|---|---|")
+            parts += [*map(_row, groups), ""]
     return "\n".join(parts).rstrip() + "\n"
 
 
 def _row(group: Group) -> str:
-    keys = "<br>".join(f"`{name}`" for name, _ in group.rows)
+    keys = "<br>".join(f"`{key}`" for key, _ in group.rows)
     values = "<br>".join(f"`{value}`" for _, value in group.rows)
     return f"| {keys} | {values} | {_cell(group.text)} |"
 
@@ -150,7 +97,7 @@ def _cell(text: str) -> str:
 
 
 def key_files() -> list[Path]:
-    """Where keys are defined, general ones first."""
+    """Where keys are defined."""
     return [CONFIG / "defaults.py", *sorted((CONFIG / "keys").glob("[!_]*.py"))]
 
 
