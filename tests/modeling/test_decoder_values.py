@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from vmt.modeling.seqformer.coarse_head import CoarseHead, relative_coordinates
 from vmt.modeling.seqformer.decoder import Decoder, inverse_sigmoid
 from vmt.modeling.seqformer.encoder import Levels, _cell_centres, _valid_ratio
 from vmt.modeling.seqformer.heads import BoxHeads
+from vmt.modeling.seqformer.mask_head import MaskHead, relative_coordinates
 
 SHAPES = ((4, 6), (2, 3))
 TOKENS = 24 + 6
@@ -148,10 +148,10 @@ def test_offsets_point_from_cells_to_the_centre() -> None:
 
 
 @torch.no_grad()
-def test_the_coarse_head_reads_three_levels() -> None:
+def test_the_mask_head_reads_three_levels() -> None:
     """Fusing from coarse to fine, by nearest neighbour."""
     torch.manual_seed(0)
-    head = CoarseHead(8, 4)
+    head = MaskHead(8, 4)
     shapes = ((4, 4), (2, 2), (1, 1), (1, 1))
     memory = torch.randn(1, 22, 8)
     s8, s16, s32, _ = (

@@ -22,7 +22,7 @@ from vmt.modeling.video_model import ClipBatch
 
 
 def watched(*overrides: Any) -> tuple[Any, list[Any], list[Tensor]]:
-    """A network, the states of its decoder, and the centres that its coarse head is given."""
+    """A network, the states of its decoder, and the centres that its mask head is given."""
     base, _ = Pair("OUTPUT_DIR", "x").configs(*overrides)
     net = network(base)
     states: list[Any] = []

@@ -34,7 +34,7 @@ def prompt_levels(cfg: CfgNode) -> int:
 
 @dataclass(frozen=True)
 class MaskPrompt:
-    """What a refiner is told of given masks in place of a coarse head's.
+    """What a refiner is told of given masks in place of a mask head's.
 
     Args:
         coarse_logits: see ``RefinerInput``, and so are the others.
@@ -80,7 +80,7 @@ def join_tracklets(prompts: Sequence[MaskPrompt]) -> MaskPrompt:
 
 
 def coarse_logits(share: Tensor, stride: int = STRIDE) -> Tensor:
-    """What stands in for the coarse head's masks.
+    """What stands in for the mask head's masks.
 
     Args:
         share: (..., T, H, W) in [0, 1], share of each pixel that the mask covers.

@@ -25,11 +25,11 @@ from vmt.modeling.registry import (
     lookup,
     register,
 )
-from vmt.modeling.seqformer.coarse_head import STRIDE as COARSE_STRIDE
-from vmt.modeling.seqformer.coarse_head import CoarseHead
 from vmt.modeling.seqformer.decoder import Decoder, LayerState
 from vmt.modeling.seqformer.encoder import Encoder, Levels
 from vmt.modeling.seqformer.heads import BoxHeads, ClassHeads
+from vmt.modeling.seqformer.mask_head import STRIDE as COARSE_STRIDE
+from vmt.modeling.seqformer.mask_head import MaskHead
 from vmt.modeling.seqformer.neck import Neck
 from vmt.modeling.video_model import ClipBatch, ClipModel, ModelOptions
 from vmt.ops.frames import frame_chunks, unfold_frames
@@ -51,7 +51,7 @@ class ClipFeatures:
     Args:
         memory: (B*T, S, C).
         levels: layout of its tokens.
-        fused: (B*T, C, h8, w8), see ``CoarseHead.fuse``.
+        fused: (B*T, C, h8, w8), see ``MaskHead.fuse``.
         mask_features: (B*T, mask_channels, h8, w8).
         stride4: (B*T, C4, h4, w4), kept for the refiner only.
         stride2: (B*T, C2, h2, w2), likewise, where the backbone has it.
@@ -119,7 +119,7 @@ class VideoMaskTransfiner(ClipModel):
         decoder: Decoder,
         class_heads: ClassHeads,
         box_heads: BoxHeads,
-        coarse: CoarseHead,
+        coarse: MaskHead,
         refiner: Refiner | None,
         options: ModelOptions,
         criterion: SetCriterion,
@@ -185,7 +185,7 @@ class VideoMaskTransfiner(ClipModel):
             ),
             "class_heads": ClassHeads(node.DECODER_LAYERS, node.HIDDEN_DIM, len(label_space)),
             "box_heads": BoxHeads(node.DECODER_LAYERS, node.HIDDEN_DIM),
-            "coarse": CoarseHead(node.HIDDEN_DIM, node.MASK_CHANNELS),
+            "coarse": MaskHead(node.HIDDEN_DIM, node.MASK_CHANNELS),
             "refiner": refiner,
             "options": ModelOptions.from_config(cfg, label_space),
             "criterion": SetCriterion(

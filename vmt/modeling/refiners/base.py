@@ -21,10 +21,10 @@ class RefinerInput:
         frames: (T, 3, H, W), normalised as the backbone saw them.
         stride4: (T, C4, h4, w4) backbone map.
         stride2: (T, C2, h2, w2) backbone map, or None when the backbone has none.
-        fused: (T, C, h8, w8), what the coarse head's mask features are made from.
+        fused: (T, C, h8, w8), what the mask head's mask features are made from.
         coarse_logits: (N, T, h8, w8).
         query: (N, C) instance queries of the last decoder layer.
-        centres_px: (N, T, 2) as (x, y), where the coarse head placed the instances.
+        centres_px: (N, T, 2) as (x, y), where the mask head placed the instances.
         boxes_cxcywh: (N, T, 4) in [0, 1] of the unpadded frame.
         frame_size: (H, W) of the unpadded frames, in pixels.
         box_query: (N, T, C) box queries of the last decoder layer, where the caller has them.

@@ -286,7 +286,7 @@ class DenseBand(Refiner):
 
         Args:
             y: (embed_dim, h2, w2).
-            probs: (N, 2, h2, w2) masks of stage 2 and of the coarse head.
+            probs: (N, 2, h2, w2) masks of stage 2 and of the mask head.
             boxes: (N, h2, w2) bool.
             centres_px: (N, 2).
             layers: dynamic layers of the N instances.

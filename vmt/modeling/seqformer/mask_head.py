@@ -30,7 +30,7 @@ def conv3x3(in_dim: int, out_dim: int) -> nn.Conv2d:
     return layer
 
 
-class CoarseHead(nn.Module):
+class MaskHead(nn.Module):
     """Memory -> stride-8 feature maps; instance queries -> dynamic filters -> mask logits.
 
     Source: SeqFormer, arXiv:2112.08275, section 3.3, after CondInst.
