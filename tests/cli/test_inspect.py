@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from cocoapi_hq import split
-from tests.cocoapi_hq.test_tube_frames import scalabel
+from tests.cocoapi_hq.mots.test_tube_frames import scalabel
 from tests.cocoapi_hq.tube_cases import annotation, rect, result, truth
 from vmt.cli.main import main
 from vmt.config.defaults import default_config

@@ -17,8 +17,8 @@ from cocoapi_hq.io import rle
 from cocoapi_hq.mots import frame_pairs, hota
 from cocoapi_hq.mots.mots_config import BDD100K_MOTS
 from tests.cocoapi_hq import reference_mots as ref
+from tests.cocoapi_hq.mots.test_clear_mot import random_scene, write_png
 from tests.cocoapi_hq.reference_mots import Frame, Obj, box
-from tests.cocoapi_hq.test_mots import random_scene, write_png
 
 A, B = box(0, 0, 8, 4), box(10, 0, 18, 4)
 HALF = box(0, 0, 4, 4)

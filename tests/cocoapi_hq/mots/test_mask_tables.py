@@ -14,8 +14,8 @@ from cocoapi_hq.mots import clear_mot, mask_tables, scalabel_io
 from cocoapi_hq.mots.frame_masks import FrameMasks
 from cocoapi_hq.mots.mots_config import BDD100K_MOTS
 from tests.cocoapi_hq import reference_mots as ref
-from tests.cocoapi_hq.test_mots import random_scene
-from tests.cocoapi_hq.test_scalabel_io import frame, label
+from tests.cocoapi_hq.mots.test_clear_mot import random_scene
+from tests.cocoapi_hq.mots.test_scalabel_io import frame, label
 
 
 @pytest.fixture(params=["kernel", "codec"])

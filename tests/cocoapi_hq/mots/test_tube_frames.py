@@ -14,8 +14,8 @@ from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.io import rle
 from cocoapi_hq.mots import scalabel_io
 from cocoapi_hq.mots.mots_config import BDD100K_MOTS
+from tests.cocoapi_hq.mots.test_clear_mot import write_png
 from tests.cocoapi_hq.reference_mots import box
-from tests.cocoapi_hq.test_mots import write_png
 from vmt.cli.main import main
 
 CAR, RIDER = 3, 2  # category ids: places in the list of classes, counted from 1

@@ -23,7 +23,7 @@ from cocoapi_hq.mots.mots_config import BDD100K_MOTS, MotsConfig
 from tests.cocoapi_hq import reference_mots as ref
 from tests.cocoapi_hq.reference_mots import Frame, Obj, box
 
-GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "data" / "metrics" / "mots"
+GOLDEN = Path(__file__).resolve().parents[4] / "shared" / "data" / "metrics" / "mots"
 CASES = sorted(GOLDEN.glob("*/golden.json"))
 NAMES = {"MOTA": "MOTSA", "MOTP": "MOTSP"}
 COUNTS = ("FP", "FN", "IDSw", "MT", "PT", "ML", "FM")

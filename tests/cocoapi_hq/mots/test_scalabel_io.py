@@ -21,8 +21,8 @@ from cocoapi_hq.io import rle, run_check
 from cocoapi_hq.mots import bitmask_png, clear_mot, frame_masks, mots_config, scalabel_io
 from cocoapi_hq.mots.frame_masks import FrameMasks
 from cocoapi_hq.mots.mots_config import BDD100K_MOTS, MotsConfig
+from tests.cocoapi_hq.mots.test_clear_mot import write_png
 from tests.cocoapi_hq.reference_mots import box
-from tests.cocoapi_hq.test_mots import write_png
 
 A, B = box(0, 0, 8, 4), box(10, 0, 18, 4)
 

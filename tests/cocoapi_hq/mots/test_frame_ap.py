@@ -24,7 +24,7 @@ from cocoapi_hq.mots import frame_ap
 from tests.cocoapi_hq import reference_mots as ref
 from tests.cocoapi_hq.reference_mots import CLASSES, Frame, Obj, box
 
-GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "data" / "metrics" / "mots"
+GOLDEN = Path(__file__).resolve().parents[4] / "shared" / "data" / "metrics" / "mots"
 CASES = [p for p in sorted(GOLDEN.glob("*/golden.json")) if "ins_seg" in json.loads(p.read_text())]
 
 A, B = box(0, 0, 8, 4), box(10, 0, 18, 4)

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from cocoapi_hq.io import rle
 from cocoapi_hq.tubes import tracklet_quality
 from cocoapi_hq.tubes.boundary import boundary_distance
+from tests.cocoapi_hq.mots.test_hota import tubes
 from tests.cocoapi_hq.reference_mots import box, iou
-from tests.cocoapi_hq.test_hota import tubes
 
 A, B = box(0, 0, 8, 4), box(10, 0, 18, 4)
 HALF = box(0, 0, 4, 4)
