@@ -28,7 +28,7 @@ import torch
 from common import benchmark_parser, machine, measure_apart, parse, run, write_json
 from torch import Tensor
 
-from vmt.engine.load import load_model
+from vmt.inference.load import load_model
 
 REPO = Path(__file__).resolve().parents[1]
 CONFIG = REPO / "configs/hq_ytvis/vmt_release_R50.yaml"

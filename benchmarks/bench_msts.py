@@ -30,7 +30,7 @@ from torch import nn
 from vmt.checkpoint.load import parameter_count
 from vmt.config.node import load_config
 from vmt.engine.auxiliary import build_auxiliary
-from vmt.engine.load import load_model
+from vmt.inference.load import load_model
 from vmt.structures.clip import ClipTargets
 
 #: name -> (config, overrides)

@@ -12,8 +12,8 @@ Example:
 import argparse
 from collections.abc import Sequence
 
-from vmt.engine.load import load_model
 from vmt.engine.parity import compare, read_reference
+from vmt.inference.load import load_model
 from vmt.utils.console import exit_with, one_line_errors
 
 

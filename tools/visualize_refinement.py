@@ -37,7 +37,7 @@ from vmt.config.node import load_config
 from vmt.data.datasets.ytvis import load_ytvis_json
 from vmt.data.images import read_picture
 from vmt.data.mapper import decode_masks
-from vmt.engine.load import load_model
+from vmt.inference.load import load_model
 from vmt.inference.predictor import resize_frame
 from vmt.inference.video_io import VideoWriter, open_videos, write_png
 from vmt.modeling.refiners.base import RefinerInput

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from vmt.version import __version__
 
 if TYPE_CHECKING:
-    from vmt.engine.load import load_model
+    from vmt.inference.load import load_model
     from vmt.inference.mask_refiner import MaskRefiner
     from vmt.inference.predictor import VideoPredictor
 
 __all__ = ["MaskRefiner", "VideoPredictor", "__version__", "load_model"]
 
 _LAZY = {
-    "load_model": "vmt.engine.load",
+    "load_model": "vmt.inference.load",
     "MaskRefiner": "vmt.inference.mask_refiner",
     "VideoPredictor": "vmt.inference.predictor",
 }

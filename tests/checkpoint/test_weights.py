@@ -17,7 +17,7 @@ from vmt.checkpoint.key_maps.released import RELEASED, relative_position_index
 from vmt.checkpoint.key_maps.rows import UNUSED
 from vmt.checkpoint.load import load_weights
 from vmt.cli.main import main
-from vmt.engine.load import load_model
+from vmt.inference.load import load_model
 from vmt.utils.errors import CheckpointError, OutputError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

@@ -17,12 +17,12 @@ import pytest
 import torch
 from PIL import Image
 
-import vmt.engine.load
+import vmt.inference.load
 from tests.engine.runs import REPO, TINY
 from tests.inference.fake_model import BlobModel, blob_video
 from vmt.checkpoint.files import write_weights
 from vmt.cli.main import main
-from vmt.engine.load import load_model
+from vmt.inference.load import load_model
 from vmt.inference.video_file import VideoFile
 
 SIZE, T = (48, 80), 12
@@ -42,7 +42,7 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def blobs(monkeypatch: pytest.MonkeyPatch) -> BlobModel:
     model = BlobModel()
-    monkeypatch.setattr(vmt.engine.load, "load_model", lambda *args: model)
+    monkeypatch.setattr(vmt.inference.load, "load_model", lambda *args: model)
     return model
 
 

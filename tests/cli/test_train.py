@@ -16,7 +16,7 @@ from tests.recipes import train
 from tests.synthetic import CATEGORIES, write_moving_shapes
 from vmt.checkpoint.files import read_weights
 from vmt.cli.main import main
-from vmt.engine.load import load_model
+from vmt.inference.load import load_model
 
 QUICK = str(REPO / "configs" / "quick" / "seqformer_tiny.yaml")
 

@@ -16,7 +16,7 @@ from vmt.checkpoint.files import read_weights, write_weights
 from vmt.cli.main import main
 from vmt.engine import defaults
 from vmt.engine.launch import Processes
-from vmt.engine.load import load_model
+from vmt.inference.load import load_model
 
 QUICK = REPO / "configs" / "quick" / "seqformer_tiny.yaml"
 KEYS = [word for pair in TINY.items() for word in pair]

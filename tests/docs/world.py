@@ -17,7 +17,7 @@ from cocoapi_hq.io import rle
 from tests.docs.blocks import REPO
 from tests.synthetic import CATEGORIES, ShapeVideo, moving_shapes
 from vmt.checkpoint.key_maps.released import RELEASED
-from vmt.engine.load import load_model
+from vmt.inference.load import load_model
 from vmt.inference.video_io import VideoWriter
 
 SIZE, FRAMES = (96, 128), 5

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tests.published_weights import hashed, published_state
 from vmt.checkpoint.key_maps.released import RELEASED
-from vmt.engine.load import load_model
+from vmt.inference.load import load_model
 from vmt.modeling.meta_arch.vmt import ClipForward, VideoMaskTransfiner
 from vmt.modeling.refiners import dense_band
 from vmt.ops.resize import aligned_upsample2

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.synthetic import write_moving_shapes
-from vmt.engine.load import load_model
+from vmt.inference.load import load_model
 from vmt.layers.ms_deform_attn import MSDeformAttn
 from vmt.modeling.msts.encoder import SplitAttention
 from vmt.visualization.encoder_attention import EncoderAttention, heat_of, tokens_at

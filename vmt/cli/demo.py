@@ -128,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _load_model(args: argparse.Namespace, cfg: Any) -> ClipModel:
-    from vmt.engine.load import load_model
+    from vmt.inference.load import load_model
 
     take_free_cores()
     model: Any = load_model(args.config_file, args.weights, args.overrides, args.device)

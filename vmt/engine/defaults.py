@@ -28,7 +28,6 @@ from vmt.engine.ema import EmaHook
 from vmt.engine.evaluate import evaluate_set
 from vmt.engine.hooks import CheckpointHook, EvalHook, LogHook, OverlayHook, SignalHook
 from vmt.engine.launch import Processes, launch, started_by_torchrun
-from vmt.engine.load import model_from_config
 from vmt.engine.lr_schedule import Schedule
 from vmt.engine.optimizer import build_optimizer, freeze
 from vmt.engine.parallel import compile_layers, distribute, model_state, recompute_activations
@@ -36,6 +35,7 @@ from vmt.engine.start_weights import pretrained_backbone, start_training
 from vmt.engine.switches import check_switches
 from vmt.engine.train_loop import Hook, Trainer
 from vmt.evaluation.expected import unmet
+from vmt.inference.load import model_from_config
 from vmt.modeling.meta_arch.build import build_model, build_network
 from vmt.modeling.video_model import ClipModel, VideoModel
 from vmt.structures.labels import LabelSpace

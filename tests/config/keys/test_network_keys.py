@@ -12,8 +12,8 @@ from torch import nn
 
 from tests.config.keys.pairs import LATER, Pair, dropouts, network, outline, shows, shows_each
 from vmt.checkpoint.files import write_weights
-from vmt.engine.load import model_from_config
 from vmt.engine.start_weights import start_training
+from vmt.inference.load import model_from_config
 from vmt.utils.errors import CheckpointError
 
 
