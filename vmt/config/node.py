@@ -26,7 +26,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         overrides: alternating keys and values, as on the command line: ``MODEL.DEVICE cpu``.
 
     Returns:
-        A frozen config that holds every key of ``defaults``.
+        A frozen config that holds every key.
 
     Raises:
         ConfigError: the file is missing or no YAML, a key is unknown, or a value has another type.
@@ -136,7 +136,7 @@ def _set(cfg: Node, name: str, value: Any, source: str) -> None:
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
         if not close:
             close = [key for key in known if key.rsplit(".", 1)[-1] == leaf][:1]
-        hint = f"did you mean {close[0]}?" if close else "vmt/config/defaults.py lists every key."
+        hint = f"did you mean {close[0]}?" if close else "vmt/config/keys lists every key."
         raise ConfigError(f"{source}: unknown config key {name}; {hint}")
     node[leaf] = _checked(name, value, node[leaf], source)
 

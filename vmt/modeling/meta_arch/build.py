@@ -34,7 +34,7 @@ def build_network(cfg: CfgNode, label_space: LabelSpace) -> VideoModel:
     """Build what ``MODEL.META_ARCHITECTURE`` names, with fresh weights, on the CPU.
 
     Args:
-        cfg: see ``vmt.config.defaults``.
+        cfg: see ``vmt.config.keys``.
         label_space: what its classes are.
 
     Returns:

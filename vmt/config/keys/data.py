@@ -1,0 +1,87 @@
+"""Clips, data sets and the processes that read them."""
+
+from __future__ import annotations
+
+from fvcore.common.config import CfgNode as Node
+
+from vmt.config.keys import sections
+
+
+def add_keys(cfg: Node) -> None:
+    """Add them."""
+    sections(cfg, "INPUT", "DATASETS", "DATALOADER")
+    # Short side at test time and bound of the long side, in pixels; 0 = no bound [R].
+    cfg.INPUT.MIN_SIZE_TEST = 360
+    cfg.INPUT.MAX_SIZE_TEST = 0
+
+    # Frames per training clip, T [S].
+    cfg.INPUT.CLIP_FRAMES = 5
+    # Which frames join the key frame: "local_global" (near neighbours and frames from afar, all
+    # different while the video has enough), "release" (the published draw with its repeats), or
+    # "range" (any frames within SAMPLER_RANGE); docs/reference/released_code.md#sampler compares.
+    cfg.INPUT.SAMPLER = "local_global"
+    # Frames to either side of the key frame, for "range" [V].
+    cfg.INPUT.SAMPLER_RANGE = 20
+    # "default": flip, resize or crop and resize, colours, one draw per clip; "release": published
+    # order and quirks [S] (docs/reference/released_code.md#augmentation); "lsj": large-scale
+    # jitter; "none": resize alone.
+    cfg.INPUT.AUGMENTATION = "default"
+    # Probability of a horizontal flip of the whole clip [S].
+    cfg.INPUT.FLIP_PROB = 0.5
+    # Probability of colour changes in "default" and "lsj" [D]; "release" has its own.
+    cfg.INPUT.COLOR_PROB = 0.8
+    # Short sides of which one is drawn per clip, and bound of the long side (0: none), pixels [S].
+    cfg.INPUT.MIN_SIZE_TRAIN = [288, 320, 352, 392, 416, 448, 480, 512]
+    cfg.INPUT.MAX_SIZE_TRAIN = 768
+    # Probability of a crop before that resize; the short sides it starts from, and the least and
+    # greatest side of the crop, pixels [S].
+    cfg.INPUT.CROP_PROB = 0.5
+    cfg.INPUT.CROP_MIN_SIZES = [400, 500, 600]
+    cfg.INPUT.CROP_SIZE = [384, 600]
+    # "lsj": (h, w) in pixels, and the range of the scale relative to what fits into it [D].
+    cfg.INPUT.LSJ_SIZE = [480, 768]
+    cfg.INPUT.LSJ_SCALE = [0.5, 2.0]
+    # Images as clips: "native" (a smooth camera path, overlaps kept) or "release" (shuffled
+    # distorted copies, overlaps go to the later object [S]);
+    # see docs/reference/released_code.md#pseudo-clips.
+    cfg.INPUT.PSEUDO_CLIP = "native"
+    # Images with more objects are left out of training; 0: none is [S].
+    cfg.INPUT.MAX_IMAGE_OBJECTS = 25
+    # Tracklets that no frame of the clip shows stay targets ([S]: True).
+    cfg.INPUT.KEEP_INVISIBLE = False
+    # For a mask refiner: what makes its input coarse, one drawn per tracklet: kinds of
+    # `vmt degrade` and "clean", as often as named; none: samples have no coarse masks [D].
+    cfg.INPUT.DEGRADE = []
+
+    # Folder of the data sets; empty: $DETECTRON2_DATASETS, or ./datasets.
+    cfg.DATASETS.ROOT = ""
+    # Names of vmt/data/datasets/splits.py, or path/to.json@path/to/images.
+    cfg.DATASETS.TRAIN = []
+    cfg.DATASETS.TEST = []
+    # Share of clips per training set, any positive numbers; empty: every key frame once per epoch,
+    # all sets shuffled together [S].
+    cfg.DATASETS.RATIOS = []
+    # Per training set a map of vmt/data/datasets/categories.py (COCO to the target), or ""; empty:
+    # no maps. What a map lacks is dropped.
+    cfg.DATASETS.CATEGORY_MAPS = []
+    # Key of the masks; empty: as the split says. Falls back to "segmentations" where absent [R].
+    cfg.DATASETS.MASK_KEY = ""
+    # How categories of a file find their label: "name" (case and -_ do not matter), "id", or "any"
+    # (class-agnostic: every category is label 0).
+    cfg.DATASETS.CLASS_MATCH = "name"
+    # Categories that the label space lacks: "fail" or "drop" (their objects count as background).
+    cfg.DATASETS.UNKNOWN_CLASSES = "fail"
+
+    # Seed of order, frames and augmentation; no result depends on the number of workers [S].
+    cfg.DATALOADER.SEED = 42
+    # Processes that prepare clips, per training process; 0: the training process itself.
+    cfg.DATALOADER.NUM_WORKERS = 2
+    # Batches that each worker prepares ahead.
+    cfg.DATALOADER.PREFETCH = 2
+    # Seconds without a batch from the workers after which training ends with an error; 0: never.
+    cfg.DATALOADER.TIMEOUT = 300
+    # A frame that is missing or damaged, masks that are: "skip" (named, counted, another clip is
+    # drawn) or "fail".
+    cfg.DATALOADER.ON_ERROR = "skip"
+    # Draws for one place in a batch before training ends with an error.
+    cfg.DATALOADER.MAX_REDRAWS = 100

@@ -1,0 +1,32 @@
+"""What all refiners share, and ``dense_band``."""
+
+from __future__ import annotations
+
+from fvcore.common.config import CfgNode as Node
+
+from vmt.config.keys import sections
+
+
+def add_keys(cfg: Node) -> None:
+    """Add them."""
+    sections(cfg, "MODEL.REFINER", "MODEL.LOSS")
+    # "none" (SeqFormer) or a name in the registry REFINERS.
+    cfg.MODEL.REFINER.NAME = "none"
+    # Width, heads, layers, feed-forward width of the refinement transformer [R].
+    cfg.MODEL.REFINER.EMBED_DIM = 64
+    cfg.MODEL.REFINER.NUM_HEADS = 4
+    cfg.MODEL.REFINER.NUM_LAYERS = 3
+    cfg.MODEL.REFINER.FFN_DIM = 2048
+    cfg.MODEL.REFINER.DROPOUT = 0.1
+    # Most points refined. dense_band: per frame, above it those nearest to a contour [R: 12000];
+    # quadtree: per tracklet and 40 frames (of a longer video accordingly more), above it those the
+    # detector is surest of, with their parents. What is left out is counted in the log.
+    cfg.MODEL.REFINER.MAX_POINTS = 12000
+    # "release" wraps boxes that start left of or above the frame as the released code does
+    # (docs/reference/released_code.md#boxes); "clamp" cuts them at the frame.
+    cfg.MODEL.REFINER.BOX_MASK = "release"
+    # Refiner [D]: mask focal, tube dice, dice inside the incoherent region, stage-2 mask focal.
+    cfg.MODEL.LOSS.REFINE_MASK_WEIGHT = 2.0
+    cfg.MODEL.LOSS.REFINE_DICE_WEIGHT = 5.0
+    cfg.MODEL.LOSS.REFINE_BOUNDARY_WEIGHT = 5.0
+    cfg.MODEL.LOSS.REFINE_STAGE2_WEIGHT = 2.0

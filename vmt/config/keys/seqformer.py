@@ -1,0 +1,44 @@
+"""SeqFormer: its sizes, losses and matching; all values [S] where nothing else is said."""
+
+from __future__ import annotations
+
+from fvcore.common.config import CfgNode as Node
+
+from vmt.config.keys import sections
+
+
+def add_keys(cfg: Node) -> None:
+    """Add them."""
+    sections(cfg, "MODEL.SEQFORMER", "MODEL.LOSS", "MODEL.MATCHER")
+    cfg.MODEL.SEQFORMER.HIDDEN_DIM = 256
+    cfg.MODEL.SEQFORMER.NUM_HEADS = 8
+    cfg.MODEL.SEQFORMER.FFN_DIM = 1024
+    cfg.MODEL.SEQFORMER.DROPOUT = 0.1
+    cfg.MODEL.SEQFORMER.ENCODER_LAYERS = 6
+    cfg.MODEL.SEQFORMER.DECODER_LAYERS = 6
+    cfg.MODEL.SEQFORMER.NUM_LEVELS = 4
+    cfg.MODEL.SEQFORMER.NUM_POINTS = 4
+    cfg.MODEL.SEQFORMER.NUM_QUERIES = 300
+    # Channels of the dynamic mask head's hidden layers.
+    cfg.MODEL.SEQFORMER.MASK_CHANNELS = 8
+    # What methods add: beside the attention of every encoder layer (registry ENCODER_BRANCHES),
+    # and between the frames of every box query (registry BOX_MIXERS). "none": SeqFormer [D].
+    cfg.MODEL.SEQFORMER.ENCODER_BRANCH = "none"
+    cfg.MODEL.SEQFORMER.BOX_MIXER = "none"
+    cfg.MODEL.LOSS.CLASS_WEIGHT = 2.0
+    cfg.MODEL.LOSS.BOX_WEIGHT = 5.0
+    cfg.MODEL.LOSS.GIOU_WEIGHT = 2.0
+    cfg.MODEL.LOSS.MASK_WEIGHT = 2.0
+    cfg.MODEL.LOSS.DICE_WEIGHT = 5.0
+    cfg.MODEL.LOSS.FOCAL_ALPHA = 0.25
+    cfg.MODEL.LOSS.FOCAL_GAMMA = 2.0
+    # Losses on the decoder layers before the last.
+    cfg.MODEL.LOSS.DEEP_SUPERVISION = True
+    cfg.MODEL.MATCHER.CLASS_COST = 2.0
+    cfg.MODEL.MATCHER.BOX_COST = 5.0
+    cfg.MODEL.MATCHER.GIOU_COST = 2.0
+    # "l2": distance of the flattened (T*4) box vectors [S]; "l1": absolute difference summed over
+    # the 4 coordinates, averaged over frames.
+    cfg.MODEL.MATCHER.BOX_NORM = "l2"
+    # Leave frames in which a tracklet is absent out of box costs and losses ([S]: False).
+    cfg.MODEL.MATCHER.MASK_ABSENT = False
