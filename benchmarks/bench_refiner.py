@@ -6,7 +6,7 @@ both refiners get the regions that perfect weights would give them: dense_band's
 told the true masks at H/4 (its band follows from them), the quadtree's nodes are the incoherent
 regions of the annotation. Both still compute everything they would compute otherwise. dense_band
 refines at most 12,000 points per frame and drops the others; the quadtree never reaches its limit
-here. `quadtree_mixed` is the quadtree with MODEL.REFINER.REGION_RULE mixed, Mask Transfiner's
+here. `quadtree_mixed` is the quadtree with MODEL.REFINER.REGION mixed, Mask Transfiner's
 narrower definition of incoherence. `quadtree_near` has WINDOW 4, REACH_PX 4 and CONTEXT 3.
 
 Seconds are the processor time of the measuring process, all threads together, so that other work on
@@ -46,7 +46,8 @@ from torch import Tensor
 
 from vmt.modeling.refiners.base import Refiner, RefinerInput
 from vmt.modeling.refiners.dense_band import DenseBand
-from vmt.modeling.refiners.incoherent_region import RegionRule
+from vmt.modeling.refiners.quadtree.criterion import QuadtreeOutput
+from vmt.modeling.refiners.quadtree.options import QuadtreeOptions
 from vmt.modeling.refiners.quadtree.refiner import STRIDES, QuadtreeRefiner
 from vmt.modeling.refiners.quadtree.regions import region_levels
 from vmt.utils.memory import peak_mb, resident_mb
@@ -131,8 +132,9 @@ class ToldQuadtree(QuadtreeRefiner):
 
     told: list[Tensor]
 
-    def _regions(self, inputs: RefinerInput, sizes: Any) -> list[Tensor]:
-        return self.told
+    def forward(self, inputs: RefinerInput) -> QuadtreeOutput:
+        """Refine the regions."""
+        return self.refine_regions(inputs, self.told)
 
 
 def refiner_of(variant: str, inputs: RefinerInput) -> Refiner:
@@ -143,19 +145,17 @@ def refiner_of(variant: str, inputs: RefinerInput) -> Refiner:
         band = ToldBand(256, True, frame_chunk=FRAME_CHUNK)
         band.masks = inputs.masks_gt
         return band
-    tree = ToldQuadtree(
-        256,
-        True,
+    near = variant == "quadtree_near"
+    options = QuadtreeOptions(
         grouped=variant != "quadtree_no_qsg",
-        window=WINDOW if variant in ("quadtree_window", "quadtree_near") else 0,
-        reach_px=REACH_PX if variant == "quadtree_near" else 0.0,
-        context=CONTEXT if variant == "quadtree_near" else 1,
-        train_nodes="truth",
-        frame_chunk=FRAME_CHUNK,
+        window=WINDOW if near or variant == "quadtree_window" else 0,
+        reach_px=REACH_PX if near else 0.0,
+        context=CONTEXT if near else 1,
     )
+    tree = ToldQuadtree(options, 256, True, frame_chunk=FRAME_CHUNK)
     sizes = [(-(-inputs.frame_size[0] // s), -(-inputs.frame_size[1] // s)) for s in STRIDES]
-    rule: RegionRule = "mixed" if variant == "quadtree_mixed" else "residue"
-    tree.told = region_levels(inputs.masks_gt, STRIDES, sizes, rule=rule)
+    kind = "mixed" if variant == "quadtree_mixed" else "incoherent"
+    tree.told = region_levels(inputs.masks_gt, STRIDES, sizes, kind)
     return tree
 
 

@@ -62,6 +62,7 @@ from vmt.modeling.criteria.matcher import Match
 from vmt.modeling.refiners.base import Refiner, RefinerInput, RefinerOutput
 from vmt.modeling.refiners.dense_band import DenseBand
 from vmt.modeling.refiners.quadtree.criterion import QuadtreeOutput
+from vmt.modeling.refiners.quadtree.options import QuadtreeOptions
 from vmt.modeling.refiners.quadtree.refiner import QuadtreeRefiner
 from vmt.modeling.refiners.quadtree.write_back import to_next_level
 from vmt.ops.resize import aligned_upsample2
@@ -315,19 +316,19 @@ class SmallNetwork(nn.Module):
 
 def network_of(row: str, seed: int, shift: Shift) -> SmallNetwork:
     """A fresh network; all rows of a seed start from the same base."""
-    widths: dict[str, Any] = {"dim": DIM, "embed_dim": EMBED, "num_heads": HEADS}
+    widths: dict[str, Any] = {"embed_dim": EMBED, "num_heads": HEADS}
     widths |= {"num_layers": LAYERS, "ffn_dim": FFN, "dropout": 0.0}
     widths |= {"offset_unit_px": OFFSET_UNIT_PX, "train_maps": True}
     torch.manual_seed(seed)
     if row == "dense_band":
-        return SmallNetwork(DenseBand(DIM, True, **widths), shift)
+        return SmallNetwork(DenseBand(DIM, True, DIM, **widths), shift)
     widths |= {"train_frame_points": TRAIN_FRAME_POINTS, "context": CONTEXT}
     if row == "quadtree_window":
         widths |= {"window": WINDOW}
     if "near" in row:
         widths |= {"reach_px": REACH_PX}
-    refiner = QuadtreeRefiner(DIM, True, grouped=not row.endswith("no_qsg"), **widths)
-    return SmallNetwork(refiner, shift)
+    options = QuadtreeOptions(grouped=not row.endswith("no_qsg"), **widths)
+    return SmallNetwork(QuadtreeRefiner(options, DIM, True, DIM), shift)
 
 
 def masks_of(network: SmallNetwork, sample: Sample, seed: int) -> Tensor:
@@ -448,11 +449,11 @@ def use_of_frames(network: SmallNetwork, samples: list[Sample]) -> dict[str, flo
     """
     refiner = network.refiner
     assert isinstance(refiner, QuadtreeRefiner), "other refiners have no groups"
-    trained, found = refiner.grouped, {}
-    for name, refiner.grouped in (("together", True), ("alone", False)):
+    trained, found = refiner.options, {}
+    for name, grouped in (("alone", False), ("together", True)):
+        refiner.options = replace(trained, grouped=grouped)
         scores = score(partial(masks_of, network), samples)
         found[f"boundary_{name}"] = scores["boundary"]
-    refiner.grouped = True
     attention, nodes = [], []
     for index, sample in enumerate(samples[:5]):
         with LastAttention(refiner) as last:
@@ -462,7 +463,7 @@ def use_of_frames(network: SmallNetwork, samples: list[Sample]) -> dict[str, flo
             other = tree.frame[read] != tree.frame[node]
             attention.append(float(weights[other].sum()))
             nodes.append(float(other.float().mean()))
-    refiner.grouped = trained
+    refiner.options = trained
     means = {"attention": statistics.mean(attention), "nodes": statistics.mean(nodes)}
     return found | {f"{name}_of_other_frames": value for name, value in means.items()}
 
@@ -485,9 +486,10 @@ def if_frames_were_averaged(network: SmallNetwork, samples: list[Sample]) -> flo
 def shares(network: SmallNetwork, samples: list[Sample]) -> list[float]:
     """Cells that the trained detector makes nodes: per level and of all, mean in per cent."""
     assert isinstance(network.refiner, QuadtreeRefiner), "other refiners have no nodes"
-    window, network.refiner.window = network.refiner.window, WINDOW  # nodes do not depend on it
+    options = network.refiner.options
+    network.refiner.options = replace(options, window=WINDOW)  # nodes do not depend on it
     found = [network(sample, HELD_OUT + i) for i, sample in enumerate(samples)]
-    network.refiner.window = window
+    network.refiner.options = options
     per_clip = [out.tree.share_of_cells() for out in found if isinstance(out, QuadtreeOutput)]
     return [100 * statistics.mean(level) for level in zip(*per_clip, strict=True)]
 

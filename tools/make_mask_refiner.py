@@ -26,10 +26,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vmt.checkpoint.files import read_weights, write_weights
 from vmt.config.node import load_config
+from vmt.config.summary import dump_changes
 from vmt.inference.refine_defaults import ANY, LOW_RES
 from vmt.utils.atomic import AtomicFile, make_folder
 from vmt.utils.console import exit_with, one_line_errors
@@ -179,8 +179,9 @@ def shipped_config(trained: Path) -> str:
     cfg.defrost()
     cfg.MODEL.LABEL_SPACE = "object"
     cfg.MODEL.WEIGHTS = ""
-    model: Any = type(cfg)({"MODEL": cfg.MODEL})
-    return "# Network of the weights, written by tools/make_mask_refiner.py.\n" + str(model.dump())
+    for section in [name for name in cfg if name != "MODEL"]:
+        del cfg[section]
+    return "# Network of the weights, written by tools/make_mask_refiner.py.\n" + dump_changes(cfg)
 
 
 def ship(trained: dict[str, Path], annotations: Path, folder: Path) -> None:

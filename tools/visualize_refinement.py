@@ -173,7 +173,7 @@ def draw(args: argparse.Namespace, model: Any, clip: Clip) -> None:
     size = (int(clip.frames[0].shape[0]), int(clip.frames[0].shape[1]))
     coarse = inputs.coarse_logits[args.tracklet, None]
     for level_size in out.tree.sizes[1:]:
-        coarse = to_next_level(coarse, level_size, model.refiner.propagation)
+        coarse = to_next_level(coarse, level_size)
     before = full_size(coarse[0], size)
     after = full_size(out.mask_logits[args.tracklet], size)
     rows = [

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+import vmt
 from vmt.config.defaults import default_config
 from vmt.config.node import load_config
+from vmt.config.old_names import OLD_KEYS, what_became_of
+from vmt.config.summary import dump_changes
 from vmt.data.datasets.categories import label_space
 from vmt.data.labels import resolve_label_space
 from vmt.modeling.meta_arch.build import build_model, build_network
@@ -152,10 +157,54 @@ def test_override_without_value_and_integers_for_floats() -> None:
         ("MODEL.REFINER.NAME", "nonsense", "dense_band"),
         ("MODEL.META_ARCHITECTURE", "nonsense", "VideoMaskTransfiner"),
         ("TEST.PRECISION", "fp8", "bf16"),
-        ("MODEL.REFINER.BOX_MASK", "nonsense", "clamp"),
     ],
 )
 def test_unknown_names_list_what_exists(key: str, value: str, said: str) -> None:
     cfg = load_config(CONFIGS / "quick/vmt_release_tiny.yaml", [key, value])
     with pytest.raises(ConfigError, match=said):
         build_model(cfg, label_space(cfg.MODEL.LABEL_SPACE))
+
+
+# --- names of yesterday, and what is written ----------------------------------------------------
+
+
+@pytest.mark.parametrize("key", OLD_KEYS)
+def test_an_old_key_ends_in_a_sentence(tmp_path: Path, key: str) -> None:
+    """The same one from a YAML and from the command line."""
+    assert "MODEL.DEVICE" not in what_became_of(["MODEL.DEVICE", key])
+    text = "1"
+    for part in reversed(key.split(".")):
+        text = f"{{{part}: {text}}}"
+    write(tmp_path, old=text)
+    for arguments in ((tmp_path / "old.yaml", []), (None, [key, "1"])):
+        with pytest.raises(ConfigError, match=f": {key} ") as caught:
+            load_config(*arguments)
+        assert str(caught.value).endswith(f"{OLD_KEYS[key]}; change or delete it.")
+    with pytest.raises(ConfigError, match=r"did you mean|lists every key"):
+        load_config(None, [f"{key}X", "1"])
+
+
+def test_all_old_keys_of_a_file_are_named_at_once(tmp_path: Path) -> None:
+    """A config.yaml that an older version wrote holds every key it had."""
+    write(tmp_path, config="MODEL: {REFINER: {BOX_MASK: release, WINDOW: 4, INC_KERNEL: 3}}")
+    with pytest.raises(ConfigError, match="BOX_MASK is no key") as caught:
+        load_config(tmp_path / "config.yaml")
+    assert str(caught.value).endswith(" Other old names: MODEL.REFINER.INC_KERNEL.")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(CONFIGS)))
+def test_what_differs_makes_the_same_config(path: Path, tmp_path: Path) -> None:
+    cfg = load_config(path)
+    write(tmp_path, config=dump_changes(cfg))
+    assert load_config(tmp_path / "config.yaml") == cfg
+
+
+def test_weights_of_the_package_say_what_differs() -> None:
+    path = Path(vmt.__file__).parent / "weights" / "config.yaml"
+    lines = path.read_text().splitlines(keepends=True)
+    assert "".join(lines[1:]) == dump_changes(load_config(path))
+
+
+def test_a_config_is_read_without_torch() -> None:
+    code = "import sys, vmt.config.node; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

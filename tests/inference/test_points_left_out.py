@@ -16,16 +16,22 @@ from vmt.data.datasets.categories import label_space
 from vmt.inference.predictor import PredictorOptions, VideoPredictor
 from vmt.modeling.meta_arch.build import build_model
 from vmt.modeling.refiners.base import points_left_out
+from vmt.modeling.refiners.quadtree.refiner import QuadtreeRefiner
 
 SIZE = 32
 #: Cells of 32x32 pixels at strides 8, 4 and 2.
 CELLS = 4 * 4 + 8 * 8 + 16 * 16
-EVERYWHERE = ("MODEL.REFINER.INC_THRESHOLDS", "[0.0,0.0,0.0]")
 
 
-def model_of(name: str, max_points: int, *keys: str):
+@pytest.fixture(autouse=True)
+def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every cell is a node."""
+    monkeypatch.setattr(QuadtreeRefiner, "thresholds", (0.0, 0.0, 0.0))
+
+
+def model_of(name: str, max_points: int):
     torch.manual_seed(0)
-    cfg = quick_config(name, "MODEL.SEQFORMER.NUM_QUERIES", "1", *keys)
+    cfg = quick_config(name, "MODEL.SEQFORMER.NUM_QUERIES", "1")
     cfg.defrost()
     cfg.MODEL.REFINER.MAX_POINTS = max_points
     return build_model(cfg, label_space("object")).eval()
@@ -48,7 +54,7 @@ def test_a_longer_video_has_a_larger_budget(
     num_frames: int, budget: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Every cell of every frame is a node of the one tracklet."""
-    model = model_of("vmt_tiny", 100, *EVERYWHERE)
+    model = model_of("vmt_tiny", 100)
     trees = []
     model.refiner.register_forward_hook(lambda module, inputs, output: trees.append(output.tree))
     run(model, num_frames)
@@ -62,7 +68,7 @@ def test_a_longer_video_has_a_larger_budget(
 
 
 def test_windows_of_a_video_are_counted_together(caplog: pytest.LogCaptureFixture) -> None:
-    model = model_of("vmt_tiny", 100, *EVERYWHERE)
+    model = model_of("vmt_tiny", 100)
     run(model, 5, window=3)  # frames 0 to 2 and 2 to 4
     assert len(said(caplog)) == 1
     assert f"video: {2 * (3 * CELLS - 100)} of {2 * 3 * CELLS} points" in said(caplog)[0]
@@ -85,14 +91,14 @@ def test_a_band_is_counted_too() -> None:
 
 def test_nothing_is_said_when_all_are_refined(caplog: pytest.LogCaptureFixture) -> None:
     for limit in (0, 3 * CELLS):
-        run(model_of("vmt_tiny", limit, *EVERYWHERE), 3)
+        run(model_of("vmt_tiny", limit), 3)
     assert said(caplog) == []
 
 
 def test_an_evaluation_says_it_once_per_video(
     tiny_datasets: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    keys = {"MODEL.REFINER.MAX_POINTS": "5", EVERYWHERE[0]: EVERYWHERE[1]}
+    keys = {"MODEL.REFINER.MAX_POINTS": "5"}
     config = CONFIGS / "ovis/vmt_R50.yaml"
     with caplog.at_level(logging.WARNING):
         assert train(config, tmp_path, tiny_datasets, "--eval-only", **keys) == 0

@@ -121,10 +121,9 @@ def test_points_nearest_to_a_contour_are_kept() -> None:
     assert len(band_points(union, inner, 10**6)) == inner.sum()
 
 
-@pytest.mark.parametrize("wrap", [False, True])
-def test_boxes_fill_the_cells_up_to_the_edge(wrap: bool) -> None:
+def test_boxes_fill_the_cells_up_to_the_edge() -> None:
     boxes = torch.tensor([[0.5, 0.5, 1.0, 1.0], [0.75, 0.5, 0.5, 0.5]])
-    full, right = box_masks(boxes, (4, 8), wrap)
+    full, right = box_masks(boxes, (4, 8))
     assert full.all()
     expected = torch.zeros(4, 8, dtype=torch.bool)
     expected[1:3, 4:8] = True

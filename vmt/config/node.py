@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from fvcore.common.config import BASE_KEY
 from fvcore.common.config import CfgNode as Node
 
 from vmt.config.defaults import default_config
+from vmt.config.old_names import what_became_of
 from vmt.utils.errors import ConfigError
 
 
@@ -98,8 +99,16 @@ def merge_values(cfg: Node, values: dict[str, Any], source: str) -> None:
     Raises:
         ConfigError: an unknown key (with the nearest known one) or a value of another type.
     """
-    for name, value in _leaves(values):
+    leaves = list(_leaves(values))
+    _check_names((name for name, _ in leaves), source)
+    for name, value in leaves:
         _set(cfg, name, value, source)
+
+
+def _check_names(names: Iterable[str], source: str) -> None:
+    sentence = what_became_of(names)
+    if sentence is not None:
+        raise ConfigError(f"{source}: {sentence}")
 
 
 def merge_overrides(cfg: Node, overrides: Sequence[str]) -> None:
@@ -112,6 +121,7 @@ def merge_overrides(cfg: Node, overrides: Sequence[str]) -> None:
         raise ConfigError(
             f"overrides come in pairs KEY VALUE, but {overrides[-1]!r} has no value after it."
         )
+    _check_names(overrides[::2], "command line")
     for name, text in zip(overrides[::2], overrides[1::2], strict=True):
         value = yaml.safe_load(text) if isinstance(text, str) else text
         _set(cfg, name, "" if value is None else value, "command line")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import yaml
 from fvcore.common.config import CfgNode as Node
 
 from vmt.config.defaults import default_config
@@ -42,6 +43,18 @@ def changed_keys(cfg: Node) -> list[tuple[str, Any, Any]]:
     return [
         (name, value, defaults[name]) for name, value in _leaves(cfg) if value != defaults[name]
     ]
+
+
+def dump_changes(cfg: Node) -> str:
+    """YAML of ``changed_keys``: what ``load_config`` needs to make the same config again."""
+    tree: dict[str, Any] = {}
+    for name, value, _ in changed_keys(cfg):
+        *path, leaf = name.split(".")
+        node = tree
+        for part in path:
+            node = node.setdefault(part, {})
+        node[leaf] = list(value) if isinstance(value, tuple) else value
+    return yaml.safe_dump(tree, default_flow_style=None, width=100) if tree else ""
 
 
 def _leaves(node: Node, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -20,6 +20,7 @@ from torch import Tensor
 from vmt.checkpoint.files import SAFETENSORS, write_weights
 from vmt.checkpoint.training_state import CheckpointFolder, changed_keys, seed_everything
 from vmt.config.node import load_config
+from vmt.config.summary import dump_changes
 from vmt.data.build import build_train_loader, steps_per_epoch
 from vmt.data.catalog import locate
 from vmt.data.labels import resolve_label_space
@@ -272,19 +273,18 @@ class TrainingRun:
                 logger.warning("%s was made with other annotations in %s", path, name)
 
     def _write_descriptions(self) -> str:
-        """config.yaml and label_space.json; returns the config as text."""
+        """config.yaml, what differs from the defaults, and label_space.json; returns every key."""
         cfg = self.cfg.clone()
         cfg.defrost()
         if cfg.MODEL.LABEL_SPACE.endswith(".json"):
             cfg.MODEL.LABEL_SPACE = LABELS
-        text = str(cfg.dump())
         if comm.is_main():
             with AtomicFile(self.output / CONFIG) as file:
-                file.write(text.encode())
+                file.write(dump_changes(cfg).encode())
             with AtomicFile(self.output / LABELS) as file:
                 content = {"categories": categories_of(self.label_space)}
                 file.write(json.dumps(content, indent=1).encode())
-        return text
+        return str(cfg.dump())
 
     def _build_trainer(self, initial_weights: bool) -> Trainer:
         cfg = self.cfg

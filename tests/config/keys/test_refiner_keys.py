@@ -11,22 +11,21 @@ from torch import Tensor
 
 from tests.config.keys.pairs import Pair, dropouts, network, outline, shows, shows_each
 from vmt.modeling.refiners.base import RefinerInput
-from vmt.modeling.refiners.dense_band import box_masks
 from vmt.modeling.refiners.quadtree.criterion import QuadtreeOutput
 
 QUADTREE = ("MODEL.REFINER.NAME", "quadtree")
-#: Every cell is a node.
-ALL = (*QUADTREE, "MODEL.REFINER.INC_THRESHOLDS", "[0.0, 0.0, 0.0]")
-#: Every cell of the coarsest level, and no other.
-ROOTS = [0.0, 2.0, 2.0]
-#: Cells that the annotation marks have score 1, and of the detector's no more than 1e-30.
-KNOWN, ANY = "[1.0, 1.0, 1.0]", "[1.0e-30, 1.0e-30, 1.0e-30]"
+#: Thresholds: every cell is a node; cells that the annotation marks have score 1, and of the
+#: detector's no more than 1e-30.
+ALL, ANY = (0.0, 0.0, 0.0), (1.0e-30, 1.0e-30, 1.0e-30)
 #: Tracklets, frames, cells of each level in a frame of 32x48.
 N, T, CELLS = 2, 2, (24, 96, 384)
 
 
-def refiner_of(cfg: Any) -> Any:
-    return network(cfg).refiner.eval()
+def refiner_of(cfg: Any, thresholds: tuple[float, ...] | None = None) -> Any:
+    refiner = network(cfg).refiner.eval()
+    if thresholds is not None:
+        refiner.thresholds = thresholds
+    return refiner
 
 
 def clip(masks_gt: Tensor | None = None, frames: int = T) -> RefinerInput:
@@ -63,10 +62,6 @@ def masks() -> Tensor:
 # --- what is built ------------------------------------------------------------------------------
 
 
-def _rgb(net: Any) -> list[int]:
-    return [layer.kernel_size[0] for layer in net.refiner.rgb if hasattr(layer, "kernel_size")]
-
-
 @shows_each(
     {
         "MODEL.REFINER.NAME": (
@@ -91,9 +86,6 @@ def _rgb(net: Any) -> list[int]:
             0.25, lambda n: [dropouts(n.refiner), n.refiner.encoder.layers[0].self_attn.dropout],
             [{0.0}, 0.0], [{0.25}, 0.25],
         ),
-        # 3x3 layers 11-8-8-8 and a classifier; or 1x1 layers 11-8-8-1
-        "MODEL.REFINER.INC_KERNEL": (1, lambda n: n.refiner.detector.num_parameters, 1977, 177),
-        "MODEL.REFINER.RGB_KERNELS": ([3, 1, 1], _rgb, [3, 3, 3], [3, 1, 1]),
         # a token is made of the feature and the coarse probability of each cell around
         "MODEL.REFINER.CONTEXT": (
             3, lambda n: n.refiner.node_encoder.token.in_features, 17, 9 * 17
@@ -120,21 +112,12 @@ def test_reach_of_the_heads(pair: Pair) -> None:
 
 
 @torch.no_grad()
-@shows("MODEL.REFINER.MAX_POINTS", 100, *ALL)
+@shows("MODEL.REFINER.MAX_POINTS", 100, *QUADTREE)
 def test_most_points(pair: Pair) -> None:
     """One frame: all 504 cells of each tracklet, or the limit."""
-    refiners = [refiner_of(cfg) for cfg in pair]
+    refiners = [refiner_of(cfg, ALL) for cfg in pair]
     found = [refiner(clip(frames=1)).tree.lengths() for refiner in refiners]
     assert found == [[sum(CELLS)] * N, [100] * N]
-
-
-@torch.no_grad()
-@shows("MODEL.REFINER.INC_THRESHOLDS", ROOTS, *ALL)
-def test_thresholds(pair: Pair) -> None:
-    for cfg, cells in zip(pair, (CELLS, (24, 0, 0)), strict=True):
-        refiner = refiner_of(cfg)
-        levels = refiner(clip()).tree.level.bincount(minlength=3)
-        assert levels.tolist() == [N * T * count for count in cells]
 
 
 def _marked(pair: Pair, masks_gt: Tensor) -> list[list[int]]:
@@ -144,7 +127,7 @@ def _marked(pair: Pair, masks_gt: Tensor) -> list[list[int]]:
     ]
 
 
-@shows("MODEL.REFINER.REGION", "boundary", *QUADTREE, "MODEL.REFINER.REGION_RULE", "mixed")
+@shows("MODEL.REFINER.REGION", "boundary", *QUADTREE, "MODEL.REFINER.REGION", "mixed")
 def test_region(pair: Pair) -> None:
     """A line along the edges of cells: no cell holds both labels; one column on each side."""
     before, after = _marked(pair, masks())
@@ -152,7 +135,7 @@ def test_region(pair: Pair) -> None:
     assert after == [N * T * 2 * rows for rows in (4, 8, 16)]
 
 
-@shows("MODEL.REFINER.REGION_RULE", "mixed", *QUADTREE, "MODEL.REFINER.REGION_CLOSED", "False")
+@shows("MODEL.REFINER.REGION", "mixed", *QUADTREE)
 def test_region_rule(pair: Pair) -> None:
     """The same line: interpolated, it blurs into one column of cells on each side."""
     before, after = _marked(pair, masks())
@@ -160,50 +143,22 @@ def test_region_rule(pair: Pair) -> None:
     assert after == [0, 0, 0]
 
 
-@shows("MODEL.REFINER.REGION_CLOSED", False, *QUADTREE, "MODEL.REFINER.REGION_RULE", "mixed")
-def test_closed_regions(pair: Pair) -> None:
-    """A hair one pixel wide between the samples of the coarser grids."""
-    hair = torch.zeros_like(masks())
-    hair[..., 25] = True
-    before, after = _marked(pair, hair)
-    assert after == [0, 0, N * T * 16]
-    assert before == [N * T * rows for rows in (4, 8, 16)]
-
-
-@shows_each(
-    {
-        # the whole region without a single cell of the detector, or the detector alone
-        "MODEL.REFINER.TRAIN_NODES": ("detected", KNOWN, [32, 64, 128], [0, 0, 0]),
-        "MODEL.REFINER.TRAIN_FRAME_POINTS": (3, ANY, [96, 384, 1536], [12, 12, 12]),
-    },
-    "thresholds,before,after",
-    *QUADTREE, "MODEL.REFINER.REGION", "boundary", "MODEL.REFINER.TRAIN_FRAME_POINTS", "0",
-    "MODEL.REFINER.TRAIN_POINTS", "0",
-)  # fmt: skip
-def test_nodes_in_training(pair: Pair, thresholds: str, before: Any, after: Any) -> None:
-    key = "MODEL.REFINER.INC_THRESHOLDS"
+@shows("MODEL.REFINER.TRAIN_FRAME_POINTS", 3, *QUADTREE, "MODEL.REFINER.TRAIN_FRAME_POINTS", "0",
+       "MODEL.REFINER.TRAIN_POINTS", "0")  # fmt: skip
+def test_nodes_of_a_frame_in_training(pair: Pair) -> None:
     levels = [
-        trained(refiner_of(cfg), masks()).tree.level.bincount(minlength=3).tolist()
-        for cfg in pair.configs(key, thresholds)
+        trained(refiner_of(cfg, ANY), masks()).tree.level.bincount(minlength=3).tolist()
+        for cfg in pair
     ]
+    assert levels[0] == [N * T * count for count in CELLS]
     # limited at random, some of the drawn cells have no parent
-    assert levels[0] == before
-    assert levels[1][0] == after[0]
-    assert all(count <= limit for count, limit in zip(levels[1], after, strict=True))
+    assert levels[1][0] == N * T * 3
+    assert all(count <= N * T * 3 for count in levels[1])
 
 
-@shows("MODEL.REFINER.TRAIN_NODES", "truth", *QUADTREE, "MODEL.REFINER.INC_THRESHOLDS", ANY,
-       "MODEL.REFINER.TRAIN_POINTS", "0", "MODEL.REFINER.TRAIN_FRAME_POINTS", "0",
-       "MODEL.REFINER.REGION", "boundary")  # fmt: skip
-def test_true_nodes_alone(pair: Pair) -> None:
-    """Though the detector marks every cell: a column of cells on each side of the line."""
-    found = [len(trained(refiner_of(cfg), masks()).tree) for cfg in pair]
-    assert found == [N * T * sum(CELLS), N * T * 2 * (4 + 8 + 16)]
-
-
-@shows("MODEL.REFINER.TRAIN_POINTS", 10, *ALL, "MODEL.REFINER.TRAIN_FRAME_POINTS", "0")
+@shows("MODEL.REFINER.TRAIN_POINTS", 10, *QUADTREE, "MODEL.REFINER.TRAIN_FRAME_POINTS", "0")
 def test_training_points(pair: Pair) -> None:
-    lengths = [trained(refiner_of(cfg), masks()).tree.lengths() for cfg in pair]
+    lengths = [trained(refiner_of(cfg, ALL), masks()).tree.lengths() for cfg in pair]
     assert lengths == [[T * sum(CELLS)] * N, [10] * N]
 
 
@@ -222,7 +177,7 @@ def test_training_tracklets(pair: Pair) -> None:
 @torch.no_grad()
 def _moved(cfg: Any, **changes: Any) -> Tensor:
     """How far the logit of every node moves when the input is changed."""
-    refiner = refiner_of(cfg)
+    refiner = refiner_of(cfg, ALL)
     inputs = clip()
     before, after = refiner(inputs), refiner(replace(inputs, **changes))
     assert len(before.tree) == len(after.tree) == N * T * sum(CELLS)
@@ -230,36 +185,36 @@ def _moved(cfg: Any, **changes: Any) -> Tensor:
     return moved
 
 
-@shows("MODEL.REFINER.QSG", False, *ALL)
+@shows("MODEL.REFINER.QSG", False, *QUADTREE)
 def test_grouping_lets_frames_tell_each_other(pair: Pair) -> None:
     fused = clip().fused.clone()
     fused[1] += 1
     for cfg, grouped in zip(pair, (True, False), strict=True):
-        refiner = refiner_of(cfg)
+        refiner = refiner_of(cfg, ALL)
         first = refiner(clip()).tree.frame == 0
         moved = _moved(cfg, fused=fused)
         assert moved[~first].max() > 1e-3
         assert (moved[first].max() > 1e-4) == grouped
 
 
-@shows("MODEL.REFINER.IGL", False, *ALL)
+@shows("MODEL.REFINER.IGL", False, *QUADTREE)
 def test_guidance_lets_tracklets_tell_each_other(pair: Pair) -> None:
     query = clip().query.clone()
     query[1] += 1
     for cfg, guided in zip(pair, (True, False), strict=True):
-        refiner = refiner_of(cfg)
+        refiner = refiner_of(cfg, ALL)
         first = refiner(clip()).tree.tracklet == 0
         assert (_moved(cfg, query=query)[first].max() > 1e-5) == guided
 
 
 @torch.no_grad()
-@shows("MODEL.REFINER.WINDOW", 2, *ALL)
+@shows("MODEL.REFINER.WINDOW", 2, *QUADTREE)
 def test_window(pair: Pair) -> None:
     """What changes at the lower right end reaches nodes at the upper left, or does not."""
     pixels = clip().frames.clone()
     pixels[:, :, 28:, 44:] += 3
     for cfg, everywhere in zip(pair, (True, False), strict=True):
-        refiner = refiner_of(cfg)
+        refiner = refiner_of(cfg, ALL)
         tree = refiner(clip()).tree
         corner = (tree.level == 0) & (tree.y == 0) & (tree.x == 0)
         assert (_moved(cfg, frames=pixels)[corner].max() > 1e-5) == everywhere
@@ -291,23 +246,12 @@ def test_detector_of_one_query_per_frame(pair: Pair) -> None:
 
 
 @torch.no_grad()
-@shows("MODEL.REFINER.PROPAGATION", "nearest", *QUADTREE, "MODEL.REFINER.INC_THRESHOLDS", ROOTS)
-def test_propagation(pair: Pair) -> None:
-    """With nodes at stride 8 alone, finer cells repeat them, or lie between them."""
-    for cfg, repeated in zip(pair, (False, True), strict=True):
-        refiner = refiner_of(cfg)
-        fine = refiner(clip()).mask_logits
-        blocks = fine.unfold(2, 4, 4).unfold(3, 4, 4).flatten(4)
-        assert bool((blocks == blocks[..., :1]).all()) == repeated
-
-
-@torch.no_grad()
-@shows("MODEL.REFINER.OFFSET_UNIT_PX", 64.0, *ALL)
+@shows("MODEL.REFINER.OFFSET_UNIT_PX", 64.0, *QUADTREE)
 def test_unit_of_offsets(pair: Pair) -> None:
     """What detector and decoder are told of the way to the centre."""
     told: list[dict[str, Tensor]] = []
     for cfg in pair:
-        refiner, seen = refiner_of(cfg), {}
+        refiner, seen = refiner_of(cfg, ALL), {}
         refiner.detector.register_forward_pre_hook(
             lambda _, args, seen=seen: seen.update({args[0]: args[2][:, :, :2]})
         )
@@ -345,11 +289,3 @@ def test_gradients_of_maps(pair: Pair) -> None:
         inputs = replace(clip(masks()), stride4=clip().stride4.requires_grad_())
         refiner(inputs).node_logits.sum().backward()
         assert (inputs.stride4.grad is not None) == reached
-
-
-@shows("MODEL.REFINER.BOX_MASK", "clamp", "MODEL.REFINER.NAME", "dense_band")
-def test_boxes_that_leave_the_frame(pair: Pair) -> None:
-    """A box from x = -2 to 2 of 8: the release counts -2 from the right, so nothing is inside."""
-    box = torch.tensor([[0.0, 0.5, 0.5, 1.0]])
-    cells = [int(box_masks(box, (4, 8), outline(cfg).refiner.wrap_boxes).sum()) for cfg in pair]
-    assert cells == [0, 4 * 2]

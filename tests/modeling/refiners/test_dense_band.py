@@ -76,19 +76,16 @@ def test_points_keep_the_nearest_to_the_contour() -> None:
     assert distance(kept).max() <= distance(dropped).min() + 1
 
 
-@pytest.mark.parametrize("wrap", [True, False])
-def test_box_masks_are_python_slices(wrap: bool) -> None:
+def test_box_masks_are_python_slices() -> None:
     generator = torch.Generator().manual_seed(0)
     boxes = torch.rand(200, 4, generator=generator) * torch.tensor([1.2, 1.2, 0.9, 0.9]) - 0.1
     h, w = 23, 37
-    actual = box_masks(boxes, (h, w), wrap)
+    actual = box_masks(boxes, (h, w))
     for box, mask in zip(boxes, actual, strict=True):
         cx, cy, bw, bh = (box * torch.tensor([w, h, w, h])).tolist()
         cx, cy, bw, bh = (box * torch.tensor([w, h, w, h])).float().unbind()
         x1, y1 = cx - bw / 2, cy - bh / 2
         corners = [int(v) for v in (x1, y1, bw + x1, bh + y1)]
-        if not wrap:
-            corners = [max(v, 0) for v in corners]
         expected = torch.zeros(h, w, dtype=torch.bool)
         expected[corners[1] : corners[3], corners[0] : corners[2]] = True
         assert torch.equal(mask, expected)

@@ -22,9 +22,6 @@ def add_keys(cfg: Node) -> None:
     # quadtree: per tracklet and 40 frames (of a longer video accordingly more), above it those the
     # detector is surest of, with their parents. What is left out is counted in the log.
     cfg.MODEL.REFINER.MAX_POINTS = 12000
-    # "release" wraps boxes that start left of or above the frame as the released code does
-    # (docs/reference/released_code.md#boxes); "clamp" cuts them at the frame.
-    cfg.MODEL.REFINER.BOX_MASK = "release"
     # Refiner [D]: mask focal, tube dice, dice inside the incoherent region, stage-2 mask focal.
     cfg.MODEL.LOSS.REFINE_MASK_WEIGHT = 2.0
     cfg.MODEL.LOSS.REFINE_DICE_WEIGHT = 5.0

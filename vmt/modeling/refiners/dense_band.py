@@ -28,7 +28,6 @@ from vmt.modeling.refiners.criterion import RefinerCriterion
 from vmt.modeling.registry import REFINERS, register
 from vmt.ops.frames import frame_chunks
 from vmt.ops.resize import cell_centres_px, nearest
-from vmt.utils.errors import ConfigError
 from vmt.utils.precision import no_autocast
 
 #: Widths of the dynamic layers of both stages.
@@ -59,8 +58,6 @@ class DenseBand(Refiner):
         dropout: of the refinement transformer, in training.
         max_points: most points refined per frame; above it those nearest to a contour are kept
             (the release draws at random: docs/reference/released_code.md#points).
-        wrap_boxes: a box that starts left of or above the frame wraps around as in the release
-            (docs/reference/released_code.md#boxes); else it is cut at the frame.
         offset_unit_px: pixels that count as 1 in the offsets to the instance's centre which the
             dynamic layers read; 1 as in the released code.
         train_maps: let gradients reach the backbone's maps; the released code does not.
@@ -80,14 +77,12 @@ class DenseBand(Refiner):
         ffn_dim: int = 2048,
         dropout: float = 0.1,
         max_points: int = 12000,
-        wrap_boxes: bool = True,
         offset_unit_px: float = 1.0,
         train_maps: bool = False,
         frame_chunk: int = 4,
     ) -> None:
         super().__init__()
         self.max_points = max_points
-        self.wrap_boxes = wrap_boxes
         self.offset_unit_px = offset_unit_px
         self.train_maps = train_maps
         self.frame_chunk = frame_chunk
@@ -129,10 +124,6 @@ class DenseBand(Refiner):
     def from_config(cls, cfg: CfgNode, channels: Mapping[int, int], dim: int) -> DenseBand:
         """Build from ``MODEL.REFINER``; see ``Refiner.from_config``."""
         node = cfg.MODEL.REFINER
-        if node.BOX_MASK not in ("release", "clamp"):
-            raise ConfigError(
-                f"MODEL.REFINER.BOX_MASK must be 'release' or 'clamp', not {node.BOX_MASK!r}."
-            )
         return cls(
             stride4_dim=channels[4],
             has_stride2=channels.get(2) == node.EMBED_DIM,
@@ -143,7 +134,6 @@ class DenseBand(Refiner):
             ffn_dim=node.FFN_DIM,
             dropout=node.DROPOUT,
             max_points=node.MAX_POINTS,
-            wrap_boxes=node.BOX_MASK == "release",
             offset_unit_px=node.OFFSET_UNIT_PX,
             train_maps=node.TRAIN_MAPS,
             frame_chunk=cfg.TEST.FRAME_CHUNK,
@@ -220,7 +210,7 @@ class DenseBand(Refiner):
             self._decode(
                 y[t],
                 torch.stack([nearest(p[:, t, None], size)[:, 0] for p in (probs_s4, coarse)], 1),
-                box_masks(boxes[:, t], size, self.wrap_boxes),
+                box_masks(boxes[:, t], size),
                 centres_px[:, t],
                 stage3,
             )
@@ -377,14 +367,15 @@ def band_points(union: Tensor, band: Tensor, max_points: int) -> Tensor:
     return index[order[:max_points]].sort().values
 
 
-def box_masks(boxes_cxcywh: Tensor, size: tuple[int, int], wrap: bool) -> Tensor:
+def box_masks(boxes_cxcywh: Tensor, size: tuple[int, int]) -> Tensor:
     """Fill boxes on a grid, corners truncated toward zero to whole cells.
+
+    A corner left of or above the frame counts from the far end, as Python slices do: the released
+    code's behaviour, usually an empty mask (docs/reference/released_code.md).
 
     Args:
         boxes_cxcywh: (N, 4) in [0, 1] of the frame.
         size: (h, w) of the grid.
-        wrap: a corner left of or above the frame counts from the far end, as Python slices do: the
-            released code's behaviour, usually an empty mask. Else it is cut at the frame.
 
     Returns:
         (N, h, w) bool.
@@ -400,8 +391,7 @@ def box_masks(boxes_cxcywh: Tensor, size: tuple[int, int], wrap: bool) -> Tensor
         bounds = []
         for corner in (low, high):
             cell = corner.trunc().clamp(-2 * length, 2 * length).long()
-            if wrap:
-                cell = torch.where(cell < 0, cell + length, cell)
+            cell = torch.where(cell < 0, cell + length, cell)
             bounds.append(cell.clamp(0, length))
         cells = torch.arange(length, device=low.device)
         return (cells >= bounds[0][:, None]) & (cells < bounds[1][:, None])  # (N, length)

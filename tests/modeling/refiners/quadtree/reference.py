@@ -55,7 +55,6 @@ def slow_write_back(
     logits: dict[Node, float],
     coarse: Tensor,
     sizes: Sequence[tuple[int, int]],
-    mode: str,
 ) -> list[list]:
     """Per level nested lists [tracklet][frame][y][x]."""
     num_tracklets, num_frames = coarse.shape[:2]
@@ -63,7 +62,7 @@ def slow_write_back(
     maps = coarse.tolist()
     for level, (h, w) in enumerate(sizes):
         if level:
-            maps = [[double(frame, h, w, mode) for frame in tube] for tube in maps]
+            maps = [[double(frame, h, w) for frame in tube] for tube in maps]
         for n in range(num_tracklets):
             for t in range(num_frames):
                 for y in range(h):
@@ -75,13 +74,11 @@ def slow_write_back(
     return levels
 
 
-def double(frame: list[list[float]], h: int, w: int, mode: str) -> list[list[float]]:
+def double(frame: list[list[float]], h: int, w: int) -> list[list[float]]:
     """Cell (y, x) reads the coarser map at its own centre, at most the outermost cell's."""
     rows, cols = len(frame), len(frame[0])
 
     def taps(cell: int, length: int) -> list[tuple[int, float]]:
-        if mode == "nearest":
-            return [(cell // 2, 1.0)]
         neighbour = cell // 2 + (1 if cell % 2 else -1)
         return [(cell // 2, 0.75), (min(max(neighbour, 0), length - 1), 0.25)]
 

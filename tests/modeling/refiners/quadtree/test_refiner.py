@@ -16,6 +16,7 @@ from vmt.modeling.meta_arch.build import build_model
 from vmt.modeling.refiners.base import RefinerInput
 from vmt.modeling.refiners.quadtree import refiner as quadtree_refiner
 from vmt.modeling.refiners.quadtree.criterion import QuadtreeOutput, node_l1_loss
+from vmt.modeling.refiners.quadtree.options import QuadtreeOptions
 from vmt.modeling.refiners.quadtree.refiner import STRIDES, QuadtreeRefiner
 from vmt.modeling.refiners.quadtree.sequence_encoder import InstanceGuidance, SequenceEncoder
 from vmt.modeling.refiners.quadtree.window import Window, window_around
@@ -32,13 +33,17 @@ NEW = (
 )  # fmt: skip
 
 
-def refiner_with(**options) -> QuadtreeRefiner:
+def refiner_with(
+    has_stride2: bool = True,
+    frame_chunk: int = 2,
+    thresholds: tuple[float, ...] = (0.5, 0.5, 0.5),
+    **changes,
+) -> QuadtreeRefiner:
     torch.manual_seed(0)
-    defaults = {
-        "stride4_dim": 24, "has_stride2": True, "dim": DIM, "embed_dim": EMBED, "num_heads": 2,
-        "num_layers": 2, "ffn_dim": 32, "frame_chunk": 2,
-    }  # fmt: skip
-    return QuadtreeRefiner(**(defaults | options)).eval()
+    options = QuadtreeOptions(embed_dim=EMBED, num_heads=2, num_layers=2, ffn_dim=32)
+    refiner = QuadtreeRefiner(replace(options, **changes), 24, has_stride2, DIM, frame_chunk)
+    refiner.thresholds = thresholds
+    return refiner.eval()
 
 
 def clip_input(
@@ -80,10 +85,10 @@ def frames_of(inputs: RefinerInput, rows: slice) -> RefinerInput:
     return replace(inputs, **per_frame, **per_tracklet)
 
 
-def propagated(coarse: Tensor, out: QuadtreeOutput, mode: str = "bilinear") -> list[Tensor]:
+def propagated(coarse: Tensor, out: QuadtreeOutput) -> list[Tensor]:
     levels = [coarse]
     for size in out.tree.sizes[1:]:
-        levels.append(to_next_level(levels[-1], size, mode))
+        levels.append(to_next_level(levels[-1], size))
     return levels
 
 
@@ -121,16 +126,15 @@ def test_shapes_and_nodes(size: tuple[int, int], stride2: bool, detector: str) -
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
-def test_masks_change_only_at_nodes_and_below(mode: str) -> None:
-    refiner = refiner_with(propagation=mode)
+def test_masks_change_only_at_nodes_and_below() -> None:
+    refiner = refiner_with()
     inputs = clip_input()
     out = refiner(inputs)
-    before = propagated(inputs.coarse_logits, out, mode)
+    before = propagated(inputs.coarse_logits, out)
     may_change = torch.zeros_like(before[0], dtype=torch.bool)
     for level, (nodes, size) in enumerate(zip(node_maps(out), out.tree.sizes, strict=True)):
         if level:
-            may_change = to_next_level(may_change.float(), size, mode) > 0
+            may_change = to_next_level(may_change.float(), size) > 0
         may_change |= nodes
     assert 0.01 < may_change.float().mean() < 0.99
     assert torch.equal(out.mask_logits[~may_change], before[2][~may_change])
@@ -302,9 +306,8 @@ def test_tracklets_run_one_after_another(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_budgets_and_nodes_of_training() -> None:
     inputs = clip_input(num=4)
-    refiner = refiner_with(
-        train_nodes="truth", train_frame_points=8, train_points=30, train_tracklets=2
-    ).train()
+    refiner = refiner_with(train_frame_points=8, train_points=30, train_tracklets=2).train()
+    refiner.thresholds = (1.0, 1.0, 1.0)  # the annotation's cells, and none of the detector's
     torch.manual_seed(3)
     out = refiner(inputs)
     torch.manual_seed(3)
@@ -318,8 +321,8 @@ def test_budgets_and_nodes_of_training() -> None:
     for level, region in enumerate(out.regions):
         assert region[out.tree.cells(out.tree.level == level)].all()
     assert [d.shape for d in out.detector_logits] == [r.shape for r in out.regions]
-    union = refiner_with(train_nodes="union").train()(inputs)
-    detected = refiner_with(train_nodes="detected").train()(inputs)
+    union = refiner_with().train()(inputs)
+    detected = refiner_with().train()(replace(inputs, masks_gt=None))
     assert len(union.tree) > len(detected.tree)
 
 
@@ -388,30 +391,18 @@ def test_refined_masks_in_evaluation(tiny, clip) -> None:
         assert torch.equal(again.mask_logits, tracklets.mask_logits)
 
 
-@pytest.mark.parametrize(
-    ("overrides", "new"),
-    [
-        ((), NEW),
-        (
-            ("MODEL.REFINER.INC_KERNEL", "1", "MODEL.REFINER.RGB_KERNELS", "[3, 1, 1]"),
-            tuple(n for n in NEW if n != "refiner.rgb"),
-        ),
-    ],
-)
-def test_a_dense_band_file_initialises_it(tiny, config_of, tmp_path, overrides, new) -> None:
+def test_a_dense_band_file_initialises_it(tiny, config_of, tmp_path) -> None:
     source = tiny("quick/vmt_release_tiny", "MODEL.REFINER.NUM_LAYERS", "2")
     path = tmp_path / "dense_band.safetensors"
     write_weights(source.state_dict(), path)
     torch.manual_seed(5)
-    model = build_model(*config_of("quick/vmt_tiny", *overrides))
-    report = load_weights(model, path, new)
+    model = build_model(*config_of("quick/vmt_tiny"))
+    report = load_weights(model, path, NEW)
     assert report.complete
-    assert {prefix for prefix in new if not any(n.startswith(prefix) for n in report.new)} == set()
+    assert {prefix for prefix in NEW if not any(n.startswith(prefix) for n in report.new)} == set()
     assert "newly initialised" in report.text()
     theirs, ours = source.state_dict(), model.state_dict()
     shared = ["fuse_s4", "reduce_s4", "lift_s2", "controller.", "encoder.layers.1."]
-    if overrides:
-        shared += ["rgb", "stage2_controller"]
     for family in shared:
         names = [n for n in ours if n.startswith(f"refiner.{family}")]
         assert names, family
@@ -423,10 +414,8 @@ def test_a_dense_band_file_initialises_it(tiny, config_of, tmp_path, overrides, 
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("DETECTOR", "magic"), ("INC_KERNEL", "5"), ("REGION", "edge"), ("REGION_RULE", "x"),
-        ("REACH_PX", "-1.0"),
-        ("PROPAGATION", "cubic"), ("TRAIN_NODES", "all"), ("INC_THRESHOLDS", "[0.5]"),
-        ("RGB_KERNELS", "[3, 3, 2]"),
+        ("DETECTOR", "magic"), ("REGION", "edge"), ("REACH_PX", "-1.0"), ("WINDOW", "-1"),
+        ("CONTEXT", "2"),
     ],
 )  # fmt: skip
 def test_wrong_values_are_named(config_of, key: str, value: str) -> None:

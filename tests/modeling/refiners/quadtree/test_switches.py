@@ -71,8 +71,8 @@ def test_windows_are_attended_one_by_one() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("training", [True, False])
 def test_given_roots_are_nodes(training: bool) -> None:
-    inputs = clip_input()
-    refiner = refiner_with(thresholds=(1.0, 2.0, 2.0), train_nodes="detected", train_frame_points=0)
+    inputs = replace(clip_input(), masks_gt=None)
+    refiner = refiner_with(thresholds=(1.0, 2.0, 2.0), train_frame_points=0)
     refiner.train(training)
     assert len(refiner(inputs).tree) == 0
     roots = torch.zeros_like(inputs.coarse_logits, dtype=torch.bool)
@@ -169,7 +169,7 @@ def test_coarse_probabilities_of_finer_levels_are_those_given() -> None:
 @torch.no_grad()
 def test_given_cells_of_a_finer_level_need_their_parents() -> None:
     inputs = clip_input()
-    refiner = refiner_with(thresholds=(1.0, 1.0, 1.0), train_nodes="detected")
+    refiner = refiner_with(thresholds=(1.0, 1.0, 1.0))
     given = [torch.zeros(3, 3, *size, dtype=torch.bool) for size in refiner.level_sizes(inputs)]
     given[0][1, 0, 2, 3] = True
     given[1][1, 0, 4:6, 6:8] = True

@@ -147,22 +147,20 @@ def test_rank_in_group() -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
 @pytest.mark.parametrize("frame_chunk", [0, 2])
-def test_write_back_is_the_slow_one(size: tuple[int, int], mode: str, frame_chunk: int) -> None:
+def test_write_back_is_the_slow_one(size: tuple[int, int], frame_chunk: int) -> None:
     generator = torch.Generator().manual_seed(1)
     scores = random_scores(size, frames=3)
     tree = in_sequence(build_quadtree(scores, THRESHOLDS))
     # sixteenths: the sums below are exact, whatever their order
     coarse = torch.randint(-64, 64, scores[0].shape, generator=generator) / 16
     logits = torch.randint(-64, 64, (len(tree),), generator=generator) / 16
-    actual = write_back(tree, logits, coarse, mode, frame_chunk)
+    actual = write_back(tree, logits, coarse, frame_chunk)
     node_logits = dict(zip(rows_of(tree), logits.tolist(), strict=True))
-    assert [a.tolist() for a in actual] == slow_write_back(node_logits, coarse, tree.sizes, mode)
+    assert [a.tolist() for a in actual] == slow_write_back(node_logits, coarse, tree.sizes)
 
 
-@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
-def test_no_nodes_no_change(mode: str) -> None:
+def test_no_nodes_no_change() -> None:
     scores = [torch.zeros_like(s) for s in random_scores((11, 13))]
     tree = build_quadtree(scores, THRESHOLDS)
     assert len(tree) == 0
@@ -170,11 +168,11 @@ def test_no_nodes_no_change(mode: str) -> None:
     assert in_sequence(tree).share_of_cells() == [0, 0, 0, 0]
     assert len(limited(tree, 5, tree.score)) == 0
     coarse = torch.randn(scores[0].shape)
-    maps = write_back(tree, torch.zeros(0), coarse, mode)
+    maps = write_back(tree, torch.zeros(0), coarse)
     expected = coarse
     for size, actual in zip(tree.sizes, maps, strict=True):
         if actual is not maps[0]:
-            expected = to_next_level(expected, size, mode)
+            expected = to_next_level(expected, size)
         assert torch.equal(actual, expected)
 
 

@@ -111,18 +111,16 @@ def test_near_attention_by_loops() -> None:
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
-def test_values_reach_the_cells_below(mode: str) -> None:
-    """One root; its value is repeated, or lies between it and its neighbours."""
+def test_values_reach_the_cells_below() -> None:
+    """One root; below it, values lie between its own and its neighbours'."""
     scores = [torch.zeros(1, 1, *size) for size in SIZES]
     scores[0][0, 0, 0, 1] = 1
     tree = build_quadtree(scores, [0.5, 0.5, 0.5])
     coarse = torch.zeros(1, 1, 2, 3)
-    levels = write_back(tree, torch.tensor([8.0]), coarse, mode)
+    levels = write_back(tree, torch.tensor([8.0]), coarse)
     assert levels[0][0, 0].tolist() == [[0, 8, 0], [0, 0, 0]]
-    row = levels[1][0, 0, 0].tolist()
-    assert row == ([0, 0, 8, 8, 0, 0] if mode == "nearest" else [0, 2, 6, 6, 2, 0])
-    assert torch.equal(to_next_level(levels[1], (8, 12), mode), levels[2])
+    assert levels[1][0, 0, 0].tolist() == [0, 2, 6, 6, 2, 0]
+    assert torch.equal(to_next_level(levels[1], (8, 12)), levels[2])
 
 
 def test_losses_of_the_detector_are_means_over_levels() -> None:

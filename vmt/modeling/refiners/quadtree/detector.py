@@ -9,13 +9,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vmt.layers.dynamic_conv import num_dynamic_parameters, split_dynamic_parameters
 from vmt.utils.precision import no_autocast
 
 #: Channels that a tracklet brings: dx, dy, coarse probability.
 OWN_CHANNELS = 3
 #: Width of the map that all tracklets share, and of the layers.
 WIDTH = 8
+#: 3x3 layers 11-8-8-8 and a 1x1 classifier: widths, and sizes of the kernels.
+WIDTHS = (OWN_CHANNELS + WIDTH, WIDTH, WIDTH, WIDTH, 1)
+KERNELS = (3, 3, 3, 1)
+#: (out, in, k, k) of each layer.
+SHAPES = [(b, a, k, k) for (a, b), k in zip(pairwise(WIDTHS), KERNELS, strict=True)]
+#: Numbers that a query must provide: 1,977.
+NUM_PARAMETERS = sum(b * a * k * k + b for b, a, k, _ in SHAPES)
+#: Cells on each side of a cell that its score depends on.
+HALO = sum(kernel // 2 for kernel in KERNELS)
 DETECTORS = ("video_query", "frame_query", "fcn")
 
 #: Weight (N, out, in, k, k) and bias (N, out) of one layer.
@@ -31,60 +39,28 @@ class IncoherenceDetector(nn.Module):
     Args:
         dim: channels of the level features.
         levels: names of the levels, coarse to fine; each has its own reduction to 8 channels.
-        kernel: 3, the paper's: 3x3 layers 11-8-8-8 and a 1x1 classifier, 1,977 weights; or 1, the
-            released code's 1x1 layers 11-8-8-1, 177 weights.
         static: weights that are learned, not made from queries ("fcn").
     """
 
-    def __init__(
-        self, dim: int, levels: Sequence[str], kernel: int = 3, static: bool = False
-    ) -> None:
+    def __init__(self, dim: int, levels: Sequence[str], static: bool = False) -> None:
         super().__init__()
-        if kernel not in (1, 3):
-            raise ValueError(f"the detector's kernel is 1 or 3, not {kernel}.")
-        first = OWN_CHANNELS + WIDTH
-        self.widths = (first, WIDTH, WIDTH, WIDTH, 1) if kernel == 3 else (first, WIDTH, WIDTH, 1)
-        self.kernels = (3, 3, 3, 1) if kernel == 3 else (1, 1, 1)
         self.reduce = nn.ModuleDict({name: nn.Conv2d(dim, WIDTH, 1) for name in levels})
         self.static: nn.ModuleList | None = None
         if static:
-            self.static = nn.ModuleList(
-                nn.Conv2d(a, b, k, padding=k // 2)
-                for (a, b), k in zip(pairwise(self.widths), self.kernels, strict=True)
-            )
+            self.static = nn.ModuleList(nn.Conv2d(a, b, k, padding=k // 2) for b, a, k, _ in SHAPES)
 
-    @property
-    def num_parameters(self) -> int:
-        """Numbers that a query must provide."""
-        if self.kernels[0] == 1:
-            return num_dynamic_parameters(self.widths)
-        pairs = zip(pairwise(self.widths), self.kernels, strict=True)
-        return sum(a * b * k * k + b for (a, b), k in pairs)
-
-    @property
-    def halo(self) -> int:
-        """Cells on each side of a cell that its score depends on."""
-        return sum(kernel // 2 for kernel in self.kernels)
-
-    def layers(self, parameters: Tensor) -> list[Layer]:
+    @staticmethod
+    def layers(parameters: Tensor) -> list[Layer]:
         """Cut parameter vectors into layers: all weights first, (out, in, k, k); then all biases.
 
         Args:
-            parameters: (N, num_parameters).
+            parameters: (N, NUM_PARAMETERS).
         """
-        if self.kernels[0] == 1:
-            return [
-                (weight[..., None, None], bias)
-                for weight, bias in split_dynamic_parameters(parameters, self.widths)
-            ]
-        shapes = [
-            (b, a, k, k) for (a, b), k in zip(pairwise(self.widths), self.kernels, strict=True)
-        ]
-        weights = [b * a * k * k for b, a, k, _ in shapes]
-        pieces = parameters.split([*weights, *(shape[0] for shape in shapes)], dim=1)
+        weights = [b * a * k * k for b, a, k, _ in SHAPES]
+        pieces = parameters.split([*weights, *(shape[0] for shape in SHAPES)], dim=1)
         return [
-            (pieces[i].unflatten(1, shape), pieces[len(shapes) + i])
-            for i, shape in enumerate(shapes)
+            (pieces[i].unflatten(1, shape), pieces[len(SHAPES) + i])
+            for i, shape in enumerate(SHAPES)
         ]
 
     def forward(
@@ -96,7 +72,7 @@ class IncoherenceDetector(nn.Module):
             level: its name.
             features: (T, dim, h, w), shared by the tracklets.
             own: (N, T, 3, h, w): dx and dy in pixels, coarse probability.
-            parameters: (N, num_parameters) of video-level queries, or (N, T, num_parameters) of
+            parameters: (N, NUM_PARAMETERS) of video-level queries, or (N, T, NUM_PARAMETERS) of
                 one query per frame; None for static weights.
 
         Returns:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,8 @@ class PyramidRefiner(Refiner):
     """A refiner that reads maps at strides 8, 4 and 2.
 
     Its layers have the names of ``DenseBand``'s where that has the same ones, so that published
-    weights fit. Other than there, every cell of every level gets an RGB embedding.
+    weights fit. Other than there, every cell of every level gets an RGB embedding, of three 3x3
+    convolutions (arXiv:2207.14012, section 3.1).
 
     Args:
         dim: channels of the fused stride-8 map.
@@ -35,8 +37,6 @@ class PyramidRefiner(Refiner):
         has_stride2: whether the backbone has a stride-2 map of ``embed_dim`` channels; else the
             stride-4 map is upsampled and compressed in its place.
         embed_dim: channels of the results.
-        rgb_kernels: sizes of the three convolutions on the image: (3, 3, 3) in the paper (section
-            3.1), (3, 1, 1) in the released code.
     """
 
     def __init__(
@@ -45,7 +45,6 @@ class PyramidRefiner(Refiner):
         stride4_dim: int,
         has_stride2: bool,
         embed_dim: int,
-        rgb_kernels: Sequence[int],
     ) -> None:
         super().__init__()
         self.reduce_s8 = nn.Conv2d(dim, embed_dim, 3, padding=1)
@@ -55,9 +54,8 @@ class PyramidRefiner(Refiner):
         self.compress = None if has_stride2 else nn.Conv2d(stride4_dim, embed_dim, 1)
         widths = (3, RGB_HIDDEN, embed_dim, embed_dim)
         layers: list[nn.Module] = []
-        for index, kernel in enumerate(rgb_kernels):
-            conv = nn.Conv2d(widths[index], widths[index + 1], kernel, padding=kernel // 2)
-            layers += [conv, nn.ReLU(inplace=True)]
+        for width, wider in pairwise(widths):
+            layers += [nn.Conv2d(width, wider, 3, padding=1), nn.ReLU(inplace=True)]
         self.rgb = nn.Sequential(*layers)
 
     def rgb_levels(self, frames: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:

@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from fvcore.common.config import CfgNode
@@ -19,28 +18,22 @@ from torch import Tensor
 from vmt.layers.dynamic_conv import num_dynamic_parameters
 from vmt.layers.mlp import MLP, controller
 from vmt.modeling.refiners.base import RefinerInput, RefinerLosses
-from vmt.modeling.refiners.incoherent_region import RegionRule
 from vmt.modeling.refiners.quadtree.criterion import QuadtreeCriterion, QuadtreeOutput
-from vmt.modeling.refiners.quadtree.detector import DETECTORS, IncoherenceDetector
+from vmt.modeling.refiners.quadtree.detector import HALO, NUM_PARAMETERS, IncoherenceDetector
 from vmt.modeling.refiners.quadtree.detector import WIDTH as DETECTOR_WIDTH
 from vmt.modeling.refiners.quadtree.grow import best_nodes, build_quadtree
 from vmt.modeling.refiners.quadtree.node_encoder import NodeEncoder, PyramidRefiner
+from vmt.modeling.refiners.quadtree.options import QuadtreeOptions
 from vmt.modeling.refiners.quadtree.pixel_decoder import WIDTHS, PixelDecoder
-from vmt.modeling.refiners.quadtree.regions import (
-    REGION_KINDS,
-    REGION_RULES,
-    RegionKind,
-    region_levels,
-)
+from vmt.modeling.refiners.quadtree.regions import region_levels
 from vmt.modeling.refiners.quadtree.sequence_encoder import SequenceEncoder
 from vmt.modeling.refiners.quadtree.tree import SequenceQuadtree, join_frames
 from vmt.modeling.refiners.quadtree.window import Window, window_around
-from vmt.modeling.refiners.quadtree.write_back import PROPAGATIONS, to_next_level, write_back
+from vmt.modeling.refiners.quadtree.write_back import to_next_level, write_back
 from vmt.modeling.registry import REFINERS, register
 from vmt.ops.frames import frame_chunks
 from vmt.ops.resize import cell_centres_px
 from vmt.ops.strips import in_row_strips
-from vmt.utils.errors import ConfigError
 
 #: Input pixels per cell of the levels, and what their layers are called.
 STRIDES = (8, 4, 2)
@@ -53,8 +46,6 @@ BUDGET_FRAMES = 40
 OUTSIDE = -math.inf
 #: Nodes refined at once, at least one tracklet, when no gradient is asked for; bounds memory.
 NODES_AT_ONCE = 8192
-TRAIN_NODES = ("detected", "truth", "union")
-TrainNodes = Literal["detected", "truth", "union"]
 
 
 @register(REFINERS, "quadtree")
@@ -62,182 +53,56 @@ class QuadtreeRefiner(PyramidRefiner):
     """Detect incoherent points, let them attend across frames, decode and write back only them.
 
     Args:
+        options: sizes, attention, detector and budgets.
         stride4_dim: channels of the backbone's stride-4 map.
         has_stride2: see ``PyramidRefiner``.
         dim: channels of the queries and of the fused map.
-        embed_dim: width of node features and of the refinement transformer.
-        num_heads: of its attentions.
-        num_layers: pairs of node attention and instance guidance.
-        ffn_dim: of the node attention layers.
-        dropout: in training.
-        rgb_kernels: see ``PyramidRefiner``.
-        grouped: nodes of all frames of a tracklet form one sequence (quadtree sequence grouping);
-            False: each frame alone, with neither attention nor a time code across frames.
-        window: nodes attend within squares of so many stride-8 cells, over all frames; those of
-            every second layer are shifted by half. 0: to all nodes of the tracklet.
-        guided: with instance guidance layers.
-        detector: "video_query", "frame_query" or "fcn": what makes the detector's weights.
-        detector_kernel: 3 or 1, see ``IncoherenceDetector``.
-        thresholds: score per level from which a cell is a node.
-        region: what the detector learns, see ``region_levels``.
-        region_rule: see ``region_levels``.
-        region_closed: see ``region_levels``.
-        propagation: "bilinear" or "nearest", see ``write_back``.
-        max_points: most nodes per tracklet and ``BUDGET_FRAMES`` frames in evaluation, highest
-            scores first; 0: all.
-        train_nodes: in training nodes are the "detected" ones, the "truth" of the annotation, or
-            the "union".
-        train_frame_points: most nodes per tracklet, level and frame in training, at random.
-        train_points: most nodes per tracklet in training, at random.
-        train_tracklets: most tracklets per clip in training, at random.
-        context: see ``NodeEncoder``.
-        shared_head: see ``PixelDecoder``.
-        reach_px: attention falls with the distance of nodes from each other, measured from the
-            centre of the object in their frames, see ``NearAttention``; 0: it does not.
-        offset_unit_px: pixels that count as 1 in the offsets to the instance's centre which
-            detector and decoder read; 1 as in the released code.
-        train_maps: let gradients reach the backbone's maps; the released code does not.
         frame_chunk: frames of which dense maps exist at once.
+
+    Attributes:
+        thresholds: score per level from which a cell is a node.
     """
 
     points_are_per = f"a tracklet and {BUDGET_FRAMES} frames"
+    thresholds: tuple[float, ...] = (0.5, 0.5, 0.5)
 
     def __init__(
         self,
+        options: QuadtreeOptions,
         stride4_dim: int,
         has_stride2: bool,
         dim: int = 256,
-        embed_dim: int = 64,
-        num_heads: int = 4,
-        num_layers: int = 3,
-        ffn_dim: int = 2048,
-        dropout: float = 0.1,
-        rgb_kernels: Sequence[int] = (3, 3, 3),
-        grouped: bool = True,
-        window: int = 0,
-        guided: bool = True,
-        detector: str = "video_query",
-        detector_kernel: int = 3,
-        thresholds: Sequence[float] = (0.5, 0.5, 0.5),
-        region: RegionKind = "incoherent",
-        region_rule: RegionRule = "residue",
-        region_closed: bool = True,
-        propagation: str = "bilinear",
-        max_points: int = 60000,
-        train_nodes: TrainNodes = "union",
-        train_frame_points: int = 300,
-        train_points: int = 4000,
-        train_tracklets: int = 10,
-        context: int = 1,
-        shared_head: bool = False,
-        reach_px: float = 0.0,
-        offset_unit_px: float = 1.0,
-        train_maps: bool = False,
         frame_chunk: int = 2,
     ) -> None:
-        super().__init__(dim, stride4_dim, has_stride2, embed_dim, rgb_kernels)
-        self.grouped = grouped
-        self.window = window
-        self.detector_kind = detector
-        self.thresholds = tuple(thresholds)
-        self.region: RegionKind = region
-        self.region_rule: RegionRule = region_rule
-        self.region_closed = region_closed
-        self.propagation = propagation
-        self.max_points = max_points
-        self.train_nodes: TrainNodes = train_nodes
-        self.train_frame_points = train_frame_points
-        self.train_points = train_points
-        self.train_tracklets = train_tracklets
-        self.offset_unit_px = offset_unit_px
-        self.train_maps = train_maps
+        width = options.embed_dim
+        super().__init__(dim, stride4_dim, has_stride2, width)
+        self.options = options
+        self.max_points = options.max_points
         self.frame_chunk = frame_chunk
-        self.detector = IncoherenceDetector(
-            embed_dim, LEVELS, detector_kernel, static=detector == "fcn"
-        )
-        # With kernel 1 it has the layout, and so the name, of the release's second stage.
-        self.stage2_controller: MLP | None = None
+        self.detector = IncoherenceDetector(width, LEVELS, static=options.detector == "fcn")
         self.detector_controller: MLP | None = None
-        if detector != "fcn":
-            mlp = controller(dim, self.detector.num_parameters)
-            if detector_kernel == 1:
-                self.stage2_controller = mlp
-            else:
-                self.detector_controller = mlp
+        if options.detector != "fcn":
+            self.detector_controller = controller(dim, NUM_PARAMETERS)
         self.controller = controller(dim, num_dynamic_parameters(WIDTHS))
-        self.node_encoder = NodeEncoder(embed_dim, len(STRIDES), context)
+        self.node_encoder = NodeEncoder(width, len(STRIDES), options.context)
         self.encoder = SequenceEncoder(
-            embed_dim, dim, num_heads, num_layers, ffn_dim, dropout, guided, reach_px
+            width,
+            dim,
+            options.num_heads,
+            options.num_layers,
+            options.ffn_dim,
+            options.dropout,
+            options.guided,
+            options.reach_px,
         )
-        self.reach_px = reach_px
-        self.decoder = PixelDecoder(embed_dim, shared_head)
+        self.decoder = PixelDecoder(width, options.shared_head)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, channels: Mapping[int, int], dim: int) -> QuadtreeRefiner:
-        """Build from ``MODEL.REFINER``.
-
-        Raises:
-            ConfigError: a value that is none of those a key allows.
-        """
-        node = cfg.MODEL.REFINER
-        for key, allowed in (
-            ("DETECTOR", DETECTORS),
-            ("INC_KERNEL", (1, 3)),
-            ("REGION", REGION_KINDS),
-            ("REGION_RULE", REGION_RULES),
-            ("PROPAGATION", PROPAGATIONS),
-            ("TRAIN_NODES", TRAIN_NODES),
-        ):
-            if node[key] not in allowed:
-                raise ConfigError(
-                    f"MODEL.REFINER.{key} must be one of {', '.join(map(str, allowed))}, "
-                    f"not {node[key]!r}."
-                )
-        for key in ("WINDOW", "REACH_PX"):
-            if node[key] < 0:
-                raise ConfigError(f"MODEL.REFINER.{key} must be 0 or more, not {node[key]}.")
-        if node.CONTEXT < 1 or node.CONTEXT % 2 == 0:
-            raise ConfigError(
-                f"MODEL.REFINER.CONTEXT must be 1, 3, 5 or another odd number, not {node.CONTEXT}."
-            )
-        for key in ("INC_THRESHOLDS", "RGB_KERNELS"):
-            if len(node[key]) != len(STRIDES):
-                raise ConfigError(f"MODEL.REFINER.{key} must have 3 values, not {node[key]!r}.")
-        if any(kernel not in (1, 3) for kernel in node.RGB_KERNELS):
-            raise ConfigError(
-                f"MODEL.REFINER.RGB_KERNELS must hold 1s and 3s, not {node.RGB_KERNELS!r}."
-            )
+        """Build from ``MODEL.REFINER``; see ``Refiner.from_config``."""
+        options = QuadtreeOptions.from_config(cfg)
         return cls(
-            stride4_dim=channels[4],
-            has_stride2=channels.get(2) == node.EMBED_DIM,
-            dim=dim,
-            embed_dim=node.EMBED_DIM,
-            num_heads=node.NUM_HEADS,
-            num_layers=node.NUM_LAYERS,
-            ffn_dim=node.FFN_DIM,
-            dropout=node.DROPOUT,
-            rgb_kernels=node.RGB_KERNELS,
-            grouped=node.QSG,
-            window=node.WINDOW,
-            guided=node.IGL,
-            detector=node.DETECTOR,
-            detector_kernel=node.INC_KERNEL,
-            thresholds=node.INC_THRESHOLDS,
-            region=node.REGION,
-            region_rule=node.REGION_RULE,
-            region_closed=node.REGION_CLOSED,
-            propagation=node.PROPAGATION,
-            max_points=node.MAX_POINTS,
-            train_nodes=node.TRAIN_NODES,
-            train_frame_points=node.TRAIN_FRAME_POINTS,
-            train_points=node.TRAIN_POINTS,
-            train_tracklets=node.TRAIN_TRACKLETS,
-            context=node.CONTEXT,
-            shared_head=node.SHARED_HEAD,
-            reach_px=node.REACH_PX,
-            offset_unit_px=node.OFFSET_UNIT_PX,
-            train_maps=node.TRAIN_MAPS,
-            frame_chunk=cfg.TEST.FRAME_CHUNK,
+            options, channels[4], channels.get(2) == options.embed_dim, dim, cfg.TEST.FRAME_CHUNK
         )
 
     @classmethod
@@ -266,7 +131,7 @@ class QuadtreeRefiner(PyramidRefiner):
         if tracklets is not None:
             inputs = _of_tracklets(inputs, tracklets)
         regions = self._regions(inputs, self.level_sizes(inputs))
-        return self._run(inputs, regions, self.train_nodes, tracklets)
+        return self._run(inputs, regions, tracklets, detected=True)
 
     def refine_regions(self, inputs: RefinerInput, regions: Sequence[Tensor]) -> QuadtreeOutput:
         """``forward`` with nodes that are given, not detected: for pictures and studies.
@@ -275,14 +140,14 @@ class QuadtreeRefiner(PyramidRefiner):
             inputs: a clip.
             regions: per level (N, T, h, w) bool, of ``level_sizes``.
         """
-        return self._run(inputs, regions, "truth", None)
+        return self._run(inputs, regions, None, detected=False)
 
     def _run(
         self,
         inputs: RefinerInput,
         regions: Sequence[Tensor],
-        source: TrainNodes,
         tracklets: Tensor | None,
+        detected: bool,
     ) -> QuadtreeOutput:
         parameters = self._detector_parameters(inputs)
         trees, tokens, probs, logits = [], [], [], []
@@ -290,7 +155,7 @@ class QuadtreeRefiner(PyramidRefiner):
         if not torch.is_grad_enabled() and inputs.frames.device.type == "cpu":
             chunk = 1  # more would be no faster
         for rows in frame_chunks(len(inputs.frames), chunk):
-            grown, of_nodes, prob, found = self._grow(inputs, rows, parameters, regions, source)
+            grown, of_nodes, prob, found = self._grow(inputs, rows, parameters, regions, detected)
             trees.append(grown)
             tokens.append(of_nodes)
             probs.append(prob)
@@ -300,9 +165,7 @@ class QuadtreeRefiner(PyramidRefiner):
         coarse, joined = torch.cat(probs)[chosen], torch.cat(tokens)[chosen]
         tokens.clear()
         node_logits = self._refine_nodes(inputs, tree, joined, coarse)
-        levels = write_back(
-            tree, node_logits, inputs.coarse_logits.detach(), self.propagation, chunk
-        )
+        levels = write_back(tree, node_logits, inputs.coarse_logits.detach(), chunk)
         return QuadtreeOutput(
             mask_logits=levels[-1],
             mask_stride=STRIDES[-1],
@@ -316,17 +179,17 @@ class QuadtreeRefiner(PyramidRefiner):
 
     def _draw_tracklets(self, inputs: RefinerInput) -> Tensor | None:
         """(N',) int64, ascending, or None when all are refined."""
-        count, limit = len(inputs.query), self.train_tracklets
+        count, limit = len(inputs.query), self.options.train_tracklets
         if not self.training or limit <= 0 or count <= limit:
             return None
         return torch.randperm(count, device=inputs.query.device)[:limit].sort().values
 
     def _detector_parameters(self, inputs: RefinerInput) -> Tensor | None:
-        mlp = self.stage2_controller or self.detector_controller
+        mlp = self.detector_controller
         if mlp is None:
             return None
         query: Tensor | None = inputs.query
-        if self.detector_kind == "frame_query":
+        if self.options.detector == "frame_query":
             query = inputs.box_query
             if query is None:
                 raise ValueError("DETECTOR frame_query needs the box queries of the tracklets.")
@@ -347,9 +210,7 @@ class QuadtreeRefiner(PyramidRefiner):
         """What the annotation says should be nodes; nothing outside training."""
         if not self.training or inputs.masks_gt is None:
             return []
-        return region_levels(
-            inputs.masks_gt, STRIDES, sizes, self.region, self.region_rule, self.region_closed
-        )
+        return region_levels(inputs.masks_gt, STRIDES, sizes, self.options.region)
 
     def _grow(
         self,
@@ -357,7 +218,7 @@ class QuadtreeRefiner(PyramidRefiner):
         rows: slice,
         parameters: Tensor | None,
         regions: Sequence[Tensor],
-        source: TrainNodes,
+        detected: bool,
     ) -> tuple[SequenceQuadtree, Tensor, Tensor, list[Tensor]]:
         """Trees of some frames: nodes, tokens (P, C), coarse probabilities (P,), detector logits.
 
@@ -378,10 +239,10 @@ class QuadtreeRefiner(PyramidRefiner):
             prob = window.crop(probs[level], level)
             found = self._detect(level, maps[level], prob, centres_px, window, parameters)
             score = prob.new_full(probs[level].shape, OUTSIDE, dtype=torch.float32)
-            if not regions or source != "truth":
+            if detected:
                 window.crop(score, level).copy_(found.detach().sigmoid())
-            known = [inputs.given] if source == "detected" else [inputs.given, regions]
-            score = _with_known(score, [cells[level:] for cells in known], rows)
+            known = [cells[level:] for cells in (inputs.given, regions)]
+            score = _with_known(score, known, rows)
             scores.append(score)
             if self.training:
                 logits.append(found)
@@ -389,7 +250,7 @@ class QuadtreeRefiner(PyramidRefiner):
                 if not self.training:
                     window = window_around(score >= self.thresholds[0], WINDOW_MARGIN)
                 maps[1:] = self._fine_features(inputs, rows, window, maps[1], maps[2])
-        budget = self.train_frame_points if self.training else 0
+        budget = self.options.train_frame_points if self.training else 0
         tree = build_quadtree(scores, self.thresholds, budget)
         tokens, coarse = [], []
         for level, (feature_map, prob) in enumerate(zip(maps, probs, strict=True)):
@@ -418,7 +279,7 @@ class QuadtreeRefiner(PyramidRefiner):
         )
 
     def _map(self, backbone_map: Tensor) -> Tensor:
-        return backbone_map if self.train_maps else backbone_map.detach()
+        return backbone_map if self.options.train_maps else backbone_map.detach()
 
     def _detect(
         self,
@@ -436,19 +297,21 @@ class QuadtreeRefiner(PyramidRefiner):
         cells += cells.new_tensor([left_px, top_px])[:, None, None]
 
         def rows_of(top: int, bottom: int) -> Tensor:
-            offsets = (centres_px[..., None, None] - cells[:, top:bottom]) / self.offset_unit_px
+            offsets = (
+                centres_px[..., None, None] - cells[:, top:bottom]
+            ) / self.options.offset_unit_px
             own = torch.cat([offsets, prob[:, :, None, top:bottom]], dim=2)
             part = features[..., top:bottom, :]
             found: Tensor = self.detector(LEVELS[level], part, own, parameters)
             return found
 
-        return in_row_strips(rows_of, h, self.detector.halo, N * t * DETECTOR_WIDTH * w)
+        return in_row_strips(rows_of, h, HALO, N * t * DETECTOR_WIDTH * w)
 
     def _within_budget(self, tree: SequenceQuadtree) -> tuple[SequenceQuadtree, Tensor]:
         """The nodes that are refined, in sequence, and which of ``tree``'s they are."""
         limit, priority = self.max_points * math.ceil(tree.num_frames / BUDGET_FRAMES), tree.score
         if self.training:
-            limit, priority = self.train_points, torch.rand_like(tree.score)
+            limit, priority = self.options.train_points, torch.rand_like(tree.score)
         kept = best_nodes(tree, limit, priority)
         self.count_points(len(tree), len(kept))
         chosen = kept[tree.select(kept).sequence_order()]
@@ -458,24 +321,25 @@ class QuadtreeRefiner(PyramidRefiner):
         self, inputs: RefinerInput, tree: SequenceQuadtree, tokens: Tensor, coarse: Tensor
     ) -> Tensor:
         """(P, C) tokens and (P,) coarse probabilities -> (P,) logits; tracklets on their own."""
+        options, apart = self.options, not self.options.grouped
         parameters = self.controller(inputs.query)
         logits = [coarse.new_zeros(0)]
         for part in _groups(tree.lengths(), 0 if torch.is_grad_enabled() else NODES_AT_ONCE):
             nodes = tree.select(torch.arange(part.start, part.stop, device=tree.level.device))
-            position = self.node_encoder.position(nodes, with_time=self.grouped).to(tokens.dtype)
-            sequences = nodes.lengths(per_frame=not self.grouped)
+            position = self.node_encoder.position(nodes, not apart).to(tokens.dtype)
+            sequences = nodes.lengths(apart)
             blocks = [
-                nodes.blocks(self.window, shift, per_frame=not self.grouped)
-                for shift in ((0, self.window // 2) if self.window else ())
+                nodes.blocks(options.window, shift, apart)
+                for shift in ((0, options.window // 2) if options.window else ())
             ]
             centres_px = inputs.centres_px.detach()[nodes.tracklet, nodes.frame]
             offsets = centres_px - nodes.centres_px(STRIDES)
-            if self.reach_px:
+            if options.reach_px:
                 position = torch.cat([position.float(), offsets.flip(1)], 1)
             x = self.encoder(
                 tokens[part], position, sequences, inputs.query, nodes.tracklet, blocks
             )
-            offsets = offsets / self.offset_unit_px
+            offsets = offsets / options.offset_unit_px
             logits.append(self.decoder(x, offsets, coarse[part], parameters, nodes.lengths()))
         return torch.cat(logits)
 

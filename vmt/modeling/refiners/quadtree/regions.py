@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vmt.modeling.refiners.incoherent_region import RegionRule, incoherent_region
+from vmt.modeling.refiners.incoherent_region import incoherent_region
 
-RegionKind = Literal["incoherent", "boundary"]
-REGION_KINDS = ("incoherent", "boundary")
-REGION_RULES = ("residue", "mixed")
+REGION_KINDS = ("incoherent", "mixed", "boundary")
 
 
 @torch.no_grad()
@@ -21,23 +18,22 @@ def region_levels(
     masks: Tensor,
     strides: Sequence[int],
     sizes: Sequence[tuple[int, int]],
-    kind: RegionKind = "incoherent",
-    rule: RegionRule = "residue",
-    closed: bool = True,
+    kind: str = "incoherent",
 ) -> list[Tensor]:
-    """Cells of every level that are worth refining.
+    """Cells of every level that are worth refining, and the cells above them.
+
+    All kinds sample, so a thin part can be incoherent at H/2 and leave no trace at H/8, where its
+    tree would have to start: 5% of the cells on real masks (docs/methods/vmt.md).
 
     Args:
         masks: (N, T, H, W) bool at full resolution, before padding.
         strides: pixels per cell of every level.
         sizes: (h, w) of the maps, at least (ceil(H / stride), ceil(W / stride)); padding on the
             right and below is no region.
-        kind: "incoherent", where the level cannot represent the mask, or "boundary", the cells on
-            either side of the mask's contour (arXiv:2207.14012, Table 2 compares both).
-        rule: for "incoherent", see ``incoherent_region``.
-        closed: also mark the cells above a marked one. Both rules sample, so a thin part can be
-            incoherent at H/2 and leave no trace at H/8, where its tree would have to start: 5% of
-            the cells on real masks (docs/methods/vmt.md). Needs the maps of ``strides`` to halve.
+        kind: where the level cannot represent the mask, "incoherent" by the routine left in the
+            released code, "mixed" by Mask Transfiner's definition (see ``incoherent_region``); or
+            "boundary", the cells on either side of the mask's contour (arXiv:2207.14012, Table 2
+            compares).
 
     Returns:
         Per level (N, T, h, w) bool.
@@ -50,7 +46,7 @@ def region_levels(
         if kind == "boundary":
             region = boundary_region(masks, stride)
         else:
-            region = incoherent_region(masks, stride, rule)
+            region = incoherent_region(masks, stride, "mixed" if kind == "mixed" else "residue")
         missing = h - region.shape[-2], w - region.shape[-1]
         if min(missing) < 0:
             raise ValueError(
@@ -58,9 +54,8 @@ def region_levels(
                 f"{region.shape[-2]} x {region.shape[-1]} cells at stride {stride}, not {h} x {w}."
             )
         levels.append(F.pad(region, (0, missing[1], 0, missing[0])))
-    if closed:
-        for coarse in range(len(levels) - 2, -1, -1):
-            levels[coarse] = levels[coarse] | _above(levels[coarse + 1], levels[coarse])
+    for coarse in range(len(levels) - 2, -1, -1):
+        levels[coarse] = levels[coarse] | _above(levels[coarse + 1], levels[coarse])
     return levels
 
 

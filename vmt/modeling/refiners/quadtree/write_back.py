@@ -8,23 +8,18 @@ from torch import Tensor
 from vmt.modeling.refiners.quadtree.tree import SequenceQuadtree
 from vmt.ops.frames import frame_chunks
 
-PROPAGATIONS = ("bilinear", "nearest")
 
-
-def to_next_level(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
-    """Double the resolution and cut, so that cell (y, x) lies below cell (y // 2, x // 2).
+def to_next_level(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Double the resolution, bilinear, so that cell (y, x) lies below cell (y // 2, x // 2).
 
     Args:
         maps: (N, T, h, w).
         size: (h', w') of the next level, at most (2h, 2w).
-        mode: "bilinear" (cell centres, ``align_corners=False``) or "nearest".
 
     Returns:
         (N, T, h', w').
     """
-    if mode == "nearest":
-        doubled = maps.repeat_interleave(2, -2).repeat_interleave(2, -1)
-    elif 0 in maps.shape:
+    if 0 in maps.shape:
         doubled = maps.new_zeros((*maps.shape[:2], 2 * maps.shape[2], 2 * maps.shape[3]))
     else:
         doubled = F.interpolate(maps, scale_factor=2.0, mode="bilinear", align_corners=False)
@@ -35,7 +30,6 @@ def write_back(
     tree: SequenceQuadtree,
     node_logits: Tensor,
     coarse_logits: Tensor,
-    mode: str = "bilinear",
     frame_chunk: int = 0,
 ) -> list[Tensor]:
     """Replace the coarse logits at the nodes, level after level; only nodes and what lies below.
@@ -46,7 +40,6 @@ def write_back(
         tree: P nodes.
         node_logits: (P,).
         coarse_logits: (N, T, h, w) at the coarsest level.
-        mode: see ``to_next_level``.
         frame_chunk: frames at once; 0: all. Changes nothing but memory.
 
     Returns:
@@ -58,7 +51,7 @@ def write_back(
         inside = (tree.frame >= rows.start) & (tree.frame < rows.stop)
         maps = coarse_logits[:, rows]
         for level, size in enumerate(tree.sizes):
-            maps = to_next_level(maps, size, mode) if level else maps.clone()
+            maps = to_next_level(maps, size) if level else maps.clone()
             nodes = (inside & (tree.level == level)).nonzero()[:, 0]
             n, t, y, x = tree.cells(nodes)
             maps[n, t - rows.start, y, x] = node_logits[nodes]

@@ -1,0 +1,34 @@
+"""Names that configs had once, and what to write in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+_ALWAYS = "is no key any more, what it chose by default always holds"
+_QUADTREE = "docs/methods/vmt.md says why"
+
+#: Key -> what became of it, the end of a sentence.
+OLD_KEYS = {
+    "MODEL.REFINER.BOX_MASK": f"{_ALWAYS}: boxes wrap as in the released code",
+    "MODEL.REFINER.REGION_RULE": "is a value of MODEL.REFINER.REGION: incoherent (for residue) "
+    "or mixed",
+    "MODEL.REFINER.REGION_CLOSED": f"{_ALWAYS}: cells above a marked one are marked, {_QUADTREE}",
+    "MODEL.REFINER.INC_KERNEL": f"{_ALWAYS}: the paper's 3x3 layers",
+    "MODEL.REFINER.RGB_KERNELS": f"{_ALWAYS}: the paper's three 3x3 layers",
+    "MODEL.REFINER.INC_THRESHOLDS": f"{_ALWAYS}: 0.5 at every level",
+    "MODEL.REFINER.PROPAGATION": f"{_ALWAYS}: bilinear",
+    "MODEL.REFINER.TRAIN_NODES": f"{_ALWAYS}: union, detected and annotated nodes",
+}
+
+
+def what_became_of(names: Iterable[str]) -> str | None:
+    """One sentence about those of some keys that are old names; None when none is.
+
+    Args:
+        names: of keys, for instance all of a file.
+    """
+    old = [name for name in names if name in OLD_KEYS]
+    if not old:
+        return None
+    rest = f" Other old names: {', '.join(old[1:])}." if old[1:] else ""
+    return f"{old[0]} {OLD_KEYS[old[0]]}; change or delete it.{rest}"
