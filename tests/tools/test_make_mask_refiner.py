@@ -12,6 +12,7 @@ import pytest
 
 from tests.tools.test_make_composites import photo_set
 from vmt.checkpoint.files import read_weights
+from vmt.config.node import load_config
 from vmt.inference.mask_refiner import MaskRefiner
 
 TOOL = Path(__file__).parents[2] / "tools/make_mask_refiner.py"
@@ -63,12 +64,11 @@ def test_each_training_goes_on_from_the_last_and_what_ships_loads(tool, tmp_path
     for before, after in pairwise(trained):
         assert any((before[name] != after[name]).any() for name in before)
         assert not set(before) - set(after)
-    keys = [(out / name / "config.yaml").read_text() for name in tool.TRAININGS]
-    assert "CLIP_FRAMES: 3" in keys[0]
-    assert "CLIP_FRAMES: 1" in keys[1]
-    assert f"WEIGHTS: {out / 'begin' / 'model_final.safetensors'}" in keys[1]
-    assert "SHARED_HEAD: false" in keys[1]
-    assert "SHARED_HEAD: true" in keys[-1]
+    configs = [load_config(out / name / "config.yaml") for name in tool.TRAININGS]
+    assert [cfg.INPUT.CLIP_FRAMES for cfg in configs[:2]] == [3, 1]
+    assert configs[1].MODEL.WEIGHTS == str(out / "begin" / "model_final.safetensors")
+    assert not configs[1].MODEL.REFINER.SHARED_HEAD
+    assert configs[-1].MODEL.REFINER.SHARED_HEAD
     assert "refiner.decoder.shared.0.weight" in trained[-1]
     # Called again, it has nothing left to do but to ship.
     monkeypatch.setattr(tool, "run", lambda command: pytest.fail(" ".join(command)))
