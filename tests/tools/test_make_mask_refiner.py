@@ -66,7 +66,7 @@ def test_each_training_goes_on_from_the_last_and_what_ships_loads(tool, tmp_path
         assert not set(before) - set(after)
     configs = [load_config(out / name / "config.yaml") for name in tool.TRAININGS]
     assert [cfg.INPUT.CLIP_FRAMES for cfg in configs[:2]] == [3, 1]
-    assert configs[1].MODEL.WEIGHTS == str(out / "begin" / "model_final.safetensors")
+    assert str(out / "begin" / "model_final.safetensors") == configs[1].MODEL.WEIGHTS
     assert not configs[1].MODEL.REFINER.SHARED_HEAD
     assert configs[-1].MODEL.REFINER.SHARED_HEAD
     assert "refiner.decoder.shared.0.weight" in trained[-1]
