@@ -21,6 +21,8 @@ SHELL = (
     *("ln", "cd", "for", "export", "head=", "#!/bin/bash", "DETECTRON2_DATASETS=", "VMT_"),
     *(".venv/bin/", "tools/", "set ", "done", "do ", "#SBATCH"),
 )
+#: First line of a block that is a whole file of the tree.
+FILE = re.compile(r"# ((?:vmt|configs)/[\w/-]+\.(?:py|yaml))\n")
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Block:
     Args:
         page: of the repository.
         line: number of its first line.
-        kind: "shell", "python" or "other".
+        kind: "shell", "python", "file" (its first line is a comment with the path) or "other".
         text: without indentation.
     """
 
@@ -75,11 +77,19 @@ def _block(page: str, line: int, lines: list[str], language: str) -> Block:
     indents = [len(text) - len(text.lstrip()) for text in lines if text.strip()]
     text = "\n".join(part[min(indents, default=0) :] for part in lines).strip("\n")
     kind = "other"
-    if language == "python":
+    if FILE.match(text):
+        kind = "file"
+    elif language == "python":
         kind = "python"
     elif text.startswith(SHELL):
         kind = "shell"
     return Block(page, line + 1, kind, text)
+
+
+def files_of(page: str) -> dict[str, str]:
+    """Files that a page holds as blocks: path in the clone -> content."""
+    texts = [block.text for block in blocks_of(page) if block.kind == "file"]
+    return {text.split()[1]: text.partition("\n")[2] + "\n" for text in texts}
 
 
 def example_of_help(path: Path) -> list[str]:
