@@ -31,7 +31,7 @@ from common import benchmark_parser, parse, run, write_json
 
 from cocoapi_hq.io import rle
 from vmt import load_model
-from vmt.cli.demo import Pipeline, Wanted
+from vmt.apps.segment import OutputFiles, Pipeline
 from vmt.inference.postprocess import masks_at_video_size
 from vmt.inference.predictor import PredictorOptions, TrackMask, VideoPredictor
 from vmt.inference.results import ResultsWriter
@@ -97,8 +97,8 @@ def bench_pipeline(args: argparse.Namespace) -> dict[str, Any]:
         source = LoopedVideo(made or VideoFile(args.video), args.frames)
         reserve = DiskReserve(work)
         results = ResultsWriter(work / "results.json", model.label_space.category_ids, reserve)
-        wanted = Wanted(confidence=0.0, overlay=True)
-        pipeline = Pipeline(VideoPredictor(model, options), wanted, results, reserve)
+        files = OutputFiles(confidence=0.0, overlay=True)
+        pipeline = Pipeline(VideoPredictor(model, options), files, results, reserve)
         report = pipeline.run(source, work)
         results.close()
         reserve.close()

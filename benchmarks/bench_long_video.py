@@ -27,7 +27,7 @@ import torch
 from common import benchmark_parser, parse, run, write_json
 
 from vmt import load_model
-from vmt.cli.demo import Pipeline, Wanted
+from vmt.apps.segment import OutputFiles, Pipeline
 from vmt.inference.predictor import Frame, FrameResult, PredictorOptions, VideoPredictor
 from vmt.inference.results import ResultsWriter
 from vmt.inference.video_file import VideoFile
@@ -121,8 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         source = LoopedVideo(clip, args.frames)
         reserve = DiskReserve(work)
         results = ResultsWriter(work / "results.json", model.label_space.category_ids, reserve)
-        wanted = Wanted(confidence=0.0, overlay=args.overlay)
-        pipeline = Pipeline(VideoPredictor(model, options), wanted, results, reserve)
+        files = OutputFiles(confidence=0.0, overlay=args.overlay)
+        pipeline = Pipeline(VideoPredictor(model, options), files, results, reserve)
         report = pipeline.run(source, work, on_frame=sample)
         results.close()
         reserve.close()

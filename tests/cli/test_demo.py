@@ -16,9 +16,8 @@ from PIL import Image
 
 from cocoapi_hq.io import rle
 from tests.inference.fake_model import BlobModel, blob_video
-from vmt.cli import demo
+from vmt.apps import segment
 from vmt.cli.main import main
-from vmt.inference.predictor import ClipModel
 from vmt.inference.video_file import VideoFile
 from vmt.inference.video_io import VideoWriter
 
@@ -28,10 +27,7 @@ CONFIG = "configs/quick/vmt_release_tiny.yaml"
 
 @pytest.fixture(autouse=True)
 def blobs(monkeypatch: pytest.MonkeyPatch, repo: Path) -> None:
-    def load(args: object, cfg: object) -> ClipModel:
-        return BlobModel()
-
-    monkeypatch.setattr(demo, "_load_model", load)
+    monkeypatch.setattr(segment, "load_model", lambda *args: BlobModel())
     monkeypatch.chdir(repo)
 
 
@@ -235,7 +231,7 @@ def test_long_videos_go_in_windows_by_themselves(
 SLOW_RUN = """
 import sys, time
 from tests.inference.fake_model import BlobModel
-from vmt.cli import demo
+from vmt.apps import segment
 from vmt.cli.main import main
 
 class Slow(BlobModel):
@@ -243,7 +239,7 @@ class Slow(BlobModel):
         time.sleep(0.1)
         return super().segment_clip(frames)
 
-demo._load_model = lambda args, cfg: Slow()
+segment.load_model = lambda *args: Slow()
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -281,16 +277,16 @@ def test_a_full_disk_ends_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     """The reserve is refused after a few frames, as on a disk that fills up."""
-    grow = demo.DiskReserve.grow
+    grow = segment.DiskReserve.grow
     calls = []
 
-    def limited(self: demo.DiskReserve, size: int) -> None:
+    def limited(self: segment.DiskReserve, size: int) -> None:
         calls.append(size)
         grow(self, size)
         if len(calls) == 20:
             self.release()
 
-    monkeypatch.setattr(demo.DiskReserve, "grow", limited)
+    monkeypatch.setattr(segment.DiskReserve, "grow", limited)
     spec, out = video(tmp_path / "a.mp4", 30), tmp_path / "out"
     assert run(spec, out, "--window", "5") == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
@@ -323,7 +319,7 @@ def test_a_camera_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             return (frame.numpy() for frame in blob_video(100, SIZE))
 
     camera = FakeCamera()
-    monkeypatch.setattr(demo, "open_videos", lambda spec, images: [lambda: camera])
+    monkeypatch.setattr(segment, "open_videos", lambda spec, images: [lambda: camera])
     assert run("0", tmp_path / "out", "--max-frames", "6", "TEST.WINDOW", "0") == 0
     assert camera.starts == 1
     assert len(list(VideoFile(tmp_path / "out" / "overlay.mp4"))) == 6

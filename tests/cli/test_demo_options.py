@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-import vmt.inference.load
+import vmt.apps.segment
 from tests.engine.runs import REPO, TINY
 from tests.inference.fake_model import BlobModel, blob_video
 from vmt.checkpoint.files import write_weights
@@ -42,7 +42,7 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def blobs(monkeypatch: pytest.MonkeyPatch) -> BlobModel:
     model = BlobModel()
-    monkeypatch.setattr(vmt.inference.load, "load_model", lambda *args: model)
+    monkeypatch.setattr(vmt.apps.segment, "load_model", lambda *args: model)
     return model
 
 

@@ -1,0 +1,386 @@
+"""What ``vmt demo`` does: videos through a network into results.json and the files beside it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from cocoapi_hq.io.json_file import is_json_name
+from vmt.apps.segment_options import DEFAULT_WINDOW, WHOLE_VIDEO_FRAMES, SegmentOptions
+from vmt.config.node import load_config
+from vmt.data.labels import label_space_from_json, result_ids
+from vmt.inference.load import load_model
+from vmt.inference.predictor import FrameResult, PredictorOptions, TrackMask, VideoPredictor
+from vmt.inference.results import LabelMapWriter, ResultsWriter, TrackTable
+from vmt.inference.threads import ReadAhead, WriteBehind
+from vmt.inference.video_io import FirstFrames, VideoSource, VideoWriter, open_videos, write_png
+from vmt.structures.labels import LabelSpace
+from vmt.utils.atomic import DiskReserve, make_folder
+from vmt.utils.errors import AnnotationError, ConfigError, OutputError, VideoError
+from vmt.utils.memory import peak_mb, resident_mb
+from vmt.utils.signals import StopSignals
+from vmt.utils.threads import take_free_cores
+from vmt.visualization.colors import label_map_palette
+from vmt.visualization.draw import draw_tracks
+
+Say = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class OutputFiles:
+    """Files of a video beside results.json.
+
+    Args:
+        confidence: lowest score of a track that they show, in [0, 1]; results.json has all.
+        overlay: overlay.mp4.
+        masks: PNG label maps.
+        frames: PNG overlays.
+        table: tracks.csv.
+    """
+
+    confidence: float = 0.3
+    overlay: bool = True
+    masks: bool = False
+    frames: bool = False
+    table: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.confidence <= 1.0:
+            raise ConfigError(f"--confidence {self.confidence} is outside [0, 1].")
+
+    def visible(self, tracks: Sequence[TrackMask]) -> list[TrackMask]:
+        """Tracks of a frame that reach the confidence."""
+        return [track for track in tracks if track.score >= self.confidence]
+
+
+def segment(asked: SegmentOptions, say: Say, warn: Say) -> str:
+    """Segment all videos that a user named.
+
+    Args:
+        asked: what and how.
+        say: called with every line of news.
+        warn: called for each of several videos that breaks off.
+
+    Returns:
+        What was written, in a line.
+
+    Raises:
+        VmtError: an option, the input or the weights are wrong, or a video breaks off; what was
+            read of it is in the files.
+        KeyboardInterrupt: the user stopped; the files of the finished frames are complete.
+    """
+    cfg = load_config(asked.config_file, asked.overrides)
+    options = _window_options(PredictorOptions.from_config(cfg), asked.window, asked.stride)
+    confidence = cfg.TEST.CONFIDENCE if asked.confidence is None else asked.confidence
+    files = OutputFiles(confidence, asked.overlay, asked.save_masks, asked.save_frames)
+    openers = list(open_videos(asked.input, asked.images))
+    if len(openers) == 1:  # a bad file shows before the network is built
+        only = openers[0]()
+        openers = [lambda: only]
+    make_folder(asked.output)
+    take_free_cores()
+    model = load_model(asked.config_file, asked.weights, asked.overrides, asked.device)
+    weights = asked.weights or cfg.MODEL.WEIGHTS
+    say(f"network: {asked.config_file} on {model.device}")
+    say(f"weights: {weights}" if weights else "weights: random weights: masks mean nothing")
+
+    failures = 0
+    with StopSignals() as signals, ExitStack() as closing:
+        reserve = DiskReserve(asked.output)
+        closing.callback(reserve.close)
+        ids = _category_ids(asked.input, model.label_space, cfg.DATASETS.CLASS_MATCH, say)
+        results = ResultsWriter(asked.output / "results.json", ids, reserve)
+        closing.callback(signals.shielded(results.close))
+        folder_of = _folders(asked.output, several=len(openers) > 1)
+        for open_one in openers:
+            try:
+                source = open_one()
+                if asked.max_frames is not None:
+                    source = FirstFrames(source, asked.max_frames)
+                fitted = _fit_window(options, source, say, chosen=asked.window is not None)
+                pipeline = Pipeline(VideoPredictor(model, fitted), files, results, reserve, say)
+                pipeline.run(source, folder_of(source), signals)
+            except VideoError as error:
+                if len(openers) == 1:
+                    raise
+                failures += 1
+                warn(str(error))
+    written = f"{results.path}: {results.entries} entries"
+    if failures:
+        say(written)
+        raise VideoError(
+            f"{asked.input}: {failures} of {len(openers)} videos could not be read to the end (see "
+            "above); what was read of them is in the results."
+        )
+    return written
+
+
+def _category_ids(source: str, space: LabelSpace, match: str, say: Say) -> tuple[int | None, ...]:
+    """Those of the annotation file that is the input, or the network's own."""
+    path = Path(source)
+    if not is_json_name(path) or not path.is_file() or match == "any":
+        return space.category_ids
+    try:
+        own = label_space_from_json(path)
+        categories = dict(zip(own.category_ids, own.names, strict=True))
+        ids = result_ids(categories, space, source=source, match=match)
+    except AnnotationError:  # frames alone, as test sets have them
+        return space.category_ids
+    except ConfigError as error:
+        say(f"results.json has the network's own category ids: {error}")
+        return space.category_ids
+    if missing := ids.count(None):
+        say(f"{source}: lacks {missing} of {len(space)} classes; results.json is without them")
+    return ids
+
+
+def _window_options(
+    options: PredictorOptions, window: str | None, stride: int | None
+) -> PredictorOptions:
+    if window is not None:
+        if window != "all" and not (window.isdecimal() and int(window) > 0):
+            raise ConfigError(f"--window {window}: give a number of frames from 1 on, or all.")
+        frames = 0 if window == "all" else int(window)
+        similarity = 1.0 if frames == 1 else 0.0
+        options = replace(options, window=frames, stride=0, similarity_weight=similarity)
+    if stride is not None:
+        if stride < 1:
+            raise ConfigError(f"--stride {stride}: give a number of frames from 1 on.")
+        options = replace(options, stride=stride)
+    return options
+
+
+def _fit_window(
+    options: PredictorOptions, source: VideoSource, say: Say, *, chosen: bool
+) -> PredictorOptions:
+    """Windows in place of a whole video that is long or endless, unless the user insists."""
+    if options.window:
+        return options
+    if chosen and source.num_frames is None and not source.rereadable:
+        raise ConfigError("--window all: a camera never ends; give a number of frames.")
+    short = source.num_frames is not None and source.num_frames <= WHOLE_VIDEO_FRAMES
+    if chosen or short:
+        return options
+    say(
+        f"{source.name}: more than {WHOLE_VIDEO_FRAMES} frames or of unknown length, so in windows "
+        f"of {DEFAULT_WINDOW} (--window chooses)"
+    )
+    return replace(options, window=DEFAULT_WINDOW)
+
+
+def _folders(output: Path, *, several: bool) -> Callable[[VideoSource], Path]:
+    """Where the files of a video go: the output folder, or one of its own, never twice the same."""
+    taken: set[str] = set()
+
+    def folder(source: VideoSource) -> Path:
+        if not several:
+            return output
+        name = "".join(c if c.isalnum() or c in "-_." else "_" for c in source.name).strip(".")
+        name = name or f"video{source.video_id}"
+        unique, count = name, 1
+        while unique in taken:
+            count += 1
+            unique = f"{name}_{count}"
+        taken.add(unique)
+        return make_folder(output / unique)
+
+    return folder
+
+
+@dataclass
+class Report:
+    """What happened to one video.
+
+    Args:
+        frames: finished.
+        tracks: ids of tracks that reached the confidence, at most 1000 are counted.
+        wall: seconds in all.
+        seconds: by stage; reading, drawing and writing run beside the rest.
+    """
+
+    name: str
+    frames: int = 0
+    tracks: set[int] = field(default_factory=set)
+    wall: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """Two lines for the console."""
+        rate = self.frames / self.wall if self.wall else 0.0
+        total = max(sum(self.seconds.values()), 1e-9)
+        shares = sorted(self.seconds.items(), key=lambda item: -item[1])
+        parts = ", ".join(f"{k} {v / total:.0%}" for k, v in shares if v / total >= 0.005)
+        tracks = f"{len(self.tracks)} tracks shown" if self.tracks else "no track shown"
+        return (
+            f"{self.name}: {self.frames} frames in {self.wall:.1f} s ({rate:.2f} frames/s), "
+            f"{tracks}; peak memory {peak_mb():.0f} MB\n  time: {parts}"
+        )
+
+
+class Pipeline:
+    """One video through the network into all its files.
+
+    Args:
+        predictor: the network and its options.
+        files: what is written beside results.json.
+        results: takes the masks of all videos.
+        reserve: room to finish files on a full disk.
+        say: called with the report of a video.
+    """
+
+    def __init__(
+        self,
+        predictor: VideoPredictor,
+        files: OutputFiles,
+        results: ResultsWriter,
+        reserve: DiskReserve,
+        say: Say = lambda text: None,
+    ) -> None:
+        self._say = say
+        self._predictor = predictor
+        self._asked = files
+        self._results = results
+        self._reserve = reserve
+
+    def run(
+        self,
+        source: VideoSource,
+        folder: Path,
+        signals: StopSignals | None = None,
+        on_frame: Callable[[FrameResult], None] | None = None,
+    ) -> Report:
+        """Segment a video; whatever ends it, the files of the finished frames are completed.
+
+        Args:
+            source: the video.
+            folder: for its files, exists.
+            signals: hold back Ctrl-C while files are written.
+            on_frame: called with every finished frame.
+
+        Returns:
+            Counts and times.
+
+        Raises:
+            VideoError: the video breaks off.
+            OutputError: the disk is full.
+            KeyboardInterrupt: the user stopped.
+        """
+        signals = signals if signals is not None else StopSignals()
+        report = Report(source.name)
+        started = time.perf_counter()
+        draws = self._asked.overlay or self._asked.frames
+        ahead = ReadAhead(source)
+        frames = ahead if source.rereadable else iter(ahead)
+        stream = self._predictor.stream(frames, keep_frames=draws)
+        with ExitStack() as closing:
+            self._results.begin_video(source)
+            closing.callback(signals.shielded(self._results.end_video))
+            closing.callback(signals.shielded(lambda: self._results.close_tracks(stream.finish())))
+            writers = VideoFiles(source, folder, self._asked, self._predictor, self._reserve)
+            closing.callback(signals.shielded(writers.close))
+            writer = WriteBehind[FrameResult](lambda result: self._write(writers, result, report))
+            closing.callback(signals.shielded(writer.close))
+            bar = closing.enter_context(
+                tqdm(total=source.num_frames, desc=source.name, unit=" frames", disable=None)
+            )
+            for result in stream:
+                with signals.shield():
+                    writer.put(result)
+                bar.update(1)
+                bar.set_postfix_str(f"{resident_mb():.0f} MB", refresh=False)
+                if on_frame is not None:
+                    on_frame(result)
+        report.wall = time.perf_counter() - started
+        report.seconds = {**stream.seconds, **writers.seconds}
+        self._say(report.text())
+        if not report.tracks and draws:
+            self._say(
+                f"  no track reaches {self._asked.confidence}; --confidence shows weaker ones, "
+                "results.json holds them"
+            )
+        return report
+
+    def _write(self, files: VideoFiles, result: FrameResult, report: Report) -> None:
+        started = time.perf_counter()
+        self._results.add(result)
+        files.seconds["results"] += time.perf_counter() - started
+        files.add(result)
+        report.frames += 1
+        if len(report.tracks) < 1000:
+            report.tracks.update(t.track_id for t in self._asked.visible(result.tracks))
+        if self._reserve.released:
+            raise OutputError(
+                f"{self._results.path.parent}: the disk is full after {report.frames} frames, "
+                "whose results are valid; free some space or choose another --output."
+            )
+
+
+class VideoFiles:
+    """The files of one video beside results.json."""
+
+    def __init__(
+        self,
+        source: VideoSource,
+        folder: Path,
+        files: OutputFiles,
+        predictor: VideoPredictor,
+        reserve: DiskReserve,
+    ) -> None:
+        self.seconds = {"results": 0.0, "draw": 0.0, "encode": 0.0}
+        self._asked = files
+        self._labels = predictor.model.label_space
+        self._frames = make_folder(folder / "frames") if files.frames else None
+        self._table: TrackTable | None = None
+        self._maps: LabelMapWriter | None = None
+        self._video: VideoWriter | None = None
+        try:
+            self._open(source, folder, reserve)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, source: VideoSource, folder: Path, reserve: DiskReserve) -> None:
+        confidence = self._asked.confidence
+        if self._asked.table:
+            self._table = TrackTable(folder / "tracks.csv", self._labels, confidence, reserve)
+        if self._asked.masks:
+            palette = label_map_palette()
+            self._maps = LabelMapWriter(folder / "masks", source.size, confidence, palette)
+        if self._asked.overlay:
+            path = folder / "overlay.mp4"
+            self._video = VideoWriter(path, source.fps, source.size, on_full=reserve.release)
+
+    def add(self, result: FrameResult) -> None:
+        """Write what belongs to one frame."""
+        clock = time.perf_counter
+        started = clock()
+        if self._table is not None:
+            self._table.add(result)
+        if self._maps is not None:
+            self._maps.add(result)
+        self.seconds["results"] += clock() - started
+        if result.frame is None:
+            return
+        started = clock()
+        visible = self._asked.visible(result.tracks)
+        picture = draw_tracks(result.frame, visible, self._labels.names)
+        self.seconds["draw"] += clock() - started
+        started = clock()
+        if self._frames is not None:
+            write_png(self._frames / f"{result.index:05d}.png", picture)
+        if self._video is not None:
+            self._video.write(picture)
+        self.seconds["encode"] += clock() - started
+
+    def close(self) -> None:
+        """Finish every file, also when one of them cannot be."""
+        with ExitStack() as closing:
+            if self._table is not None:
+                closing.callback(self._table.close)
+            if self._video is not None:
+                closing.callback(self._video.close)

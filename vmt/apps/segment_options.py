@@ -1,0 +1,49 @@
+"""What a user may ask of ``vmt demo``; light, so that the console can show it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+#: A config that asks for whole videos gets windows when the video is longer than this, or does not
+#: say how long it is; ``--window all`` insists.
+WHOLE_VIDEO_FRAMES = 40
+DEFAULT_WINDOW = 10
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """Options of ``vmt demo``, under their own names.
+
+    Args:
+        config_file: YAML of the network.
+        input: video file, folder of frames, glob, YouTube-VIS JSON or number of a camera.
+        output: folder, created if need be.
+        weights: weight file; None: ``MODEL.WEIGHTS``.
+        confidence: lowest score that files beside results.json show; None: ``TEST.CONFIDENCE``.
+        window: frames per window, or "all"; None: ``TEST.WINDOW``.
+        stride: step between windows; None: window - 1.
+        device: None: ``MODEL.DEVICE``.
+        images: root of the frames of a JSON.
+        max_frames: of each video; None: all.
+        save_masks: write label maps.
+        save_frames: write overlays as PNG.
+        overlay: write overlay.mp4.
+        overrides: alternating ``KEY VALUE``.
+    """
+
+    config_file: str
+    input: str
+    output: Path
+    weights: str | None = None
+    confidence: float | None = None
+    window: str | None = None
+    stride: int | None = None
+    device: str | None = None
+    images: Path | None = None
+    max_frames: int | None = None
+    save_masks: bool = False
+    save_frames: bool = False
+    overlay: bool = True
+    overrides: Sequence[str] = ()
