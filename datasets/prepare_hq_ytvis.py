@@ -15,13 +15,12 @@ Example:
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from _common import parser, report, say
 
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.io.json_file import write_json
+from cocoapi_hq.io.json_file import read_json, write_json
 from vmt.data.catalog import data_root, load_dataset
 from vmt.data.datasets.splits import HQ_YTVIS_COARSE as COARSE
 from vmt.utils.console import exit_with
@@ -61,7 +60,7 @@ def cut(path: Path, names: dict[str, set[str]], output: Path) -> list[str]:
     Raises:
         ScoringError: a file cannot be written.
     """
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path)
     folder_of = {v["id"]: Path(v["file_names"][0]).parent.name for v in content["videos"]}
     output.mkdir(parents=True, exist_ok=True)
     lines = []
@@ -106,7 +105,7 @@ def main() -> int:
     try:
         for line in cut(args.cut, names, args.output or data_root(args.root) / COARSE):
             say(line)
-    except (OSError, ScoringError, json.JSONDecodeError, KeyError, TypeError, IndexError) as error:
+    except (OSError, ScoringError, KeyError, TypeError, IndexError) as error:
         say(f"! {args.cut}: cannot be divided ({error}).")
         return 1
     return status

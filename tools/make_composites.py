@@ -27,7 +27,7 @@ import numpy.typing as npt
 from cocoapi_hq.io import rle
 from vmt.data.composites import CompositeClip, CompositeOptions, Cutout, composite_clip
 from vmt.data.datasets.coco import load_coco_json
-from vmt.data.io import read_frame
+from vmt.data.images import read_frame
 from vmt.data.mapper import decode_masks
 from vmt.utils.atomic import AtomicFile, make_folder
 from vmt.utils.console import exit_with, one_line_errors

@@ -26,10 +26,9 @@ from cocoapi_hq.check.masks import (
     check_masks,
     describe_tracks,
     find_doubles,
-    is_finite,
 )
 from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.io.fields import is_int
+from cocoapi_hq.io.fields import is_finite, is_int
 from cocoapi_hq.io.json_file import Json, parse_json, read_bytes, read_json
 from cocoapi_hq.tubes.protocol import OCCLUSION_LEVELS
 

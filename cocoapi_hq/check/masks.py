@@ -7,7 +7,6 @@ sound mask is never thrown away. What cannot be read at all becomes null.
 from __future__ import annotations
 
 import ast
-import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy as np
 from cocoapi_hq.check.images import ImageOpener
 from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.io import rle
-from cocoapi_hq.io.fields import is_int, short
+from cocoapi_hq.io.fields import is_finite, is_int, short
 from cocoapi_hq.io.json_file import Json
 from cocoapi_hq.io.runs import open_masks
 
@@ -275,16 +274,6 @@ def _agrees(found: Json, true: Json) -> bool:
 
 def _corners(x: float, y: float, w: float, h: float) -> tuple[float, float, float, float]:
     return x, y, x + w, y + h
-
-
-def is_finite(value: object) -> bool:
-    """True for numbers that are neither nan nor infinite; False for booleans."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    try:
-        return math.isfinite(float(value))
-    except OverflowError:
-        return False
 
 
 def find_doubles(checker: Checker) -> None:

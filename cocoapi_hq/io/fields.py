@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TypeGuard
 
@@ -14,6 +15,18 @@ from cocoapi_hq.io.json_file import Json
 def is_int(value: object) -> TypeGuard[int]:
     """True for integers that are no booleans."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_))
+
+
+def is_finite(value: object) -> bool:
+    """True for numbers that are neither nan nor infinite, nor beyond a float; no booleans."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(
+        value, (int, float, np.integer, np.floating)
+    ):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:
+        return False
 
 
 def short(value: object, limit: int = 60) -> str:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.io import rle
+from cocoapi_hq.io.fields import short
 from cocoapi_hq.io.json_file import parse_json, read_bytes, read_json
 
 JsonSource: TypeAlias = str | os.PathLike[str] | Sequence[Any] | Mapping[str, Any]
@@ -133,15 +134,9 @@ def config_inside(source: JsonSource) -> Mapping[str, Any] | None:
     return config if isinstance(config, Mapping) and config.get("categories") else None
 
 
-def show(value: Any) -> str:
-    """A value for a message, cut to 80 characters."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
 def fail(where: str, value: Any, fix: str) -> NoReturn:
     """Raise ScoringError: what is wrong where, and what to do."""
-    raise ScoringError(f"{where} is {show(value)}; {fix}.")
+    raise ScoringError(f"{where} is {short(value, 80)}; {fix}.")
 
 
 def _flatten_categories(

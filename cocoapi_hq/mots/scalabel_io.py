@@ -10,7 +10,6 @@ import logging
 import math
 import os
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,12 @@ import numpy as np
 
 from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.io import rle
+from cocoapi_hq.io.fields import is_finite, short
 from cocoapi_hq.io.json_file import read_json, write_text
 from cocoapi_hq.io.listing import list_files
 from cocoapi_hq.io.run_check import find_corrupt_counts
 from cocoapi_hq.mots.frame_masks import FloatArray, FrameMasks, resolve_overlaps
-from cocoapi_hq.mots.mots_config import BDD100K_MOTS, JsonSource, MotsConfig, fail, show
+from cocoapi_hq.mots.mots_config import BDD100K_MOTS, JsonSource, MotsConfig, fail
 
 logger = logging.getLogger(__name__)
 
@@ -277,8 +277,7 @@ class _Reader:
             if self.need_scores:
                 fail(where, score, "give the label a score; AP ranks by it")
             return math.nan
-        number = isinstance(score, (int, float)) and not isinstance(score, bool)
-        if not number or not abs(score) <= sys.float_info.max:
+        if not is_finite(score):
             fail(where, score, "give a finite number")
         return float(score)
 
@@ -415,7 +414,8 @@ def _frames_of(content: Any, where: str) -> Iterator[tuple[str, Sequence[Any]]]:
         prefix += "frames"
     if not isinstance(content, list):
         raise ScoringError(
-            f'{prefix} is {show(content)}; give a list of frames, or an object {{"frames": [...]}}.'
+            f"{prefix} is {short(content, 80)}; give a list of frames, or an object "
+            '{"frames": [...]}.'
         )
     yield prefix, content
 

@@ -8,7 +8,6 @@ and lets the better-scored mask have a contested pixel.
 from __future__ import annotations
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any
 
 from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.io import rle
-from cocoapi_hq.io.fields import category_of, is_int, need, short
+from cocoapi_hq.io.fields import category_of, is_finite, is_int, need, short
 from cocoapi_hq.io.json_file import read_json
 from cocoapi_hq.io.ytvis_json import Source, open_ground_truth, open_list, unknown_categories
 from cocoapi_hq.mots.bitmask_png import bitmasks_to_frames
@@ -26,7 +25,7 @@ from cocoapi_hq.mots.frame_masks import FrameMasks, group_by_video, resolve_over
 from cocoapi_hq.mots.mots_config import MotsConfig, config_inside, load_config
 from cocoapi_hq.mots.scalabel_io import frames_to_scalabel, load_frames
 from cocoapi_hq.tubes.arrays import PLAIN
-from cocoapi_hq.tubes.mask_lists import load_tubes
+from cocoapi_hq.tubes.mask_lists import check_masks, load_tubes
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +175,7 @@ def read_results(
         where = f"{entries.name}: results[{position}]"
         if not isinstance(entry, dict):
             raise ScoringError(f"{where} is {short(entry)}; give an object.")
-        score = need(entry, "score", where, _is_finite, "a finite number")
+        score = need(entry, "score", where, is_finite, "a finite number")
         if min_score is not None and score < min_score:
             continue
         category = category_of(entry, where)
@@ -209,11 +208,7 @@ def _masks(entry: dict[str, Any], where: str, video: Sequence[FrameMasks]) -> li
             f"{where}.{PLAIN} has {len(masks)} entries, but video {video[0].video!r} has "
             f"{len(video)} frames in the ground truth; give one mask or null per frame."
         )
-    checked = [
-        None if rle.is_absent(mask) else rle.validate(mask, f"{where}.{PLAIN}[{t}]")
-        for t, mask in enumerate(masks)
-    ]
-    return [mask if mask is not None and rle.area(mask) else None for mask in checked]
+    return check_masks(masks, f"{where}.{PLAIN}")
 
 
 def to_scalabel(
@@ -237,8 +232,3 @@ def _video_of(entry: Mapping[str, Any], where: str, truth: TruthFrames) -> str:
         f"{where}: {what} is not among the {len(truth.videos)} videos of the ground truth, such as "
         f"{short(list(truth.videos)[:3])}."
     )
-
-
-def _is_finite(value: object) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and math.isfinite(float(value))  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.io import rle
-from cocoapi_hq.io.fields import annotation_id, category_of, is_crowd, need, short
+from cocoapi_hq.io.fields import annotation_id, category_of, is_crowd, is_finite, need, short
 from cocoapi_hq.io.json_file import Json
 from cocoapi_hq.io.runs import PRESENT, Int32, Int64, TubeSums, open_masks
 from cocoapi_hq.io.ytvis_json import Entries, Video
@@ -156,17 +156,6 @@ class _Builder:
         raise AssertionError(f"{where}: the kernel refuses a mask that the codec accepts")
 
 
-def _number(value: object) -> bool:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(
-        value, (int, float, np.integer, np.floating)
-    ):
-        return False
-    try:
-        return math.isfinite(float(value))
-    except OverflowError:
-        return False
-
-
 def _tube(
     entry: dict[str, Json], key: str, where: str, video: Video, protocol: TubeProtocol
 ) -> list[Json]:
@@ -193,7 +182,7 @@ def average_annotated_area(areas: list[Json], where: str) -> float:
         ScoringError: an entry is no finite number of at least 0.
     """
     for t, value in enumerate(areas):
-        if value is not None and (not _number(value) or value < 0):
+        if value is not None and (not is_finite(value) or value < 0):
             raise ScoringError(
                 f"{where}[{t}] is {short(value)}; give pixels or null, or leave the list out "
                 "(vmt check-annotations --fix corrects it)."
@@ -288,7 +277,7 @@ def load_video(
             dropped[category] = dropped.get(category, 0) + 1
             continue
         other_name = other_name or _other_name(entry, video)
-        score = float(need(entry, "score", where, _number, "a finite number"))
+        score = float(need(entry, "score", where, is_finite, "a finite number"))
         tube = _tube(entry, PLAIN, where, video, protocol)
         first = builder.add(tube, f"{where}.{PLAIN}", None, pad_to)
         length = len(builder.texts) - first

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pycocotools import mask as coco_mask
-
 from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.io import rle
-from cocoapi_hq.io.fields import annotation_id, category_of, is_crowd, need, short
+from cocoapi_hq.io.fields import annotation_id, category_of, is_crowd, is_finite, need, short
 from cocoapi_hq.io.ytvis_json import (
     Entries,
     Source,
@@ -161,7 +158,7 @@ class _TubeReader:
             self._unknown[category] += 1
             return
         if self._min_score is not None:
-            score = need(entry, "score", where, _is_finite, "a finite number")
+            score = need(entry, "score", where, is_finite, "a finite number")
             if score < self._min_score:
                 return
         tubes.pred_rows.append(position)
@@ -205,11 +202,6 @@ class _TubeReader:
             )
 
 
-def _is_finite(value: object) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and abs(value) <= sys.float_info.max  # type: ignore[arg-type]
-
-
 def _tube(
     entry: Mapping[str, Any], key: str, video: Video, where: str, *, polygons: bool
 ) -> list[rle.Rle | None]:
@@ -221,11 +213,24 @@ def _tube(
             "give one mask or null per frame."
         )
     size = (video.height, video.width) if video.height and video.width and polygons else None
-    tube: list[rle.Rle | None] = []
-    for t, mask in enumerate(masks):
-        if rle.is_absent(mask):
-            tube.append(None)
-            continue
-        checked = rle.validate(mask, f"{where}.{key}[{t}]", size)
-        tube.append(checked if int(coco_mask.area(checked)) else None)
-    return tube
+    return check_masks(masks, f"{where}.{key}", size)
+
+
+def check_masks(
+    masks: Sequence[Any], where: str, size: tuple[int, int] | None = None
+) -> list[rle.Rle | None]:
+    """Checked masks of one tube, None where there is no pixel.
+
+    Args:
+        masks: one per frame, or null.
+        where: of the list, for messages.
+        size: (h, w) in pixels, needed to draw polygons.
+
+    Raises:
+        ScoringError: a mask is damaged.
+    """
+    checked = [
+        None if rle.is_absent(mask) else rle.validate(mask, f"{where}[{t}]", size)
+        for t, mask in enumerate(masks)
+    ]
+    return [mask if mask is not None and rle.area(mask) else None for mask in checked]

@@ -14,7 +14,7 @@ from cocoapi_hq.io import rle
 from vmt.cli.main import main
 from vmt.data.datasets.ytvis import load_ytvis_json
 from vmt.data.frame_names import frame_path, why_missing
-from vmt.data.io import read_frame
+from vmt.data.images import read_frame
 from vmt.inference.video_io import open_videos
 from vmt.utils.errors import VmtError
 

@@ -15,6 +15,7 @@ from vmt.data.images import (
     open_picture,
     over_black,
     picture_size,
+    read_frame,
     read_picture,
     turn_upright,
 )
@@ -290,3 +291,22 @@ def test_open_picture_keeps_palette_indices(tmp_path: Path) -> None:
     (tmp_path / "p.png").write_bytes(png(8, 3, 2, [bytes([1, 0])], palette))
     with open_picture(tmp_path / "p.png") as image:
         assert np.array(image).tolist() == [[1, 0]]
+
+
+def test_frames_have_the_size_of_the_annotations(tmp_path: Path) -> None:
+    ramp = np.arange(6 * 8, dtype=np.uint8).reshape(6, 8)
+    Image.fromarray(ramp).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(
+        read_frame(tmp_path / "a.png", (6, 8)), np.stack([ramp] * 3, axis=-1)
+    )
+    with pytest.raises(VideoError, match=r"a\.png: is 8x6 pixels, but the annotations .* 6x8"):
+        read_frame(tmp_path / "a.png", (8, 6))
+
+
+def test_a_size_that_exif_explains(tmp_path: Path) -> None:
+    ramp = np.arange(6 * 8, dtype=np.uint8).reshape(6, 8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(ramp).save(tmp_path / "a.jpg", exif=exif)
+    with pytest.raises(VideoError, match=r"6x8 pixels \(turned upright by its EXIF .* for 8x6"):
+        read_frame(tmp_path / "a.jpg", (6, 8))

@@ -190,3 +190,15 @@ def test_bitmasks_use_their_alpha(tmp_path: Path) -> None:
     rgba[..., 3] = blocks(9)
     assert is_bitmask(save(tmp_path / "b.png", rgba))
     assert not is_bitmask(save(tmp_path / "c.png", blocks(1)))
+
+
+def test_numbers_of_8_16_and_1_bit(tmp_path: Path) -> None:
+    ramp = np.arange(6 * 8, dtype=np.uint8).reshape(6, 8)
+    Image.fromarray(ramp).save(tmp_path / "8.png")
+    np.testing.assert_array_equal(read_labels(tmp_path / "8.png"), ramp)
+    Image.fromarray(ramp.astype(np.uint16) * 100).save(tmp_path / "16.png")
+    np.testing.assert_array_equal(read_labels(tmp_path / "16.png"), ramp.astype(int) * 100)
+    Image.fromarray(ramp > 20).save(tmp_path / "1.png")
+    np.testing.assert_array_equal(read_labels(tmp_path / "1.png"), ramp > 20)
+    with pytest.raises(VideoError, match=r"none.png: no such file"):
+        read_labels(tmp_path / "none.png")

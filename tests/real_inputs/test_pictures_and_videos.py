@@ -12,7 +12,7 @@ from PIL import Image
 from tests.engine.runs import REPO, TINY
 from tests.real_inputs.conftest import Vmt
 from tests.real_inputs.disk import assert_on_its_frame, disk
-from vmt.data.io import read_frame
+from vmt.data.images import read_frame
 from vmt.inference.video_io import open_videos, read_image
 from vmt.utils.errors import VideoError
 

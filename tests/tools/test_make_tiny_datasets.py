@@ -16,7 +16,7 @@ from cocoapi_hq.io import rle
 from tests.conftest import load_tool
 from vmt.data.catalog import load_dataset
 from vmt.data.datasets.splits import SPLITS
-from vmt.data.io import read_frame
+from vmt.data.images import read_frame
 from vmt.data.verify import verify_split
 
 TOOL = load_tool("make_tiny_datasets")

@@ -21,7 +21,7 @@ from vmt.data.formats.cvat import load_cvat
 from vmt.data.formats.drawn import MemoryAnnotations, Source
 from vmt.data.formats.labelme import load_labelme
 from vmt.data.formats.via import load_via
-from vmt.data.io import read_frame
+from vmt.data.images import read_frame
 from vmt.data.listing import list_frames
 from vmt.data.mask_files.base import checked_mask, idle_note, idle_rings, list_few
 from vmt.data.mask_files.open import read_void

@@ -15,7 +15,7 @@ from torchvision import tv_tensors
 from cocoapi_hq.io import rle
 from vmt.data.clip_sampler import Sampler
 from vmt.data.degrade import degrade_tube
-from vmt.data.io import read_frame
+from vmt.data.images import read_frame
 from vmt.data.pseudo_clip import PseudoClip
 from vmt.data.records import Tracklet, VideoRecord
 from vmt.data.transforms import Clip, Compose

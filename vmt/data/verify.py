@@ -10,7 +10,7 @@ from pathlib import Path
 from vmt.data.catalog import locate_split
 from vmt.data.datasets.categories import label_space
 from vmt.data.datasets.splits import VideoSplit
-from vmt.data.io import read_frame
+from vmt.data.images import read_frame
 from vmt.data.labels import label_table
 from vmt.data.mapper import decode_masks
 from vmt.data.records import VideoDataset, VideoRecord

@@ -17,7 +17,7 @@ from cocoapi_hq.io.listing import list_files
 from cocoapi_hq.mots import bitmask_png, frame_masks, mots_config, scalabel_io
 from cocoapi_hq.mots.frame_masks import FrameMasks
 from cocoapi_hq.mots.mots_config import BDD100K_MOTS, MotsConfig
-from vmt.data.io import read_frame
+from vmt.data.images import read_frame
 from vmt.data.listing import list_frames
 from vmt.data.records import PackedList, Tracklet, VideoList, VideoRecord
 from vmt.utils.errors import AnnotationError, scoring_errors

@@ -18,7 +18,6 @@ from vmt.data.formats.drawn import (
     Source,
     open_frames,
     order_note,
-    pair_by_order,
     to_source,
 )
 from vmt.data.images import picture_size
@@ -203,9 +202,7 @@ def _read_image(
         mask = _mask(shape, f"{path}: image {name}, shape {k} ({label})", size, drawings)
         if mask is not None:
             chosen.append((label, shape.get("group_id") or None, mask))
-    keys = pair_by_order([label for label, _, _ in chosen], [group for _, group, _ in chosen])
-    for key, (label, _, mask) in zip(keys, chosen, strict=True):
-        video.add(key, label, t, mask)
+    video.add_by_order(t, chosen)
 
 
 # --- shapes --------------------------------------------------------------------------------------

@@ -72,6 +72,20 @@ class DrawnVideo:
         frames = self.masks.setdefault(key, {})
         frames[frame] = rle.union([frames[frame], mask]) if frame in frames else mask
 
+    def add_by_order(self, frame: int, shapes: Sequence[tuple[str, object, rle.Rle]]) -> None:
+        """The shapes of a frame, each a label, a group or None, and a mask.
+
+        Shapes of one label and one group are one object; of shapes without a group, the k-th of a
+        label is the same object in every frame.
+        """
+        alone: Counter[str] = Counter()
+        for label, group, mask in shapes:
+            key = f"{label} (group {group})"
+            if group is None:
+                alone[label] += 1
+                key = label if alone[label] == 1 else f"{label} #{alone[label]}"
+            self.add(key, label, frame, mask)
+
 
 def open_frames(images: Path, names: Sequence[str]) -> tuple[Path, dict[str, Path]]:
     """The frames of a video: of a folder of one of these names below ``images``, or ``images``.
@@ -195,23 +209,6 @@ def _record(
         annotations=MemoryAnnotations(tuple(tracklets)),
         dataset=path.name,
     )
-
-
-def pair_by_order(labels: Sequence[str], groups: Sequence[object]) -> list[str]:
-    """Names of the objects that the shapes of a frame are pieces of.
-
-    Shapes of one label and one group are one object; of shapes without a group, the k-th of a
-    label is the same object in every frame.
-    """
-    alone: Counter[str] = Counter()
-    keys = []
-    for label, group in zip(labels, groups, strict=True):
-        if group is not None:
-            keys.append(f"{label} (group {group})")
-            continue
-        alone[label] += 1
-        keys.append(label if alone[label] == 1 else f"{label} #{alone[label]}")
-    return keys
 
 
 def order_note(videos: Sequence[DrawnVideo], how: str) -> list[str]:

@@ -14,7 +14,6 @@ from vmt.data.formats.drawn import (
     Source,
     open_frames,
     order_note,
-    pair_by_order,
     to_source,
 )
 from vmt.data.formats.foreign import via_images
@@ -111,7 +110,7 @@ def _read(
             f"{path}: {name}: no frame of that name; --images must be the folder that the file "
             "names start from."
         )
-    labels, groups, masks = [], [], []
+    shapes = []
     for k, region in enumerate(_regions(path, row)):
         video.annotated.add(t)
         attributes, shape = _attributes(region), region.get("shape_attributes") or {}
@@ -134,8 +133,6 @@ def _read(
         ring = [value for point in zip(x, y, strict=True) for value in point]
         mask = drawings.ring(ring, where, video.size)
         if mask is not None:
-            labels.append(label)
-            groups.append(next((attributes[i] for i in IDENTITIES if attributes.get(i)), None))
-            masks.append(mask)
-    for key, label, mask in zip(pair_by_order(labels, groups), labels, masks, strict=True):
-        video.add(key, label, t, mask)
+            group = next((attributes[i] for i in IDENTITIES if attributes.get(i)), None)
+            shapes.append((label, group, mask))
+    video.add_by_order(t, shapes)
