@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 if __package__ in (None, ""):  # run as a script from a checkout that is not installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -106,29 +106,10 @@ def _annotated(args: argparse.Namespace, wanted: range) -> tuple[list[Frame], Te
     return [read_picture(record.frame_paths[t]) for t in inside], torch.from_numpy(masks)
 
 
-class _ReachedRefinerError(Exception):
-    """Ends a run of the network where its refiner would start."""
-
-    def __init__(self, inputs: RefinerInput) -> None:
-        self.inputs = inputs
-
-
 @torch.inference_mode()
 def refine(model: Any, clip: Clip) -> tuple[RefinerInput, QuadtreeOutput, LastAttention]:
     """Run the network; for an annotated clip, only its refiner on the annotation."""
-
-    def stop(module: nn.Module, args: tuple[RefinerInput]) -> None:
-        raise _ReachedRefinerError(args[0])
-
-    frames = torch.from_numpy(np.stack(clip.frames)).permute(0, 3, 1, 2)
-    hook = model.refiner.register_forward_pre_hook(stop)
-    try:
-        model.run_clip(model.normalise(frames))
-        raise AssertionError("a network with a refiner runs it")
-    except _ReachedRefinerError as reached:
-        inputs = reached.inputs
-    finally:
-        hook.remove()
+    inputs = model.refiner_input(torch.from_numpy(np.stack(clip.frames)).permute(0, 3, 1, 2))
     with LastAttention(model.refiner) as attention:
         if clip.masks is None:
             return inputs, model.refiner(inputs), attention
@@ -245,7 +226,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cfg = load_config(args.config_file, args.opts)
     clip = read_clip(args, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
     model: Any = load_model(args.config_file, args.weights, args.opts, args.device)
-    if not isinstance(model.refiner, QuadtreeRefiner):
+    if not isinstance(getattr(model, "refiner", None), QuadtreeRefiner):
         raise ConfigError(
             f"{args.config_file}: MODEL.REFINER.NAME is {cfg.MODEL.REFINER.NAME!r}, but nodes "
             "are drawn of 'quadtree' only; take a config like configs/hq_ytvis/vmt_R50.yaml."

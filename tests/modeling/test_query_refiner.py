@@ -101,7 +101,7 @@ def test_classes_have_a_say_where_they_are_known():
         net = network(*overrides).eval()
         net.decoder = MadeUpBase(torch.stack([boxes[0], boxes[0] + off, boxes[1]]), 64)
         logits = torch.tensor([[8.0, -8.0], [-8.0, 8.0], [8.0, -8.0]])
-        net._class_logits = lambda layer, query: logits[None]
+        net.class_logits = lambda layer, query: logits[None]
         return net._inputs(frames, masks, targets)[0].query[:, 0].tolist()
 
     assert matched() == [0, 2]

@@ -78,7 +78,7 @@ def test_padding_is_masked(tiny, clip) -> None:
 
     def queries(frames: torch.Tensor, padding: torch.Tensor | None) -> torch.Tensor:
         with torch.no_grad():
-            features = model._encode(frames, padding)
+            features = model.encode(frames, padding)
             states = model.decoder(features.memory, features.levels, 4, model.heads["box"])
         return states[-1].query[0]
 

@@ -118,7 +118,7 @@ def test_boxes_are_fp32_under_autocast() -> None:
         nn.init.normal_(head.layers[2].weight)
     frames = torch.rand(2, 3, 64, 96)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        features = model._encode(frames, num_frames=2)
+        features = model.encode(frames, num_frames=2)
         states = model.decoder(features.memory, features.levels, 2, model.heads["box"])
     with torch.no_grad():
         reference = model.decoder.reference(model.decoder.query_pos).sigmoid()

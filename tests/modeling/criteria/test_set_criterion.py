@@ -119,7 +119,7 @@ def test_without_deep_supervision_the_last_layer_stays() -> None:
 
 def test_gradients_reach_logits_boxes_and_masks_of_matched_queries() -> None:
     result, outputs, table = evaluate([slow.clip(G=2)])
-    SetCriterion(HungarianClipMatcher()).total(result.losses).backward()
+    sum(SetCriterion(HungarianClipMatcher()).weighted(result.losses).values()).backward()
     assert outputs.logits.grad is not None
     assert outputs.boxes_cxcywh.grad is not None
     assert table.grad is not None
@@ -134,10 +134,10 @@ def test_total_is_the_weighted_sum_and_knows_its_names() -> None:
     criterion = SetCriterion(HungarianClipMatcher(), class_weight=3.0)
     losses = {"loss_ce": torch.tensor(1.0), "loss_ce_4": torch.tensor(10.0)}
     losses["loss_dice_0"] = torch.tensor(100.0)
-    assert criterion.total(losses).item() == 3 + 30 + 500
+    assert sum(criterion.weighted(losses).values()).item() == 3 + 30 + 500
     assert criterion.weight("loss_bbox_11") == 5
     with pytest.raises(KeyError, match="loss_magic"):
-        criterion.total({"loss_magic": torch.tensor(0.0)})
+        criterion.weighted({"loss_magic": torch.tensor(0.0)})
 
 
 def test_defaults_are_those_of_the_config() -> None:

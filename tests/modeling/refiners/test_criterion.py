@@ -11,7 +11,6 @@ from torch import Tensor
 from tests.modeling.criteria import slow_criteria as slow
 from vmt.config.defaults import default_config
 from vmt.modeling.criteria.matcher import HungarianClipMatcher
-from vmt.modeling.criteria.set_criterion import weighted_sum
 from vmt.modeling.refiners.criterion import RefinerCriterion
 
 
@@ -81,7 +80,7 @@ def test_refiner_losses_match_loops() -> None:
         "loss_refine": slow.mask_focal_loss(stage2, half, 2.0),
     }
     assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(expected)
-    total = weighted_sum(losses, criterion.weight)
+    total = sum(criterion.weight(name) * loss for name, loss in losses.items())
     weights = (2, 5, 5, 2)
     assert total.item() == pytest.approx(
         sum(map(math.prod, zip(weights, expected.values(), strict=True)))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from fvcore.common.config import CfgNode
 from torch import Tensor
 
 from vmt.modeling.criteria.losses import (
@@ -24,7 +25,7 @@ from vmt.structures.clip import ClipTargets
 from vmt.structures.decoder_outputs import DecoderOutputs
 
 #: (decoder layer, clip of the batch, (N,) query indices) -> (N, T, h, w) mask logits
-MaskHead = Callable[[int, int, Tensor], Tensor]
+MasksOf = Callable[[int, int, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -96,15 +97,39 @@ class SetCriterion:
         self.mask_absent = mask_absent
         self.mask_stride = mask_stride
 
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> SetCriterion:
+        """Read ``MODEL.LOSS`` and ``MODEL.MATCHER``."""
+        loss, matcher = cfg.MODEL.LOSS, cfg.MODEL.MATCHER
+        focal = {"focal_alpha": loss.FOCAL_ALPHA, "focal_gamma": loss.FOCAL_GAMMA}
+        return cls(
+            HungarianClipMatcher(
+                matcher.CLASS_COST,
+                matcher.BOX_COST,
+                matcher.GIOU_COST,
+                box_norm=matcher.BOX_NORM,
+                mask_absent=matcher.MASK_ABSENT,
+                **focal,
+            ),
+            loss.CLASS_WEIGHT,
+            loss.BOX_WEIGHT,
+            loss.GIOU_WEIGHT,
+            loss.MASK_WEIGHT,
+            loss.DICE_WEIGHT,
+            deep_supervision=loss.DEEP_SUPERVISION,
+            mask_absent=matcher.MASK_ABSENT,
+            **focal,
+        )
+
     def __call__(
-        self, outputs: DecoderOutputs, targets: Sequence[ClipTargets], mask_head: MaskHead
+        self, outputs: DecoderOutputs, targets: Sequence[ClipTargets], masks_of: MasksOf
     ) -> CriterionResult:
         """Match and measure.
 
         Args:
             outputs: predictions of all layers for B clips.
             targets: one per clip, on the same device.
-            mask_head: called for every supervised layer of every clip that has tracklets, never
+            masks_of: called for every supervised layer of every clip that has tracklets, never
                 with zero queries; returns mask logits (N, T, h, w) at ``mask_stride``, which may
                 be padded on the right and below.
 
@@ -134,7 +159,7 @@ class SetCriterion:
                     logits[layer - first], boxes[layer - first], target, match, num_tracklets
                 )
                 if len(match.query_index):
-                    masks = mask_head(layer, clip, match.query_index)
+                    masks = masks_of(layer, clip, match.query_index)
                     mask_losses = self._mask_losses(masks, target, match, num_tracklets)
                 else:  # tied to the graph, so that every process has the same losses to reduce
                     mask_losses = dict.fromkeys(("loss_mask", "loss_dice"), boxes.sum() * 0.0)
@@ -181,13 +206,13 @@ class SetCriterion:
             "loss_dice": dice_loss(masks, masks_gt, num_tracklets),
         }
 
-    def total(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """Weighted sum of what ``__call__`` returned.
+    def weighted(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What ``__call__`` returned, times the weights.
 
         Raises:
             KeyError: a name that this criterion does not give.
         """
-        return weighted_sum(losses, self.weight)
+        return {name: self.weight(name) * loss for name, loss in losses.items()}
 
     def weight(self, name: str) -> float:
         """Weight of a loss, whatever its layer suffix.
@@ -245,11 +270,6 @@ def padded(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """(..., h, w) masks with background on the right and below, up to ``size``."""
     missing = size[0] - masks.shape[-2], size[1] - masks.shape[-1]
     return masks if missing == (0, 0) else F.pad(masks, (0, missing[1], 0, missing[0]))
-
-
-def weighted_sum(losses: Mapping[str, Tensor], weight: Callable[[str], float]) -> Tensor:
-    """Sum of ``weight(name) * loss`` over ``losses``, a scalar."""
-    return sum_of([weight(name) * loss for name, loss in losses.items()])
 
 
 def sum_of(values: Sequence[Tensor]) -> Tensor:

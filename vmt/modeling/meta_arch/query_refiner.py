@@ -57,7 +57,7 @@ class QueryRefiner(VideoMaskTransfiner, MaskRefinerModel):
         match_classes: labels of targets are those of the base, and have a part in the match.
         min_size: short side of frames in ``refine_tubes``, in pixels.
         max_size: bound of the long side there; 0: none.
-        parts: see ``VideoMaskTransfiner``; with a refiner.
+        arguments: see ``VideoMaskTransfiner``.
     """
 
     takes_adversary = False
@@ -70,9 +70,9 @@ class QueryRefiner(VideoMaskTransfiner, MaskRefinerModel):
         match_classes: bool = True,
         min_size: int = 360,
         max_size: int = 0,
-        **parts: Any,
+        **arguments: Any,
     ) -> None:
-        super().__init__(**parts)
+        super().__init__(**arguments)
         self.band_cells = band_cells
         self.prompt_levels = prompt_levels
         self.match_classes = match_classes
@@ -80,22 +80,23 @@ class QueryRefiner(VideoMaskTransfiner, MaskRefinerModel):
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name.startswith("refiner."))
 
-    @staticmethod
-    def parts(cfg: CfgNode, label_space: LabelSpace) -> dict[str, Any]:
-        """Arguments of the constructor; see ``from_config``."""
+    @classmethod
+    def from_config(cls, cfg: CfgNode, label_space: LabelSpace) -> QueryRefiner:
+        """See ``VideoModel``."""
         if cfg.MODEL.REFINER.NAME == "none":
             raise ConfigError(
                 "MODEL.REFINER.NAME is none, but MODEL.META_ARCHITECTURE MaskRefiner with "
                 "QUERY_SOURCE detector needs a refiner: quadtree, as the paper has it."
             )
-        return VideoMaskTransfiner.parts(cfg, label_space) | {
-            "band_cells": cfg.MODEL.MASK_REFINER.BAND_CELLS,
-            "prompt_levels": prompt_levels(cfg),
+        return cls(
+            band_cells=cfg.MODEL.MASK_REFINER.BAND_CELLS,
+            prompt_levels=prompt_levels(cfg),
             # Under "any", every label is 0 and says nothing.
-            "match_classes": cfg.DATASETS.CLASS_MATCH != "any",
-            "min_size": cfg.INPUT.MIN_SIZE_TEST,
-            "max_size": cfg.INPUT.MAX_SIZE_TEST,
-        }
+            match_classes=cfg.DATASETS.CLASS_MATCH != "any",
+            min_size=cfg.INPUT.MIN_SIZE_TEST,
+            max_size=cfg.INPUT.MAX_SIZE_TEST,
+            **cls.arguments(cfg, label_space),
+        )
 
     def train(self, mode: bool = True) -> QueryRefiner:
         """Put the refiner into training mode; the base always stays in evaluation mode."""
@@ -115,7 +116,6 @@ class QueryRefiner(VideoMaskTransfiner, MaskRefinerModel):
             inputs, kept = self._inputs(frames, coarse, targets)
             outputs.append(self._refined(inputs))
             wanted.append(targets.select(kept))
-        assert self.refiner_criterion is not None, "built with a refiner"
         all_of = [torch.arange(len(targets), device=self.device) for targets in wanted]
         losses = self.refiner_criterion.measure(
             outputs, wanted, [Match(index, index) for index in all_of],
@@ -164,7 +164,6 @@ class QueryRefiner(VideoMaskTransfiner, MaskRefinerModel):
             )
 
     def _refined(self, inputs: RefinerInput) -> RefinerOutput:
-        assert self.refiner is not None, "built with a refiner"
         output: RefinerOutput = self.refiner(inputs)
         return output
 
@@ -185,13 +184,13 @@ class QueryRefiner(VideoMaskTransfiner, MaskRefinerModel):
         """
         size = (int(frames.shape[-2]), int(frames.shape[-1]))
         pixels = self.normalise(frames)
-        features = self._encode_chunked(pixels)
-        state = self.decoder(features.memory, features.levels, len(frames), self._box_heads)[-1]
+        features = self.encode_clip(pixels)
+        state = self.decode(features, len(frames))[-1]
         given = coarse.flatten(1).any(1).nonzero()[:, 0]
         asked = _as_targets(coarse[given], None if targets is None else targets.labels[given])
         labels_known = targets is not None and self.match_classes
         match = self._match(
-            self._class_logits(-1, state.query)[0], state.boxes[0], asked, labels_known
+            self.class_logits(-1, state.query)[0], state.boxes[0], asked, labels_known
         )
         order = match.target_index.argsort()
         kept, query_index = match.target_index[order], match.query_index[order]

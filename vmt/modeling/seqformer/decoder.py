@@ -44,6 +44,42 @@ class LayerState:
     centres: Tensor
     box_query: Tensor
 
+    def select(self, clip: int, query_index: Tensor, frame_size: tuple[int, int]) -> QueryStates:
+        """Queries of a clip.
+
+        Args:
+            clip: of the batch.
+            query_index: (N,) int64.
+            frame_size: (H, W) of the unpadded frames, in pixels.
+        """
+        centres = self.centres[clip][:, query_index].transpose(0, 1)
+        return QueryStates(
+            self.query[clip, query_index],
+            self.boxes[clip][:, query_index].transpose(0, 1),
+            centres * centres.new_tensor([frame_size[1], frame_size[0]]),
+            self.box_query[clip][:, query_index].transpose(0, 1),
+            frame_size,
+        )
+
+
+@dataclass(frozen=True)
+class QueryStates:
+    """N queries of one clip of T frames behind a decoder layer, see ``LayerState``.
+
+    Args:
+        query: (N, C).
+        boxes_cxcywh: (N, T, 4) in [0, 1] of the unpadded frame.
+        centres_px: (N, T, 2) as (x, y) in pixels of the unpadded frame.
+        box_query: (N, T, C).
+        frame_size: (H, W) of the unpadded frames, in pixels.
+    """
+
+    query: Tensor
+    boxes_cxcywh: Tensor
+    centres_px: Tensor
+    box_query: Tensor
+    frame_size: tuple[int, int]
+
 
 class CrossAttention(MSDeformAttn):
     """Deformable attention with two output layers: one for the instance, one for the box query."""
