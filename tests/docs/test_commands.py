@@ -142,6 +142,8 @@ def run(command: str) -> None:
         arguments += ["DATALOADER.NUM_WORKERS", "0"]
     if "demo" in arguments and "--config-file" in arguments:
         arguments += SMALL
+    if arguments[1:2] and arguments[1].startswith(("tools/visualize_a", "tools/visualize_r")):
+        arguments += ("INPUT.MIN_SIZE_TEST", "240")  # holds the pixels that the pages look from
     program = arguments.pop(0)
     if program.endswith("vmt"):
         try:
