@@ -48,8 +48,9 @@ from cocoapi_hq.io import rle
 from cocoapi_hq.tubes.boundary import boundary_region
 from cocoapi_hq.tubes.tracklet_quality import compare_tubes, temporal_stability
 from tests.synthetic import write_moving_shapes
-from vmt.data.degrade import KINDS, LOW_RES_STRIDE, degrade_tube
+from vmt.data.degrade import degrade_tube
 from vmt.data.images import read_frame
+from vmt.data.names import KINDS, LOW_RES_STRIDE
 from vmt.inference.mask_refiner import MaskRefiner
 from vmt.inference.refine_defaults import ANY, LOW_RES, WINDOW
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 import argparse
 import ast
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
+
+from vmt.utils.console import exit_with
 
 REPO = Path(__file__).resolve().parents[1]
 PAGE = REPO / "docs/reference/config.md"
@@ -119,4 +120,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

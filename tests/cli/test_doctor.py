@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vmt.cli import doctor
+from vmt.apps import doctor
 from vmt.cli.main import main
 from vmt.utils import env
 from vmt.utils.env import Fact

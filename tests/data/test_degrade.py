@@ -5,7 +5,8 @@ import pytest
 
 from cocoapi_hq.io import rle
 from vmt.cli.main import main
-from vmt.data.degrade import KINDS, degrade_tube
+from vmt.data.degrade import degrade_tube
+from vmt.data.names import KINDS
 
 
 def _disks(T=4, size=160, radius=40):

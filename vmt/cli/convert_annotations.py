@@ -24,15 +24,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.io.json_file import is_json_name, read_json
-from cocoapi_hq.io.listing import list_files, list_folders
-from vmt.data.catalog import sniff_format
-from vmt.data.convert import FORMATS, open_source, write_ytvis_json
-from vmt.data.formats.cvat import SUFFIXES as CVAT_SUFFIXES
-from vmt.data.formats.foreign import via_images
-from vmt.data.label_maps import LABEL_SUFFIXES
-from vmt.data.mask_files.polygons import polygon_files
+from vmt.data.names import FORMATS
 from vmt.utils.errors import AnnotationError, OutputError
 
 
@@ -60,14 +52,12 @@ def run(args: argparse.Namespace) -> int:
         raise AnnotationError(f"{args.images}: no such folder; --images is the folder of frames.")
     if args.output.absolute() == args.source.absolute():
         raise OutputError(f"{args.output}: would overwrite the source; give another name.")
-    kind = args.kind or _guess(args.source)
-    source = open_source(kind, args.source, args.images, sparse=args.sparse, void=args.void)
-    written = write_ytvis_json(source.data, args.output)
-    for note in (*source.notes, *written.notes):
-        print(f"note: {note}")
-    found = ", ".join(f"{count} {name}" for name, count in written.counts.items())
-    classes = ", ".join(source.data.categories.values())
-    print(f"written: {args.output} ({found}; classes {classes})")
+    from vmt.apps.annotations import convert
+
+    for line in convert(
+        args.source, args.images, args.output, args.kind, sparse=args.sparse, void=args.void
+    ):
+        print(line)
     output, images = shlex.quote(str(args.output)), shlex.quote(str(args.images))
     print(f"look at it: vmt check-annotations {output} --images {images}")
     print(
@@ -79,32 +69,3 @@ def run(args: argparse.Namespace) -> int:
         f"MODEL.LABEL_SPACE {output}"
     )
     return 0
-
-
-def _guess(path: Path) -> str:
-    if path.suffix.lower() == ".txt":
-        return "mots-txt"
-    if path.is_dir() and list_files(path, (".txt",)) and not list_folders(path):
-        return "png" if list_files(path, LABEL_SUFFIXES) else "mots-txt"
-    if path.is_file() and path.suffix.lower() in CVAT_SUFFIXES:
-        return "cvat"
-    if path.is_dir() and any(polygon_files(folder) for folder in (path, *list_folders(path))):
-        return "labelme"
-    if path.is_file() and is_json_name(path):
-        try:
-            content = read_json(path)
-        except ScoringError as error:
-            raise AnnotationError(str(error)) from None
-        images = content.get("images") if isinstance(content, dict) else None
-        if isinstance(images, list) and any(
-            isinstance(x, dict) and "video_id" in x for x in images
-        ):
-            return "coco-video"
-        if via_images(content) is not None:
-            return "via"
-    kind = sniff_format(path)
-    if kind not in FORMATS:
-        raise AnnotationError(
-            f"{path}: is {kind} already; nothing to convert. DATASETS.TRAIN takes it as it is."
-        )
-    return kind

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vmt.data.degrade import KINDS, LOW_RES_STRIDE, degrade_file
+from vmt.data.names import KINDS, LOW_RES_STRIDE
 from vmt.utils.errors import ConfigError, OutputError
 
 
@@ -42,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
         raise OutputError(f"{args.output}: would overwrite the input; give another name.")
     if args.stride < 1:
         raise ConfigError(f"--stride {args.stride}: give a number of pixels from 1 on.")
+    from vmt.data.degrade import degrade_file
+
     counts = degrade_file(
         args.annotations,
         args.output,

@@ -15,26 +15,18 @@ Example:
 from __future__ import annotations
 
 import argparse
-import math
-import os
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import cocoapi_hq
-from cocoapi_hq.analysis.bootstrap import Comparison, compare
-from cocoapi_hq.analysis.errors import ErrorAnalysis, analyse_errors
-from cocoapi_hq.io.json_file import write_json, write_text
-from cocoapi_hq.mots.scalabel_io import write_results
-from cocoapi_hq.names import BOUNDARY_RULES, LENGTH_RULES, MASK_FIELDS, TUBE_METRICS
-from cocoapi_hq.report import text
-from vmt.data.frame_names import frame_path
-from vmt.data.images import read_picture
-from vmt.utils.errors import AnnotationError, OutputError
+from cocoapi_hq import names
+from vmt.utils.errors import OutputError
 
 #: What the original scripts call the metrics.
 IOU_TYPES = {"segm": "tube_mask", "boundary": "tube_boundary"}
+#: Options that go to ``cocoapi_hq.evaluate`` as they are; None and False leave its own.
+PASSED = (
+    *("protocol", "boundary", "mask_field", "lengths", "max_dets", "class_agnostic", "jobs"),
+    *("config", "fill_missing_frames", "allow_overlap", "min_score", "categories"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gt", required=True, help="annotation file, or a folder for MOTS")
     parser.add_argument("--results", required=True, nargs="+", help="result files of the same kind")
     parser.add_argument(
-        "--metric", nargs="+", choices=cocoapi_hq.METRICS, help="default: tube_mask tube_boundary"
+        "--metric", nargs="+", choices=names.METRICS, help="default: tube_mask tube_boundary"
     )
     parser.add_argument(
         "--iou-type", nargs="+", choices=list(IOU_TYPES), help="names of the original scripts"
@@ -60,16 +52,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tubes = parser.add_argument_group("tube AP")
     tubes.add_argument(
         "--protocol",
-        choices=list(cocoapi_hq.PROTOCOLS),
+        choices=names.PROTOCOL_NAMES,
         help="default: ovis if annotations carry occlusion, else hq_ytvis",
     )
     tubes.add_argument(
         "--boundary",
-        choices=BOUNDARY_RULES,
+        choices=names.BOUNDARY_RULES,
         help="official: min of mask and boundary IoU (default); paper: Eq. 1 alone",
     )
-    tubes.add_argument("--mask-field", choices=MASK_FIELDS, help="ground-truth masks to read")
-    tubes.add_argument("--lengths", choices=LENGTH_RULES, help="lists of wrong length")
+    tubes.add_argument("--mask-field", choices=names.MASK_FIELDS, help="ground-truth masks to read")
+    tubes.add_argument("--lengths", choices=names.LENGTH_RULES, help="lists of wrong length")
     tubes.add_argument("--max-dets", type=int, nargs="+", help="default: 1 10 100")
     tubes.add_argument("--class-agnostic", action="store_true", help="all categories as one")
     tracks = parser.add_argument_group("MOTS, HOTA, frame AP, tracklets")
@@ -93,188 +85,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Score, print, write; returns the exit status."""
-    metrics = _metrics(args)
     # Before any work: a path that cannot be written should not cost an evaluation.
     for path in (args.json, args.html, args.scalabel):
         if path is not None and not path.absolute().parent.is_dir():
             raise OutputError(f"{path}: the folder {path.absolute().parent} does not exist.")
-    try:
-        answers = [_evaluate(args, path, metrics) for path in args.results]
-        _name_apart(answers)
-        comparisons = _compare(args, answers) if len(answers) > 1 else []
-        errors = _analyse(args, answers) if args.errors else {}
-    except cocoapi_hq.ScoringError as error:
-        raise AnnotationError(str(error)) from None
-    _print(args, answers, comparisons)
-    names = [answer.name for answer in answers]
-    for analyses in errors.values():
-        print("\n" + text.error_table(analyses, names))
-    if args.scalabel is not None:
-        _save(args.scalabel, lambda: _write_scalabel(args))
-    if args.json is not None:
-        _save(
-            args.json, lambda: write_json(args.json, _document(args, answers, comparisons, errors))
-        )
-    if args.html is not None:
-        _write_report(args, answers, comparisons)
-    return 0
+    from vmt.apps.score import score, write_scalabel
 
-
-def _metrics(args: argparse.Namespace) -> tuple[str, ...]:
     named = [*(args.metric or ()), *(IOU_TYPES[name] for name in args.iou_type or ())]
-    return tuple(dict.fromkeys(named)) or TUBE_METRICS
-
-
-def _evaluate(args: argparse.Namespace, path: str, metrics: Sequence[str]) -> cocoapi_hq.Results:
-    options: dict[str, Any] = {
-        "config": args.config,
-        "fill_missing_frames": args.fill_missing_frames or None,
-        "allow_overlap": args.allow_overlap or None,
-        "min_score": args.min_score,
-        "categories": args.categories,
-    }
-    return cocoapi_hq.evaluate(
+    scores = score(
         args.gt,
-        path,
-        metrics,
-        protocol=args.protocol,
-        boundary=args.boundary,
-        mask_field=args.mask_field,
-        lengths=args.lengths,
-        max_dets=args.max_dets,
-        class_agnostic=args.class_agnostic or None,
+        args.results,
+        tuple(dict.fromkeys(named)) or names.TUBE_METRICS,
+        {name: None if getattr(args, name) is False else getattr(args, name) for name in PASSED},
+        resamples=args.resamples,
+        errors=args.errors,
+        per_category=args.per_category,
         per_video=args.per_video,
-        jobs=args.jobs,
-        **{key: value for key, value in options.items() if value is not None},
     )
-
-
-def _name_apart(answers: Sequence[cocoapi_hq.Results]) -> None:
-    """Shorten names to what differs: file names, else whole paths."""
-    short = [Path(answer.name).name for answer in answers]
-    if len(set(short)) == len(short):
-        for answer, name in zip(answers, short, strict=True):
-            answer.name = name
-
-
-def _compare(args: argparse.Namespace, answers: Sequence[cocoapi_hq.Results]) -> list[Comparison]:
-    return [
-        compare([answer.tubes[metric] for answer in answers], resamples=args.resamples)
-        for metric in answers[0].tubes
-    ]
-
-
-def _analyse(
-    args: argparse.Namespace, answers: Sequence[cocoapi_hq.Results]
-) -> dict[str, list[ErrorAnalysis]]:
-    return {
-        metric: [
-            analyse_errors(
-                args.gt, path, metric, protocol=answer.tubes[metric].protocol, jobs=args.jobs
-            )
-            for path, answer in zip(args.results, answers, strict=True)
-        ]
-        for metric in answers[0].tubes
-    }
-
-
-def _print(
-    args: argparse.Namespace,
-    answers: Sequence[cocoapi_hq.Results],
-    comparisons: Sequence[Comparison],
-) -> None:
-    for answer in answers:
-        for scores in answer.tubes.values():
-            if args.per_category:
-                print(text.category_table(scores), end="\n\n")
-    print(text.results_table(answers))
-    if "frame_ap" in answers[0].others:
-        print("\nframe_ap:", "overlap allowed" if args.allow_overlap else "overlap not allowed")
-    for comparison in comparisons:
-        print("\n" + text.comparison_table(comparison, [answer.name for answer in answers]))
-
-
-def _plain(value: Any) -> Any:
-    """Numbers that JSON lacks as text: nan, inf, -inf."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
-
-
-def _document(
-    args: argparse.Namespace,
-    answers: Sequence[cocoapi_hq.Results],
-    comparisons: Sequence[Comparison],
-    errors: dict[str, list[ErrorAnalysis]],
-) -> Any:
-    """One file: its numbers. Several: ``files`` by name and ``comparison`` by metric."""
-    numbers = [_plain(a.to_dict(args.per_category, args.per_video)) for a in answers]
-    for metric, analyses in errors.items():
-        for own, analysis in zip(numbers, analyses, strict=True):
-            own[metric]["errors"] = _plain(analysis.to_dict())
-    if len(answers) == 1:
-        return numbers[0]
-    names = [answer.name for answer in answers]
-    compared = {
-        c.metric: {
-            name: {
-                "value": asdict(c.intervals[i]),
-                "difference_to_first": asdict(c.differences[i]),
-                "wins_against_first": c.wins[i],
-            }
-            for i, name in enumerate(names)
-        }
-        for c in comparisons
-    }
-    return {"files": dict(zip(names, numbers, strict=True)), "comparison": compared}
-
-
-def _write_scalabel(args: argparse.Namespace) -> None:
-    from cocoapi_hq.mots import tube_frames  # needs scipy; tube AP does not
-
-    if len(args.results) > 1:
-        raise OutputError(f"{args.scalabel}: holds one set of results; give one with --results.")
-    truth = tube_frames.read_truth(args.gt, args.config)
-    known = None
-    if args.categories is not None:
-        known = tube_frames.categories_of(args.categories, truth.config)
-    frames = tube_frames.read_results(
-        args.results[0], truth, categories=known, min_score=args.min_score
-    )
-    write_results(args.scalabel, frames, truth.config)
-
-
-def _save(path: os.PathLike[str], write: Any) -> None:
-    try:
-        write()
-    except cocoapi_hq.ScoringError as error:
-        raise OutputError(str(error)) from None
-    print(f"\nwritten: {path}")
-
-
-def _write_report(
-    args: argparse.Namespace,
-    answers: Sequence[cocoapi_hq.Results],
-    comparisons: Sequence[Comparison],
-) -> None:
-    from cocoapi_hq.report.html import build_report  # only a report draws
-
-    folder: Path | None = args.images
-    try:
-        page = build_report(
-            args.gt,
-            args.results,
-            answers,
-            comparisons=comparisons,
-            read_image=None
-            if folder is None
-            else lambda name: read_picture(frame_path(folder, name)),
-            jobs=args.jobs,
-        )
-    except cocoapi_hq.ScoringError as error:
-        raise AnnotationError(str(error)) from None
-    _save(args.html, lambda: write_text(args.html, page))
+    print(scores.tables())
+    if args.scalabel is not None:
+        options = (args.config, args.categories, args.min_score)
+        write_scalabel(args.scalabel, args.gt, args.results, *options)
+        print(f"\nwritten: {args.scalabel}")
+    if args.json is not None:
+        scores.write_json(args.json)
+        print(f"\nwritten: {args.json}")
+    if args.html is not None:
+        scores.write_report(args.html, args.images, args.jobs)
+        print(f"\nwritten: {args.html}")
+    return 0

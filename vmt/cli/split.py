@@ -13,10 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cocoapi_hq import split as splits
-from cocoapi_hq.exceptions import ScoringError
-from cocoapi_hq.io.json_file import write_json, write_text
-from vmt.utils.errors import AnnotationError, OutputError
+from vmt.utils.errors import AnnotationError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,38 +37,16 @@ def run(args: argparse.Namespace) -> int:
         raise AnnotationError("--draw N needs --from FILE, and neither a split file nor --cut.")
     if not drawing and (args.split is None or not args.cut):
         raise AnnotationError("give a split file and --cut FILE, or --draw N --from FILE.")
-    try:
-        if drawing:
-            split = splits.draw(
-                args.source, args.draw, seed=args.seed, name=args.name, about=args.about
-            )
-        else:
-            return _cut(args)
-    except ScoringError as error:
-        raise AnnotationError(str(error)) from None
-    try:
+    if drawing:
+        from cocoapi_hq.io.json_file import write_text
+        from cocoapi_hq.split import draw
+
+        split = draw(args.source, args.draw, seed=args.seed, name=args.name, about=args.about)
         write_text(args.output, split.to_json())
-    except ScoringError as error:
-        raise OutputError(str(error)) from None
-    print(f"written: {args.output} ({len(split.video_ids)} videos)")
-    return 0
+        print(f"written: {args.output} ({len(split.video_ids)} videos)")
+        return 0
+    from vmt.apps.annotations import cut
 
-
-def _cut(args: argparse.Namespace) -> int:
-    split = splits.read(args.split)
-    try:
-        args.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{args.output}: {error.strerror or error}.") from None
-    for path in args.cut:
-        target = args.output / path.name
-        if target.absolute() == path.absolute():
-            raise OutputError(f"{target}: would overwrite the input; give another folder.")
-        data, counts = splits.cut(path, split)
-        try:
-            write_json(target, data)
-        except ScoringError as error:
-            raise OutputError(str(error)) from None
-        kept = ", ".join(f"{count} {name}" for name, count in counts.items())
-        print(f"written: {target} ({kept})")
+    for line in cut(args.split, args.cut, args.output):
+        print(line)
     return 0

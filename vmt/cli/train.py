@@ -20,14 +20,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vmt.config.node import load_config
 from vmt.utils.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``vmt train``."""
-    from vmt.engine.defaults import add_launch_arguments
-
     parser.add_argument("--config-file", required=True, help="YAML of network and training")
     parser.add_argument("--train", type=Path, help="annotations to train on (YouTube-VIS JSON)")
     parser.add_argument("--train-images", type=Path, help="folder of their frames")
@@ -47,8 +44,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options about processes; names and meaning are detectron2's."""
+    group = parser.add_argument_group(
+        "processes", "torchrun works too: it says all of this by itself"
+    )
+    group.add_argument(
+        "--num-gpus", type=int, help="GPUs of each machine; default 1 where there is one, 0: CPU"
+    )
+    group.add_argument(
+        "--num-processes", type=int, default=1, help="with --num-gpus 0: processes on the CPU"
+    )
+    group.add_argument("--num-machines", type=int, default=1, help="default 1")
+    group.add_argument("--machine-rank", type=int, default=0, help="of this machine, from 0")
+    group.add_argument(
+        "--dist-url", default="auto", help="tcp://HOST:PORT of machine 0; auto on one machine"
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """Run ``vmt train``; returns the exit status."""
+    from vmt.config.node import load_config
     from vmt.engine.defaults import Job, run_job
 
     overrides = [*own_data(args), *args.overrides]

@@ -13,12 +13,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
-from vmt.checkpoint.zoo import ZOO, ZooFile, fetch, zoo_file
+from vmt.checkpoint.zoo import ZOO, ZooFile, zoo_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,13 +62,9 @@ def _lines(file: ZooFile) -> list[str]:
 
 
 def _download(file: ZooFile, folder: Path, url: str | None) -> int:
-    with tqdm(desc=file.file_name, unit="B", unit_scale=True, delay=0.5, file=sys.stderr) as bar:
+    from vmt.apps.weights import fetch_with_bar
 
-        def progress(done: int, total: int | None) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        fetched = fetch(file, folder, url, progress)
+    fetched = fetch_with_bar(file, folder, url)
     checked = {
         "published": "equals the published one",
         "recorded": "equals the recorded one",

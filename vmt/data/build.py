@@ -24,9 +24,9 @@ from vmt.data import order as orders
 from vmt.data.catalog import load_dataset
 from vmt.data.clip_sampler import build_sampler
 from vmt.data.datasets.categories import coco_map
-from vmt.data.degrade import KINDS
 from vmt.data.labels import label_table
 from vmt.data.mapper import CLEAN, ClipMapper
+from vmt.data.names import KINDS
 from vmt.data.order import SampleOrder
 from vmt.data.pseudo_clip import build_pseudo_clip
 from vmt.data.records import VideoDataset, VideoRecord

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from cocoapi_hq.io import rle
 from cocoapi_hq.io.json_file import read_json, write_json
+from vmt.data.names import KINDS, LOW_RES_STRIDE
 from vmt.structures.masks import Rle
 from vmt.utils.errors import AnnotationError, OutputError, scoring_errors
 
@@ -25,13 +26,9 @@ BoolArray = npt.NDArray[np.bool_]
 ByteArray = npt.NDArray[np.uint8]
 _Change = Callable[[BoolArray], BoolArray]
 
-#: What ``degrade_tube`` can do.
-KINDS = ("paper", "halo", "low_res")
 #: Width of the band that YouTube-VIS masks have around objects, in pixels
 #: (docs/reference/released_code.md#halo).
 HALO_PX = 5
-#: Input pixels per cell of the low resolution.
-LOW_RES_STRIDE = 8
 #: Rounds of random dilation and erosion after which the target is given up.
 MAX_ROUNDS = 250
 #: Pixels of background around an object in which it may grow.

@@ -83,30 +83,12 @@ class Job:
         return Path(self.config_file).parent if self.config_file else None
 
 
-def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options about processes; names and meaning are detectron2's."""
-    group = parser.add_argument_group(
-        "processes", "torchrun works too: it says all of this by itself"
-    )
-    group.add_argument(
-        "--num-gpus", type=int, help="GPUs of each machine; default 1 where there is one, 0: CPU"
-    )
-    group.add_argument(
-        "--num-processes", type=int, default=1, help="with --num-gpus 0: processes on the CPU"
-    )
-    group.add_argument("--num-machines", type=int, default=1, help="default 1")
-    group.add_argument("--machine-rank", type=int, default=0, help="of this machine, from 0")
-    group.add_argument(
-        "--dist-url", default="auto", help="tcp://HOST:PORT of machine 0; auto on one machine"
-    )
-
-
 def run_job(job: Job, args: argparse.Namespace) -> int:
     """Start the processes that the options ask for and do the job in each of them.
 
     Args:
         job: what to do; its ``cpu`` is overruled by the options.
-        args: with the options of ``add_launch_arguments``.
+        args: with the options of ``vmt train`` about processes.
 
     Returns:
         0; 1 when ``TEST.EXPECTED_RESULTS`` do not hold; 128 + n when signal n ended the training.
@@ -121,7 +103,7 @@ def plan_processes(cfg: CfgNode, args: argparse.Namespace, gpus: int) -> Process
 
     Args:
         cfg: its ``MODEL.DEVICE`` and ``ENGINE.TIMEOUT_MINUTES`` are read.
-        args: with the options of ``add_launch_arguments``.
+        args: with the options of ``vmt train`` about processes.
         gpus: of this machine.
 
     Raises:
