@@ -396,7 +396,9 @@ def test_an_unexpected_error_keeps_its_traceback(
         ({"DATALOADER__NUM_WORKERS": -1}, r"DATALOADER.NUM_WORKERS is -1; give at least 0"),
         ({"DATALOADER__MAX_REDRAWS": 0}, r"DATALOADER.MAX_REDRAWS is 0; give at least 1"),
         ({"INPUT__CLIP_FRAMES": 0}, r"INPUT.CLIP_FRAMES is 0; give at least 1"),
-        ({"INPUT__PSEUDO_CLIP": "x"}, r"INPUT.PSEUDO_CLIP is 'x'; choose native or release"),
+        ({"COMPAT": "x"}, r"COMPAT is 'x'; choose none or released"),
+        ({"COMPAT": "released", "INPUT__SAMPLER": "range"}, r"leave INPUT.SAMPLER range out"),
+        ({"INPUT__AUGMENTATION": "release"}, r"belongs to COMPAT released; write that"),
         ({"DATASETS__CATEGORY_MAPS": ["", ""]}, r"CATEGORY_MAPS is .*each of the 1 sets"),
         ({"train": []}, r"DATASETS.TRAIN is empty"),
     ],
@@ -420,8 +422,8 @@ def test_sets_without_annotations_cannot_train(two_videos: Path, make_config: An
 
 def test_keeping_invisible_tracklets(two_videos: Path, make_config: Any) -> None:
     blank(two_videos, slice(0, 1))
-    for keep, counts in ((False, {1, 2}), (True, {2})):
-        cfg = make_config(train=two_videos, INPUT__KEEP_INVISIBLE=keep, INPUT__AUGMENTATION="none")
+    for compat, counts in (("none", {1, 2}), ("released", {2})):
+        cfg = make_config(train=two_videos, COMPAT=compat, INPUT__CROP_PROB=0.0)
         samples = flat(take(cfg, two_videos, 4))
         assert {len(sample["targets"]) for sample in samples} == counts
 

@@ -6,7 +6,7 @@ import pytest
 from vmt.data.clip_sampler import build_sampler
 from vmt.utils.errors import ConfigError
 
-NAMES = ("local_global", "release", "range")
+NAMES = ("local_global", "released", "range")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -21,7 +21,7 @@ def test_properties(name: str, T: int, length: int) -> None:
         assert frames == sorted(frames)
         assert key in frames
         assert all(isinstance(t, int) and 0 <= t < length for t in frames)
-        if name != "release":
+        if name != "released":
             assert len(set(frames)) == min(T, length)
 
 
@@ -34,7 +34,7 @@ def test_the_same_generator_gives_the_same_frames(name: str) -> None:
     assert len(others) > 10
 
 
-@pytest.mark.parametrize("name", ["local_global", "release"])
+@pytest.mark.parametrize("name", ["local_global", "released"])
 def test_neighbours_are_near_and_the_rest_lies_outside(name: str) -> None:
     sample, rng = build_sampler(name, 1), np.random.default_rng(0)
     far = set()
@@ -61,7 +61,7 @@ def test_two_frames_are_neighbours() -> None:
 
 
 def test_the_published_draw_repeats_frames_as_published() -> None:
-    sample, rng = build_sampler("release", 1), np.random.default_rng(0)
+    sample, rng = build_sampler("released", 1), np.random.default_rng(0)
     at_start = [sample(0, 40, 5, rng) for _ in range(50)]
     assert all(frames[:2] == [0, 0] for frames in at_start)  # the neighbour before frame 0 is 0
     doubles = [sample(20, 24, 5, rng) for _ in range(300)]
@@ -69,9 +69,9 @@ def test_the_published_draw_repeats_frames_as_published() -> None:
 
 
 def test_messages() -> None:
-    with pytest.raises(ConfigError, match=r"INPUT.SAMPLER is 'near'; choose local_global, release"):
+    with pytest.raises(ConfigError, match=r"INPUT.SAMPLER is 'near'; choose local_global or"):
         build_sampler("near", 1)
     with pytest.raises(ConfigError, match=r"INPUT.SAMPLER_RANGE is 0"):
         build_sampler("range", 0)
     with pytest.raises(ConfigError, match=r"three frames for INPUT.CLIP_FRAMES 2"):
-        build_sampler("release", 1)(0, 9, 2, np.random.default_rng(0))
+        build_sampler("released", 1)(0, 9, 2, np.random.default_rng(0))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cocoapi_hq.io import rle
-from vmt.data.clip_sampler import sample_local_global, sample_release
+from vmt.data.clip_sampler import sample_local_global, sample_released
 from vmt.data.composites import CompositeOptions, _corrupted, _warped_alpha, composite_clip
 from vmt.data.degrade import degrade_file, degrade_tube
 from vmt.data.labels import label_table
@@ -24,7 +24,7 @@ def test_the_published_draw_repeats_a_neighbour_at_most_once():
     """Far frames differ from one another; the upper neighbour may be drawn once more."""
     repeated = 0
     for seed in range(300):
-        frames = sample_release(10, 24, 7, np.random.default_rng(seed))
+        frames = sample_released(10, 24, 7, np.random.default_rng(seed))
         counts = Counter(frames)
         twice = [t for t, count in counts.items() if count > 1]
         assert len(frames) == 7

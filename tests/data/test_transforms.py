@@ -27,7 +27,7 @@ from vmt.data.transforms import (
 from vmt.structures.boxes import cxcywh_to_xyxy
 from vmt.utils.errors import ConfigError
 
-RECIPES = ("default", "release", "lsj", "none")
+RECIPES = ("default", "released", "lsj", "none")
 
 
 def flat_clip(size: tuple[int, int] = (60, 90), num_frames: int = 3) -> Clip:
@@ -71,7 +71,7 @@ def test_masks_stay_on_their_objects(name: str) -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_boxes_agree_with_masks_after_every_recipe(name: str, make_config: Any) -> None:
-    augment = build_augmentation(make_config(INPUT__AUGMENTATION=name))
+    augment = build_augmentation(make_config().INPUT, name)
     for seed in range(12):
         clip = augment(flat_clip(), np.random.default_rng(seed))
         assert clip.frames.dtype == torch.uint8
@@ -93,7 +93,7 @@ def test_boxes_agree_with_masks_after_every_recipe(name: str, make_config: Any) 
 def test_the_same_seed_gives_the_same_clip_and_leaves_the_global_state_alone(
     name: str, make_config: Any
 ) -> None:
-    augment = build_augmentation(make_config(INPUT__AUGMENTATION=name))
+    augment = build_augmentation(make_config().INPUT, name)
     state = torch.get_rng_state()
     first = augment(flat_clip(), np.random.default_rng(9))
     torch.manual_seed(123)
@@ -108,7 +108,7 @@ def test_the_same_seed_gives_the_same_clip_and_leaves_the_global_state_alone(
 @pytest.mark.parametrize("name", ["default", "lsj", "none"])
 def test_one_draw_per_clip(name: str, make_config: Any) -> None:
     """Equal frames stay equal: whatever is drawn is drawn for the clip."""
-    augment = build_augmentation(make_config(INPUT__AUGMENTATION=name))
+    augment = build_augmentation(make_config().INPUT, name)
     clip = flat_clip()
     still = Clip(clip.frames[:1].expand(3, -1, -1, -1), clip.masks[:, :1].expand(-1, 3, -1, -1))
     for seed in range(8):
@@ -214,7 +214,7 @@ def test_crop_marks_the_clip() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"INPUT__AUGMENTATION": "strong"}, "INPUT.AUGMENTATION is 'strong'; choose default, rel"),
+        ({"INPUT__AUGMENTATION": "strong"}, "INPUT.AUGMENTATION is 'strong'; choose default, lsj"),
         ({"INPUT__MIN_SIZE_TRAIN": []}, r"INPUT.MIN_SIZE_TRAIN is \[\]; give sizes in pixels"),
         ({"INPUT__CROP_SIZE": [600, 384]}, r"INPUT.CROP_SIZE is \[600, 384\]; give two values"),
         ({"INPUT__LSJ_SCALE": [0.0, 1.0]}, r"INPUT.LSJ_SCALE is \[0.0, 1.0\]"),
@@ -223,5 +223,6 @@ def test_crop_marks_the_clip() -> None:
     ],
 )
 def test_messages(values: dict[str, Any], message: str, make_config: Any) -> None:
+    node = make_config(**values).INPUT
     with pytest.raises(ConfigError, match=message):
-        build_augmentation(make_config(**values))
+        build_augmentation(node, node.AUGMENTATION)

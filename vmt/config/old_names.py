@@ -9,6 +9,9 @@ _QUADTREE = "docs/methods/vmt.md says why"
 
 #: Key -> what became of it, the end of a sentence.
 OLD_KEYS = {
+    "TEST.CROP_TO_INPUT": "is part of COMPAT: False is released, True is none",
+    "INPUT.PSEUDO_CLIP": "is part of COMPAT: release is released, native is none",
+    "INPUT.KEEP_INVISIBLE": "is part of COMPAT: True is released, False is none",
     "MODEL.REFINER.BOX_MASK": f"{_ALWAYS}: boxes wrap as in the released code",
     "MODEL.REFINER.REGION_RULE": "is a value of MODEL.REFINER.REGION: incoherent (for residue) "
     "or mixed",

@@ -20,6 +20,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader, Dataset
 
+from vmt.config.compat import behaviour
 from vmt.data import order as orders
 from vmt.data.catalog import load_dataset
 from vmt.data.clip_sampler import build_sampler
@@ -331,13 +332,14 @@ def build_train_clips(cfg: CfgNode, label_space: LabelSpace) -> TrainClips:
     for kind in cfg.INPUT.DEGRADE:
         if kind not in known:
             raise ConfigError(f"INPUT.DEGRADE: {kind!r} is none of {', '.join(known)}.")
+    way = behaviour(cfg)
     mapper = ClipMapper(
         num_frames=cfg.INPUT.CLIP_FRAMES,
-        sampler=build_sampler(cfg.INPUT.SAMPLER, cfg.INPUT.SAMPLER_RANGE),
-        pseudo_clip=build_pseudo_clip(cfg.INPUT.PSEUDO_CLIP),
-        augmentation=build_augmentation(cfg),
+        sampler=build_sampler(way.sampler, cfg.INPUT.SAMPLER_RANGE),
+        pseudo_clip=build_pseudo_clip(way.pseudo_clip),
+        augmentation=build_augmentation(cfg.INPUT, way.augmentation),
         max_image_objects=cfg.INPUT.MAX_IMAGE_OBJECTS,
-        keep_invisible=cfg.INPUT.KEEP_INVISIBLE,
+        keep_invisible=way.keep_invisible,
         degrade=tuple(cfg.INPUT.DEGRADE),
     )
     return TrainClips(

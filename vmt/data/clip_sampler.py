@@ -18,7 +18,7 @@ def build_sampler(name: str, frame_range: int) -> Sampler:
     """The sampler that a config names.
 
     Args:
-        name: ``INPUT.SAMPLER``.
+        name: ``INPUT.SAMPLER``, or "released".
         frame_range: ``INPUT.SAMPLER_RANGE``, frames to either side, for "range".
 
     Returns:
@@ -30,8 +30,8 @@ def build_sampler(name: str, frame_range: int) -> Sampler:
     """
     if name == "local_global":
         return sample_local_global
-    if name == "release":
-        return sample_release
+    if name == "released":
+        return sample_released
     if name == "range":
         if frame_range < 1:
             raise ConfigError(f"INPUT.SAMPLER_RANGE is {frame_range}; give at least 1 frame.")
@@ -41,7 +41,7 @@ def build_sampler(name: str, frame_range: int) -> Sampler:
             return _complete([key], near, length, T, rng)
 
         return sample
-    raise ConfigError(f"INPUT.SAMPLER is {name!r}; choose local_global, release or range.")
+    raise ConfigError(f"INPUT.SAMPLER is {name!r}; choose local_global or range.")
 
 
 def sample_local_global(key: int, length: int, T: int, rng: np.random.Generator) -> list[int]:
@@ -74,7 +74,7 @@ def sample_local_global(key: int, length: int, T: int, rng: np.random.Generator)
     return _complete(chosen, outside, length, T, rng)
 
 
-def sample_release(key: int, length: int, T: int, rng: np.random.Generator) -> list[int]:
+def sample_released(key: int, length: int, T: int, rng: np.random.Generator) -> list[int]:
     """The published draw with its repeats (docs/reference/released_code.md#sampler).
 
     At an end of the video the neighbour is the key frame again; of the far frames, the upper
@@ -94,7 +94,7 @@ def sample_release(key: int, length: int, T: int, rng: np.random.Generator) -> l
         return [key]
     if T == 2:
         raise ConfigError(
-            "INPUT.SAMPLER release gives three frames for INPUT.CLIP_FRAMES 2; use local_global."
+            "COMPAT released gives three frames for INPUT.CLIP_FRAMES 2; use COMPAT none."
         )
     before, after = rng.integers(1, _NEAR + 1, 2).tolist()
     chosen = [key, max(0, key - before), min(length - 1, key + after)]

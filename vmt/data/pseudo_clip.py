@@ -13,7 +13,6 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from vmt.data.transforms import Clip
-from vmt.utils.errors import ConfigError
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -46,12 +45,8 @@ class PseudoClip(Protocol):
 
 
 def build_pseudo_clip(name: str) -> PseudoClip:
-    """The recipe that ``INPUT.PSEUDO_CLIP`` names; ConfigError when there is none."""
-    if name == "native":
-        return camera_path
-    if name == "release":
-        return shuffled_copies
-    raise ConfigError(f"INPUT.PSEUDO_CLIP is {name!r}; choose native or release.")
+    """``native`` or ``released``, see ``vmt.config.compat``."""
+    return {"native": camera_path, "released": shuffled_copies}[name]
 
 
 def camera_path(

@@ -380,13 +380,16 @@ def _to_video(pixels: npt.NDArray[np.uint8]) -> Tensor:
 # --- from the config ----------------------------------------------------------------------------
 
 
-def build_augmentation(cfg: CfgNode) -> Compose:
-    """The training augmentation that ``INPUT.AUGMENTATION`` names.
+def build_augmentation(node: CfgNode, name: str) -> Compose:
+    """The training augmentation of that name.
+
+    Args:
+        node: ``INPUT``.
+        name: ``INPUT.AUGMENTATION``, or "released".
 
     Raises:
         ConfigError: unknown name, or values of ``INPUT`` outside their range.
     """
-    node = cfg.INPUT
     _check(node)
     resize = Resize(node.MIN_SIZE_TRAIN, node.MAX_SIZE_TRAIN)
     flip = Flip(node.FLIP_PROB)
@@ -397,7 +400,7 @@ def build_augmentation(cfg: CfgNode) -> Compose:
             ResizeOrCrop(node.CROP_PROB, node.CROP_MIN_SIZES, crop_range, resize),
             ColorJitter(node.COLOR_PROB),
         ],
-        "release": [
+        "released": [
             flip,
             ReleaseJitter(),
             ResizeOrCrop(node.CROP_PROB, node.CROP_MIN_SIZES, crop_range, resize, twice=True),
@@ -411,11 +414,9 @@ def build_augmentation(cfg: CfgNode) -> Compose:
         ],
         "none": [resize],
     }
-    if node.AUGMENTATION not in recipes:
-        raise ConfigError(
-            f"INPUT.AUGMENTATION is {node.AUGMENTATION!r}; choose {', '.join(recipes)}."
-        )
-    return Compose(recipes[node.AUGMENTATION])
+    if name not in recipes:
+        raise ConfigError(f"INPUT.AUGMENTATION is {name!r}; choose default, lsj or none.")
+    return Compose(recipes[name])
 
 
 def _check(node: CfgNode) -> None:

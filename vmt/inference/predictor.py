@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vmt.config.compat import behaviour
 from vmt.inference.association.base import Association, FrameLogits, TrackSummary
 from vmt.inference.association.whole_video import WholeVideoAssociation
 from vmt.inference.association.windows import WindowAssociation
@@ -136,7 +137,7 @@ class PredictorOptions:
             min_size=cfg.INPUT.MIN_SIZE_TEST,
             max_size=cfg.INPUT.MAX_SIZE_TEST,
             frame_chunk=cfg.TEST.FRAME_CHUNK,
-            crop_to_input=cfg.TEST.CROP_TO_INPUT,
+            crop_to_input=behaviour(cfg).crop_to_input,
             similarity_weight=1.0 if cfg.TEST.WINDOW == 1 else 0.0,
         )
 

@@ -74,7 +74,7 @@ def test_sampler(pair: Pair, ramp: Path) -> None:
     assert max(near) <= 3
 
 
-@shows("INPUT.SAMPLER", "release", *PLAIN, "INPUT.CLIP_FRAMES", 3)
+@shows("COMPAT", "released", *PLAIN, "INPUT.CLIP_FRAMES", 3)
 def test_published_sampler_repeats_frames(pair: Pair, ramp: Path) -> None:
     repeats = [
         sum(len(set(s["clip_id"].split(","))) < 3 for s in take(cfg, ramp, 10))
@@ -98,7 +98,7 @@ def test_augmentation(pair: Pair, ramp: Path) -> None:
     assert plain["image"][0, 0, 0].tolist() == list(range(0, 256, 4))
 
 
-@shows("INPUT.AUGMENTATION", "release", *PLAIN)
+@shows("COMPAT", "released", *PLAIN, "INPUT.CLIP_FRAMES", 3)
 def test_published_colours(pair: Pair, ramp: Path) -> None:
     """Drawn frame by frame; the default changes nothing without COLOR_PROB."""
     plain, changed = (take(cfg, ramp, 10) for cfg in pair.configs(*of(ramp)))
@@ -183,7 +183,7 @@ def test_jitter_scale(pair: Pair, ramp: Path) -> None:
 ONE_FRAME = (*PLAIN, "INPUT.CLIP_FRAMES", "1")
 
 
-@shows("INPUT.PSEUDO_CLIP", "release", *ONE_FRAME)
+@shows("COMPAT", "released", *ONE_FRAME)
 def test_pseudo_clip(pair: Pair, still: Path) -> None:
     """Overlaps are kept, or go to the later object."""
     areas = [s["targets"].masks.sum((1, 2, 3)).tolist() for s in first_two(pair, still)]
@@ -198,7 +198,7 @@ def test_most_objects_of_an_image(pair: Pair, still: Path) -> None:
         take(changed, still)
 
 
-@shows("INPUT.KEEP_INVISIBLE", True, *ONE_FRAME)
+@shows("COMPAT", "released", *ONE_FRAME)
 def test_invisible_tracklets(pair: Pair, ramp: Path) -> None:
     """The second object is in the last of ten frames alone."""
     counts = [

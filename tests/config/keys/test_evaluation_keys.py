@@ -141,7 +141,7 @@ def test_frame_chunk(pair: Pair) -> None:
     torch.testing.assert_close(found[0][1], found[1][1], atol=1e-4, rtol=1e-4)
 
 
-@shows("TEST.CROP_TO_INPUT", False, "INPUT.MIN_SIZE_TEST", "41")
+@shows("COMPAT", "released", "INPUT.MIN_SIZE_TEST", "41")
 def test_crop_to_input(pair: Pair) -> None:
     """A red lower half of 41x68 pixels in a map of 6x9 cells of 8: row 24, or 20.5 / 48 of 48."""
     frame = np.zeros((*SIZE, 3), np.uint8)

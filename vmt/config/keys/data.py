@@ -17,18 +17,16 @@ def add_keys(cfg: Node) -> None:
     # Frames per training clip, T [S].
     cfg.INPUT.CLIP_FRAMES = 5
     # Which frames join the key frame: "local_global" (near neighbours and frames from afar, all
-    # different while the video has enough), "release" (the published draw with its repeats), or
-    # "range" (any frames within SAMPLER_RANGE); docs/reference/released_code.md#sampler compares.
+    # different while the video has enough), or "range" (any frames within SAMPLER_RANGE).
     cfg.INPUT.SAMPLER = "local_global"
     # Frames to either side of the key frame, for "range" [V].
     cfg.INPUT.SAMPLER_RANGE = 20
-    # "default": flip, resize or crop and resize, colours, one draw per clip; "release": published
-    # order and quirks [S] (docs/reference/released_code.md#augmentation); "lsj": large-scale
+    # "default": flip, resize or crop and resize, colours, one draw per clip; "lsj": large-scale
     # jitter; "none": resize alone.
     cfg.INPUT.AUGMENTATION = "default"
     # Probability of a horizontal flip of the whole clip [S].
     cfg.INPUT.FLIP_PROB = 0.5
-    # Probability of colour changes in "default" and "lsj" [D]; "release" has its own.
+    # Probability of colour changes in "default" and "lsj" [D].
     cfg.INPUT.COLOR_PROB = 0.8
     # Short sides of which one is drawn per clip, and bound of the long side (0: none), pixels [S].
     cfg.INPUT.MIN_SIZE_TRAIN = [288, 320, 352, 392, 416, 448, 480, 512]
@@ -41,14 +39,8 @@ def add_keys(cfg: Node) -> None:
     # "lsj": (h, w) in pixels, and the range of the scale relative to what fits into it [D].
     cfg.INPUT.LSJ_SIZE = [480, 768]
     cfg.INPUT.LSJ_SCALE = [0.5, 2.0]
-    # Images as clips: "native" (a smooth camera path, overlaps kept) or "release" (shuffled
-    # distorted copies, overlaps go to the later object [S]);
-    # see docs/reference/released_code.md#pseudo-clips.
-    cfg.INPUT.PSEUDO_CLIP = "native"
     # Images with more objects are left out of training; 0: none is [S].
     cfg.INPUT.MAX_IMAGE_OBJECTS = 25
-    # Tracklets that no frame of the clip shows stay targets ([S]: True).
-    cfg.INPUT.KEEP_INVISIBLE = False
     # For a mask refiner: what makes its input coarse, one drawn per tracklet: kinds of
     # `vmt degrade` and "clean", as often as named; none: samples have no coarse masks [D].
     cfg.INPUT.DEGRADE = []

@@ -18,9 +18,6 @@ def add_keys(cfg: Node) -> None:
     cfg.TEST.TOP_K = 10
     # Frames per pass through backbone, encoder and refiner; bounds memory, changes no result.
     cfg.TEST.FRAME_CHUNK = 2
-    # Network output is cut to the input size before it is stretched to the video's
-    # ([R]: False, docs/reference/released_code.md#odd-sizes).
-    cfg.TEST.CROP_TO_INPUT = True
     # "fp32"; "tf32": a GPU rounds the factors of products to 10 bits; "bf16", "fp16": autocast.
     cfg.TEST.PRECISION = "fp32"
     # Overlay and CSV show tracks from this score on; results.json keeps all.

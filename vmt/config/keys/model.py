@@ -10,6 +10,10 @@ from vmt.config.keys import sections
 def add_keys(cfg: Node) -> None:
     """Add them."""
     sections(cfg, "MODEL.BACKBONE")
+    # "released": frames of a clip, augmentation, clips of images, invisible targets and the
+    # stretch of masks to the video as in the published code (docs/reference/released_code.md), not
+    # ours [S][R]; "none": ours [D].
+    cfg.COMPAT = "none"
     # Name in the registry META_ARCHITECTURES.
     cfg.MODEL.META_ARCHITECTURE = "VideoMaskTransfiner"
     # "auto" takes a GPU when there is one; or any torch device name.
