@@ -31,7 +31,7 @@ from vmt.apps.segment import OutputFiles, Pipeline
 from vmt.inference.predictor import Frame, FrameResult, PredictorOptions, VideoPredictor
 from vmt.inference.results import ResultsWriter
 from vmt.inference.video_file import VideoFile
-from vmt.inference.video_io import VideoWriter
+from vmt.inference.video_writer import VideoWriter
 from vmt.utils.atomic import DiskReserve
 from vmt.utils.memory import peak_mb, resident_mb
 

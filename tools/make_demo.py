@@ -30,7 +30,8 @@ from cocoapi_hq.io import rle
 from vmt.cli.main import main as vmt
 from vmt.data.mask_files.base import FrameSet, VideoMasks
 from vmt.data.mask_files.open import MaskOptions, open_mask_file
-from vmt.inference.video_io import VideoWriter, open_videos, write_png
+from vmt.inference.sources import open_videos
+from vmt.inference.video_writer import VideoWriter, write_png
 from vmt.structures.masks import Rle
 from vmt.utils.atomic import make_folder
 from vmt.utils.console import exit_with

@@ -32,7 +32,7 @@ if __package__ in (None, ""):  # run as a script: the tool beside it lies in thi
 from tools.visualize_refinement import Clip, read_clip
 from vmt.config.node import load_config
 from vmt.inference.load import load_model
-from vmt.inference.video_io import write_png
+from vmt.inference.video_writer import write_png
 from vmt.modeling.seqformer.encoder import Encoder
 from vmt.utils.atomic import make_folder
 from vmt.utils.console import exit_with, one_line_errors

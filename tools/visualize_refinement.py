@@ -39,7 +39,8 @@ from vmt.data.images import read_picture
 from vmt.data.mapper import decode_masks
 from vmt.inference.load import load_model
 from vmt.inference.predictor import resize_frame
-from vmt.inference.video_io import VideoWriter, open_videos, write_png
+from vmt.inference.sources import open_videos
+from vmt.inference.video_writer import VideoWriter, write_png
 from vmt.modeling.refiners.base import RefinerInput
 from vmt.modeling.refiners.quadtree.criterion import QuadtreeOutput
 from vmt.modeling.refiners.quadtree.refiner import STRIDES, QuadtreeRefiner

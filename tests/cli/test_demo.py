@@ -19,7 +19,7 @@ from tests.inference.fake_model import BlobModel, blob_video
 from vmt.apps import segment
 from vmt.cli.main import main
 from vmt.inference.video_file import VideoFile
-from vmt.inference.video_io import VideoWriter
+from vmt.inference.video_writer import VideoWriter
 
 SIZE = (72, 120)
 CONFIG = "configs/quick/vmt_release_tiny.yaml"

@@ -13,7 +13,7 @@ from vmt.cli.main import main
 from vmt.data.catalog import load_dataset
 from vmt.data.mapper import ClipMapper
 from vmt.data.mask_files.open import open_mask_file
-from vmt.inference.video_io import FrameList, open_videos
+from vmt.inference.sources import FrameList, open_videos
 
 H, W = 16, 24
 

@@ -16,7 +16,7 @@ from cocoapi_hq.io import rle
 from vmt.cli import refine
 from vmt.cli.main import main
 from vmt.inference.mask_refiner import MaskRefiner, RefinedFrame
-from vmt.inference.video_io import VideoWriter
+from vmt.inference.video_writer import VideoWriter
 from vmt.modeling.mask_refiner.prompt import RefinedTube
 from vmt.ops.crops import Place
 

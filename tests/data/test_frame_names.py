@@ -15,7 +15,7 @@ from vmt.cli.main import main
 from vmt.data.datasets.ytvis import load_ytvis_json
 from vmt.data.frame_names import frame_path, why_missing
 from vmt.data.images import read_frame
-from vmt.inference.video_io import open_videos
+from vmt.inference.sources import open_videos
 from vmt.utils.errors import VmtError
 
 H, W, T = 24, 32, 2

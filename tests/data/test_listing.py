@@ -16,7 +16,7 @@ from vmt.cli.main import main
 from vmt.data.datasets.folders import load_png_folders
 from vmt.data.listing import list_frames
 from vmt.data.mask_files.open import open_mask_file
-from vmt.inference.video_io import open_videos
+from vmt.inference.sources import open_videos
 from vmt.utils.errors import VideoError
 
 

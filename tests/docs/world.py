@@ -18,7 +18,7 @@ from tests.docs.blocks import REPO
 from tests.synthetic import CATEGORIES, ShapeVideo, moving_shapes
 from vmt.checkpoint.key_maps.released import RELEASED
 from vmt.inference.load import load_model
-from vmt.inference.video_io import VideoWriter
+from vmt.inference.video_writer import VideoWriter
 
 SIZE, FRAMES = (96, 128), 5
 #: Weight files in the layout of the published ones -> config of their network.

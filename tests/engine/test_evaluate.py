@@ -19,7 +19,7 @@ from vmt.data.images import read_frame
 from vmt.engine.defaults import set_titles
 from vmt.engine.evaluate import SetResults, _say_which_classes, annotation_file, evaluate_set
 from vmt.engine.result_folder import ResultFolder, fingerprint
-from vmt.inference.video_io import write_png
+from vmt.inference.video_writer import write_png
 from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import ConfigError, VideoError
 

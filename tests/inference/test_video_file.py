@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vmt.inference.video_file import VideoFile, count_frames
-from vmt.inference.video_io import VideoWriter
+from vmt.inference.video_writer import VideoWriter
 from vmt.utils.errors import VideoError
 
 #: A coded picture of 2 x 2 fields and what players show of it, by the display matrix

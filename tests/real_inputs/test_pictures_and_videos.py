@@ -13,7 +13,7 @@ from tests.engine.runs import REPO, TINY
 from tests.real_inputs.conftest import Vmt
 from tests.real_inputs.disk import assert_on_its_frame, disk
 from vmt.data.images import read_frame
-from vmt.inference.video_io import open_videos, read_image
+from vmt.inference.sources import open_videos, read_image
 from vmt.utils.errors import VideoError
 
 TRAIN = ("train", "--config-file", REPO / "configs/quick/seqformer_tiny.yaml")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vmt.inference.video_io import VideoWriter
+from vmt.inference.video_writer import VideoWriter
 
 TOOL = Path(__file__).parents[2] / "tools/make_demo.py"
 

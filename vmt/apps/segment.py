@@ -17,8 +17,9 @@ from vmt.data.labels import label_space_from_json, result_ids
 from vmt.inference.load import load_model
 from vmt.inference.predictor import FrameResult, PredictorOptions, TrackMask, VideoPredictor
 from vmt.inference.results import LabelMapWriter, ResultsWriter, TrackTable
+from vmt.inference.sources import FirstFrames, VideoSource, open_videos
 from vmt.inference.threads import ReadAhead, WriteBehind
-from vmt.inference.video_io import FirstFrames, VideoSource, VideoWriter, open_videos, write_png
+from vmt.inference.video_writer import VideoWriter, write_png
 from vmt.structures.labels import LabelSpace
 from vmt.utils.atomic import DiskReserve, make_folder
 from vmt.utils.errors import AnnotationError, ConfigError, OutputError, VideoError

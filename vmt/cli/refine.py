@@ -65,7 +65,7 @@ from vmt.data.mask_files.entries import VIDEO_KEY, EntryOptions
 from vmt.data.mask_files.open import MaskOptions, has_frames, open_mask_file, read_void
 from vmt.inference.mask_refiner import FrameRefiner, MaskRefiner
 from vmt.inference.refine_defaults import ACCEPT, ANY, LOW_RES, MIN_IOU, WINDOW, weights_path
-from vmt.inference.video_io import FrameList, VideoSource
+from vmt.inference.sources import FrameList, VideoSource
 from vmt.utils.atomic import AtomicFile, make_folder
 from vmt.utils.errors import AnnotationError, ConfigError, OutputError, VideoError, VmtError
 from vmt.utils.threads import take_free_cores

@@ -20,7 +20,7 @@ from vmt.engine.result_folder import ResultFolder, fingerprint
 from vmt.evaluation.scoring import score
 from vmt.inference.predictor import PredictorOptions, VideoPredictor
 from vmt.inference.results import ResultsWriter
-from vmt.inference.video_io import YTVIS_FPS, FrameList
+from vmt.inference.sources import YTVIS_FPS, FrameList
 from vmt.modeling.video_model import ClipModel
 from vmt.structures.labels import LabelSpace
 from vmt.utils import comm

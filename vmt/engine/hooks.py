@@ -18,7 +18,7 @@ from torch import Tensor
 from vmt.checkpoint.training_state import CheckpointFolder
 from vmt.engine.train_loop import Hook, Trainer
 from vmt.inference.predictor import PredictorOptions, VideoPredictor
-from vmt.inference.video_io import write_png
+from vmt.inference.video_writer import write_png
 from vmt.utils import comm
 from vmt.utils.atomic import make_folder
 from vmt.utils.events import ScalarWriter

@@ -17,7 +17,8 @@ import numpy as np
 
 from vmt.inference.association.base import ClassScore, TrackSummary
 from vmt.inference.predictor import FrameResult, TrackMask
-from vmt.inference.video_io import VideoSource, write_png
+from vmt.inference.sources import VideoSource
+from vmt.inference.video_writer import write_png
 from vmt.structures.labels import LabelSpace
 from vmt.structures.masks import decode_crop
 from vmt.utils.atomic import AtomicFile, DiskReserve, make_folder

@@ -22,7 +22,7 @@ from vmt.data.datasets.ytvis import load_ytvis_json
 from vmt.data.degrade import degrade_file
 from vmt.data.mask_files.base import FrameSet
 from vmt.data.mask_files.open import open_mask_file
-from vmt.inference.video_io import write_png
+from vmt.inference.video_writer import write_png
 
 BOX = rect(10, 10, 30, 30)
 SPELLINGS: list[Any] = [

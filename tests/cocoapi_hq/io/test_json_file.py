@@ -25,7 +25,7 @@ from vmt.data.degrade import degrade_file
 from vmt.data.labels import resolve_label_space
 from vmt.data.mask_files.json_list import read_json_list
 from vmt.data.mask_files.polygons import has_shapes
-from vmt.inference.video_io import open_videos
+from vmt.inference.sources import open_videos
 
 SPELLINGS: dict[str, Callable[[str], bytes]] = {
     "bom": lambda text: b"\xef\xbb\xbf" + text.encode(),

@@ -19,7 +19,7 @@ from tests.inference.fake_model import BlobModel, blob_video
 from vmt.engine.defaults import evaluate_only
 from vmt.engine.evaluate import SetResults, evaluate_set
 from vmt.inference.predictor import PredictorOptions, VideoPredictor
-from vmt.inference.video_io import write_png
+from vmt.inference.video_writer import write_png
 from vmt.utils.errors import ConfigError, VideoError
 
 FRAMES, SIZE = 6, (48, 80)

@@ -39,8 +39,8 @@ from vmt.data.mask_files.base import (
 from vmt.data.mask_files.folders import FolderVideo
 from vmt.inference.mask_refiner import FrameRefiner, RefinedFrame
 from vmt.inference.refine_defaults import ACCEPT, WINDOW
+from vmt.inference.sources import FrameList, VideoSource, open_videos
 from vmt.inference.video_file import VideoFile, count_frames
-from vmt.inference.video_io import FrameList, VideoSource, open_videos
 from vmt.utils.atomic import AtomicFile, make_folder, output_error
 from vmt.utils.errors import AnnotationError, OutputError, VideoError, VmtError
 
