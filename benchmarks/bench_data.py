@@ -28,7 +28,7 @@ from common import benchmark_parser, machine, parse, run, write_json
 
 from tests.synthetic import write_moving_shapes
 from vmt.config.node import load_config
-from vmt.data.build import build_train_loader
+from vmt.data.build import PREFETCH, build_train_loader
 from vmt.data.labels import label_space_from_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,7 +46,7 @@ def clips_per_second(config: str, data: str, workers: int, seconds: float) -> di
     cfg = load_config(ROOT / config, overrides)
     loader = build_train_loader(cfg, label_space_from_json(data.rpartition("@")[0]))
     batches = iter(loader)
-    for _ in islice(batches, 2 * (1 + workers * cfg.DATALOADER.PREFETCH)):
+    for _ in islice(batches, 2 * (1 + workers * PREFETCH)):
         pass
     clips, start, cpu = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - start < seconds:

@@ -21,6 +21,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from cocoapi_hq.io import rle
 from tests.synthetic import write_moving_shapes
+from vmt.data import build
 from vmt.data.build import (
     LoaderError,
     build_train_loader,
@@ -305,9 +306,10 @@ def test_clips_without_an_object_are_redrawn(two_videos: Path, make_config: Any)
     assert_same(take(make_config(train=two_videos), two_videos, 4), batches)
 
 
-def test_redraws_end(two_videos: Path, make_config: Any) -> None:
+def test_redraws_end(two_videos: Path, make_config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     blank(two_videos, slice(None))
-    cfg = make_config(train=two_videos, DATALOADER__MAX_REDRAWS=5)
+    monkeypatch.setattr(build, "MAX_REDRAWS", 5)
+    cfg = make_config(train=two_videos)
     with pytest.raises(LoaderError, match=r"5 clips in a row could not be used"):
         take(cfg, two_videos, 1)
 
@@ -327,20 +329,26 @@ def test_one_cause_for_all_ends_at_once_with_the_cause_first(
     assert not caplog.records  # the cause is not buried under its repetitions
 
 
-def test_different_causes_are_redrawn_to_the_end(two_videos: Path, make_config: Any) -> None:
+def test_different_causes_are_redrawn_to_the_end(
+    two_videos: Path, make_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number, path in enumerate((two_videos.parent / "JPEGImages").rglob("*.jpg")):
         if number % 2:
             path.unlink()
         else:
             path.write_bytes(b"text")
-    cfg = make_config(train=two_videos, DATALOADER__MAX_REDRAWS=30)
+    monkeypatch.setattr(build, "MAX_REDRAWS", 30)
+    cfg = make_config(train=two_videos)
     with pytest.raises(LoaderError, match=r"each of 30 clips drawn from"):
         take(cfg, two_videos, 1)
 
 
-def test_a_cause_that_comes_later_is_skipped(two_videos: Path, make_config: Any) -> None:
+def test_a_cause_that_comes_later_is_skipped(
+    two_videos: Path, make_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ten failures in a row of one cause, behind a clip that could be used."""
-    cfg = make_config(train=two_videos, DATALOADER__MAX_REDRAWS=30)
+    monkeypatch.setattr(build, "MAX_REDRAWS", 30)
+    cfg = make_config(train=two_videos)
     clips = build_train_loader(cfg, label_space_from_json(two_videos)).clips
     assert clips[0].sample is not None
     for path in (two_videos.parent / "JPEGImages").rglob("*.jpg"):
@@ -368,7 +376,8 @@ def test_a_silent_worker_is_an_error_not_a_hang(
     shapes: Path, make_config: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ClipMapper, "__call__", lambda *args: time.sleep(60))
-    cfg = make_config(train=shapes, DATALOADER__NUM_WORKERS=1, DATALOADER__TIMEOUT=1)
+    monkeypatch.setattr(build, "TIMEOUT_S", 1)
+    cfg = make_config(train=shapes, DATALOADER__NUM_WORKERS=1)
     with pytest.raises(LoaderError, match=r"no batch from 1 workers for 1 seconds"):
         take(cfg, shapes, 1)
 
@@ -394,7 +403,6 @@ def test_an_unexpected_error_keeps_its_traceback(
         ({"SOLVER__CLIPS_PER_BATCH": 3}, r"SOLVER.CLIPS_PER_BATCH is 3.* multiple of the 2 proc"),
         ({"DATALOADER__ON_ERROR": "ask"}, r"DATALOADER.ON_ERROR is 'ask'; choose skip or fail"),
         ({"DATALOADER__NUM_WORKERS": -1}, r"DATALOADER.NUM_WORKERS is -1; give at least 0"),
-        ({"DATALOADER__MAX_REDRAWS": 0}, r"DATALOADER.MAX_REDRAWS is 0; give at least 1"),
         ({"INPUT__CLIP_FRAMES": 0}, r"INPUT.CLIP_FRAMES is 0; give at least 1"),
         ({"COMPAT": "x"}, r"COMPAT is 'x'; choose none or released"),
         ({"COMPAT": "released", "INPUT__SAMPLER": "range"}, r"leave INPUT.SAMPLER range out"),

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from vmt.data import build
 from vmt.data.build import LoaderError, build_train_loader
 from vmt.data.labels import label_space_from_json
 from vmt.data.order import SampleOrder
@@ -63,7 +64,7 @@ def test_a_resumed_run_sees_what_comes_next(start: int, shapes: Path, make_confi
 
 
 def test_a_clip_that_cannot_be_used_is_not_drawn_for_ever(
-    shapes: Path, make_config: Any, tmp_path: Path
+    shapes: Path, make_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One of 18 key frames shows an object: draws of one sample differ until it is found."""
     content = json.loads(shapes.read_text())
@@ -75,7 +76,9 @@ def test_a_clip_that_cannot_be_used_is_not_drawn_for_ever(
     path.write_text(json.dumps(content))
     (tmp_path / "JPEGImages").symlink_to(shapes.parent / "JPEGImages")
     few = {"INPUT__CLIP_FRAMES": 1, "SOLVER__CLIPS_PER_BATCH": 1, "INPUT__CROP_PROB": 0.0}
-    batches = take(make_config(train=path, DATALOADER__MAX_REDRAWS=400, **few), path, 4)
+    monkeypatch.setattr(build, "MAX_REDRAWS", 400)
+    batches = take(make_config(train=path, **few), path, 4)
     assert {s["clip_id"] for (s,) in batches} == {"3"}
+    monkeypatch.setattr(build, "MAX_REDRAWS", 2)
     with pytest.raises(LoaderError, match="2 clips in a row"):
-        take(make_config(train=path, DATALOADER__MAX_REDRAWS=2, **few), path, 18)
+        take(make_config(train=path, **few), path, 18)

@@ -12,6 +12,13 @@ OLD_KEYS = {
     "TEST.CROP_TO_INPUT": "is part of COMPAT: False is released, True is none",
     "INPUT.PSEUDO_CLIP": "is part of COMPAT: release is released, native is none",
     "INPUT.KEEP_INVISIBLE": "is part of COMPAT: True is released, False is none",
+    "MODEL.MATCHER.BOX_NORM": f"{_ALWAYS}: l2",
+    "MODEL.MATCHER.MASK_ABSENT": f"{_ALWAYS}: absent frames count",
+    "DATALOADER.PREFETCH": f"{_ALWAYS}: 2",
+    "DATALOADER.TIMEOUT": f"{_ALWAYS}: 300 seconds",
+    "DATALOADER.MAX_REDRAWS": f"{_ALWAYS}: 100",
+    "ENGINE.TIMEOUT_MINUTES": f"{_ALWAYS}: 30",
+    "TEST.JOBS": f"{_ALWAYS}: 1; vmt eval --jobs scores with more",
     "MODEL.REFINER.BOX_MASK": f"{_ALWAYS}: boxes wrap as in the released code",
     "MODEL.REFINER.REGION_RULE": "is a value of MODEL.REFINER.REGION: incoherent (for residue) "
     "or mixed",

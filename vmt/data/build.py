@@ -45,6 +45,10 @@ Sample = dict[str, Any]
 
 #: Draws that must fail for one cause, before any clip could be drawn, to end a training at once.
 FIRST_DRAWS = 8
+#: Draws for one place in a batch before training ends with an error.
+MAX_REDRAWS = 100
+#: Batches that each worker prepares ahead, and seconds without one after which training ends.
+PREFETCH, TIMEOUT_S = 2, 300
 #: What differs between messages of one cause: paths and numbers.
 _PLACES = re.compile(r"\S*[/\\]\S*|\d+")
 
@@ -85,7 +89,6 @@ class TrainClips(Dataset[_Drawn]):
         mapper: key frame -> sample.
         seed: of everything drawn within a sample.
         skip_errors: draw another clip when a file is damaged; otherwise that is the end.
-        max_redraws: draws per sample.
     """
 
     def __init__(
@@ -97,7 +100,6 @@ class TrainClips(Dataset[_Drawn]):
         *,
         seed: int,
         skip_errors: bool,
-        max_redraws: int,
     ) -> None:
         self.sets = list(sets)
         self.label_of = list(label_of)
@@ -105,14 +107,13 @@ class TrainClips(Dataset[_Drawn]):
         self.mapper = mapper
         self.seed = seed
         self.skip_errors = skip_errors
-        self.max_redraws = max_redraws
         self._ends = [np.cumsum(_key_frames(data)) for data in self.sets]
         self._succeeded = False
 
     def __getitem__(self, sample: int) -> _Drawn:
         which, key = self.order(sample)
         skipped: list[str] = []
-        for attempt in range(self.max_redraws):
+        for attempt in range(MAX_REDRAWS):
             rng = np.random.default_rng([self.seed, orders.SAMPLE, sample, attempt])
             if attempt:
                 key = int(rng.integers(self._ends[which][-1]))
@@ -151,7 +152,7 @@ class TrainClips(Dataset[_Drawn]):
             )
         damaged = f" {len(skipped)} files were damaged, the first: {skipped[0]}" if skipped else ""
         return (
-            f"{name}: {draws} clips in a row could not be used (DATALOADER.MAX_REDRAWS): no object "
+            f"{name}: {draws} clips in a row could not be used: no object "
             "visible, or files damaged. Check the data set with vmt check-annotations, and the "
             f"crop sizes of INPUT.{damaged}"
         )
@@ -192,25 +193,21 @@ class TrainLoader:
         world_size: int,
         start_step: int,
         num_workers: int,
-        prefetch: int,
-        timeout: float,
         pin_memory: bool = False,
     ) -> None:
         self.clips = clips
         self.start_step = start_step
         self.num_workers = num_workers
-        self.timeout = timeout
         self.steps_per_epoch = max(1, clips.order.epoch_size // batch)
         self.skipped: Counter[str] = Counter()
         self._numbers = _Numbers(batch, rank, world_size, start_step)
-        self._prefetch = prefetch
         self._pin_memory = pin_memory
 
     def __iter__(self) -> Iterator[list[Sample]]:
         """Batches from ``start_step`` on.
 
         Raises:
-            LoaderError: a worker died or gave nothing for ``DATALOADER.TIMEOUT`` seconds, or no
+            LoaderError: a worker died or gave nothing for ``TIMEOUT_S`` seconds, or no
                 clip of a set can be used.
             VideoError: a frame cannot be read, under ``DATALOADER.ON_ERROR fail``.
             AnnotationError: masks are damaged, under ``DATALOADER.ON_ERROR fail``.
@@ -236,8 +233,8 @@ class TrainLoader:
             batch_sampler=self._numbers,
             num_workers=self.num_workers,
             collate_fn=_as_list,
-            prefetch_factor=self._prefetch,
-            timeout=self.timeout,
+            prefetch_factor=PREFETCH,
+            timeout=TIMEOUT_S,
             pin_memory=self._pin_memory,
             worker_init_fn=_init_worker,
         )
@@ -257,10 +254,9 @@ class TrainLoader:
         text = " ".join(str(error).split())
         if "timed out" in text:
             return (
-                f"no batch from {self.num_workers} workers for {self.timeout:g} seconds "
-                "(DATALOADER.TIMEOUT): the file system hangs or the machine is overloaded. Fewer "
-                "DATALOADER.NUM_WORKERS, local data, or a longer time may help; 0 workers show "
-                "where it stands."
+                f"no batch from {self.num_workers} workers for {TIMEOUT_S:g} seconds: "
+                "the file system hangs or the machine is overloaded. Fewer DATALOADER.NUM_WORKERS "
+                "or local data may help; 0 workers show where it stands."
             )
         return (
             f"a worker that prepares clips died ({text}). Killed or Bus error: memory, or shared "
@@ -291,9 +287,8 @@ def _check_loader(cfg: CfgNode, rank: int, world_size: int) -> int:
     node = cfg.DATALOADER
     if node.ON_ERROR not in ("skip", "fail"):
         raise ConfigError(f"DATALOADER.ON_ERROR is {node.ON_ERROR!r}; choose skip or fail.")
-    for key, least in (("NUM_WORKERS", 0), ("PREFETCH", 1), ("TIMEOUT", 0), ("MAX_REDRAWS", 1)):
-        if node[key] < least:
-            raise ConfigError(f"DATALOADER.{key} is {node[key]}; give at least {least}.")
+    if node.NUM_WORKERS < 0:
+        raise ConfigError(f"DATALOADER.NUM_WORKERS is {node.NUM_WORKERS}; give at least 0.")
     if cfg.INPUT.CLIP_FRAMES < 1:
         raise ConfigError(f"INPUT.CLIP_FRAMES is {cfg.INPUT.CLIP_FRAMES}; give at least 1.")
     return batch
@@ -349,7 +344,6 @@ def build_train_clips(cfg: CfgNode, label_space: LabelSpace) -> TrainClips:
         mapper,
         seed=cfg.DATALOADER.SEED,
         skip_errors=cfg.DATALOADER.ON_ERROR == "skip",
-        max_redraws=cfg.DATALOADER.MAX_REDRAWS,
     )
 
 
@@ -409,8 +403,6 @@ def build_train_loader(
         world_size=world_size,
         start_step=start_step,
         num_workers=node.NUM_WORKERS,
-        prefetch=node.PREFETCH,
-        timeout=node.TIMEOUT,
         pin_memory=pin_memory,
     )
 

@@ -102,7 +102,7 @@ def plan_processes(cfg: CfgNode, args: argparse.Namespace, gpus: int) -> Process
     """The processes of a run that neither torchrun nor SLURM starts.
 
     Args:
-        cfg: its ``MODEL.DEVICE`` and ``ENGINE.TIMEOUT_MINUTES`` are read.
+        cfg: its ``MODEL.DEVICE`` is read.
         args: with the options of ``vmt train`` about processes.
         gpus: of this machine.
 
@@ -133,7 +133,6 @@ def plan_processes(cfg: CfgNode, args: argparse.Namespace, gpus: int) -> Process
         machine_rank=args.machine_rank,
         dist_url=args.dist_url,
         device=device,
-        timeout_minutes=cfg.ENGINE.TIMEOUT_MINUTES,
     )
 
 

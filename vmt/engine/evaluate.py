@@ -208,7 +208,6 @@ def _finish(
         store.results,
         cfg.TEST.METRICS,
         cfg.TEST.PROTOCOL,
-        cfg.TEST.JOBS,
         class_agnostic=cfg.DATASETS.CLASS_MATCH == "any",
     )
     logger.info("%s\n%s", name, table)

@@ -15,7 +15,6 @@ def score(
     results: Path,
     metrics: Sequence[str],
     protocol: str = "",
-    jobs: int = 1,
     class_agnostic: bool = False,
 ) -> tuple[dict[str, float], str]:
     """Score a result file.
@@ -25,7 +24,6 @@ def score(
         results: results.json.
         metrics: names from ``cocoapi_hq.METRICS``.
         protocol: rules; empty: by the fields of the annotations.
-        jobs: processes.
         class_agnostic: all categories count as one.
 
     Returns:
@@ -40,7 +38,6 @@ def score(
             str(results),
             metrics,
             protocol=protocol or None,
-            jobs=jobs,
             class_agnostic=class_agnostic or None,
         )
     flat = {

@@ -317,8 +317,6 @@ def test_clips_per_batch(pair: Pair, ramp: Path) -> None:
 @shows_each(
     {
         "DATALOADER.NUM_WORKERS": (3, "num_workers", 1, 3),
-        "DATALOADER.PREFETCH": (5, "prefetch_factor", 2, 5),
-        "DATALOADER.TIMEOUT": (17, "timeout", 300, 17),
     },
     "option,before,after",
     *PLAIN, "DATALOADER.NUM_WORKERS", "1",
@@ -360,10 +358,3 @@ def test_damaged_frames(pair: Pair, broken: Path) -> None:
     assert loader.skipped.total() >= 5
     with pytest.raises(VideoError, match=r"0000[0-4]\.png: no such"):
         take(changed, broken, 10)
-
-
-@shows("DATALOADER.MAX_REDRAWS", 2, *ONE_FRAME, "INPUT.MAX_IMAGE_OBJECTS", "1")
-def test_redraws(pair: Pair, still: Path) -> None:
-    for cfg, count in zip(pair.configs(*of(still)), (100, 2), strict=True):
-        with pytest.raises(LoaderError, match=f": {count} clips in a row"):
-            take(cfg, still)

@@ -12,7 +12,6 @@ import pytest
 import torch
 from fvcore.common.config import CfgNode
 
-import cocoapi_hq
 from cocoapi_hq.io import rle
 from tests.config.keys.pairs import LATER, Pair, network, shows, shows_each
 from tests.inference.fake_model import BlobModel, blob_video
@@ -192,19 +191,6 @@ def test_protocol(pair: Pair, blobs: Path, tmp_path: Path) -> None:
     by_fields, coarse = (r.numbers["tube_mask/AP"] for r in both(pair, path, tmp_path))
     assert by_fields == 0
     assert coarse > 0.5
-
-
-@shows("TEST.JOBS", 3, *PLAIN)
-def test_jobs(pair: Pair, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, score = [], cocoapi_hq.evaluate
-
-    def watched(*args: Any, jobs: int, **options: Any) -> Any:
-        asked.append(jobs)
-        return score(*args, **options)
-
-    monkeypatch.setattr(cocoapi_hq, "evaluate", watched)
-    both(pair, blobs, tmp_path)
-    assert asked == [1, 3]
 
 
 @shows("TEST.ZIP", True, *PLAIN)

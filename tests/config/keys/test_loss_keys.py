@@ -142,21 +142,6 @@ def test_box_cost(pair: Pair) -> None:
     assert [cost(cfg, target(shift=0.1)) for cfg in pair] == pytest.approx([0.5, 0.3], rel=1e-4)
 
 
-@shows("MODEL.MATCHER.BOX_NORM", "l1", *only("BOX"))
-def test_box_norm(pair: Pair) -> None:
-    """The root of the sum over frames, or the mean over frames."""
-    assert [cost(cfg, target(shift=0.1)) for cfg in pair] == pytest.approx([0.5, 0.25], rel=1e-4)
-
-
 @shows("MODEL.MATCHER.GIOU_COST", 4.0, *only("GIOU"))
 def test_giou_cost(pair: Pair) -> None:
     assert [cost(cfg, target()) for cfg in pair] == pytest.approx([-2.0, -4.0], rel=1e-4)
-
-
-@shows("MODEL.MATCHER.MASK_ABSENT", True, *only("BOX"))
-def test_absent_frames(pair: Pair) -> None:
-    """The frame with a box elsewhere is one in which the tracklet is absent."""
-    absent = target(shift=0.1, first_frame=False)
-    assert [cost(cfg, absent) for cfg in pair] == pytest.approx([0.5, 0.0], abs=1e-4)
-    found = [measured(cfg, absent)["loss_bbox"] for cfg in pair]
-    assert found == pytest.approx([0.05, 0.0], abs=1e-5)

@@ -14,10 +14,8 @@ import torch
 from fvcore.common.config import CfgNode
 
 from tests.config.keys.pairs import Pair, network, shows, shows_each
-from vmt.cli.main import main
-from vmt.engine import defaults, parallel
+from vmt.engine import parallel
 from vmt.engine.defaults import TrainingRun
-from vmt.engine.launch import Processes
 from vmt.engine.lr_schedule import Schedule
 from vmt.engine.optimizer import build_optimizer
 from vmt.utils.events import read_json_lines
@@ -226,21 +224,6 @@ def test_parallel(
     prepared(pair, shapes, tmp_path)
     layers = ["EncoderLayer", "DecoderLayer", "DecoderLayer"]
     assert taken == ["ddp", *layers, "VideoMaskTransfiner"]
-
-
-@shows("ENGINE.TIMEOUT_MINUTES", 3, *STEP)
-def test_timeout(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[float] = []
-
-    def started(_: Any, processes: Processes, __: Any) -> int:
-        asked.append(processes.timeout_minutes)
-        return 0
-
-    monkeypatch.setattr(defaults, "launch", started)
-    words = ["train", "--config-file", "configs/quick/seqformer_tiny.yaml", "--num-gpus", "0"]
-    for value in ([], [pair.key, str(pair.value)]):
-        assert main([*words, "OUTPUT_DIR", str(tmp_path), *value]) == 0
-    assert asked == [30, 3]
 
 
 # --- what is written ------------------------------------------------------------------------------

@@ -79,9 +79,7 @@ def box_losses(boxes: Tensor, targets: Tensor, num: float) -> tuple[float, float
     return l1 / num, overlap / num
 
 
-def matching_cost(
-    logits: Tensor, boxes: Tensor, targets: ClipTargets, norm: str = "l2"
-) -> list[list[float]]:
+def matching_cost(logits: Tensor, boxes: Tensor, targets: ClipTargets) -> list[list[float]]:
     """Published weights 2, 5, 2; ``boxes`` (T, Q, 4)."""
     T, Q = boxes.shape[:2]
     cost = [[0.0] * len(targets) for _ in range(Q)]
@@ -95,10 +93,7 @@ def matching_cost(
                 a, b = boxes[t, q].tolist(), targets.boxes_cxcywh[g, t].tolist()
                 differences += [x - y for x, y in zip(a, b, strict=True)]
                 overlaps.append(giou(a, b))
-            if norm == "l2":
-                distance = math.sqrt(sum(d * d for d in differences))
-            else:
-                distance = sum(map(abs, differences)) / T
+            distance = math.sqrt(sum(d * d for d in differences))
             cost[q][g] = 2 * (positive - negative) + 5 * distance - 2 * sum(overlaps) / T
     return cost
 

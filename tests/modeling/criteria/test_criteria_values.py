@@ -10,9 +10,8 @@ from torch import Tensor
 
 from vmt.modeling.criteria.losses import box_l1_loss, dice_loss, giou_loss, sigmoid_focal_loss
 from vmt.modeling.criteria.matcher import HungarianClipMatcher
-from vmt.modeling.criteria.set_criterion import SetCriterion, masks_at_stride
+from vmt.modeling.criteria.set_criterion import masks_at_stride
 from vmt.structures.clip import ClipTargets
-from vmt.structures.decoder_outputs import DecoderOutputs
 
 INF = 60.0  # a logit whose probability is 1
 
@@ -38,24 +37,14 @@ def test_class_cost(alpha: float, gamma: float, logit: float) -> None:
     assert float(cost) == pytest.approx(3 * (positive - negative), rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("norm", "mask_absent", "expected"),
-    [
-        # 0.3 and 0.4 in the first frame, 0.1 in the second: the root of all squares, or of the
-        # second frame's; sums over coordinates, averaged over the frames that count
-        ("l2", False, math.sqrt(0.09 + 0.16 + 0.01)),
-        ("l2", True, 0.1),
-        ("l1", False, (0.7 + 0.1) / 2),
-        ("l1", True, 0.1),
-    ],
-)
-def test_box_cost(norm: str, mask_absent: bool, expected: float) -> None:
+def test_box_cost() -> None:
+    """0.3 and 0.4 in the first frame, 0.1 in the second: the root of all squares."""
     clip = targets(torch.tensor([[False, True]]))
     boxes = clip.boxes_cxcywh[0][:, None].clone()
     boxes[0, 0] += torch.tensor([0.3, 0.0, 0.4, 0.0])
     boxes[1, 0, 1] -= 0.1
-    matcher = HungarianClipMatcher(0.0, 2.0, 0.0, box_norm=norm, mask_absent=mask_absent)
-    assert float(matcher.cost(torch.zeros(1, 1), boxes, clip)) == pytest.approx(2 * expected)
+    found = HungarianClipMatcher(0.0, 2.0, 0.0).cost(torch.zeros(1, 1), boxes, clip)
+    assert float(found) == pytest.approx(2 * math.sqrt(0.09 + 0.16 + 0.01))
 
 
 @pytest.mark.parametrize("target", [0.0, 1.0])
@@ -80,35 +69,14 @@ def test_dice_is_smoothed_on_both_sides() -> None:
     assert float(dice_loss(logits, wanted, 1.0, nothing)) == pytest.approx(0)
 
 
-def test_box_losses_are_means_over_the_frames_that_count() -> None:
+def test_box_losses_are_means_over_frames() -> None:
     boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.5, 0.5, 0.2, 0.2], [0.6, 0.5, 0.2, 0.2]]])
-    wanted = torch.tensor([0.5, 0.5, 0.2, 0.2]).expand(1, 3, 4).clone()
-    wanted[0, 1] += 0.1
-    valid = torch.tensor([[True, False, True]])
-    assert float(box_l1_loss(boxes, wanted, 1.0)) == pytest.approx((0.4 + 0.1) / 3)
-    assert float(box_l1_loss(boxes, wanted, 1.0, valid)) == pytest.approx(0.1 / 2)
+    boxes_gt = torch.tensor([0.5, 0.5, 0.2, 0.2]).expand(1, 3, 4).clone()
+    boxes_gt[0, 1] += 0.1
+    assert float(box_l1_loss(boxes, boxes_gt, 1.0)) == pytest.approx((0.4 + 0.1) / 3)
     # half of the boxes overlap: 1/3, no part of the hull is empty
-    assert float(giou_loss(boxes, wanted, 1.0, valid)) == pytest.approx((1 - 1 / 3) / 2)
-    assert float(box_l1_loss(boxes, wanted, 1.0, valid & False)) == 0
-
-
-def test_absent_frames_are_those_of_the_tracklet_not_of_its_query() -> None:
-    """Query 0 takes the second tracklet, which is absent in the first frame."""
-    valid = torch.tensor([[True, True], [False, True]])
-    clip = targets(valid)
-    boxes = torch.zeros(1, 1, 2, 2, 4)
-    boxes[0, 0, :, 0] = clip.boxes_cxcywh[1]
-    boxes[0, 0, :, 1] = clip.boxes_cxcywh[0]
-    boxes[0, 0, 0, 0, 1] += 0.1  # in the absent frame: not counted
-    boxes[0, 0, 1, 1, 1] += 0.3  # of the other tracklet: counted
-    outputs = DecoderOutputs(torch.zeros(1, 1, 2, 1), boxes)
-    for mask_absent, expected in ((True, 0.3 / 2), (False, (0.3 + 0.1) / 2)):
-        matcher = HungarianClipMatcher(mask_absent=mask_absent)
-        criterion = SetCriterion(matcher, mask_absent=mask_absent)
-        result = criterion(outputs, [clip], lambda *_: torch.zeros(2, 2, 2, 2))
-        assert result.last_matches[0].target_index.tolist() == [1, 0]
-        # two tracklets share the sum
-        assert float(result.losses["loss_bbox"]) == pytest.approx(expected / 2, rel=1e-4)
+    found = giou_loss(boxes[:, ::2], boxes_gt[:, ::2], 1.0)
+    assert float(found) == pytest.approx((1 - 1 / 3) / 2)
 
 
 def test_annotations_are_read_in_the_middle_of_cells() -> None:

@@ -74,17 +74,6 @@ def test_box_losses_match_loops(num_frames: int) -> None:
     assert giou_loss(boxes, targets, 2.0).item() == pytest.approx(overlap)
 
 
-def test_masked_box_losses_equal_those_of_the_visible_frames() -> None:
-    boxes, targets = boxes_and_targets(N=1, T=4)
-    valid = torch.tensor([[True, True, False, True]])
-    kept = valid[0]
-    for loss in (box_l1_loss, giou_loss):
-        assert loss(boxes, targets, 1.0, valid).item() == pytest.approx(
-            loss(boxes[:, kept], targets[:, kept], 1.0).item()
-        )
-        assert loss(boxes, targets, 1.0, torch.zeros_like(valid)).item() == 0
-
-
 def test_gradients() -> None:
     logits, mask_targets = masks_and_targets(N=2, T=1)
     boxes, box_targets = boxes_and_targets()

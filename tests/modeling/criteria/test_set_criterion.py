@@ -148,7 +148,6 @@ def test_defaults_are_those_of_the_config() -> None:
         match.BOX_COST,
         match.GIOU_COST,
     )
-    assert (matcher.box_norm, matcher.mask_absent) == (match.BOX_NORM, match.MASK_ABSENT)
     for part in (matcher, SetCriterion(matcher)):
         assert (part.focal_alpha, part.focal_gamma) == (loss.FOCAL_ALPHA, loss.FOCAL_GAMMA)
     criterion = SetCriterion(matcher)
@@ -160,7 +159,6 @@ def test_defaults_are_those_of_the_config() -> None:
         loss.DICE_WEIGHT,
     ]
     assert criterion.deep_supervision == loss.DEEP_SUPERVISION
-    assert criterion.mask_absent == match.MASK_ABSENT
 
 
 def test_mask_targets_are_cell_centres_and_padding_is_background() -> None:

@@ -68,12 +68,6 @@ def add_keys(cfg: Node) -> None:
     cfg.DATALOADER.SEED = 42
     # Processes that prepare clips, per training process; 0: the training process itself.
     cfg.DATALOADER.NUM_WORKERS = 2
-    # Batches that each worker prepares ahead.
-    cfg.DATALOADER.PREFETCH = 2
-    # Seconds without a batch from the workers after which training ends with an error; 0: never.
-    cfg.DATALOADER.TIMEOUT = 300
     # A frame that is missing or damaged, masks that are: "skip" (named, counted, another clip is
     # drawn) or "fail".
     cfg.DATALOADER.ON_ERROR = "skip"
-    # Draws for one place in a batch before training ends with an error.
-    cfg.DATALOADER.MAX_REDRAWS = 100

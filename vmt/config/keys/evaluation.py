@@ -30,8 +30,6 @@ def add_keys(cfg: Node) -> None:
     cfg.TEST.PROTOCOL = ""
     # The number that decides which weights are the best: metric/number.
     cfg.TEST.BEST_METRIC = "tube_mask/AP"
-    # Processes for scoring.
-    cfg.TEST.JOBS = 1
     # Also write results.zip, as the evaluation servers take it.
     cfg.TEST.ZIP = False
     # A video that cannot be read is logged and left out; False: it ends the evaluation.

@@ -37,8 +37,3 @@ def add_keys(cfg: Node) -> None:
     cfg.MODEL.MATCHER.CLASS_COST = 2.0
     cfg.MODEL.MATCHER.BOX_COST = 5.0
     cfg.MODEL.MATCHER.GIOU_COST = 2.0
-    # "l2": distance of the flattened (T*4) box vectors [S]; "l1": absolute difference summed over
-    # the 4 coordinates, averaged over frames.
-    cfg.MODEL.MATCHER.BOX_NORM = "l2"
-    # Leave frames in which a tracklet is absent out of box costs and losses ([S]: False).
-    cfg.MODEL.MATCHER.MASK_ABSENT = False

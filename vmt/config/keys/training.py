@@ -57,7 +57,5 @@ def add_keys(cfg: Node) -> None:
     # Curves beside metrics.jsonl: TensorBoard files; a Weights & Biases project ("": none).
     cfg.ENGINE.TENSORBOARD = True
     cfg.ENGINE.WANDB_PROJECT = ""
-    # Minutes after which a process stops to wait for the others and fails.
-    cfg.ENGINE.TIMEOUT_MINUTES = 30
     # Folder of everything that a training or evaluation writes.
     cfg.OUTPUT_DIR = "output"

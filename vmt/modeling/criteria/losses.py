@@ -144,44 +144,31 @@ def dice_loss(
 
 
 @full_precision
-def box_l1_loss(
-    boxes: Tensor, targets: Tensor, num_tracklets: float | Tensor, valid: Tensor | None = None
-) -> Tensor:
+def box_l1_loss(boxes: Tensor, targets: Tensor, num_tracklets: float | Tensor) -> Tensor:
     """Absolute difference, summed over the four numbers, averaged over frames, summed over tubes.
 
     Args:
         boxes: (N, T, 4) cxcywh in [0, 1].
         targets: (N, T, 4), the same.
         num_tracklets: divisor of the sum.
-        valid: (N, T) bool, frames that count; None for all. A tube with none costs 0.
 
     Returns:
         Scalar.
     """
-    return _frame_mean((boxes - targets).abs().sum(-1), valid).sum() / num_tracklets
+    return (boxes - targets).abs().sum(-1).mean(1).sum() / num_tracklets
 
 
 @full_precision
-def giou_loss(
-    boxes: Tensor, targets: Tensor, num_tracklets: float | Tensor, valid: Tensor | None = None
-) -> Tensor:
+def giou_loss(boxes: Tensor, targets: Tensor, num_tracklets: float | Tensor) -> Tensor:
     """1 - generalised IoU, averaged over frames, summed over tubes.
 
     Args:
         boxes: (N, T, 4) cxcywh in [0, 1].
         targets: (N, T, 4), the same.
         num_tracklets: divisor of the sum.
-        valid: (N, T) bool, frames that count; None for all. A tube with none costs 0.
 
     Returns:
         Scalar.
     """
     loss = 1 - giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(targets))
-    return _frame_mean(loss, valid).sum() / num_tracklets
-
-
-def _frame_mean(values: Tensor, valid: Tensor | None) -> Tensor:
-    """(N, T) to (N,): mean over the frames that count."""
-    if valid is None:
-        return values.mean(1)
-    return (values * valid).sum(1) / valid.sum(1).clamp(min=1)
+    return loss.mean(1).sum() / num_tracklets

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -11,8 +11,6 @@ from torch import Tensor
 from vmt.modeling.criteria.finite import NonFiniteError
 from vmt.structures.boxes import cxcywh_to_xyxy, pairwise_giou
 from vmt.structures.clip import ClipTargets
-
-BoxNorm = Literal["l2", "l1"]
 
 
 class Match(NamedTuple):
@@ -30,18 +28,15 @@ class Match(NamedTuple):
 class HungarianClipMatcher:
     """Pairs of query and tracklet with the least total cost of class, boxes and overlap.
 
-    A query is matched to a whole tube, so a cost sums up all frames of the clip. Masks take no
-    part. Source: SeqFormer, arXiv:2112.08275, Eq. 6, with its code's costs.
+    A query is matched to a whole tube, so a cost sums up all frames of the clip; frames in which
+    the tracklet is absent count with their box of about 1e-6. Masks take no part. Source:
+    SeqFormer, arXiv:2112.08275, Eq. 6, with its code's costs.
 
     Args:
         class_cost: weight of the focal class cost.
-        box_cost: weight of the distance of the boxes.
+        box_cost: weight of the Euclidean distance of all T*4 numbers of the boxes, which grows with
+            the clip's length.
         giou_cost: weight of minus the mean generalised IoU.
-        box_norm: "l2", the published code: Euclidean distance of all T*4 numbers, which grows with
-            the clip's length. "l1": the absolute difference that the box loss measures, summed
-            over the four numbers and averaged over frames.
-        mask_absent: judge a tracklet by the frames in which it is visible only. False, the
-            published code: absent frames count with their box of about 1e-6.
         focal_alpha: weight of the positives.
         focal_gamma: focusing exponent.
     """
@@ -51,20 +46,14 @@ class HungarianClipMatcher:
         class_cost: float = 2.0,
         box_cost: float = 5.0,
         giou_cost: float = 2.0,
-        box_norm: BoxNorm = "l2",
-        mask_absent: bool = False,
         focal_alpha: float = 0.25,
         focal_gamma: float = 2.0,
     ) -> None:
-        if box_norm not in ("l2", "l1"):
-            raise ValueError(f"box_norm must be 'l2' or 'l1', not {box_norm!r}.")
         if not (class_cost or box_cost or giou_cost):
             raise ValueError("class_cost, box_cost and giou_cost are all zero; give one a weight.")
         self.class_cost = class_cost
         self.box_cost = box_cost
         self.giou_cost = giou_cost
-        self.box_norm = box_norm
-        self.mask_absent = mask_absent
         self.focal_alpha = focal_alpha
         self.focal_gamma = focal_gamma
 
@@ -136,14 +125,10 @@ class HungarianClipMatcher:
             dtype = torch.promote_types(logits.dtype, torch.float32)
             boxes = boxes.to(dtype)
             wanted = targets.boxes_cxcywh.to(dtype)  # (G, T, 4)
-            if self.mask_absent:
-                frame_weight = targets.valid.to(dtype)  # (G, T)
-            else:
-                frame_weight = torch.ones_like(wanted[..., 0])
             return (
                 self.class_cost * self._class_cost(logits.to(dtype), targets)
-                + self.box_cost * self._box_cost(boxes, wanted, frame_weight)
-                + self.giou_cost * self._giou_cost(boxes, wanted, frame_weight)
+                + self.box_cost * _box_cost(boxes, wanted)
+                + self.giou_cost * _giou_cost(boxes, wanted)
             )
 
     def _class_cost(self, logits: Tensor, targets: ClipTargets) -> Tensor:
@@ -160,20 +145,14 @@ class HungarianClipMatcher:
         negative = (1 - alpha) * probs**gamma * -(1 - probs + 1e-8).log()
         return positive - negative
 
-    def _box_cost(self, boxes: Tensor, wanted: Tensor, frame_weight: Tensor) -> Tensor:
-        """(..., T, Q, 4) to (..., Q, G)."""
-        difference = boxes[..., :, :, None, :] - wanted.transpose(0, 1)[:, None]  # (.., T, Q, G, 4)
-        weight = frame_weight.t()[:, None]  # (T, 1, G)
-        if self.box_norm == "l2":
-            return (difference.square().sum(-1) * weight).sum(-3).sqrt()
-        return _frame_mean(difference.abs().sum(-1), weight)
 
-    def _giou_cost(self, boxes: Tensor, wanted: Tensor, frame_weight: Tensor) -> Tensor:
-        """(..., T, Q, 4) to (..., Q, G)."""
-        overlap = pairwise_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(wanted.transpose(0, 1)))
-        return -_frame_mean(overlap, frame_weight.t()[:, None])
+def _box_cost(boxes: Tensor, boxes_gt: Tensor) -> Tensor:
+    """(..., T, Q, 4) and (G, T, 4) to (..., Q, G)."""
+    difference = boxes[..., :, :, None, :] - boxes_gt.transpose(0, 1)[:, None]  # (.., T, Q, G, 4)
+    return difference.square().sum(-1).sum(-3).sqrt()
 
 
-def _frame_mean(values: Tensor, weight: Tensor) -> Tensor:
-    """(..., T, Q, G) to (..., Q, G): mean over frames of weight 1; 0 where there is none."""
-    return (values * weight).sum(-3) / weight.sum(0).clamp(min=1)
+def _giou_cost(boxes: Tensor, boxes_gt: Tensor) -> Tensor:
+    """(..., T, Q, 4) and (G, T, 4) to (..., Q, G)."""
+    overlap = pairwise_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(boxes_gt.transpose(0, 1)))
+    return -(overlap.sum(-3) / boxes_gt.shape[1])

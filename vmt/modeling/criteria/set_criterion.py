@@ -63,9 +63,6 @@ class SetCriterion:
         focal_alpha: weight of the positives in both focal losses.
         focal_gamma: focusing exponent of both.
         deep_supervision: also train the layers before the last.
-        mask_absent: leave frames in which a tracklet is absent out of the box losses. False, the
-            published code: they count with their box of about 1e-6. Mask losses always count
-            them, as frames without foreground.
         mask_stride: input pixels per cell of the mask logits.
     """
 
@@ -80,7 +77,6 @@ class SetCriterion:
         focal_alpha: float = FOCAL_ALPHA,
         focal_gamma: float = FOCAL_GAMMA,
         deep_supervision: bool = True,
-        mask_absent: bool = False,
         mask_stride: int = 4,
     ) -> None:
         self.matcher = matcher
@@ -94,7 +90,6 @@ class SetCriterion:
         self.focal_alpha = focal_alpha
         self.focal_gamma = focal_gamma
         self.deep_supervision = deep_supervision
-        self.mask_absent = mask_absent
         self.mask_stride = mask_stride
 
     @classmethod
@@ -107,8 +102,6 @@ class SetCriterion:
                 matcher.CLASS_COST,
                 matcher.BOX_COST,
                 matcher.GIOU_COST,
-                box_norm=matcher.BOX_NORM,
-                mask_absent=matcher.MASK_ABSENT,
                 **focal,
             ),
             loss.CLASS_WEIGHT,
@@ -117,7 +110,6 @@ class SetCriterion:
             loss.MASK_WEIGHT,
             loss.DICE_WEIGHT,
             deep_supervision=loss.DEEP_SUPERVISION,
-            mask_absent=matcher.MASK_ABSENT,
             **focal,
         )
 
@@ -181,7 +173,6 @@ class SetCriterion:
         query, wanted = match
         matched = boxes[:, query].transpose(0, 1)  # (N, T, 4)
         boxes_gt = target.boxes_cxcywh[wanted]
-        valid = target.valid[wanted] if self.mask_absent else None
         return {
             "loss_ce": class_loss(
                 logits,
@@ -191,8 +182,8 @@ class SetCriterion:
                 self.focal_alpha,
                 self.focal_gamma,
             ),
-            "loss_bbox": box_l1_loss(matched, boxes_gt, num_tracklets, valid),
-            "loss_giou": giou_loss(matched, boxes_gt, num_tracklets, valid),
+            "loss_bbox": box_l1_loss(matched, boxes_gt, num_tracklets),
+            "loss_giou": giou_loss(matched, boxes_gt, num_tracklets),
         }
 
     def _mask_losses(

@@ -50,8 +50,7 @@ def _rules(model: CfgNode) -> Iterator[_Rule]:
         value = model[group].DROPOUT
         yield f"{group}.DROPOUT", value, 0 <= value < 1, "a probability in [0, 1)"
     yield from _widths(model)
-    norm, costs = model.MATCHER.BOX_NORM, [model.MATCHER[f"{n}_COST"] for n in _COSTS]
-    yield "MATCHER.BOX_NORM", norm, norm in ("l2", "l1"), "l2 or l1"
+    costs = [model.MATCHER[f"{n}_COST"] for n in _COSTS]
     yield "MATCHER.CLASS_COST", costs[0], any(costs), "a weight to one of the three costs"
     betas = model.MSTS.ADV_BETAS
     works = len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
