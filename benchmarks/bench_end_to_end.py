@@ -5,7 +5,7 @@ Beside it, in the same run: masks brought to video size and coded the direct way
 interpolated, every pixel coded) against ours, and the speed of the overlay.
 
 Example:
-    python benchmarks/bench_end_to_end.py --config-file configs/hq_ytvis/vmt_release_R50.yaml
+    python benchmarks/bench_end_to_end.py --config-file configs/hq_ytvis/vmt_R50_released.yaml
 """
 
 from __future__ import annotations

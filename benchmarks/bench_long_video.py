@@ -36,7 +36,7 @@ from vmt.utils.atomic import DiskReserve
 from vmt.utils.memory import peak_mb, resident_mb
 
 HERE = Path(__file__).resolve().parent
-CONFIG = HERE.parent / "configs" / "quick" / "vmt_release_tiny.yaml"
+CONFIG = HERE.parent / "configs" / "quick" / "vmt_tiny_released.yaml"
 TOLERANCE = 0.03
 #: So few frames say nothing about memory.
 DRY_RUN = {"frames": 6, "window": 2, "tolerance": math.inf}

@@ -31,10 +31,10 @@ from torch import Tensor
 from vmt.inference.load import load_model
 
 REPO = Path(__file__).resolve().parents[1]
-CONFIG = REPO / "configs/hq_ytvis/vmt_release_R50.yaml"
+CONFIG = REPO / "configs/hq_ytvis/vmt_R50_released.yaml"
 VARIANTS = ("ours", "ours_bf16", "released_arithmetic")
 DRY_RUN = {
-    "config_file": REPO / "configs/quick/vmt_release_tiny.yaml",
+    "config_file": REPO / "configs/quick/vmt_tiny_released.yaml",
     **{"height": 64, "width": 96, "frames": 2, "repeats": 0, "variants": VARIANTS[::2]},
 }
 

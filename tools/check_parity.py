@@ -5,7 +5,7 @@ Prints, per array, the largest |ours - golden| / (1 + |golden|); exits with 1 wh
 tolerance or when other queries are selected. Masks are compared by query index.
 
 Example:
-  python tools/check_parity.py --config configs/hq_ytvis/vmt_release_R50.yaml \
+  python tools/check_parity.py --config configs/hq_ytvis/vmt_R50_released.yaml \
       --weights weights/checkpoint_r50_final.pth --golden golden_vmt_r50.npz
 """
 

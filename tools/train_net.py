@@ -2,7 +2,7 @@
 """Train the network of a config, or evaluate it with --eval-only: ``vmt train`` as a script.
 
 Example:
-  tools/train_net.py --config-file configs/hq_ytvis/vmt_release_R50.yaml --num-gpus 8 \
+  tools/train_net.py --config-file configs/hq_ytvis/vmt_R50_released.yaml --num-gpus 8 \
       --weights weights/seqformer_coco_r50.pth --output output/vmt_r50
 """
 

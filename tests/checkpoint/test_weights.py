@@ -31,7 +31,7 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def model() -> nn.Module:
-    return load_model(CONFIGS / "hq_ytvis/vmt_release_R50.yaml", None, SMALL, "cpu")
+    return load_model(CONFIGS / "hq_ytvis/vmt_R50_released.yaml", None, SMALL, "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_convert_there_and_back(published: Path, tmp_path: Path, capsys) -> None
 def test_inspect_says_what_a_file_is(published: Path, capsys) -> None:
     assert main(["inspect", str(published)]) == 0
     printed = capsys.readouterr().out
-    for words in ("published", "dense_band", "resnet50", "42", "vmt_release_R50.yaml"):
+    for words in ("published", "dense_band", "resnet50", "42", "vmt_R50_released.yaml"):
         assert words in printed
     assert main(["inspect", str(CONFIGS / "quick/seqformer_tiny.yaml")]) == 0
     assert "NUM_QUERIES: 20" in capsys.readouterr().out
@@ -119,7 +119,7 @@ def test_vmt_file_in_seqformer_lists_what_is_left_over(published: Path) -> None:
 
 def test_nothing_is_loaded_when_something_does_not_fit(published: Path) -> None:
     other = load_model(
-        CONFIGS / "hq_ytvis/vmt_release_R50.yaml",
+        CONFIGS / "hq_ytvis/vmt_R50_released.yaml",
         None,
         [*SMALL[:-1], "6"],  # one query more
         "cpu",

@@ -22,7 +22,7 @@ from vmt.inference.video_file import VideoFile
 from vmt.inference.video_writer import VideoWriter
 
 SIZE = (72, 120)
-CONFIG = "configs/quick/vmt_release_tiny.yaml"
+CONFIG = "configs/quick/vmt_tiny_released.yaml"
 
 
 @pytest.fixture(autouse=True)

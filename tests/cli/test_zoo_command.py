@@ -64,7 +64,7 @@ def test_download_from_a_mirror(
     out = capsys.readouterr().out
     assert (tmp_path / "w" / "checkpoint_r50_final.pth").read_bytes() == b"weights"
     assert "complete" in out
-    assert "configs/hq_ytvis/vmt_release_R50.yaml" in out
+    assert "configs/hq_ytvis/vmt_R50_released.yaml" in out
     assert main(arguments) == 0
     assert "was there already" in capsys.readouterr().out
 

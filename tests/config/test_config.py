@@ -50,9 +50,10 @@ def test_every_network_builds(path: Path) -> None:
 def test_the_promised_configs_are_there() -> None:
     names = {str(p.relative_to(CONFIGS)) for p in FILES}
     for data_set in ("hq_ytvis", "ytvis_2019", "ytvis_2021", "ovis"):
-        for method in ("seqformer", "vmt_release", "vmt", "msts"):
-            for backbone in ("R50", "R101", "SwinL", "R50_published"):
-                assert f"{data_set}/{method}_{backbone}.yaml" in names
+        for method in ("seqformer_{}", "vmt_{}_released", "vmt_{}", "msts_{}"):
+            for backbone in ("R50", "R101", "SwinL"):
+                assert f"{data_set}/{method.format(backbone)}.yaml" in names
+            assert f"{data_set}/{method.format('R50')}_published.yaml" in names
 
 
 @pytest.mark.parametrize(
@@ -61,9 +62,9 @@ def test_the_promised_configs_are_there() -> None:
         ("seqformer_R50", 48_404_173, 48_181_773),
         ("seqformer_R101", 67_344_077, 67_121_677),
         ("seqformer_SwinL", 218_741_441, 218_741_441),
-        ("vmt_release_R50", 50_440_611, 50_218_211),
-        ("vmt_release_R101", 69_380_515, 69_158_115),
-        ("vmt_release_SwinL", 220_605_847, 220_605_847),
+        ("vmt_R50_released", 50_440_611, 50_218_211),
+        ("vmt_R101_released", 69_380_515, 69_158_115),
+        ("vmt_SwinL_released", 220_605_847, 220_605_847),
     ],
 )
 def test_parameter_counts_are_the_published_ones(name: str, total: int, trainable: int) -> None:
@@ -139,6 +140,23 @@ def test_missing_file_suggests_a_neighbour(tmp_path: Path) -> None:
         load_config(tmp_path / "vmt_r50.yaml")
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("hq_ytvis/vmt_release_R50", "vmt_R50_released"),
+        ("ovis/vmt_release_SwinL", "vmt_SwinL_released"),
+        ("ytvis_2021/vmt_release_R50_published", "vmt_R50_released_published"),
+        ("ytvis_2019/msts_vmt_release_R50", "msts_vmt_R50_released"),
+        ("quick/vmt_release_tiny", "vmt_tiny_released"),
+        ("quick/overfit_vmt_release", "overfit_vmt_released"),
+        ("Base-VMT-release", "Base-VMT-released"),
+    ],
+)
+def test_an_old_file_name_ends_in_the_new_one(old: str, new: str) -> None:
+    with pytest.raises(ConfigError, match=rf"it is called \S+/{new}\.yaml now\.$"):
+        load_config(CONFIGS / f"{old}.yaml")
+
+
 def test_override_without_value_and_integers_for_floats() -> None:
     with pytest.raises(ConfigError, match="pairs"):
         load_config(None, ["MODEL.DEVICE"])
@@ -160,7 +178,7 @@ def test_override_without_value_and_integers_for_floats() -> None:
     ],
 )
 def test_unknown_names_list_what_exists(key: str, value: str, said: str) -> None:
-    cfg = load_config(CONFIGS / "quick/vmt_release_tiny.yaml", [key, value])
+    cfg = load_config(CONFIGS / "quick/vmt_tiny_released.yaml", [key, value])
     with pytest.raises(ConfigError, match=said):
         build_model(cfg, label_space(cfg.MODEL.LABEL_SPACE))
 

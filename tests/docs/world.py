@@ -23,7 +23,7 @@ from vmt.inference.video_writer import VideoWriter
 SIZE, FRAMES = (96, 128), 5
 #: Weight files in the layout of the published ones -> config of their network.
 WEIGHTS = {
-    "checkpoint_r50_final.pth": "configs/hq_ytvis/vmt_release_R50.yaml",
+    "checkpoint_r50_final.pth": "configs/hq_ytvis/vmt_R50_released.yaml",
     "seqformer_r50.pth": "configs/ytvis_2019/seqformer_R50.yaml",
 }
 FFMPEG = """#!{python}

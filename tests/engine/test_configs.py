@@ -20,9 +20,9 @@ from vmt.modeling.meta_arch.build import build_network
 
 #: Every kind of network once, at its published size; test_recipes.py trains every file.
 FILES = [
-    *(f"hq_ytvis/{name}_R50.yaml" for name in ("seqformer", "vmt_release", "vmt", "msts")),
-    *("hq_ytvis/vmt_SwinL.yaml", "ytvis_2019/msts_vmt_R50.yaml"),
-    "ytvis_2019/msts_vmt_release_R50.yaml",
+    *(f"hq_ytvis/{name}_R50.yaml" for name in ("seqformer", "vmt", "msts")),
+    *("hq_ytvis/vmt_R50_released.yaml", "hq_ytvis/vmt_SwinL.yaml", "ytvis_2019/msts_vmt_R50.yaml"),
+    "ytvis_2019/msts_vmt_R50_released.yaml",
     *sorted(f"quick/{path.name}" for path in (CONFIGS / "quick").glob("*.yaml")),
     *sorted(f"refine/{path.name}" for path in (CONFIGS / "refine").glob("*.yaml")),
 ]

@@ -85,7 +85,7 @@ def test_parts_and_unused_heads_equal_one_process(
 
 @pytest.mark.slow
 def test_the_refiner_trains_in_two_processes(tmp_path: Path) -> None:
-    options = {"name": "vmt_release_tiny", "steps": 2}
+    options = {"name": "vmt_tiny_released", "steps": 2}
     one = train(tmp_path / "one.pt", 1, **options)
     close(train(tmp_path / "two.pt", 2, **options), one)
 

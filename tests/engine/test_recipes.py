@@ -29,7 +29,7 @@ FILES = sorted(
 )
 SETS = ("hq_ytvis", "ytvis_2019", "ytvis_2021", "ovis")
 #: One R50 of every data set as it stands.
-AS_IT_STANDS = ("hq_ytvis/vmt_R50", "ytvis_2019/msts_R50", "ytvis_2021/vmt_release_R50_published")
+AS_IT_STANDS = ("hq_ytvis/vmt_R50", "ytvis_2019/msts_R50", "ytvis_2021/vmt_R50_released_published")
 AS_IT_STANDS += ("ovis/seqformer_R50",)
 #: YAMLs for one's own data; here that of HQ-YTVIS.
 OWN_DATA = ("quick/", "refine/mask_refiner", "refine/self_correct_synthetic")

@@ -120,7 +120,7 @@ def test_new_parameters_are_for_trainings_alone(
     out = tmp_path / "out"
     assert train(RECIPE, out, tiny_datasets) == 0
     weights = ["--weights", str(out / "model_final.safetensors")]
-    vmt = CONFIGS / "hq_ytvis/vmt_release_R50.yaml"
+    vmt = CONFIGS / "hq_ytvis/vmt_R50_released.yaml"
     keys = {"MODEL.NEW_PARAMETERS": "['backbone.','refiner.']"}
     assert train(vmt, tmp_path / "trained", tiny_datasets, *weights, **keys) == 0
     capsys.readouterr()

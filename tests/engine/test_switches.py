@@ -41,7 +41,7 @@ AUXILIARY = {"MODEL.AUXILIARY": "foreground_background"}
 #: Name -> config and what makes it another network.
 NETWORKS = {
     "seqformer": ("quick/seqformer_tiny", {}),
-    "dense_band": ("quick/vmt_release_tiny", {}),
+    "dense_band": ("quick/vmt_tiny_released", {}),
     "quadtree": ("quick/vmt_tiny", {}),
     "msts": ("quick/msts_tiny", {}),
     "mask_pool": ("refine/mask_refiner", POOL),

@@ -40,7 +40,7 @@ def uneven(start: int) -> Iterator[Batch]:
         yield clips
 
 
-@pytest.mark.parametrize("name", ["seqformer_tiny", "vmt_release_tiny"])
+@pytest.mark.parametrize("name", ["seqformer_tiny", "vmt_tiny_released"])
 @pytest.mark.parametrize("parts", [2, 4])
 def test_accumulation_equals_a_big_batch(name: str, parts: int) -> None:
     found = []
@@ -59,7 +59,7 @@ def test_accumulation_equals_a_big_batch(name: str, parts: int) -> None:
     assert float(difference / size) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["seqformer_tiny", "vmt_release_tiny"])
+@pytest.mark.parametrize("name", ["seqformer_tiny", "vmt_tiny_released"])
 def test_recomputed_activations_change_no_bit(name: str) -> None:
     found = []
     for recompute in (False, True):
@@ -86,7 +86,7 @@ def test_a_batch_without_objects_trains(caplog: pytest.LogCaptureFixture) -> Non
         while True:
             yield [empty_clip(shape_clip(2, (64, 96), 0))]
 
-    trainer = make_trainer(quick_config("vmt_release_tiny", *SMALL), 1, open_loader=nothing)
+    trainer = make_trainer(quick_config("vmt_tiny_released", *SMALL), 1, open_loader=nothing)
     before = weights(trainer)
     trainer.train()
     trainable = [p for p in trainer.model.parameters() if p.requires_grad]
@@ -120,8 +120,8 @@ def test_the_step_is_that_of_plain_torch() -> None:
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_lower_precision_trains_with_fp32_losses(precision: str) -> None:
-    trainer = make_trainer(quick_config("vmt_release_tiny", "ENGINE.PRECISION", precision), 3)
-    full = make_trainer(quick_config("vmt_release_tiny"), 1)
+    trainer = make_trainer(quick_config("vmt_tiny_released", "ENGINE.PRECISION", precision), 3)
+    full = make_trainer(quick_config("vmt_tiny_released"), 1)
     full.train()
     records = []
 

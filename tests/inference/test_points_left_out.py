@@ -76,7 +76,7 @@ def test_windows_of_a_video_are_counted_together(caplog: pytest.LogCaptureFixtur
 
 def test_a_band_is_counted_too() -> None:
     """An edge between columns 15 and 16: six cells on each side, in every row."""
-    refiner = model_of("vmt_release_tiny", 7).refiner
+    refiner = model_of("vmt_tiny_released", 7).refiner
     union = torch.zeros(SIZE, SIZE, dtype=torch.bool)
     union[:, :16] = True
     band = torch.zeros_like(union)

@@ -26,7 +26,7 @@ def config_of(repo) -> Callable:
 def tiny(config_of) -> Callable[..., VideoMaskTransfiner]:
     """A small network whose random weights give masks with edges."""
 
-    def build(name: str = "quick/vmt_release_tiny", *overrides: str) -> VideoMaskTransfiner:
+    def build(name: str = "quick/vmt_tiny_released", *overrides: str) -> VideoMaskTransfiner:
         torch.manual_seed(0)
         return build_model(*config_of(name, *overrides)).eval()
 

@@ -82,7 +82,7 @@ def test_an_encoder_that_mixes_frames_sees_the_whole_clip_and_the_rest_is_cut(ch
     frames = torch.randn(5, 3, 70, 100, generator=torch.Generator().manual_seed(0))
     for options in ((), ADDED):
         torch.manual_seed(0)
-        cfg = quick_config("vmt_release_tiny", *SMALL, *options, "TEST.FRAME_CHUNK", chunk)
+        cfg = quick_config("vmt_tiny_released", *SMALL, *options, "TEST.FRAME_CHUNK", chunk)
         model = build_model(cfg, SHAPES).eval()
         outputs.append(model.run_clip(frames))
     assert model.encoder.layers[0].branch.seen == [(5, 5, outputs[0].features.memory.shape[1])]

@@ -41,7 +41,7 @@ def files(request, shared_data, tmp_path_factory) -> tuple[str, Path, Path]:
 def test_check_parity_passes(files, repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     label, weights, golden = files
     check = module_at(repo / "tools" / "check_parity.py")
-    command = ["--config", str(repo / f"configs/hq_ytvis/vmt_release_{label}.yaml")]
+    command = ["--config", str(repo / f"configs/hq_ytvis/vmt_{label}_released.yaml")]
     command += ["--weights", str(weights), "--golden", str(golden)]
     assert check.main(command) == 0
     printed = capsys.readouterr().out
@@ -55,8 +55,8 @@ def test_check_parity_passes(files, repo: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("file", "label", "method", "count"),
     [
-        ("keys_vmt_r50.json", "R50", "vmt_release", 819),
-        ("keys_vmt_swin_l.json", "SwinL", "vmt_release", 913),
+        ("keys_vmt_r50.json", "R50_released", "vmt", 819),
+        ("keys_vmt_swin_l.json", "SwinL_released", "vmt", 913),
         ("keys_seqformer_r50.json", "R50", "seqformer", 733),
     ],
 )

@@ -275,7 +275,7 @@ def test_the_network_takes_any_number_of_frames(clip: Tensor, frames: int) -> No
     assert torch.isfinite(out.coarse_logits).all()
 
 
-@pytest.mark.parametrize("name", ["msts_vmt_tiny", "msts_vmt_release_tiny"])
+@pytest.mark.parametrize("name", ["msts_vmt_tiny", "msts_vmt_tiny_released"])
 def test_refiners_run_on_top_by_config_alone(clip: Tensor, name: str) -> None:
     model = build_model(quick_config(name, *SMALL), SHAPES).eval()
     tracklets = model.segment_clip(clip)

@@ -84,7 +84,7 @@ def magnitude(x: Tensor) -> float:
 
 @pytest.fixture(scope="module", params=["R50", pytest.param("SwinL", marks=pytest.mark.slow)])
 def run(request: pytest.FixtureRequest, repo) -> Run:
-    model = load_model(repo / f"configs/hq_ytvis/vmt_release_{request.param}.yaml", device="cpu")
+    model = load_model(repo / f"configs/hq_ytvis/vmt_{request.param}_released.yaml", device="cpu")
     state = RELEASED.to_ours(published_state(model)).state
     model.load_state_dict({name: state[name] for name in model.state_dict()})
     frames = torch.from_numpy(hashed("input", 2 * 3 * 90 * 122).astype("float32")) * 1.5

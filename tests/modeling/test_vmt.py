@@ -37,7 +37,7 @@ def test_contract_in_evaluation(tiny, clip) -> None:
         assert tracklets.query_index.tolist() == sorted(set(tracklets.query_index.tolist()))
 
 
-@pytest.mark.parametrize("name", ["quick/seqformer_tiny", "quick/vmt_release_tiny"])
+@pytest.mark.parametrize("name", ["quick/seqformer_tiny", "quick/vmt_tiny_released"])
 def test_frame_chunks_change_nothing(tiny, clip, name: str) -> None:
     whole = tiny(name, "TEST.FRAME_CHUNK", "0").segment_clip(clip)
     for chunk in ("1", "3"):
@@ -151,7 +151,7 @@ def test_clip_without_objects_trains(tiny, clip) -> None:
 
 
 def test_inference_is_deterministic(tiny, clip) -> None:
-    model = tiny("quick/vmt_release_tiny", "MODEL.REFINER.MAX_POINTS", "200")
+    model = tiny("quick/vmt_tiny_released", "MODEL.REFINER.MAX_POINTS", "200")
     torch.manual_seed(1)
     first = model.segment_clip(clip)
     torch.manual_seed(2)

@@ -160,7 +160,7 @@ def test_dynamic_layers_see_places_to_the_pixel() -> None:
         assert apply_dynamic_layers(features, halves).dtype == torch.float32
 
 
-@pytest.mark.parametrize("name", ["vmt_release_tiny", "vmt_tiny"])
+@pytest.mark.parametrize("name", ["vmt_tiny_released", "vmt_tiny"])
 def test_refiners_read_places_in_fp32_under_autocast(name: str) -> None:
     """Convolutions that read offsets have 5 channels in dense_band, 3 in the detector."""
     cfg = quick_config(name, "TEST.PRECISION", "bf16")
@@ -168,7 +168,7 @@ def test_refiners_read_places_in_fp32_under_autocast(name: str) -> None:
     model = build_model(cfg, SPACE).eval()
     with Calls() as calls:
         model.segment_clip(torch.rand(1, 3, 64, 96) * 255)
-    channels = 5 if name == "vmt_release_tiny" else 3
+    channels = 5 if name == "vmt_tiny_released" else 3
     found = calls.convolutions[channels]
     if name == "vmt_tiny":  # the first layers of backbone and of the refiner's image branch too
         found = found - {torch.bfloat16}

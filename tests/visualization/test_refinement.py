@@ -163,6 +163,6 @@ def test_messages(
 def test_another_refiner_is_named(
     draw: Any, words: list[str], repo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words[1] = str(repo / "configs/quick/vmt_release_tiny.yaml")
+    words[1] = str(repo / "configs/quick/vmt_tiny_released.yaml")
     assert draw(words) == 2
     assert "'dense_band'" in capsys.readouterr().err

@@ -59,7 +59,7 @@ def describe(file: WeightFile) -> Description:
         method, stem = "SeqFormer", "seqformer"
     else:
         method = f"Video Mask Transfiner, refiner {'dense_band' if banded else 'unknown'}"
-        stem = "vmt_release" if banded else ""
+        stem, label = ("vmt", f"{label}_released") if banded and label else ("", "")
     folder = "hq_ytvis"
     if split:
         method = f"MS-STS VIS base; {method}" if refined else "MS-STS VIS"

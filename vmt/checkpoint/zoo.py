@@ -87,7 +87,7 @@ def _vmt(size: str, backbone: str, file_id: str, scores: tuple[float, ...]) -> Z
         name=f"vmt_{file}",
         about=f"VMT as released, {backbone}, trained on HQ-YTVIS train and COCO",
         file_name=f"checkpoint_{file}_final.pth",
-        config=f"configs/hq_ytvis/vmt_release_{size.replace('-', '')}.yaml",
+        config=f"configs/hq_ytvis/vmt_{size.replace('-', '')}_released.yaml",
         page=page,
         url=url,
         evaluated_on="HQ-YTVIS test",

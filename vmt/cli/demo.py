@@ -7,7 +7,7 @@ several videos, results.json holds all of them and each has a folder of its own 
 Ctrl-C stops and finishes the files with what was done so far.
 
 Example:
-    vmt demo --config-file configs/hq_ytvis/vmt_release_R50.yaml \
+    vmt demo --config-file configs/hq_ytvis/vmt_R50_released.yaml \
         --weights weights/checkpoint_r50_final.pth --input my.mp4 --output out --window 10
 """
 

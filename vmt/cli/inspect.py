@@ -3,7 +3,7 @@
 Example:
   vmt inspect weights/checkpoint_r50_final.pth
   vmt inspect train.json
-  vmt inspect configs/hq_ytvis/vmt_release_R50.yaml
+  vmt inspect configs/hq_ytvis/vmt_R50_released.yaml
 """
 
 from __future__ import annotations

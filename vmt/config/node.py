@@ -15,7 +15,7 @@ from fvcore.common.config import BASE_KEY
 from fvcore.common.config import CfgNode as Node
 
 from vmt.config.defaults import default_config
-from vmt.config.old_names import what_became_of
+from vmt.config.old_names import new_name, what_became_of
 from vmt.utils.errors import ConfigError
 
 
@@ -55,7 +55,8 @@ def _read_yaml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such config file{_nearby(path)}") from None
+        hint = f"; it is called {name} now." if (name := new_name(path)) else _nearby(path)
+        raise ConfigError(f"{path}: no such config file{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}).") from None
     except yaml.YAMLError as error:

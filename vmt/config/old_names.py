@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from pathlib import Path
 
 _ALWAYS = "is no key any more, what it chose by default always holds"
 _QUADTREE = "docs/methods/vmt.md says why"
@@ -42,3 +44,10 @@ def what_became_of(names: Iterable[str]) -> str | None:
         return None
     rest = f" Other old names: {', '.join(old[1:])}." if old[1:] else ""
     return f"{old[0]} {OLD_KEYS[old[0]]}; change or delete it.{rest}"
+
+
+def new_name(path: Path) -> Path | None:
+    """What a YAML of an old name is called; None when it never had another one."""
+    name = re.sub(r"vmt_release_([A-Za-z0-9]+)", r"vmt_\1_released", path.name)
+    name = re.sub(r"(?i)(vmt[_-])release\.", r"\1released.", name)
+    return path.with_name(name) if name != path.name and path.with_name(name).is_file() else None

@@ -67,7 +67,7 @@ def load_model(
         The network in evaluation mode.
 
     Example:
-        ``model = vmt.load_model("configs/hq_ytvis/vmt_release_R50.yaml", "vmt_r50.pth")``
+        ``model = vmt.load_model("configs/hq_ytvis/vmt_R50_released.yaml", "vmt_r50.pth")``
     """
     extra: list[str] = []
     if weights is not None:

@@ -392,7 +392,7 @@ def test_refined_masks_in_evaluation(tiny, clip) -> None:
 
 
 def test_a_dense_band_file_initialises_it(tiny, config_of, tmp_path) -> None:
-    source = tiny("quick/vmt_release_tiny", "MODEL.REFINER.NUM_LAYERS", "2")
+    source = tiny("quick/vmt_tiny_released", "MODEL.REFINER.NUM_LAYERS", "2")
     path = tmp_path / "dense_band.safetensors"
     write_weights(source.state_dict(), path)
     torch.manual_seed(5)
