@@ -28,6 +28,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ from fvcore.common.config import CfgNode
 
 from cocoapi_hq import evaluate
 from cocoapi_hq.exceptions import ScoringError
+from vmt.apps.refine.job import refine_masks
+from vmt.apps.refine.options import RefineOptions
 from vmt.checkpoint.training_state import changed_keys
 from vmt.config.node import load_config
 from vmt.data.catalog import Located, locate
@@ -290,6 +293,13 @@ def _folder(video: dict[str, Any]) -> str:
 def _call(*arguments: str) -> None:
     """Run a ``vmt`` command; what it says goes to the terminal."""
     logger.info("vmt %s", " ".join(arguments))
+    if arguments[0] == "refine" and "--window" in arguments:  # no option of the console
+        words = {key[2:]: value for key, value in pairwise(arguments) if key.startswith("--")}
+        numbers = {"accept": float(words.pop("accept")), "window": int(words.pop("window"))}
+        plain = {key: words.pop(key) for key in ("weights", "device")}
+        places = {key: Path(value) for key, value in words.items()}
+        logger.info("%s", refine_masks(RefineOptions(**places, **plain, **numbers), logger.info))
+        return
     done = subprocess.run([*VMT, *arguments], check=False)
     if done.returncode:
         raise VmtError(

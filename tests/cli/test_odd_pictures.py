@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from cocoapi_hq.io import rle
-from vmt.apps.refine.videos import find_frames
+from vmt.apps.refine.frames import find_frames
 from vmt.cli.main import main
 from vmt.data.catalog import load_dataset
 from vmt.data.mapper import ClipMapper

@@ -13,15 +13,16 @@ from PIL import Image
 from scipy.ndimage import binary_erosion
 
 from cocoapi_hq.io import rle
-from vmt.cli import refine
+from vmt.apps.refine import job
+from vmt.apps.refine.options import RefineOptions
 from vmt.cli.main import main
 from vmt.inference.mask_refiner import MaskRefiner, RefinedFrame
 from vmt.inference.video_writer import VideoWriter
-from vmt.modeling.mask_refiner.prompt import RefinedTube
+from vmt.modeling.video_model import RefinedTube
 from vmt.ops.crops import Place
 
 H, W, T = 32, 48, 6
-LOAD_REFINER = refine._load_refiner
+LOAD_REFINER = job.load_refiner
 
 
 class Shave:
@@ -58,7 +59,7 @@ def shaved(mask):
 @pytest.fixture(autouse=True)
 def refiner(monkeypatch: pytest.MonkeyPatch) -> Shave:
     made = Shave()
-    monkeypatch.setattr(refine, "_load_refiner", lambda args: made)
+    monkeypatch.setattr(job, "load_refiner", lambda options: made)
     return made
 
 
@@ -185,15 +186,15 @@ class ShavingNetwork:
                 yield RefinedTube(n, shown, inside * 0.9 + 0.05, seen, [whole] * len(shown))
 
 
-@pytest.mark.parametrize("window", ["1", "3", "8"])
-def test_windows_of_the_real_refiner(tmp_path: Path, monkeypatch, window: str) -> None:
+@pytest.mark.parametrize("window", [1, 3, 8])
+def test_windows_of_the_real_refiner(tmp_path: Path, monkeypatch, window: int) -> None:
     network = ShavingNetwork()
-    monkeypatch.setattr(refine, "_load_refiner", lambda args: MaskRefiner(network))
+    monkeypatch.setattr(job, "load_refiner", lambda options: MaskRefiner(network))
     path, before = write_ytvis(tmp_path, videos=1)
     out = tmp_path / "o.json"
-    assert run(path, tmp_path / "images", out, "--window", window) == 0
+    job.refine_masks(RefineOptions(path, out, tmp_path / "images", window=window), say=print)
     # Windows share one frame; a video of six frames is one window of eight.
-    assert network.lengths == {"1": [1] * 6, "3": [3, 3, 3], "8": [6]}[window]
+    assert network.lengths == {1: [1] * 6, 3: [3, 3, 3], 8: [6]}[window]
     after = json.loads(out.read_text())["annotations"]
     for old, new in zip(before["annotations"][:2], after[:2], strict=True):
         assert new["segmentations"] == expected(old["segmentations"])
@@ -201,7 +202,7 @@ def test_windows_of_the_real_refiner(tmp_path: Path, monkeypatch, window: str) -
 
 
 def test_weights_by_name(tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(refine, "_load_refiner", LOAD_REFINER)
+    monkeypatch.setattr(job, "load_refiner", LOAD_REFINER)
     path, _ = write_ytvis(tmp_path, videos=1)
     images, out = tmp_path / "images", tmp_path / "o.json"
     assert run(path, images, out, "--weights", "lowres", "--device", "cpu") == 2
@@ -501,7 +502,7 @@ def test_other_options_do_finished_videos_again(tmp_path: Path, refiner: Shave) 
     with pytest.raises(RuntimeError):
         run(path, tmp_path / "images", tmp_path / "o.json")
     refiner.fail_at = None
-    assert run(path, tmp_path / "images", tmp_path / "o.json", "--window", "3") == 0
+    assert run(path, tmp_path / "images", tmp_path / "o.json", "--accept", "0.9") == 0
     assert len(refiner.videos) == 3 + 3
     refiner.fail_at = 9
     with pytest.raises(RuntimeError):
@@ -641,9 +642,11 @@ def test_bad_places(tmp_path: Path, capsys) -> None:
     masks = write_maps(tmp_path / "masks")
     assert run(masks, images / "v1", images) == 2
     assert "exists and is not empty" in one_line(capsys)
-    for option in (("--accept", "1.5"), ("--window", "0"), ("--steady", "-1"), ("--void", "x")):
+    for option in (("--accept", "1.5"), ("--steady", "-1"), ("--void", "x")):
         assert run(path, images, tmp_path / "o.json", *option) == 2
         assert f"{option[0]} {option[1]}: give" in one_line(capsys)
+    assert run(path, images, tmp_path / "o.json", "--window", "1") == 2
+    assert "--window was removed: frames are refined one by one" in one_line(capsys)
 
 
 def test_nothing_to_refine(tmp_path: Path, capsys) -> None:

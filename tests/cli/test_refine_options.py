@@ -100,9 +100,9 @@ def test_an_unknown_device(tmp_path: Path, refined: Refine, capsys) -> None:
 )
 def test_void(tmp_path: Path, monkeypatch, options: tuple[str, ...], touched: set[int]) -> None:
     from tests.cli.test_refine import Shave, write_frames
-    from vmt.cli import refine
+    from vmt.apps.refine import job
 
-    monkeypatch.setattr(refine, "_load_refiner", lambda args: Shave())
+    monkeypatch.setattr(job, "load_refiner", lambda options: Shave())
     write_frames(tmp_path / "images", 1)
     labels = np.zeros((32, 48), np.uint8)
     for value, x in ((1, 2), (3, 16), (255, 30)):

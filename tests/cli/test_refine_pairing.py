@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 
 from tests.cli.test_refine import H, Shave, T, W, label_map, one_line, run, save_map, shaved_map
-from vmt.cli import refine
+from vmt.apps.refine import job
 
 
 @pytest.fixture(autouse=True)
 def shave(monkeypatch: pytest.MonkeyPatch) -> Shave:
     made = Shave()
-    monkeypatch.setattr(refine, "_load_refiner", lambda args: made)
+    monkeypatch.setattr(job, "load_refiner", lambda options: made)
     return made
 
 
@@ -89,7 +89,7 @@ def test_masks_go_with_the_frames_that_the_first_number_says(
                 iter([f for f, _ in pairs]), iter([m for _, m in pairs]), accept=accept, window=1
             )
 
-    monkeypatch.setattr(refine, "_load_refiner", lambda args: Look())
+    monkeypatch.setattr(job, "load_refiner", lambda options: Look())
     masks = write_masks(tmp_path / "masks", {"2": 0, "4": 0})
     clip = write_clip(tmp_path / "clip.mp4")
     assert run(masks, clip, tmp_path / "out", "--first-number", first) == 0

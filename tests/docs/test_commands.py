@@ -55,7 +55,7 @@ NOT_RUN = {
     "python benchmarks/study_training.py": "half an hour; tests/benchmarks has its dry run",
     "python benchmarks/bench_model.py --dry-run": "tests/benchmarks runs it",
     "python tools/plant_bugs.py": "runs the tests again and again, for hours",
-    "vmt refine --masks train.json --images JPEGImages --output sharp.json --window 8": HOURS,
+    "vmt refine --masks train.json --images JPEGImages --output sharp.json --weights output": HOURS,
     "vmt eval --gt bitmasks/val": "results on BDD100K; tests/evaluation has some",
     "python datasets/prepare_bdd100k_mots.py --json": "tests/data/test_prepare.py",
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vmt.cli import refine
+from vmt.apps.refine import job
 from vmt.cli.main import main
 
 CASES = Path(__file__).resolve().parents[1] / "data" / "real_inputs"
@@ -56,7 +56,7 @@ class Vmt:
 
 @functools.cache
 def _loaded(weights: object, device: object, steady: int):
-    return refine.MaskRefiner.from_pretrained(weights, device=device, steady=steady)
+    return job.MaskRefiner.from_pretrained(weights, device=device, steady=steady)
 
 
 @pytest.fixture
@@ -74,7 +74,9 @@ def vmt(
         path.chmod(0o755 if path.is_dir() else 0o644)
     monkeypatch.chdir(folder)
     monkeypatch.setattr(
-        refine, "_load_refiner", lambda args: _loaded(args.weights, args.device, args.steady)
+        job,
+        "load_refiner",
+        lambda options: _loaded(options.weights, options.device, options.steady),
     )
     monkeypatch.setitem(os.environ, "COLUMNS", "200")
     return Vmt(capsys, caplog)

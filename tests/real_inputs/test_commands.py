@@ -63,7 +63,6 @@ def test_63_cli_conventions(vmt: Vmt, monkeypatch: pytest.MonkeyPatch) -> None:
 
     for option, value, allowed in (
         ("--accept", "1.5", "give a confidence from 0.5 to below 1."),
-        ("--window", "0", "give a number of frames from 1 on."),
         ("--steady", "-1", "give a number of frames from 0 on."),
     ):
         refused = vmt("refine", "--masks", "masks", *images, "x", option, value).sentence

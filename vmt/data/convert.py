@@ -24,9 +24,9 @@ from vmt.data.formats.via import load_via
 from vmt.data.images import read_frame
 from vmt.data.listing import list_frames
 from vmt.data.mask_files.base import checked_mask, idle_note, idle_rings, list_few
-from vmt.data.mask_files.open import read_void
 from vmt.data.names import FORMATS
 from vmt.data.records import Tracklet, VideoDataset, VideoList, VideoRecord
+from vmt.data.void import read_void
 from vmt.utils.errors import AnnotationError, OutputError, scoring_errors
 
 Row = dict[str, Any]

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from vmt.data.images import check_file, open_picture
+from vmt.data.void import VOID
 from vmt.utils.errors import AnnotationError, VideoError
 
 Labels = npt.NDArray[np.integer]
@@ -27,8 +28,8 @@ BoolArray = npt.NDArray[np.bool_]
 
 #: Files that keep every value as it is; JPEG does not.
 LABEL_SUFFIXES = frozenset((".png", ".bmp", ".tif", ".tiff", ".npy", ".npz"))
-#: "Not annotated" in DAVIS and YouTube-VOS maps, and its colour in their palette.
-VOID, COLOUR_VOID = 255, 0xE0E0C0
+#: The colour of ``VOID`` in the palette of DAVIS.
+COLOUR_VOID = 0xE0E0C0
 #: KITTI MOTS and MOTSChallenge: value = class * 1000 + instance; class 10 is to be ignored.
 MOTS_UNIT, MOTS_IGNORE = 1000, 10
 MOTS_CLASSES = {1: "car", 2: "pedestrian"}

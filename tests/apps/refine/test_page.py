@@ -7,14 +7,10 @@ from scipy.ndimage import binary_dilation, shift
 from skimage.segmentation import find_boundaries
 
 from cocoapi_hq.io import rle
-from vmt.apps.refine.page import (
-    RefineReport,
-    ReportExample,
-    ReportRow,
-    build_page,
-    example_pictures,
-    measure,
-)
+from vmt.apps.refine.compare import example_pictures, measure
+from vmt.apps.refine.page import Page, build_page
+from vmt.apps.refine.summary import Example, Tally
+from vmt.data.mask_files.base import Change
 
 SHAPE = (120, 160)
 
@@ -58,12 +54,6 @@ def test_a_mask_that_leaves_the_frame_is_cut_there():
     assert 0 < found.steadiness[0] < 1
 
 
-def _example(name="dog 1"):
-    frame = np.random.default_rng(0).integers(0, 255, (*SHAPE, 3), dtype=np.uint8)
-    pictures = example_pictures(frame, _disk(radius=34), _disk())
-    return ReportExample("a<b>", name, "00003", pictures, 0.123, 0.87), pictures
-
-
 @pytest.mark.parametrize("mask", [_disk(2, 2, 1), _disk(), np.ones(SHAPE, bool)])
 def test_pictures_fit(mask):
     pictures = example_pictures(np.zeros((*SHAPE, 3), np.uint8), mask, mask)
@@ -73,13 +63,14 @@ def test_pictures_fit(mask):
 
 
 def test_the_page_needs_nothing_from_outside_and_escapes_names():
-    example, _ = _example()
-    rows = [
-        ReportRow("v<1>", "dog 1", 30, 0.25, 0.9, ["00001", "00002"], None),
-        ReportRow("v2", "cat", 3, 0.1, 0.8, [], measure(_codes([_disk()]), _codes([_disk()]))),
-    ]
-    report = RefineReport("Refined", [("2", "masks")], rows, 4, [example], [("Masks", "a&b")])
-    page = build_page(report)
+    frame = np.random.default_rng(0).integers(0, 255, (*SHAPE, 3), dtype=np.uint8)
+    change = Change(3, "00003", 0, "1", 1000, 123, 0.87, False, rle.encode(_disk()))
+    example = Example(Tally("a<b>", "dog 1"), change)
+    tally = Tally("v<1>", "dog 1", ("v", 0), 30, 1000, 250, 27.0, ["00001", "00002"])
+    other = measure(_codes([_disk()]), _codes([_disk()]))
+    rows = [(tally, None), (Tally("v2", "cat", ("v2", 0), 3, 1000, 100, 2.4), other)]
+    figures = [(example, example_pictures(frame, _disk(radius=34), _disk()))]
+    page = build_page(Page("Refined", [("2", "masks")], rows, 4, figures, [("Masks", "a&b")]))
     sources = re.findall(r'src="([^"]{0,30})', page)
     assert len(sources) == 3
     assert all(source.startswith("data:image/jpeg;base64,") for source in sources)

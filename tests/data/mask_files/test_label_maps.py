@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vmt.data.mask_files.folders import NewMask
-from vmt.data.mask_files.label_maps import LabelMapCodec, MakeLabelMapCodec
+from tests.data.mask_files.changes import change
+from vmt.data.mask_files.label_maps import LabelMapCodec
 from vmt.utils.errors import AnnotationError
 
 SHAPE = (6, 8)
@@ -39,18 +39,18 @@ def _grown(value, *, rows=slice(0, 6), columns=slice(0, 8)):
 
 def test_the_surer_object_is_on_top_and_void_stays(tmp_path):
     path = _save(tmp_path / "a.png", _map())
-    new = {"1": NewMask(_grown(1), 0.9), "2": NewMask(_grown(2), 0.8)}
+    new = {"1": change(_grown(1), 0.9), "2": change(_grown(2), 0.8)}
     labels = _read(LabelMapCodec().rewrite(path, new))
     assert (labels[5] == 255).all()
     # Object 2 is covered whole, so it keeps what it had.
     assert (labels[:5][_map()[:5] != 2] == 1).all()
     assert (labels[_map() == 2] == 2).all()
-    part = {"1": NewMask(_grown(1, columns=slice(0, 6)), 0.9), "2": NewMask(None, 0.8)}
+    part = {"1": change(_grown(1, columns=slice(0, 6)), 0.9), "2": change(None, 0.8)}
     labels = _read(LabelMapCodec().rewrite(path, part))
     assert (labels[1:4, 4:6] == 1).all()
     assert (labels[1:4, 6] == 2).all()
     # Of equals the lower number.
-    new = {"1": NewMask(_grown(1, columns=slice(0, 6)), 0.8), "2": NewMask(_grown(2), 0.8)}
+    new = {"1": change(_grown(1, columns=slice(0, 6)), 0.8), "2": change(_grown(2), 0.8)}
     labels = _read(LabelMapCodec().rewrite(path, new))
     assert (labels[:5, :6] == 1).all()
     assert (labels[:5, 6:] == 2).all()
@@ -60,7 +60,7 @@ def test_pixels_that_are_given_up_become_background(tmp_path):
     path = _save(tmp_path / "a.png", _map())
     less = _map() == 1
     less[1] = False
-    labels = _read(LabelMapCodec().rewrite(path, {"1": NewMask(less, 0.9)}))
+    labels = _read(LabelMapCodec().rewrite(path, {"1": change(less, 0.9)}))
     expected = _map()
     expected[1, 1:4] = 0
     assert (labels == expected).all()
@@ -74,7 +74,7 @@ def test_the_kind_of_png_stays(tmp_path, mode):
     path = _save(tmp_path / "a.png", labels, mode)
     smaller = np.zeros(SHAPE, bool)
     smaller[3, 3] = True
-    content = LabelMapCodec().rewrite(path, {str(value): NewMask(smaller, 0.9)})
+    content = LabelMapCodec().rewrite(path, {str(value): change(smaller, 0.9)})
     before, after = Image.open(path), Image.open(io.BytesIO(content))
     assert after.mode == before.mode
     assert after.getpalette() == before.getpalette()
@@ -87,17 +87,15 @@ def test_255_is_an_object_where_there_is_no_other(tmp_path):
     binary = _save(tmp_path / "binary.png", np.where(masks == 1, 255, 0).astype(np.uint8))
     empty = _save(tmp_path / "empty.png", np.zeros(SHAPE, np.uint8))
 
-    def guess(*files):
-        return MakeLabelMapCodec(files)(files, SHAPE)
-
-    assert list(guess(empty, binary).read(binary, SHAPE)) == ["255"]
-    assert "only value is 255" in guess(empty, binary).note
-    assert list(guess(binary, void).read(binary, SHAPE)) == []
-    assert list(guess(void).read(void, SHAPE)) == ["1", "2"]
-    insist = MakeLabelMapCodec((binary,), 255, guess=False)
-    assert list(insist((binary,), SHAPE).read(binary, SHAPE)) == []
-    none = MakeLabelMapCodec((void,), None, guess=False)
-    assert list(none((void,), SHAPE).read(void, SHAPE)) == ["1", "2", "255"]
+    files = (empty, binary)
+    assert list(LabelMapCodec(files).read(binary, SHAPE)) == ["255"]
+    assert "only value is 255" in LabelMapCodec(files).survey(files, SHAPE)
+    assert list(LabelMapCodec((binary, void)).read(binary, SHAPE)) == []
+    assert list(LabelMapCodec((void,)).read(void, SHAPE)) == ["1", "2"]
+    insist = LabelMapCodec((binary,), 255, guess=False)
+    assert list(insist.read(binary, SHAPE)) == []
+    none = LabelMapCodec((void,), None, guess=False)
+    assert list(none.read(void, SHAPE)) == ["1", "2", "255"]
 
 
 def test_what_is_no_label_map(tmp_path):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vmt.data.mask_files.folders import NewMask
-from vmt.data.mask_files.polygons import MakePolygonCodec, PolygonCodec
+from tests.data.mask_files.changes import change
+from vmt.data.mask_files.polygons import PolygonCodec
 from vmt.utils.errors import AnnotationError
 
 SIZE = (20, 30)
@@ -31,8 +31,8 @@ def test_who_is_one_object(tmp_path):
         {"label": "cat", "group_id": 3, "points": _box(10, 10, 5, 4)},
         {"label": "line", "shape_type": "linestrip", "points": [[0, 0], [5, 5]]},
     )
-    codec = MakePolygonCodec()((path,), SIZE)
-    assert codec.note == "1 shapes that are no polygons are left alone."
+    codec = PolygonCodec()
+    assert codec.survey((path,), SIZE) == "1 shapes that are no polygons are left alone."
     found = codec.read(path, SIZE)
     keys = list(found)
     assert keys == ["dog", "dog #2", "cat (group 3)"]
@@ -52,7 +52,7 @@ def test_what_is_not_changed_stays(tmp_path):
     )
     mask = np.zeros(SIZE, bool)
     mask[2:4, 2:4] = mask[6:9, 6:9] = True
-    content = PolygonCodec().rewrite(path, {"dog": NewMask(mask, 0.9), "cat": NewMask(None, 0.9)})
+    content = PolygonCodec().rewrite(path, {"dog": change(mask, 0.9), "cat": change(None, 0.9)})
     after = json.loads(content)
     assert after["imageData"] == "abc"
     assert after["shapes"][-1] == other
@@ -77,7 +77,7 @@ def test_an_object_in_pieces_stays_the_one_of_other_frames(tmp_path):
     whole = np.zeros(SIZE, bool)
     whole[2:9, 2:9] = True
     for mask in (pieces, pieces, whole):  # read what was written, and write it again
-        new = {"dog": NewMask(mask, 0.9), "dog #2": NewMask(None, 0.9)}
+        new = {"dog": change(mask, 0.9), "dog #2": change(None, 0.9)}
         path.write_bytes(PolygonCodec().rewrite(path, new))
         assert list(PolygonCodec().read(path, SIZE)) == ["dog", "dog #2"]
         first, second = PolygonCodec().read(path, SIZE).values()
@@ -139,8 +139,8 @@ def _wheel():
 
 def test_a_hole_is_cut_from_what_it_lies_in(tmp_path):
     path = _ring_with_hole(tmp_path, {"label": "_background_", "points": _box(22, 1, 5, 5)})
-    codec = MakePolygonCodec()((path,), SIZE)
-    assert codec.note == (
+    codec = PolygonCodec()
+    assert codec.survey((path,), SIZE) == (
         "1 shapes labelled __ignore__ are no objects and are left alone. "
         "1 holes (_background_) lie in no object: a.json: shapes[4]."
     )
@@ -158,8 +158,8 @@ def test_a_hole_is_written_once(tmp_path, changed):
     dog = np.zeros(SIZE, bool)
     dog[9:18, 8:20] = True
     new = {
-        "wheel": NewMask(smaller if changed in ("wheel", "both") else None, 0.9),
-        "dog": NewMask(dog if changed in ("dog", "both") else None, 0.9),
+        "wheel": change(smaller if changed in ("wheel", "both") else None, 0.9),
+        "dog": change(dog if changed in ("dog", "both") else None, 0.9),
     }
     path.write_bytes(PolygonCodec().rewrite(path, new))
     labels = [shape["label"] for shape in json.loads(path.read_text())["shapes"]]
@@ -174,7 +174,7 @@ def test_a_hole_of_two_objects_stays_one_of_the_other(tmp_path):
     path = _ring_with_hole(tmp_path, {"label": "cart", "points": _box(1, 1, 20, 15)})
     wheel = _wheel()
     wheel[2, 2] = False
-    new = {"wheel": NewMask(wheel, 0.9), "dog": NewMask(None, 1), "cart": NewMask(None, 1)}
+    new = {"wheel": change(wheel, 0.9), "dog": change(None, 1), "cart": change(None, 1)}
     path.write_bytes(PolygonCodec().rewrite(path, new))
     after = PolygonCodec().read(path, SIZE)
     assert (after["wheel"] == wheel).all()
@@ -190,10 +190,10 @@ def test_rings_that_enclose_nothing_are_named_and_left_out(tmp_path):
         {"label": "cat", "points": [[0, 0], [5, 5], [9, 9]], "group_id": 1},
         {"label": "cat", "points": _box(12, 1, 5, 4), "group_id": 1},
     )
-    codec = MakePolygonCodec()((path,), SIZE)
+    codec = PolygonCodec()
     assert list(codec.read(path, SIZE)) == ["dog", "cat (group 1)"]
     assert [m.sum() for m in codec.read(path, SIZE).values()] == [20, 20]
-    assert codec.note == (
+    assert codec.survey((path,), SIZE) == (
         "2 rings of fewer than three points or without area enclose nothing and are left out: "
         "a.json: shapes[0] (dog), a.json: shapes[2] (cat)."
     )
@@ -213,7 +213,7 @@ def test_a_mask_that_labelme_stores_as_a_picture(tmp_path):
     assert (found == expected).all()
     new = np.zeros(SIZE, bool)
     new[4:7, 25:30] = True
-    path.write_bytes(PolygonCodec().rewrite(path, {"dog": NewMask(new, 0.9)}))
+    path.write_bytes(PolygonCodec().rewrite(path, {"dog": change(new, 0.9)}))
     (written,) = json.loads(path.read_text())["shapes"]
     assert (written["shape_type"], written["mask"], written["label"]) == ("polygon", None, "dog")
     assert (PolygonCodec().read(path, SIZE)["dog"] == new).all()

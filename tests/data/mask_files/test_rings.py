@@ -21,7 +21,7 @@ def _blobs(seed, shape=(50, 70)):
 def test_without_tolerance_polygons_are_exact(seed):
     noise = np.random.default_rng(seed).random((21, 17)) > 0.5
     for mask in (noise, _blobs(seed)):
-        rings = rings_of(mask, 0.0)
+        rings = rings_of(rle.encode(mask), 0.0)
         assert (_draw(rings, mask.shape) == mask).all()
         assert len(rings) == label(mask, connectivity=1).max()
 
@@ -29,10 +29,10 @@ def test_without_tolerance_polygons_are_exact(seed):
 @pytest.mark.parametrize("seed", range(6))
 def test_with_tolerance_they_are_close_and_have_fewer_points(seed):
     mask = _blobs(seed)
-    rings = rings_of(mask)
+    rings = rings_of(rle.encode(mask))
     drawn = _draw(rings, mask.shape)
     assert (drawn & mask).sum() / (drawn | mask).sum() >= 0.97
-    assert sum(map(len, rings)) < 0.8 * sum(map(len, rings_of(mask, 0.0)))
+    assert sum(map(len, rings)) < 0.8 * sum(map(len, rings_of(rle.encode(mask), 0.0)))
     assert len(rings) == label(mask, connectivity=1).max()
 
 
@@ -43,13 +43,13 @@ def test_holes_are_joined_to_the_ring_around_them():
     mask[8:16, 10:20] = True
     mask[10:13, 13:16] = False  # two rings are around this one
     mask[25:30, 25:30] = False
-    rings = rings_of(mask)
+    rings = rings_of(rle.encode(mask))
     assert len(rings) == 2
     assert (_draw(rings, mask.shape) == mask).all()
 
 
 def test_one_pixel_and_none():
     mask = np.zeros((5, 6), bool)
-    assert rings_of(mask) == []
+    assert rings_of(rle.encode(mask)) == []
     mask[3, 4] = True
-    assert sorted(map(tuple, rings_of(mask)[0])) == [(4, 3), (4, 4), (5, 3), (5, 4)]
+    assert sorted(map(tuple, rings_of(rle.encode(mask))[0])) == [(4, 3), (4, 4), (5, 3), (5, 4)]

@@ -1,4 +1,4 @@
-"""A page that shows what refinement did to masks: numbers per tracklet, before and after to slide.
+"""The page of ``vmt refine``: numbers per tracklet, before and after to slide.
 
 One HTML file with everything inside: pictures as JPEG, a few lines of script, nothing from outside.
 """
@@ -10,259 +10,35 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import pairwise
+from itertools import starmap
 from pathlib import Path
 
-import cv2
-import numpy as np
-import numpy.typing as npt
-
-from cocoapi_hq.io import rle
-from cocoapi_hq.tubes.tracklet_quality import compare_tubes, temporal_stability
-from vmt.structures.masks import MaskCrop, decode_crop, encode_crop
-from vmt.visualization.colors import Rgb
-
-Frame = npt.NDArray[np.uint8]
-BoolArray = npt.NDArray[np.bool_]
-
-BEFORE: Rgb = (255, 138, 28)
-AFTER: Rgb = (32, 208, 160)
-ADDED: Rgb = (56, 211, 118)
-REMOVED: Rgb = (255, 60, 60)
-#: Longest side of a picture, and how far small objects are enlarged.
-SIDE_PX, MOST_ZOOM = 560, 6.0
-_QUALITY = 86
-
-
-# --- numbers -------------------------------------------------------------------------------------
+from vmt.apps.refine.compare import Difference, Pictures
+from vmt.apps.refine.summary import Example, Tally
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Old and new masks of a tracklet side by side.
-
-    Args:
-        boundary_iou: mean IoU of the boundary regions of old and new mask, in [0, 1].
-        shift_px: pixels changed per pixel of contour: how far the contour moved on average.
-        steadiness: boundary IoU of a mask with that of the next frame, moved so that their centres
-            meet; mean over frames, of the old and of the new masks. nan without neighbours.
-        flicker: mean change of that number from one pair of frames to the next, old and new.
-    """
-
-    boundary_iou: float
-    shift_px: float
-    steadiness: tuple[float, float]
-    flicker: tuple[float, float]
-
-
-def measure(old: Sequence[rle.Rle | None], new: Sequence[rle.Rle | None]) -> Difference:
-    """Compare old and new masks of a tracklet.
-
-    Args:
-        old: one mask per frame, None where there is none; frames follow one another.
-        new: likewise.
-    """
-    pairs = [(a, b) for a, b in zip(old, new, strict=True) if a is not None and b is not None]
-    _, _, curve = compare_tubes([a for a, _ in pairs], [b for _, b in pairs])
-    changed = contour = 0
-    for a, b in pairs:
-        common, whole = rle.area(rle.intersection([a, b])), rle.area(rle.union([a, b]))
-        changed += whole - common
-        contour += _contour_px(decode_crop(b))
-    before, after = _neighbours(old), _neighbours(new)
-    return Difference(
-        boundary_iou=sum(curve) / len(curve) if curve else math.nan,
-        shift_px=changed / max(contour, 1),
-        steadiness=(_mean(before), _mean(after)),
-        flicker=(temporal_stability(before), temporal_stability(after)),
-    )
-
-
-def _contour_px(crop: MaskCrop) -> int:
-    """Pixels of a mask that have a side in common with the outside."""
-    padded = np.pad(crop.bits, 1).astype(np.uint8)
-    inner = cv2.erode(padded, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)))
-    return int(np.count_nonzero(padded)) - int(np.count_nonzero(inner))
-
-
-def _neighbours(masks: Sequence[rle.Rle | None]) -> list[float]:
-    """Boundary IoU of each mask with the next one, centre on centre; nan where one is missing."""
-    curve = []
-    for a, b in pairwise(masks):
-        moved = None if a is None or b is None else _moved(b, a)
-        if a is None or moved is None:
-            curve.append(math.nan)
-        else:
-            curve.append(compare_tubes([a], [moved])[2][0])
-    return curve
-
-
-def _moved(mask: rle.Rle, onto: rle.Rle) -> rle.Rle | None:
-    """A mask shifted by whole pixels so that its centre meets another's; None if one is empty."""
-    crop, other = decode_crop(mask), decode_crop(onto)
-    if not crop.area or not other.area:
-        return None
-    (y, x), (to_y, to_x) = _centre(crop), _centre(other)
-    top, left = crop.y + round(to_y - y), crop.x + round(to_x - x)
-    height, width = mask["size"]
-    cut_y, cut_x = max(-top, 0), max(-left, 0)
-    bits = crop.bits[cut_y : height - top, cut_x : width - left]
-    return encode_crop(MaskCrop(bits, top + cut_y, left + cut_x), (height, width))
-
-
-def _centre(crop: MaskCrop) -> tuple[float, float]:
-    rows, columns = np.nonzero(crop.bits)
-    return crop.y + float(rows.mean()), crop.x + float(columns.mean())
-
-
-def _mean(values: Sequence[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return sum(known) / len(known) if known else math.nan
-
-
-# --- what the page shows -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ReportRow:
-    """One tracklet of the table.
-
-    Args:
-        video: its name.
-        tracklet: its name.
-        masks: frames in which it has one.
-        changed_share: pixels changed over pixels of the old masks.
-        confidence: mean over its frames.
-        rejected: names of the frames whose new mask was thrown away.
-        difference: None where it was not measured.
-    """
-
-    video: str
-    tracklet: str
-    masks: int
-    changed_share: float
-    confidence: float
-    rejected: Sequence[str]
-    difference: Difference | None
-
-
-@dataclass(frozen=True)
-class ReportExample:
-    """One frame to look at.
-
-    Args:
-        video: its name.
-        tracklet: its name.
-        frame: its name.
-        pictures: of ``example_pictures``.
-        changed_share: pixels changed over pixels of the old mask.
-        confidence: mean over the pixels that were looked at.
-    """
-
-    video: str
-    tracklet: str
-    frame: str
-    pictures: Pictures
-    changed_share: float
-    confidence: float
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """JPEG files of one size: old contour, new contour, what changed."""
-
-    before: bytes
-    after: bytes
-    change: bytes
-    width: int
-    height: int
-
-
-@dataclass(frozen=True)
-class RefineReport:
+class Page:
     """Everything on the page.
 
     Args:
         title: of the page.
         totals: large numbers on top, (number, what it is).
-        rows: of the table, the most changed first.
+        rows: of the table, the most changed first; None for what was not measured.
         hidden_rows: tracklets that the table leaves out.
-        examples: the most changed frames.
+        figures: the most changed frames.
         settings: (name, value).
         advice: what to do about rejected results; empty without one.
     """
 
     title: str
     totals: Sequence[tuple[str, str]]
-    rows: Sequence[ReportRow]
+    rows: Sequence[tuple[Tally, Difference | None]]
     hidden_rows: int
-    examples: Sequence[ReportExample]
+    figures: Sequence[tuple[Example, Pictures]]
     settings: Sequence[tuple[str, str]]
     advice: str = ""
 
-
-def example_pictures(frame: Frame, old: BoolArray, new: BoolArray) -> Pictures:
-    """Cut a frame to an object and draw its contours.
-
-    Args:
-        frame: (H, W, 3) uint8 RGB.
-        old: (H, W), at least one pixel.
-        new: (H, W).
-    """
-    rows, columns = _window(old | new)
-    zoom = min(SIDE_PX / max(rows.stop - rows.start, columns.stop - columns.start), MOST_ZOOM)
-    size = (
-        max(round((columns.stop - columns.start) * zoom), 1),
-        max(round((rows.stop - rows.start) * zoom), 1),
-    )
-    way = cv2.INTER_CUBIC if zoom > 1 else cv2.INTER_AREA
-    view = np.asarray(cv2.resize(frame[rows, columns], size, interpolation=way), dtype=np.uint8)
-    masks = [
-        cv2.resize(m[rows, columns].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-        for m in (old, new)
-    ]
-    change = np.repeat(view.mean(2, keepdims=True) * 0.55, 3, axis=2).astype(np.uint8)
-    change[masks[1] & ~masks[0]] = ADDED
-    change[masks[0] & ~masks[1]] = REMOVED
-    return Pictures(
-        _jpeg(_outlined(view, masks[0], BEFORE)),
-        _jpeg(_outlined(view, masks[1], AFTER)),
-        _jpeg(change),
-        *size,
-    )
-
-
-def _window(mask: BoolArray) -> tuple[slice, slice]:
-    """Rows and columns of an object with some room around it."""
-    ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    side = max(int(ys[-1] - ys[0]), int(xs[-1] - xs[0])) + 1
-    room = max(round(0.12 * side), 12)
-    y, x = int(ys[0]) - room, int(xs[0]) - room
-    return (
-        slice(max(y, 0), min(int(ys[-1]) + room + 1, mask.shape[0])),
-        slice(max(x, 0), min(int(xs[-1]) + room + 1, mask.shape[1])),
-    )
-
-
-def _outlined(view: Frame, mask: BoolArray, color: Rgb) -> Frame:
-    """A light tint inside, and a contour with a dark rim."""
-    painted = view.copy()
-    painted[mask] = (0.8 * view[mask] + 0.2 * np.array(color)).astype(np.uint8)
-    found, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(painted, found, -1, (16, 16, 20), 4, cv2.LINE_AA)
-    cv2.drawContours(painted, found, -1, color, 2, cv2.LINE_AA)
-    return painted
-
-
-def _jpeg(picture: Frame) -> bytes:
-    ok, coded = cv2.imencode(
-        ".jpg", np.ascontiguousarray(picture[:, :, ::-1]), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
-    )
-    assert ok, "a picture in memory can be coded"
-    return bytes(coded)
-
-
-# --- the page ------------------------------------------------------------------------------------
 
 _STYLE = """
 :root{--ink:#1d2430;--soft:#5b6472;--line:#e3e6eb;--card:#fff;--page:#f4f5f7;
@@ -319,17 +95,17 @@ footer{color:var(--soft);font-size:13px;margin-top:26px}
 """
 
 
-def build_page(report: RefineReport) -> str:
+def build_page(page: Page) -> str:
     """The text of the HTML file."""
-    title = escape(report.title)
+    title = escape(page.title)
     body = [
         f"<h1>{title}</h1>",
         "<p>Masks before and after <code>vmt refine</code>: where contours moved, how sure the "
         "network was, and which results it threw away.</p>",
-        _cards(report.totals),
-        _examples(report.examples),
-        _table(report.rows, report.hidden_rows, report.advice),
-        _settings(report.settings),
+        _cards(page.totals),
+        _figures(page.figures),
+        _table(page),
+        _settings(page.settings),
     ]
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -347,26 +123,25 @@ def _cards(totals: Sequence[tuple[str, str]]) -> str:
     return f'<div class="cards">{"".join(cards)}</div>'
 
 
-def _examples(examples: Sequence[ReportExample]) -> str:
-    if not examples:
+def _figures(figures: Sequence[tuple[Example, Pictures]]) -> str:
+    if not figures:
         return "<section><h2>Nothing changed</h2><p>Every mask stayed as it was.</p></section>"
-    figures = "".join(_figure(example) for example in examples)
     return (
         "<section><h2>The most changed frames</h2>"
         '<p>Drag across the left picture: <span class="was">old contour</span> on the left of the '
         'line, <span class="is">new contour</span> on its right. The right picture shows pixels '
         '<span class="plus">added</span> and <span class="minus">removed</span>.</p>'
-        f'<div class="examples">{figures}</div></section>'
+        f'<div class="examples">{"".join(starmap(_figure, figures))}</div></section>'
     )
 
 
-def _figure(example: ReportExample) -> str:
-    pictures = example.pictures
+def _figure(example: Example, pictures: Pictures) -> str:
+    tally, change = example.tally, example.change
     size = f'width="{pictures.width}" height="{pictures.height}"'
     # An image is its only frame.
-    known = Path(example.video).stem == example.frame
-    frame = "" if known else f", frame {escape(example.frame)}"
-    name = escape(f"{example.tracklet}, frame {example.frame}")
+    alone = Path(tally.video).stem == change.name
+    frame = "" if alone else f", frame {escape(change.name)}"
+    name = escape(f"{tally.tracklet}, frame {change.name}")
     return (
         '<figure><div class="pair"><div class="slide">'
         f'<img {size} alt="new contour of {name}" src="{_data(pictures.after)}">'
@@ -376,9 +151,9 @@ def _figure(example: ReportExample) -> str:
         f'aria-label="before and after, {name}" '
         "oninput=\"this.parentNode.style.setProperty('--x',this.value+'%')\"></div>"
         f'<img {size} alt="changed pixels of {name}" src="{_data(pictures.change)}"></div>'
-        f"<figcaption><b>{escape(example.tracklet)}</b> in {escape(example.video)}{frame}: "
-        f"{example.changed_share:.1%} of its pixels changed, mean "
-        f"confidence {example.confidence:.2f}</figcaption></figure>"
+        f"<figcaption><b>{escape(tally.tracklet)}</b> in {escape(tally.video)}{frame}: "
+        f"{change.changed_px / change.area:.1%} of its pixels changed, mean "
+        f"confidence {change.confidence:.2f}</figcaption></figure>"
     )
 
 
@@ -400,14 +175,15 @@ _COLUMNS = (
 )
 
 
-def _table(rows: Sequence[ReportRow], hidden: int, advice: str) -> str:
+def _table(page: Page) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in _COLUMNS)
-    lines = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in _cells(r))}</tr>" for r in rows)
-    more = f"<p>{hidden} more tracklets changed less; the change log lists them.</p>"
+    rows = [_cells(tally, difference) for tally, difference in page.rows]
+    lines = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for cells in rows)
+    more = f"<p>{page.hidden_rows} more tracklets changed less; the change log lists them.</p>"
     return (
         "<section><h2>Tracklets</h2>"
         '<div class="scroll"><table><thead><tr>'
-        f"{head}</tr></thead><tbody>{lines}</tbody></table></div>{more if hidden else ''}"
+        f"{head}</tr></thead><tbody>{lines}</tbody></table></div>{more if page.hidden_rows else ''}"
         "<p><b>Pixels changed</b>: as a share of the old mask. <b>Contour moved</b>: pixels "
         "changed per pixel of contour. <b>Boundary IoU</b>: overlap of the bands along old and new "
         "contour (2% of the frame's diagonal wide); 1 means that nothing moved. <b>Steadiness</b>: "
@@ -415,24 +191,23 @@ def _table(rows: Sequence[ReportRow], hidden: int, advice: str) -> str:
         "higher is steadier. <b>Flicker</b>: how much that overlap jumps from frame to frame; "
         "lower is steadier. Objects that turn or bend are less steady whatever the masks. "
         "<b>Rejected</b>: frames whose new mask was empty or too far from the old one; "
-        f"they keep the old one. {escape(advice)}</p></section>"
+        f"they keep the old one. {escape(page.advice)}</p></section>"
     )
 
 
-def _cells(row: ReportRow) -> list[str]:
-    difference = row.difference
-    rejected = ", ".join(row.rejected[:4]) + (" ..." if len(row.rejected) > 4 else "")
+def _cells(tally: Tally, difference: Difference | None) -> list[str]:
+    rejected = ", ".join(tally.rejected[:4]) + (" ..." if len(tally.rejected) > 4 else "")
     return [
-        escape(row.video),
-        escape(row.tracklet),
-        str(row.masks),
-        f"{row.changed_share:.1%}",
+        escape(tally.video),
+        escape(tally.tracklet),
+        str(tally.masks),
+        f"{tally.share:.1%}",
         "" if difference is None else f"{difference.shift_px:.1f} px",
         "" if difference is None else _number(difference.boundary_iou),
-        f"{row.confidence:.2f}",
+        f"{tally.confidence:.2f}",
         "" if difference is None else _arrow(difference.steadiness),
         "" if difference is None else _arrow(difference.flicker, 3),
-        f"{len(row.rejected)} ({escape(rejected)})" if row.rejected else "0",
+        f"{len(tally.rejected)} ({escape(rejected)})" if tally.rejected else "0",
     ]
 
 

@@ -10,13 +10,12 @@ from cocoapi_hq.io import rle
 from cocoapi_hq.io.json_file import read_json
 from cocoapi_hq.io.listing import natural_key
 from vmt.data.images import picture_size
-from vmt.data.label_maps import VOID
 from vmt.data.listing import list_frames
-from vmt.data.mask_files.base import FrameSet, list_few
+from vmt.data.mask_files.base import FrameSet, join_notes, list_few
 from vmt.data.mask_files.folders import FolderFile, FolderVideo, FrameCodec
 from vmt.data.mask_files.open import MaskOptions, has_frames, open_mask_folder
-from vmt.data.mask_files.pairing import pair
 from vmt.data.records import Tracklet, VideoList, VideoRecord
+from vmt.data.void import VOID
 from vmt.utils.errors import AnnotationError, scoring_errors
 
 #: The class of objects whose class is not known.
@@ -70,7 +69,7 @@ def load_png_folders(
         below = not alone or (video.folder != "" and (image_root / video.folder).is_dir())
         place = video.folder if below or len(folder.videos) > 1 else ""
         frames = _Frames(image_root, place)
-        files, codec, note = _pair(video, frames, strict=strict, survey=report is not None)
+        files, note = _pair(video, frames, strict=strict, survey=report is not None)
         if report is not None and note:
             report(f"{video.label}: {note}")
         stems = list(frames.paths)
@@ -84,7 +83,7 @@ def load_png_folders(
                 width=frames.size[1],
                 annotations=FolderAnnotations(
                     files=tuple(files.values()),
-                    codec=codec,
+                    codec=video.codec,
                     size=frames.size,
                     category_ids=ids,
                     category_of=classes.get(video.folder, {}) if classes else None,
@@ -118,21 +117,20 @@ class _Frames:
 
 def _pair(
     video: FolderVideo, frames: _Frames, *, strict: bool, survey: bool
-) -> tuple[dict[int, tuple[Path, ...]], FrameCodec, str]:
-    """Frame -> its files, how to read them, and what to say."""
+) -> tuple[dict[int, tuple[Path, ...]], str]:
+    """Frame -> its files, and what to say."""
     video.refuse_frames(frames.paths.values())
     info = FrameSet(str(frames.folder), frames.size, tuple(frames.paths), len(frames.paths))
-    codec = video.make_codec(video.files if survey else (), frames.size)
-    by_name = video.by_name()
-    pairing = pair({name: paths[0] for name, paths in by_name.items()}, info, codec.noun)
-    bare = [stem for t, stem in enumerate(frames.paths) if t not in pairing.names]
+    note = video.codec.survey(video.files if survey else (), frames.size)
+    files, pairing = video.pair(info)
+    bare = [stem for t, stem in enumerate(frames.paths) if t not in files]
     if bare and strict:
+        noun = video.codec.noun
         raise AnnotationError(
-            f"{video.where}: {len(bare)} frames have no {codec.noun} (first: {bare[0]}); add them, "
+            f"{video.where}: {len(bare)} frames have no {noun} (first: {bare[0]}); add them, "
             "or convert with --sparse, which leaves these frames out."
         )
-    files = {t: tuple(by_name[pairing.names[t]]) for t in sorted(pairing.names)}
-    return files, codec, " ".join(note for note in (pairing.note, codec.note) if note)
+    return files, join_notes(pairing, note)
 
 
 def _classes(masks: Path, folder: FolderFile) -> tuple[dict[int, str], dict[str, dict[int, str]]]:
@@ -142,7 +140,7 @@ def _classes(masks: Path, folder: FolderFile) -> tuple[dict[int, str], dict[str,
     found = {word for objects in per_video.values() for word in objects.values()}
     if not per_video:
         for video in folder.videos:
-            found |= video.make_codec.categories(video.files)
+            found |= video.codec.categories(video.files)
     return dict(enumerate(sorted(found) or [OBJECT], start=1)), per_video
 
 

@@ -10,7 +10,7 @@ from vmt.data.formats.drawn import DrawnVideo, Source, open_frames, order_note, 
 from vmt.data.images import picture_size
 from vmt.data.mask_files.base import FrameSet
 from vmt.data.mask_files.folders import FolderVideo
-from vmt.data.mask_files.polygons import MakePolygonCodec, polygon_files, read_polygons
+from vmt.data.mask_files.polygons import PolygonCodec, polygon_files, read_polygons
 from vmt.utils.errors import AnnotationError
 
 
@@ -50,11 +50,13 @@ def _read(
 ) -> tuple[DrawnVideo, str]:
     size = picture_size(frames[0])
     shown = FrameSet(str(folder), size, tuple(path.stem for path in frames), len(frames))
-    masks = FolderVideo(files, "", name, MakePolygonCodec()).load(shown)
-    video = DrawnVideo(name, frames, size, set(masks.files))
-    for t, (file,) in masks.files.items():
+    codec = PolygonCodec()
+    note = codec.survey(files, size)
+    pairs, _ = FolderVideo.of(files, codec, name).pair(shown)
+    video = DrawnVideo(name, frames, size, set(pairs))
+    for t, (file,) in pairs.items():
         content = read_polygons(file)
         for key, mask in content.masks(size).items():
             if rle.area(mask):
                 video.add(key, content.labels[key].strip(), t, mask)
-    return video, MakePolygonCodec()(files, size).note
+    return video, note

@@ -1,16 +1,16 @@
 """What a file or folder of masks is to whoever changes the masks in it.
 
 A mask file holds videos; a video, once its frames are known, gives the masks of one frame after
-the other. Changes go to disk as they are made (``vmt.apps.refine.videos``), and ``rewrite``
+the other. Changes go to disk as they are made (``vmt.apps.refine.work_folder``), and ``rewrite``
 puts them into a copy of the file in which nothing else differs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -51,7 +51,7 @@ class TrackletName:
     """One object of a video.
 
     Args:
-        key: finds it again when the file is rewritten.
+        key: by which it is known when the file is rewritten.
         label: for people.
         category: name of its class; "" where the reader has no use for it.
     """
@@ -66,168 +66,112 @@ class Change:
     """What became of one mask.
 
     Args:
+        frame: index in the video.
+        name: of the frame: its file's, or its index.
         tracklet: of the video, by its place.
+        key: of that tracklet.
         area: of the mask before, in pixels.
         changed_px: pixels that differ.
         confidence: mean over the pixels that were looked at, in [0.5, 1].
-        rejected: a new mask was found and thrown away.
-        counts: run lengths of the new mask; None when it is the old one.
-    """
-
-    tracklet: int
-    area: int
-    changed_px: int
-    confidence: float
-    rejected: bool
-    counts: str | None
-
-
-@dataclass(frozen=True)
-class FrameChanges:
-    """What became of the masks of one frame.
-
-    Args:
-        frame: index in the video.
-        name: of the frame: its file's, or its index.
-        size: (h, w) in pixels.
-        changes: one per mask that the frame has.
+        rejected: a new mask was made and thrown away.
+        mask: the new one; None when it is the old one.
     """
 
     frame: int
     name: str
-    size: Size
-    changes: Sequence[Change]
+    tracklet: int
+    key: str
+    area: int
+    changed_px: int
+    confidence: float
+    rejected: bool
+    mask: rle.Rle | None
 
-    def mask(self, change: Change) -> BoolArray | None:
-        """(H, W) of the new mask; None when it is the old one."""
-        if change.counts is None:
-            return None
-        return rle.decode({"size": list(self.size), "counts": change.counts})
+
+#: What became of the video of a key, in order of frames, from its start each time; none of videos
+#: that stay as they are.
+ChangesOf = Callable[[str], Iterable[Change]]
 
 
-class VideoMasks(Protocol):
-    """The masks of one video; what they take in memory does not grow with its frames' size."""
+@dataclass(frozen=True)
+class VideoMasks:
+    """The masks of one video; what they take in memory does not grow with its frames' size.
+
+    Args:
+        tracklets: N objects.
+        names: index of a frame that holds masks, ascending -> what the mask file calls it.
+        at: index of a frame -> (N, H, W); all False where an object is absent or must not be
+            touched.
+        note: what a person should know, in one sentence; may be empty.
+        length: frames that the video must have; None when any number will do.
+    """
+
+    tracklets: Sequence[TrackletName]
+    names: Mapping[int, str]
+    at: Callable[[int], BoolArray]
+    note: str = ""
+    length: int | None = None
 
     @property
-    def tracklets(self) -> Sequence[TrackletName]:
-        """N objects."""
-        ...
-
-    @property
-    def frames(self) -> Sequence[int]:
+    def frames(self) -> list[int]:
         """Indices of the frames that hold masks, ascending."""
-        ...
-
-    @property
-    def length(self) -> int | None:
-        """Frames that the video must have; None when any number will do."""
-        ...
-
-    @property
-    def note(self) -> str:
-        """What a person should know, in one sentence; may be empty."""
-        ...
-
-    def name(self, frame: int) -> str:
-        """What the mask file calls a frame that holds masks."""
-        ...
-
-    def at(self, frame: int) -> BoolArray:
-        """(N, H, W); all False where an object is absent or must not be touched."""
-        ...
+        return list(self.names)
 
 
-class MaskVideo(Protocol):
-    """A video of a mask file, before its frames are known."""
+@dataclass(frozen=True)
+class MaskVideo(ABC):
+    """A video of a mask file, before its frames are known.
 
-    @property
-    def key(self) -> str:
-        """Unique in the file, and fit for a file name."""
-        ...
+    Args:
+        key: unique in the file, and fit for a file name.
+        label: for people.
+        folder: where its frames are when the file does not list them: a name below that of images.
+        file_names: its frames, relative to the folder of images; None when no file lists them.
+    """
 
-    @property
-    def label(self) -> str:
-        """For people."""
-        ...
+    key: str
+    label: str
+    folder: str
+    file_names: tuple[str, ...] | None
 
-    @property
-    def file_names(self) -> tuple[str, ...] | None:
-        """Its frames, relative to the folder of images; None when the file does not list them."""
-        ...
-
-    @property
-    def folder(self) -> str:
-        """Where its frames are when the file does not list them: a name below that folder."""
-        ...
-
+    @abstractmethod
     def stamp(self) -> str:
         """Differs when the masks on disk differ."""
-        ...
 
+    @abstractmethod
     def load(self, frames: FrameSet) -> VideoMasks:
         """Read what pairs masks with frames.
 
         Raises:
             AnnotationError: the masks break their format, or do not belong to these frames.
         """
-        ...
 
 
-#: Finds what became of a video, from its start each time; None for videos that stay as they are.
-FindChanges = Callable[[str], "VideoChanges | None"]
+@dataclass(frozen=True)
+class MaskFile(ABC):
+    """A file or folder of masks.
 
+    Args:
+        path: of the file or folder.
+        form: what it is, for people.
+        videos: at least one.
+        noun: what its videos are called: ``video`` or ``image``.
+        note: what a person should know before any video is read; may be empty.
+    """
 
-class VideoChanges(Protocol):
-    """What became of the masks of one video."""
+    path: Path
+    form: str
+    videos: Sequence[MaskVideo]
+    noun: str = "video"
+    note: str = ""
 
-    @property
-    def tracklets(self) -> Sequence[TrackletName]:
-        """The video's."""
-        ...
-
-    def __iter__(self) -> Iterator[FrameChanges]:
-        """Frames that hold masks, in order."""
-        ...
-
-
-class MaskFile(Protocol):
-    """A file or folder of masks."""
-
-    @property
-    def path(self) -> Path:
-        """Of the file or folder."""
-        ...
-
-    @property
-    def form(self) -> str:
-        """What it is, for people."""
-        ...
-
-    @property
-    def noun(self) -> str:
-        """What its videos are called: ``video`` or ``image``."""
-        ...
-
-    @property
-    def note(self) -> str:
-        """What a person should know before any video is read; may be empty."""
-        ...
-
-    @property
-    def videos(self) -> Sequence[MaskVideo]:
-        """At least one."""
-        ...
-
-    def rewrite(self, find: FindChanges) -> Iterator[tuple[str, Iterable[bytes]]]:
-        """The file with other masks.
-
-        Args:
-            find: key of a video -> its changes.
+    @abstractmethod
+    def rewrite(self, changes_of: ChangesOf) -> Iterator[tuple[str, Iterable[bytes]]]:
+        """The file with other masks; what has no change is copied byte by byte.
 
         Yields:
             Path relative to the output ("" when that is a file) and its content in pieces.
         """
-        ...
 
 
 class OutsideError(AnnotationError):
@@ -277,6 +221,11 @@ def idle_note(places: Sequence[str]) -> str:
     )
 
 
+def join_notes(*notes: str) -> str:
+    """Sentences for people as one text; empty ones are left out."""
+    return " ".join(note for note in notes if note)
+
+
 def size_text(size: Sequence[int]) -> str:
     """(h, w) as people write it: width x height."""
     return f"{size[1]}x{size[0]}"
@@ -284,5 +233,5 @@ def size_text(size: Sequence[int]) -> str:
 
 def list_few(names: Sequence[str], most: int = 8) -> str:
     """Names for a message; beyond ``most`` they are counted."""
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+    first = ", ".join(names[:most])
+    return first if len(names) <= most else f"{first} and {len(names) - most} more"

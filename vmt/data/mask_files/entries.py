@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,17 @@ from cocoapi_hq.io.fields import is_int, short
 from vmt.data.formats.foreign import foreign_tool
 from vmt.data.mask_files.base import (
     BoolArray,
-    FindChanges,
-    FrameChanges,
+    ChangesOf,
     FrameSet,
+    MaskFile,
+    MaskVideo,
     Size,
     TrackletName,
-    VideoChanges,
+    VideoMasks,
     checked_mask,
     idle_note,
     idle_rings,
+    join_notes,
     list_few,
     size_text,
 )
@@ -118,14 +121,25 @@ def open_entries(content: JsonList, options: EntryOptions) -> EntryFile:
         )
     categories = _categories(listed)
     videos = tuple(
-        EntryVideo(content, form, options, member, tuple(rows[key]), categories)
+        EntryVideo(
+            key=f"{form.noun}_{member.id}",
+            label=member.label,
+            folder=member.folder,
+            file_names=member.file_names,
+            content=content,
+            form=form,
+            options=options,
+            member=member,
+            rows=tuple(rows[key]),
+            categories=categories,
+        )
         for key, member in members.items()
         if key in rows
     )
     if not videos:
         raise AnnotationError(f"{content.path}: {content.name} is empty; there is no mask.")
     note = f"{crowds} crowd regions (iscrowd) are left alone" if crowds else ""
-    return EntryFile(content.path, form.text, videos, content, form, note)
+    return EntryFile(content.path, form.text, videos, form.noun, note, content=content, kind=form)
 
 
 @dataclass(frozen=True)
@@ -235,8 +249,17 @@ def _unlisted(content: JsonList, key: int | str, row: int) -> Member:
 
 
 @dataclass(frozen=True)
-class EntryVideo:
-    """The entries of one video; see ``base.MaskVideo``."""
+class EntryVideo(MaskVideo):
+    """The entries of one video.
+
+    Args:
+        content: the file.
+        form: which of the four.
+        options: what is refined.
+        member: the video as the file lists it.
+        rows: of its entries.
+        categories: id -> name.
+    """
 
     content: JsonList
     form: _Form
@@ -245,36 +268,16 @@ class EntryVideo:
     rows: tuple[int, ...]
     categories: Mapping[int, str]
 
-    @property
-    def key(self) -> str:
-        """See ``base.MaskVideo``."""
-        return f"{self.form.noun}_{self.member.id}"
-
-    @property
-    def label(self) -> str:
-        """See ``base.MaskVideo``."""
-        return self.member.label
-
-    @property
-    def file_names(self) -> tuple[str, ...] | None:
-        """See ``base.MaskVideo``."""
-        return self.member.file_names
-
-    @property
-    def folder(self) -> str:
-        """See ``base.MaskVideo``."""
-        return self.member.folder
-
     def stamp(self) -> str:
-        """See ``base.MaskVideo``."""
+        """See ``MaskVideo``."""
         digest = hashlib.sha1(f"{self.member} {self.options}".encode(), usedforsecurity=False)
         for row in self.rows:
             place = self.content.places[row]
             digest.update(f"{row} {self.content.text[place.begin : place.end]}\n".encode())
         return digest.hexdigest()
 
-    def load(self, frames: FrameSet) -> EntryMasks:
-        """See ``base.MaskVideo``."""
+    def load(self, frames: FrameSet) -> VideoMasks:
+        """See ``MaskVideo``."""
         if self.member.size not in (None, frames.size):
             raise AnnotationError(
                 f"{self.content.path}: says that {self.label} has frames of "
@@ -282,18 +285,17 @@ class EntryVideo:
                 f"{frames.where} have {frames.explain_size()}; give the frames that the masks "
                 "were drawn on."
             )
-        found: list[tuple[TrackletName, list[str | None]]] = []
+        tracklets: list[TrackletName] = []
+        counts: list[list[str | None]] = []
         idle: list[str] = []
         empty = 0
         length = 1 if self.form.image else frames.count
         for row in self.rows:
             element = self.content.element(row)
-            if self._left_alone(element):
-                continue
             where = f"{self.content.where(row)}.{self.form.mask_key}"
-            given = element.get(self.form.mask_key)
-            masks = [given] if self.form.image else given
-            if masks is None:
+            masks = element.get(self.form.mask_key)
+            masks = [masks] if self.form.image else masks
+            if self._left_alone(element) or masks is None:
                 continue
             if not isinstance(masks, list):
                 raise AnnotationError(
@@ -305,19 +307,21 @@ class EntryVideo:
                     f"{where} has {len(masks)} entries, but {frames.where} has {length} frames; "
                     "give one mask or null per frame."
                 )
-            counts = [self._counts(m, f"{where}[{t}]", frames) for t, m in enumerate(masks)]
+            own = [_counts(mask, f"{where}[{t}]", frames) for t, mask in enumerate(masks)]
             idle += [place for t, m in enumerate(masks) for place in idle_rings(m, f"{where}[{t}]")]
-            empty += sum(bool(m) and c is None for m, c in zip(masks, counts, strict=True))
-            found.append((TrackletName(str(row), self._name(element, row)), counts))
-        notes = [f"{empty} empty masks (no pixel) stay as they are." if empty else ""]
-        note = " ".join(text for text in [idle_note(idle), *notes] if text)
-        return EntryMasks(
-            tracklets=[name for name, _ in found],
-            counts=[counts for _, counts in found],
-            size=frames.size,
-            length=length,
-            note=note,
-            names=() if self.file_names is None else self.file_names,
+            empty += sum(bool(m) and c is None for m, c in zip(masks, own, strict=True))
+            tracklets.append(TrackletName(str(row), self._name(element, row)))
+            counts.append(own)
+        present = sorted({t for own in counts for t, text in enumerate(own) if text is not None})
+        names = self.file_names
+        return VideoMasks(
+            tracklets,
+            {t: Path(names[t]).stem if names else str(t) for t in present},
+            partial(_decode_frame, counts, frames.size),
+            join_notes(
+                idle_note(idle), f"{empty} empty masks (no pixel) stay as they are." * bool(empty)
+            ),
+            length,
         )
 
     def _left_alone(self, element: Mapping[str, Json]) -> bool:
@@ -325,107 +329,76 @@ class EntryVideo:
         low = isinstance(score, (int, float)) and score < self.options.min_score
         return bool(element.get("iscrowd")) or low
 
-    def _counts(self, mask: Json, where: str, frames: FrameSet) -> str | None:
-        """Run lengths of a mask that is there and has a pixel."""
-        if rle.is_absent(mask):
-            return None
-        checked = checked_mask(mask, where, frames.size)
-        if tuple(checked["size"]) != frames.size:
-            raise AnnotationError(
-                f"{where}: the mask is {size_text(checked['size'])} pixels, but the frames of "
-                f"{frames.where} are {frames.explain_size()}; give the frames that the masks were "
-                "drawn on."
-            )
-        return checked["counts"] if rle.area(checked) else None
-
     def _name(self, element: Mapping[str, Json], row: int) -> str:
         identity = element.get("id")
         kind = self.categories.get(element.get("category_id", -1), "object")
         return f"{kind} {identity if is_int(identity) else f'#{row}'}"
 
 
-@dataclass(frozen=True)
-class EntryMasks:
-    """The masks of one video as run lengths; see ``base.VideoMasks``."""
+def _counts(mask: Json, where: str, frames: FrameSet) -> str | None:
+    """Run lengths of a mask that is there and has a pixel."""
+    if rle.is_absent(mask):
+        return None
+    checked = checked_mask(mask, where, frames.size)
+    if tuple(checked["size"]) != frames.size:
+        raise AnnotationError(
+            f"{where}: the mask is {size_text(checked['size'])} pixels, but the frames of "
+            f"{frames.where} are {frames.explain_size()}; give the frames that the masks were "
+            "drawn on."
+        )
+    return checked["counts"] if rle.area(checked) else None
 
-    tracklets: Sequence[TrackletName]
-    counts: Sequence[Sequence[str | None]]
-    size: Size
-    length: int | None
-    note: str
-    names: tuple[str, ...]
-    frames: Sequence[int] = field(init=False)
 
-    def __post_init__(self) -> None:
-        held = {t for row in self.counts for t, counts in enumerate(row) if counts is not None}
-        object.__setattr__(self, "frames", sorted(held))
-
-    def name(self, frame: int) -> str:
-        """See ``base.VideoMasks``."""
-        return Path(self.names[frame]).stem if self.names else str(frame)
-
-    def at(self, frame: int) -> BoolArray:
-        """See ``base.VideoMasks``."""
-        masks = np.zeros((len(self.counts), *self.size), dtype=np.bool_)
-        for target, row in zip(masks, self.counts, strict=True):
-            counts = row[frame]
-            if counts is not None:
-                target[...] = rle.decode({"size": list(self.size), "counts": counts})
-        return masks
+def _decode_frame(counts: Sequence[Sequence[str | None]], size: Size, frame: int) -> BoolArray:
+    """(N, H, W) of one frame."""
+    masks = np.zeros((len(counts), *size), dtype=np.bool_)
+    for target, row in zip(masks, counts, strict=True):
+        text = row[frame]
+        if text is not None:
+            target[...] = rle.decode({"size": list(size), "counts": text})
+    return masks
 
 
 @dataclass(frozen=True)
-class EntryFile:
-    """A JSON file of masks; see ``base.MaskFile``."""
+class EntryFile(MaskFile):
+    """A JSON file of masks.
 
-    path: Path
-    form: str
+    Args:
+        videos: at least one.
+        content: the file.
+        kind: which of the four forms.
+    """
+
     videos: Sequence[EntryVideo]
-    content: JsonList
-    _form: _Form
-    note: str = ""
+    content: JsonList = field(kw_only=True)
+    kind: _Form = field(kw_only=True)
 
-    @property
-    def noun(self) -> str:
-        """See ``base.MaskFile``."""
-        return self._form.noun
+    def rewrite(self, changes_of: ChangesOf) -> Iterator[tuple[str, Iterable[bytes]]]:
+        """See ``MaskFile``."""
+        yield "", self._pieces(changes_of)
 
-    def rewrite(self, find: FindChanges) -> Iterator[tuple[str, Iterable[bytes]]]:
-        """See ``base.MaskFile``; elements without a change are copied byte by byte."""
-        yield "", self._pieces(find)
-
-    def _pieces(self, find: FindChanges) -> Iterator[bytes]:
-        video_of = {row: video for video in self.videos for row in video.rows}
-        last: tuple[str, dict[int, dict[int, rle.Rle]]] = ("", {})
+    def _pieces(self, changes_of: ChangesOf) -> Iterator[bytes]:
+        video_of = {row: video.key for video in self.videos for row in video.rows}
+        current = ""
+        masks: dict[int, dict[int, rle.Rle]] = {}
         done = 0
         for row, place in enumerate(self.content.places):
-            video = video_of.get(row)
-            if video is None:
+            key = video_of.get(row)
+            if key is None:
                 continue
-            if last[0] != video.key:
-                last = (video.key, _by_row(find(video.key)))
-            masks = last[1].get(row)
-            if not masks:
+            if key != current:
+                current, masks = key, {}
+                for change in changes_of(key):
+                    if change.mask is not None:
+                        masks.setdefault(int(change.key), {})[change.frame] = change.mask
+            if row not in masks:
                 continue
             element = self.content.element(row)
-            _put(element, masks, self._form)
+            _put(element, masks[row], self.kind)
             yield self.content.text[done : place.begin].encode()
             yield self.content.spelled(row, element).encode()
             done = place.end
         yield self.content.text[done:].encode()
-
-
-def _by_row(changes: VideoChanges | None) -> dict[int, dict[int, rle.Rle]]:
-    """Row of the file -> frame -> new mask."""
-    found: dict[int, dict[int, rle.Rle]] = {}
-    frames: Iterable[FrameChanges] = () if changes is None else changes
-    for frame in frames:
-        for change in frame.changes:
-            if change.counts is not None and changes is not None:
-                row = int(changes.tracklets[change.tracklet].key)
-                mask: rle.Rle = {"size": list(frame.size), "counts": change.counts}
-                found.setdefault(row, {})[frame.frame] = mask
-    return found
 
 
 def _put(element: dict[str, Any], masks: Mapping[int, rle.Rle], form: _Form) -> None:

@@ -3,52 +3,60 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from cocoapi_hq.io.listing import natural_key
 from vmt.data.mask_files.base import (
     BoolArray,
-    FindChanges,
-    FrameChanges,
+    Change,
+    ChangesOf,
     FrameSet,
+    MaskFile,
+    MaskVideo,
     Size,
     TrackletName,
+    VideoMasks,
+    join_notes,
 )
 from vmt.data.mask_files.pairing import pair
 from vmt.utils.errors import AnnotationError
 
+#: Frame -> its files.
+FrameFiles = Mapping[int, tuple[Path, ...]]
 
-@dataclass(frozen=True)
-class NewMask:
-    """What one object of a frame becomes.
 
-    Args:
-        mask: (H, W); None: as it is.
-        confidence: see ``base.Change``.
+class FrameCodec(ABC):
+    """How the masks of a frame stand in a file.
+
+    Attributes:
+        noun: what a file is called, for messages.
+        settings: what else than the files decides how they are read.
     """
 
-    mask: BoolArray | None
-    confidence: float
+    noun: str
+    settings: str
 
+    @abstractmethod
+    def survey(self, files: Sequence[Path], size: Size) -> str:
+        """Look at all files of a video; returns what a person should know, may be empty.
 
-class FrameCodec(Protocol):
-    """How the masks of one frame stand in a file."""
+        Args:
+            files: of the video; without files, what is known of the whole set is said.
+            size: (h, w) of the frames.
 
-    @property
-    def noun(self) -> str:
-        """What a file is called, for messages."""
-        ...
+        Raises:
+            AnnotationError: together they make no sense.
+        """
 
-    @property
-    def note(self) -> str:
-        """What the files of this video need said; may be empty."""
-        ...
-
+    @abstractmethod
     def read(self, path: Path, size: Size) -> dict[str, BoolArray]:
         """Key -> (H, W) of the objects that a file shows, in order.
 
@@ -56,60 +64,52 @@ class FrameCodec(Protocol):
             AnnotationError: the file breaks its format, or is for another frame size.
             VideoError: an image that cannot be read.
         """
-        ...
+
+    @abstractmethod
+    def rewrite(self, path: Path, changes: Mapping[str, Change]) -> bytes:
+        """The file with other masks; ``changes`` has every object that it shows, one is new."""
 
     def label(self, key: str) -> str:
         """An object's name for people."""
-        ...
+        return key
 
     def category(self, key: str) -> str:
         """The class of an object; ``object`` where none is known."""
-        ...
-
-    def rewrite(self, path: Path, new: Mapping[str, NewMask]) -> bytes:
-        """The file with other masks; ``new`` has every object that the file shows."""
-        ...
-
-
-class MakeCodec(Protocol):
-    """Looks at all files of a video and finds how to read them."""
-
-    def __call__(self, files: Sequence[Path], size: Size) -> FrameCodec:
-        """Codec for files of frames of (h, w) pixels; without files: to rewrite with."""
-        ...
+        del key
+        return "object"
 
     def categories(self, files: Sequence[Path]) -> set[str]:
         """The classes of all objects of a video, and perhaps of others of its set."""
-        ...
-
-    def settings(self) -> str:
-        """What else than the files decides how they are read."""
-        ...
+        del files
+        return {"object"}
 
 
 @dataclass(frozen=True)
-class FolderVideo:
-    """The files of one video; see ``base.MaskVideo``.
+class FolderVideo(MaskVideo):
+    """The files of one video.
 
     Args:
         files: in natural order; one per frame that has masks, or one per object and frame.
-        folder: below the source, "" when the source is the video.
-        label: for people.
-        make_codec: reads the files.
+        codec: reads the files.
         first_number: see ``pairing.pair``.
     """
 
     files: tuple[Path, ...]
-    folder: str
-    label: str
-    make_codec: MakeCodec
+    codec: FrameCodec
     first_number: int | None = None
-    file_names: tuple[str, ...] | None = None
 
-    @property
-    def key(self) -> str:
-        """See ``base.MaskVideo``."""
-        return f"video_{self.folder or self.label}"
+    @classmethod
+    def of(
+        cls,
+        files: Sequence[Path],
+        codec: FrameCodec,
+        label: str,
+        folder: str = "",
+        first_number: int | None = None,
+    ) -> FolderVideo:
+        """The video of a folder below the source; "" when the source is the video."""
+        key = f"video_{folder or label}"
+        return cls(key, label, folder, None, tuple(files), codec, first_number)
 
     @property
     def where(self) -> str:
@@ -132,8 +132,8 @@ class FolderVideo:
             )
 
     def stamp(self) -> str:
-        """See ``base.MaskVideo``."""
-        how = f"{self.first_number} {self.make_codec.settings()}"
+        """See ``MaskVideo``."""
+        how = f"{self.first_number} {self.codec.settings}"
         digest = hashlib.sha1(how.encode(), usedforsecurity=False)
         for path in self.files:
             name = f"{path.parent.name}/{path.name} {path.stat().st_size}\n"
@@ -143,107 +143,70 @@ class FolderVideo:
 
     def by_name(self) -> dict[str, list[Path]]:
         """Name of a frame's masks -> their files, in natural order."""
-        found: dict[str, list[Path]] = {}
+        files: dict[str, list[Path]] = {}
         for path in self.files:
-            found.setdefault(path.stem, []).append(path)
-        return {name: found[name] for name in sorted(found, key=natural_key)}
+            files.setdefault(path.stem, []).append(path)
+        return {name: files[name] for name in sorted(files, key=natural_key)}
 
-    def load(self, frames: FrameSet) -> FolderMasks:
-        """See ``base.MaskVideo``."""
+    def pair(self, frames: FrameSet) -> tuple[dict[int, tuple[Path, ...]], str]:
+        """Frame -> its files, in order of frames, and what a person should know of it.
+
+        Raises:
+            AnnotationError: the files and the frames do not belong together.
+        """
         files = self.by_name()
-        codec = self.make_codec(self.files, frames.size)
-        pairing = pair(
-            {name: paths[0] for name, paths in files.items()},
-            frames,
-            codec.noun,
-            self.first_number,
-        )
-        paired = {t: tuple(files[name]) for t, name in pairing.names.items()}
-        shown = {
-            t: [key for path in paths for key in codec.read(path, frames.size)]
-            for t, paths in paired.items()
+        firsts = {name: paths[0] for name, paths in files.items()}
+        pairing = pair(firsts, frames, self.codec.noun, self.first_number)
+        return {t: tuple(files[pairing.names[t]]) for t in sorted(pairing.names)}, pairing.note
+
+    def load(self, frames: FrameSet) -> VideoMasks:
+        """See ``MaskVideo``."""
+        codec, size = self.codec, frames.size
+        survey = codec.survey(self.files, size)
+        files, pairing = self.pair(frames)
+        objects = {
+            t: [key for path in paths for key in codec.read(path, size)]
+            for t, paths in files.items()
         }
-        keys = sorted({key for some in shown.values() for key in some}, key=natural_key)
-        notes = [pairing.note, codec.note]
-        return FolderMasks(
-            tracklets=[TrackletName(key, codec.label(key), codec.category(key)) for key in keys],
-            frames=sorted(t for t, some in shown.items() if some),
-            note=" ".join(text for text in notes if text),
-            files=paired,
-            size=frames.size,
-            codec=codec,
+        keys = sorted({key for some in objects.values() for key in some}, key=natural_key)
+        return VideoMasks(
+            [TrackletName(key, codec.label(key), codec.category(key)) for key in keys],
+            {t: files[t][0].stem for t, some in objects.items() if some},
+            partial(_read_frame, codec, files, keys, size),
+            join_notes(pairing, survey),
         )
 
 
-@dataclass(frozen=True)
-class FolderMasks:
-    """The masks of one video, which stay in their files; see ``base.VideoMasks``.
-
-    Args:
-        files: frame -> its files.
-        size: (h, w) in pixels.
-        codec: reads the files.
-    """
-
-    tracklets: Sequence[TrackletName]
-    frames: Sequence[int]
-    note: str
-    files: Mapping[int, tuple[Path, ...]]
-    size: Size
-    codec: FrameCodec
-    length: int | None = None
-
-    def name(self, frame: int) -> str:
-        """See ``base.VideoMasks``."""
-        return self.files[frame][0].stem
-
-    def at(self, frame: int) -> BoolArray:
-        """See ``base.VideoMasks``."""
-        masks = np.zeros((len(self.tracklets), *self.size), dtype=np.bool_)
-        rows = {tracklet.key: n for n, tracklet in enumerate(self.tracklets)}
-        for path in self.files.get(frame, ()):
-            for key, mask in self.codec.read(path, self.size).items():
-                masks[rows[key]] = mask
-        return masks
+def _read_frame(
+    codec: FrameCodec, files: FrameFiles, keys: Sequence[str], size: Size, frame: int
+) -> BoolArray:
+    """(N, H, W) of one frame."""
+    masks = np.zeros((len(keys), *size), dtype=np.bool_)
+    rows = {key: n for n, key in enumerate(keys)}
+    for path in files.get(frame, ()):
+        for key, mask in codec.read(path, size).items():
+            masks[rows[key]] = mask
+    return masks
 
 
 @dataclass(frozen=True)
-class FolderFile:
-    """A folder of masks, or one file of a frame; see ``base.MaskFile``."""
+class FolderFile(MaskFile):
+    """A folder of masks, or one file of a frame."""
 
-    path: Path
-    form: str
     videos: Sequence[FolderVideo]
-    noun: str = "video"
-    note: str = ""
 
-    def rewrite(self, find: FindChanges) -> Iterator[tuple[str, Iterable[bytes]]]:
-        """See ``base.MaskFile``; files without a change are copied byte by byte."""
+    def rewrite(self, changes_of: ChangesOf) -> Iterator[tuple[str, Iterable[bytes]]]:
+        """See ``MaskFile``."""
         for video in self.videos:
-            changes = find(video.key)
-            by_name: dict[str, FrameChanges] = {}
-            frames: Iterable[FrameChanges] = () if changes is None else changes
-            pending = iter(frames)
+            frames = groupby(changes_of(video.key), attrgetter("frame"))
+            by_name: dict[str, list[Change]] = {}
             for name, paths in video.by_name().items():
-                while name not in by_name and (frame := next(pending, None)) is not None:
-                    by_name[frame.name] = frame
-                found = by_name.pop(name, None)
-                new: dict[str, NewMask] = {}
-                if found is not None and any(c.counts is not None for c in found.changes):
-                    assert changes is not None
-                    keys = [tracklet.key for tracklet in changes.tracklets]
-                    new = {
-                        keys[c.tracklet]: NewMask(found.mask(c), c.confidence)
-                        for c in found.changes
-                    }
+                while name not in by_name and (group := next(frames, None)) is not None:
+                    changes = list(group[1])
+                    by_name[changes[0].name] = changes
+                own = {change.key: change for change in by_name.pop(name, ())}
+                new = any(change.mask is not None for change in own.values())
                 for path in paths:
                     relative = "" if path == self.path else str(path.relative_to(self.path))
-                    yield relative, (self._content(video, path, new, found),)
-
-    @staticmethod
-    def _content(
-        video: FolderVideo, path: Path, new: Mapping[str, NewMask], frame: FrameChanges | None
-    ) -> bytes:
-        if not new or frame is None:
-            return path.read_bytes()
-        return video.make_codec((), frame.size).rewrite(path, new)
+                    content = video.codec.rewrite(path, own) if new else path.read_bytes()
+                    yield relative, (content,)

@@ -8,15 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cocoapi_hq.io.listing import list_files, list_folders
-from vmt.data.label_maps import LABEL_SUFFIXES, VOID
+from vmt.data.label_maps import LABEL_SUFFIXES
 from vmt.data.listing import IMAGE_SUFFIXES, JPEG_SUFFIXES
 from vmt.data.mask_files.base import MaskFile
 from vmt.data.mask_files.entries import EntryOptions, open_entries
-from vmt.data.mask_files.folders import FolderFile, FolderVideo, MakeCodec
+from vmt.data.mask_files.folders import FolderFile, FolderVideo, FrameCodec
 from vmt.data.mask_files.json_list import read_json_list
-from vmt.data.mask_files.label_maps import MakeLabelMapCodec, ObjectMaps
-from vmt.data.mask_files.polygons import MakePolygonCodec, polygon_files
-from vmt.utils.errors import AnnotationError, ConfigError
+from vmt.data.mask_files.label_maps import LabelMapCodec, ObjectMapCodec
+from vmt.data.mask_files.polygons import PolygonCodec, polygon_files
+from vmt.data.void import VOID
+from vmt.utils.errors import AnnotationError
 
 #: For messages.
 KNOWN = (
@@ -45,19 +46,6 @@ class MaskOptions:
     first_number: int | None = None
 
 
-def read_void(text: str | None) -> tuple[int | None, bool]:
-    """``--void`` as (``MaskOptions.void``, ``MaskOptions.guess_void``).
-
-    Raises:
-        ConfigError: neither a pixel value nor ``none``.
-    """
-    if text is None:
-        return VOID, True
-    if text != "none" and not text.isdecimal():
-        raise ConfigError(f"--void {text}: give a pixel value, or none.")
-    return None if text == "none" else int(text), False
-
-
 def has_frames(folder: Path | None) -> bool:
     """Whether pictures lie in a folder itself, so that it is the frames of one video."""
     return folder is not None and folder.is_dir() and bool(list_files(folder, IMAGE_SUFFIXES))
@@ -80,7 +68,7 @@ def open_mask_file(path: Path, options: MaskOptions | None = None) -> MaskFile:
         raise AnnotationError(f"{path}: no such file or folder of masks; check the path.")
     suffix = path.suffix.lower()
     if suffix in LABEL_SUFFIXES:
-        codec = MakeLabelMapCodec((path,), options.void, guess=options.guess_void)
+        codec = LabelMapCodec((path,), options.void, guess=options.guess_void)
         return _one_file(path, "a label map", codec, options)
     if suffix in JPEG_SUFFIXES:
         raise _jpeg(path)
@@ -90,12 +78,12 @@ def open_mask_file(path: Path, options: MaskOptions | None = None) -> MaskFile:
         )
     content = read_json_list(path)
     if isinstance(content.top.get("shapes"), list):
-        return _one_file(path, "polygons", MakePolygonCodec(), options)
+        return _one_file(path, "polygons", PolygonCodec(), options)
     return open_entries(content, options.entries)
 
 
-def _one_file(path: Path, form: str, codec: MakeCodec, options: MaskOptions) -> FolderFile:
-    video = FolderVideo((path,), "", path.stem, codec, options.first_number)
+def _one_file(path: Path, form: str, codec: FrameCodec, options: MaskOptions) -> FolderFile:
+    video = FolderVideo.of([path], codec, path.stem, first_number=options.first_number)
     return FolderFile(path, form, (video,))
 
 
@@ -105,32 +93,32 @@ def open_mask_folder(path: Path, options: MaskOptions) -> FolderFile:
     own = _mask_files(path)
     files = {folder.name: _mask_files(folder) for folder in ([] if own else list_folders(path))}
     if own:
-        found = [_Found("", label, own)]
+        sets = [_VideoFiles("", label, own)]
     elif options.one_video and sum(map(bool, files.values())) > 1:
-        found = [_Found("", label, [p for some in files.values() for p in some], of_objects=True)]
+        masks = [path for some in files.values() for path in some]
+        sets = [_VideoFiles("", label, masks, of_objects=True)]
     else:
-        found = [_Found(name, name, some) for name, some in files.items() if some]
+        sets = [_VideoFiles(name, name, some) for name, some in files.items() if some]
         for name in (name for name, some in files.items() if not some):
             masks = [p for folder in list_folders(path / name) for p in _mask_files(folder)]
-            found += [_Found(name, name, masks, of_objects=True)] if masks else []
-    if not found:
-        raise _nothing(path)
-    maps = [path for one in found if one.kind == "label maps" for path in one.files]
-    label_maps = MakeLabelMapCodec(maps, options.void, guess=options.guess_void)
-    codecs: dict[str, MakeCodec] = {
-        "polygons": MakePolygonCodec(),
-        "label maps": label_maps,
-        "masks per object": ObjectMaps(),
+            sets += [_VideoFiles(name, name, masks, of_objects=True)] if masks else []
+    if not sets:
+        raise _no_masks(path)
+    maps = [path for one in sets if one.kind == "label maps" for path in one.files]
+    codecs: dict[str, FrameCodec] = {
+        "polygons": PolygonCodec(),
+        "label maps": LabelMapCodec(maps, options.void, guess=options.guess_void),
+        "masks per object": ObjectMapCodec(),
     }
     videos = [
-        FolderVideo(tuple(one.files), one.folder, one.label, codecs[one.kind], options.first_number)
-        for one in found
+        FolderVideo.of(one.files, codecs[one.kind], one.label, one.folder, options.first_number)
+        for one in sets
     ]
-    return FolderFile(path, found[0].kind, videos)
+    return FolderFile(path, sets[0].kind, videos)
 
 
 @dataclass(frozen=True)
-class _Found:
+class _VideoFiles:
     """The mask files of one video."""
 
     folder: str
@@ -162,7 +150,7 @@ def _mask_files(folder: Path) -> list[Path]:
     return maps
 
 
-def _nothing(path: Path) -> AnnotationError:
+def _no_masks(path: Path) -> AnnotationError:
     for folder in (path, *list_folders(path)):
         photos = list_files(folder, JPEG_SUFFIXES)
         if photos:

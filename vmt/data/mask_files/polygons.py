@@ -30,15 +30,17 @@ from cocoapi_hq.io.json_file import read_json
 from cocoapi_hq.io.listing import list_files
 from vmt.data.mask_files.base import (
     BoolArray,
+    Change,
     OutsideError,
     Size,
     checked_mask,
     idle_note,
     idle_rings,
+    join_notes,
     list_few,
     size_text,
 )
-from vmt.data.mask_files.folders import NewMask
+from vmt.data.mask_files.folders import FrameCodec
 from vmt.data.mask_files.rings import rings_of
 from vmt.utils.errors import AnnotationError, scoring_errors
 
@@ -71,58 +73,45 @@ def has_shapes(path: Path) -> bool:
     return isinstance(content, dict) and isinstance(content.get("shapes"), list)
 
 
-class MakePolygonCodec:
-    """See ``folders.MakeCodec``."""
+class PolygonCodec(FrameCodec):
+    """Polygons of one frame."""
 
-    def __call__(self, files: Sequence[Path], size: Size) -> PolygonCodec:
-        """See ``folders.MakeCodec``."""
-        return PolygonCodec(note_of([read_polygons(path) for path in files], size))
+    noun = "polygon file"
+    settings = ""
 
-    def categories(self, files: Sequence[Path]) -> set[str]:
-        """See ``folders.MakeCodec``."""
-        codec = PolygonCodec()
-        return {codec.category(key) for path in files for key in read_polygons(path).objects}
-
-    def settings(self) -> str:
-        """See ``folders.MakeCodec``."""
-        return ""
-
-
-@dataclass(frozen=True)
-class PolygonCodec:
-    """Reads and writes polygons; see ``folders.FrameCodec``."""
-
-    note: str = ""
-    noun: str = "polygon file"
+    def survey(self, files: Sequence[Path], size: Size) -> str:
+        """See ``FrameCodec``."""
+        return note_of([read_polygons(path) for path in files], size)
 
     def read(self, path: Path, size: Size) -> dict[str, BoolArray]:
-        """See ``folders.FrameCodec``."""
+        """See ``FrameCodec``."""
         masks = read_polygons(path).masks(size)
         return {key: rle.decode(mask) for key, mask in masks.items() if rle.area(mask)}
 
-    def label(self, key: str) -> str:
-        """See ``folders.FrameCodec``."""
-        return key
-
     def category(self, key: str) -> str:
-        """See ``folders.FrameCodec``."""
+        """See ``FrameCodec``."""
         return _OBJECT_OF_LABEL.sub("", key)
 
-    def rewrite(self, path: Path, new: Mapping[str, NewMask]) -> bytes:
-        """See ``folders.FrameCodec``.
+    def categories(self, files: Sequence[Path]) -> set[str]:
+        """See ``FrameCodec``."""
+        return {self.category(key) for path in files for key in read_polygons(path).objects}
+
+    def rewrite(self, path: Path, changes: Mapping[str, Change]) -> bytes:
+        """See ``FrameCodec``.
 
         An object in several pieces becomes several shapes of one group; holes are joined to the
         ring around them, and shapes that were holes of it go.
         """
         frame = read_polygons(path)
         shapes = frame.shapes
-        size = next(n.mask.shape for n in new.values() if n.mask is not None)
-        holes = frame.holes_in((size[0], size[1]))
+        new = {key: change.mask for key, change in changes.items() if change.mask is not None}
+        height, width = next(iter(new.values()))["size"]
+        holes = frame.holes_in((height, width))
         # A hole that goes must be drawn into everything that it was a hole of.
-        moved = {key for key in frame.objects if key in new and new[key].mask is not None}
+        moved = new.keys() & frame.objects.keys()
         gone = {k for k, owners in holes.items() if moved & set(owners)}
         moved |= {key for k in gone for key in holes[k]}
-        old = frame.masks((size[0], size[1]))
+        masks = frame.masks((height, width)) | new
         groups = [s["group_id"] for s in shapes if is_int(s.get("group_id"))]
         fresh = max(groups, default=0) + 1
         pieces: dict[int, list[Json]] = {k: [shape] for k, shape in enumerate(shapes)}
@@ -130,8 +119,7 @@ class PolygonCodec:
         for key, rows in frame.objects.items():
             if key not in moved:
                 continue
-            mask = new[key].mask if key in new else None
-            rings = rings_of(rle.decode(old[key]) if mask is None else mask)
+            rings = rings_of(masks[key])
             group = {}
             if len(rings) > 1 and shapes[rows[0]].get("group_id") is None:
                 group, fresh = {"group_id": fresh, PIECE_OF: key}, fresh + 1
@@ -283,18 +271,15 @@ def note_of(frames: Sequence[PolygonFrame], size: Size) -> str:
         for k, owners in frame.holes_in(size).items()
         if not owners
     ]
-    notes = [
-        f"{others} shapes that are no polygons are left alone." if others else "",
-        f"{len(ignored)} shapes labelled {', '.join(sorted(set(ignored)))} are no objects and are "
-        "left alone."
-        if ignored
-        else "",
-        f"{len(astray)} holes (_background_) lie in no object: {list_few(astray, 3)}."
-        if astray
-        else "",
-        idle_note([place for frame in frames for place in frame.idle]),
-    ]
-    return " ".join(text for text in notes if text)
+    notes = []
+    if others:
+        notes.append(f"{others} shapes that are no polygons are left alone.")
+    if ignored:
+        names = ", ".join(sorted(set(ignored)))
+        notes.append(f"{len(ignored)} shapes labelled {names} are no objects and are left alone.")
+    if astray:
+        notes.append(f"{len(astray)} holes (_background_) lie in no object: {list_few(astray, 3)}.")
+    return join_notes(*notes, idle_note([place for frame in frames for place in frame.idle]))
 
 
 def _picture(shape: Mapping[str, Json], where: str, size: Size) -> rle.Rle:

@@ -20,30 +20,30 @@ LEAST_IOU = 0.97
 Vertex = tuple[int, int]
 
 
-def rings_of(mask: BoolArray, tolerance_px: float = TOLERANCE_PX) -> list[list[list[float]]]:
+def rings_of(mask: rle.Rle, tolerance_px: float = TOLERANCE_PX) -> list[list[list[float]]]:
     """Polygons that cover a mask.
 
     One per piece (pixels that share a side); a hole is joined to the ring around it by a cut of no
     width. Simplified where that costs little, exact otherwise.
 
     Args:
-        mask: (H, W).
+        mask: as run lengths.
         tolerance_px: how far they may stray from its edge.
 
     Returns:
         Rings of [x, y] in pixels, x from the left edge of the first pixel; none for an empty mask.
     """
-    crop = decode_crop(rle.encode(mask))
+    crop = decode_crop(mask)
     rings = _joined(crop, tolerance_px)
     if rings and _iou(rings, mask) < LEAST_IOU:
         rings = _joined(crop, 0.0)
     return [[[float(x), float(y)] for x, y in ring] for ring in rings]
 
 
-def _iou(rings: list[Points], mask: BoolArray) -> float:
-    h, w = mask.shape
-    drawn = rle.decode(rle.from_polygons([ring.reshape(-1).tolist() for ring in rings], h, w))
-    return int(np.count_nonzero(drawn & mask)) / int(np.count_nonzero(drawn | mask))
+def _iou(rings: list[Points], mask: rle.Rle) -> float:
+    h, w = mask["size"]
+    pair = [rle.from_polygons([ring.reshape(-1).tolist() for ring in rings], h, w), mask]
+    return rle.area(rle.intersection(pair)) / rle.area(rle.union(pair))
 
 
 def _joined(crop: MaskCrop, tolerance_px: float) -> list[Points]:
@@ -113,8 +113,8 @@ def _inside(hole: Points) -> tuple[float, float]:
 def _simplify(ring: Points, tolerance_px: float) -> Points:
     if not tolerance_px or len(ring) <= 4:
         return ring
-    found = np.asarray(cv2.approxPolyDP(ring[:, None], tolerance_px, True))[:, 0]
-    return found.astype(np.float32) if len(found) >= 3 else ring
+    simple = np.asarray(cv2.approxPolyDP(ring[:, None], tolerance_px, True))[:, 0]
+    return simple.astype(np.float32) if len(simple) >= 3 else ring
 
 
 def _join(ring: Points, hole: Points) -> Points:

@@ -1,0 +1,68 @@
+"""What is asked of ``vmt refine``; imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmt.data.void import read_void
+from vmt.inference.refine_defaults import ACCEPT, ANY, WINDOW, weights_path
+from vmt.utils.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class RefineOptions:
+    """One call, by the names of the options of ``vmt refine``; its help explains them.
+
+    Args:
+        window: frames refined together, for networks trained on clips; no option of the command.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    masks: Path
+    output: Path
+    images: Path | None = None
+    video: Path | None = None
+    accept: float = ACCEPT
+    window: int = WINDOW
+    steady: int = 0
+    report: Path | None = None
+    log: Path | None = None
+    weights: str = ANY
+    device: str = "auto"
+    annotations: Path | None = None
+    mask_key: str = "segmentations"
+    min_score: float = 0.0
+    void: str | None = None
+    first_number: int | None = None
+    skip_bad: bool = False
+
+    def __post_init__(self) -> None:
+        read_void(self.void)
+        if not 0.5 <= self.accept < 1:
+            raise ConfigError(f"--accept {self.accept}: give a confidence from 0.5 to below 1.")
+        if self.steady < 0:
+            raise ConfigError(f"--steady {self.steady}: give a number of frames from 0 on.")
+        if self.first_number is not None and (self.video is None or self.first_number < 0):
+            raise ConfigError(
+                f"--first-number {self.first_number}: give a number from 0 on, for masks of a "
+                "--video file."
+            )
+
+    @property
+    def log_path(self) -> Path:
+        """The change log."""
+        return self.log or self.output.with_name(f"{self.output.name}.changes.json")
+
+    def stamp(self) -> str:
+        """Differs when masks come out otherwise."""
+        weights = weights_path(self.weights)
+        status = weights.stat() if weights.is_file() else None
+        made = f"{status.st_size} {status.st_mtime_ns}" if status is not None else ""
+        # As earlier versions spelled it, so that their work folders stay valid.
+        return (
+            f"RefineOptions(accept={self.accept}, window={self.window}, steady={self.steady}, "
+            f"refiner='{weights.name} {made}')"
+        )
