@@ -11,7 +11,7 @@ import torch
 from vmt.cli.train import add_launch_arguments
 from vmt.config.node import load_config
 from vmt.engine.defaults import plan_processes
-from vmt.engine.launch import Processes
+from vmt.engine.launch import LaunchOptions, Processes
 from vmt.utils.device import LocalPlace, choose_device, process_device, resolve_device
 from vmt.utils.errors import ConfigError
 
@@ -110,7 +110,7 @@ def plan(gpus: int, words: str, device: str = "auto") -> Processes:
     args = parser.parse_args(words.split())
     cpu = args.num_gpus == 0
     cfg: Any = load_config(None, ["MODEL.DEVICE", "cpu" if cpu else device])
-    return plan_processes(cfg, args, gpus)
+    return plan_processes(cfg, LaunchOptions(**vars(args)), gpus)
 
 
 @pytest.mark.parametrize(

@@ -144,14 +144,10 @@ def _window_options(
     options: PredictorOptions, window: str | None, stride: int | None
 ) -> PredictorOptions:
     if window is not None:
-        if window != "all" and not (window.isdecimal() and int(window) > 0):
-            raise ConfigError(f"--window {window}: give a number of frames from 1 on, or all.")
         frames = 0 if window == "all" else int(window)
         similarity = 1.0 if frames == 1 else 0.0
         options = replace(options, window=frames, stride=0, similarity_weight=similarity)
     if stride is not None:
-        if stride < 1:
-            raise ConfigError(f"--stride {stride}: give a number of frames from 1 on.")
         options = replace(options, stride=stride)
     return options
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vmt.utils.errors import ConfigError
+
 #: A config that asks for whole videos gets windows when the video is longer than this, or does not
 #: say how long it is; ``--window all`` insists.
 WHOLE_VIDEO_FRAMES = 40
@@ -31,6 +33,9 @@ class SegmentOptions:
         save_frames: write overlays as PNG.
         overlay: write overlay.mp4.
         overrides: alternating ``KEY VALUE``.
+
+    Raises:
+        ConfigError: no such window or stride.
     """
 
     config_file: str
@@ -47,3 +52,10 @@ class SegmentOptions:
     save_frames: bool = False
     overlay: bool = True
     overrides: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        window, stride = self.window, self.stride
+        if window not in (None, "all") and not (window.isdecimal() and int(window) > 0):
+            raise ConfigError(f"--window {window}: give a number of frames from 1 on, or all.")
+        if stride is not None and stride < 1:
+            raise ConfigError(f"--stride {stride}: give a number of frames from 1 on.")

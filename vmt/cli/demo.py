@@ -50,10 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run ``vmt demo``; returns the exit status."""
+    options = SegmentOptions(**vars(args))
     from vmt.apps.segment import segment
 
     def warn(text: str) -> None:
         print(f"vmt demo: {text}", file=sys.stderr)
 
-    print(segment(SegmentOptions(**vars(args)), print, warn))
+    print(segment(options, print, warn))
     return 0

@@ -18,6 +18,7 @@ Example:
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 
 from vmt.utils.errors import ConfigError
@@ -64,12 +65,14 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run ``vmt train``; returns the exit status."""
+    overrides = [*own_data(args), *args.overrides]
     from vmt.config.node import load_config
     from vmt.engine.defaults import Job, run_job
+    from vmt.engine.launch import LaunchOptions
 
-    overrides = [*own_data(args), *args.overrides]
     job = Job(args.config_file, tuple(overrides), args.resume, args.eval_only)
-    status = run_job(job, args)
+    launch = {field.name: getattr(args, field.name) for field in fields(LaunchOptions)}
+    status = run_job(job, LaunchOptions(**launch))
     if status == 0 and not args.eval_only:
         cfg = load_config(args.config_file, overrides)
         weights = f"{cfg.OUTPUT_DIR}/model_final.safetensors"

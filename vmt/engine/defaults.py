@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import signal
@@ -28,7 +27,7 @@ from vmt.engine.auxiliary import build_auxiliary
 from vmt.engine.ema import EmaHook
 from vmt.engine.evaluate import evaluate_set
 from vmt.engine.hooks import CheckpointHook, EvalHook, LogHook, OverlayHook, SignalHook
-from vmt.engine.launch import Processes, launch, started_by_torchrun
+from vmt.engine.launch import LaunchOptions, Processes, launch, started_by_torchrun
 from vmt.engine.lr_schedule import Schedule
 from vmt.engine.optimizer import build_optimizer, freeze
 from vmt.engine.parallel import compile_layers, distribute, model_state, recompute_activations
@@ -83,39 +82,39 @@ class Job:
         return Path(self.config_file).parent if self.config_file else None
 
 
-def run_job(job: Job, args: argparse.Namespace) -> int:
+def run_job(job: Job, options: LaunchOptions) -> int:
     """Start the processes that the options ask for and do the job in each of them.
 
     Args:
         job: what to do; its ``cpu`` is overruled by the options.
-        args: with the options of ``vmt train`` about processes.
+        options: the processes that are asked for.
 
     Returns:
         0; 1 when ``TEST.EXPECTED_RESULTS`` do not hold; 128 + n when signal n ended the training.
     """
-    job = Job(job.config_file, job.overrides, job.resume, job.eval_only, cpu=args.num_gpus == 0)
+    job = Job(job.config_file, job.overrides, job.resume, job.eval_only, cpu=options.num_gpus == 0)
     cfg = job.config()
-    return launch(do_job, plan_processes(cfg, args, torch.cuda.device_count()), (job,))
+    return launch(do_job, plan_processes(cfg, options, torch.cuda.device_count()), (job,))
 
 
-def plan_processes(cfg: CfgNode, args: argparse.Namespace, gpus: int) -> Processes:
+def plan_processes(cfg: CfgNode, options: LaunchOptions, gpus: int) -> Processes:
     """The processes of a run that neither torchrun nor SLURM starts.
 
     Args:
         cfg: its ``MODEL.DEVICE`` is read.
-        args: with the options of ``vmt train`` about processes.
+        options: the processes that are asked for.
         gpus: of this machine.
 
     Raises:
         ConfigError: options that contradict each other, the config or this machine.
     """
-    device, asked = cfg.MODEL.DEVICE, args.num_gpus or 0
-    if args.num_gpus is None and device in ("auto", "cuda"):
+    device, asked = cfg.MODEL.DEVICE, options.num_gpus or 0
+    if options.num_gpus is None and device in ("auto", "cuda"):
         asked = min(gpus, 1)
-    if asked > 0 and args.num_processes > 1:
+    if asked > 0 and options.num_processes > 1:
         raise ConfigError(
-            f"--num-gpus {asked} with --num-processes {args.num_processes}: processes are counted "
-            "by GPUs; --num-processes goes with --num-gpus 0."
+            f"--num-gpus {asked} with --num-processes {options.num_processes}: processes are "
+            "counted by GPUs; --num-processes goes with --num-gpus 0."
         )
     if asked > gpus and not started_by_torchrun():
         raise ConfigError(
@@ -128,10 +127,10 @@ def plan_processes(cfg: CfgNode, args: argparse.Namespace, gpus: int) -> Process
             "each process takes the GPU of its own number."
         )
     return Processes(
-        per_machine=asked or args.num_processes,
-        machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
+        per_machine=asked or options.num_processes,
+        machines=options.num_machines,
+        machine_rank=options.machine_rank,
+        dist_url=options.dist_url,
         device=device,
     )
 

@@ -40,6 +40,25 @@ class WorkerError(VmtError, RuntimeError):
 
 
 @dataclass(frozen=True)
+class LaunchOptions:
+    """Processes that a user asks for, by the names of the options of ``vmt train``.
+
+    Args:
+        num_gpus: of each machine; None: 1 where there is one, 0: the CPU.
+        num_processes: on the CPU of each machine.
+        num_machines: how many.
+        machine_rank: number of this machine, from 0.
+        dist_url: ``tcp://host:port`` of machine 0; "auto" on a single machine.
+    """
+
+    num_gpus: int | None = None
+    num_processes: int = 1
+    num_machines: int = 1
+    machine_rank: int = 0
+    dist_url: str = "auto"
+
+
+@dataclass(frozen=True)
 class Processes:
     """How many processes a run has and where; the meaning of the options is detectron2's.
 
