@@ -56,11 +56,7 @@ def shaved(mask):
     return binary_erosion(mask)
 
 
-@pytest.fixture(autouse=True)
-def refiner(monkeypatch: pytest.MonkeyPatch) -> Shave:
-    made = Shave()
-    monkeypatch.setattr(job, "load_refiner", lambda options: made)
-    return made
+pytestmark = pytest.mark.usefixtures("refiner")
 
 
 def run(masks: Path, images: Path, output: Path, *more: str) -> int:

@@ -18,7 +18,6 @@ from tests.cli.test_refine import (
     expected,
     one_line,
     polygon_file,
-    refiner,  # noqa: F401 (a fixture)
     run,
     save_map,
     write_frames,
@@ -26,6 +25,7 @@ from tests.cli.test_refine import (
     write_ytvis,
 )
 
+pytestmark = pytest.mark.usefixtures("refiner")
 BAD = "images/v2/00003.png"
 
 
@@ -62,7 +62,7 @@ def test_the_advised_second_run_writes(tmp_path: Path, fault: str, report: bool,
     assert json.loads(out.read_text())["annotations"] == after
 
 
-def test_label_maps_with_a_bad_video(tmp_path: Path, refiner: Shave, capsys) -> None:  # noqa: F811
+def test_label_maps_with_a_bad_video(tmp_path: Path, refiner: Shave, capsys) -> None:
     masks = tmp_path / "masks"
     for name in ("v1", "v2"):
         write_maps(masks / name)
@@ -80,7 +80,7 @@ def test_label_maps_with_a_bad_video(tmp_path: Path, refiner: Shave, capsys) -> 
 
 
 @pytest.mark.parametrize("what", ["frame", "mask"])
-def test_what_was_mended_is_read_again(tmp_path: Path, refiner: Shave, what: str) -> None:  # noqa: F811
+def test_what_was_mended_is_read_again(tmp_path: Path, refiner: Shave, what: str) -> None:
     """A file of the same name, size and, for masks, time of change."""
     masks = tmp_path / "masks"
     for name in ("v1", "v2"):
@@ -113,8 +113,7 @@ def test_what_was_mended_is_read_again(tmp_path: Path, refiner: Shave, what: str
 
 
 def test_masks_of_one_video_that_change_leave_the_others_done(
-    tmp_path: Path,
-    refiner: Shave,  # noqa: F811
+    tmp_path: Path, refiner: Shave
 ) -> None:
     path, content = write_ytvis(tmp_path)
     (tmp_path / BAD).unlink()
@@ -132,7 +131,7 @@ def test_masks_of_one_video_that_change_leave_the_others_done(
 @pytest.mark.parametrize("kind", ["json", "maps"])
 def test_masks_outlive_a_report_that_cannot_be_written(
     tmp_path: Path,
-    refiner: Shave,  # noqa: F811
+    refiner: Shave,
     monkeypatch: pytest.MonkeyPatch,
     option: str,
     kind: str,
@@ -172,7 +171,7 @@ def test_masks_outlive_a_report_that_cannot_be_written(
 
 def test_places_of_report_and_log_are_looked_at_first(
     tmp_path: Path,
-    refiner: Shave,  # noqa: F811
+    refiner: Shave,
     capsys,
 ) -> None:
     path, _ = write_ytvis(tmp_path, videos=1)

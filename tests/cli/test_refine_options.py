@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from cocoapi_hq.io import rle
+from tests.cli.test_refine import write_frames
 from vmt.cli.main import main
 
 H, W, T = 72, 96, 3
@@ -98,11 +99,7 @@ def test_an_unknown_device(tmp_path: Path, refined: Refine, capsys) -> None:
     ("options", "touched"),
     [((), {1, 3}), (("--void", "3"), {1, 255}), (("--void", "none"), {1, 3, 255})],
 )
-def test_void(tmp_path: Path, monkeypatch, options: tuple[str, ...], touched: set[int]) -> None:
-    from tests.cli.test_refine import Shave, write_frames
-    from vmt.apps.refine import job
-
-    monkeypatch.setattr(job, "load_refiner", lambda options: Shave())
+def test_void(tmp_path: Path, refiner, options: tuple[str, ...], touched: set[int]) -> None:
     write_frames(tmp_path / "images", 1)
     labels = np.zeros((32, 48), np.uint8)
     for value, x in ((1, 2), (3, 16), (255, 30)):

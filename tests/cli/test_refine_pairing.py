@@ -12,12 +12,7 @@ from PIL import Image
 from tests.cli.test_refine import H, Shave, T, W, label_map, one_line, run, save_map, shaved_map
 from vmt.apps.refine import job
 
-
-@pytest.fixture(autouse=True)
-def shave(monkeypatch: pytest.MonkeyPatch) -> Shave:
-    made = Shave()
-    monkeypatch.setattr(job, "load_refiner", lambda options: made)
-    return made
+pytestmark = pytest.mark.usefixtures("refiner")
 
 
 def write_clip(path: Path, count: int = T) -> Path:
@@ -43,7 +38,7 @@ def write_masks(folder: Path, names: dict[str, int]) -> Path:
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".gif", ".avi"])
-def test_every_container_pairs_alike(tmp_path: Path, shave: Shave, suffix: str, capsys) -> None:
+def test_every_container_pairs_alike(tmp_path: Path, refiner: Shave, suffix: str, capsys) -> None:
     clip = write_clip(tmp_path / f"clip{suffix}")
     named = {
         "from 0": {f"{t}": t for t in range(T)},
@@ -57,7 +52,7 @@ def test_every_container_pairs_alike(tmp_path: Path, shave: Shave, suffix: str, 
             refined = np.array(Image.open(tmp_path / f"{kind} out" / f"{name}.png"))
             assert (refined == shaved_map(t)).all()
     # Which frame a mask went with: those between the masks are read, too.
-    assert [len(video) for video in shave.videos] == [T, T, T]
+    assert [len(video) for video in refiner.videos] == [T, T, T]
 
     masks = write_masks(tmp_path / "uncertain", {f"{t + 1:05d}": t for t in range(T - 1)})
     assert run(masks, clip, tmp_path / "out") == 2
@@ -65,7 +60,7 @@ def test_every_container_pairs_alike(tmp_path: Path, shave: Shave, suffix: str, 
     masks = write_masks(tmp_path / "too far", {"0": 0, str(T): 5})
     assert run(masks, clip, tmp_path / "out") == 2
     assert f"{T}.png: is for frame {T}, but clip has frames 0 to {T - 1}" in one_line(capsys)
-    assert len(shave.videos) == 3, "refused before any frame is refined"
+    assert len(refiner.videos) == 3, "refused before any frame is refined"
 
 
 @pytest.mark.parametrize("first", ["0", "1"])
@@ -102,12 +97,12 @@ def test_a_first_number_without_a_video(tmp_path: Path, capsys) -> None:
     assert "--first-number 0: give a number from 0 on, for masks of a --video" in one_line(capsys)
 
 
-def test_frames_and_masks_in_one_folder(tmp_path: Path, shave: Shave) -> None:
+def test_frames_and_masks_in_one_folder(tmp_path: Path, refiner: Shave) -> None:
     both = write_masks(tmp_path / "both", {f"{t:05d}": t for t in range(T)})
     for t in range(T):
         Image.fromarray(np.full((H, W, 3), 10 * t, np.uint8)).save(both / f"{t:05d}.jpg")
     assert run(both, both, tmp_path / "out") == 0
-    assert [round(value / 10) for value in shave.videos[0]] == list(range(T))
+    assert [round(value / 10) for value in refiner.videos[0]] == list(range(T))
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert written == [f"{t:05d}.png" for t in range(T)]
     assert (np.array(Image.open(tmp_path / "out/00003.png")) == shaved_map(3)).all()

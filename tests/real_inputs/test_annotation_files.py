@@ -239,7 +239,9 @@ def test_78_results_without_annotations(vmt: Vmt) -> None:
         assert_disks(f"{name} out.json")
         assert ("score" in read_json(f"{name} out.json")[0]) is (name != "noscore")
     assert "frames" in vmt("refine", "--masks", "longer.json", *REFINE, "o.json").sentence
-    assert vmt("refine", "--masks", "coco.json", *REFINE, "o.json").sentence
+    said = vmt("refine", "--masks", "coco.json", *REFINE, "o.json").sentence
+    assert "coco.json: names images by their ids alone" in said
+    assert "with --annotations" in said
     assert not Path("o.json").exists()
     shutil.rmtree("frames")
     assert "frames" in vmt("refine", "--masks", "byid.json", *REFINE, "o.json").sentence

@@ -209,7 +209,10 @@ def _members(listed: JsonList, key: str) -> dict[int | str, Member]:
     if rows is None and listed.name == "results":
         return {}
     if not isinstance(rows, list):
-        raise AnnotationError(f"{listed.path}: has no list {key!r}, which names the frames.")
+        raise AnnotationError(
+            f"{listed.path}: has no list {key!r}, which names the frames; give a file that has it "
+            "with --annotations."
+        )
     members: dict[int | str, Member] = {}
     for k, row in enumerate(rows):
         where = f"{listed.path}: {key}[{k}]"
@@ -284,6 +287,11 @@ class EntryVideo(MaskVideo):
                 f"{size_text(self.member.size or frames.size)} pixels, but those of "
                 f"{frames.where} have {frames.explain_size()}; give the frames that the masks "
                 "were drawn on."
+            )
+        if self.form.image and self.file_names is None and frames.count != 1:
+            raise AnnotationError(
+                f"{self.content.path}: names images by their ids alone; give the COCO file that "
+                "lists their frames with --annotations."
             )
         tracklets: list[TrackletName] = []
         counts: list[list[str | None]] = []
