@@ -29,7 +29,7 @@ from torch import nn
 
 from vmt.checkpoint.load import parameter_count
 from vmt.config.node import load_config
-from vmt.engine.auxiliary import build_auxiliary
+from vmt.engine.adversarial import build_adversary
 from vmt.inference.load import load_model
 from vmt.structures.clip import ClipTargets
 
@@ -75,8 +75,7 @@ def measure(variant: str, frames: int, train: bool, args: argparse.Namespace) ->
     clip = photo_clip(frames, args.height, args.width)
     cuda = args.device.startswith("cuda")
     weights = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    auxiliary = build_auxiliary(cfg, torch.device(args.device)) if train else None
-    judge = () if auxiliary is None else (auxiliary,)
+    adversary = build_adversary(cfg, torch.device(args.device)) if train else None
     if train:
         model.train()
         batch = [{"image": clip, "targets": targets(frames, args.height, args.width)}]
@@ -86,10 +85,10 @@ def measure(variant: str, frames: int, train: bool, args: argparse.Namespace) ->
             model.run_clip(model.normalise(clip))  # type: ignore[operator]
             return
         model.zero_grad(set_to_none=True)
-        if auxiliary is not None:
-            auxiliary.begin_step(10**6, 1.0)
-            auxiliary.begin_part(1.0, last=True)
-        torch.stack(list(model(batch, *judge).values())).sum().backward()
+        if adversary is not None:
+            adversary.begin_step(10**6, 1.0)
+            adversary.begin_part(1.0, last=True)
+        torch.stack(list(model(batch, adversary).values())).sum().backward()
 
     seconds, cpu_seconds = [], []
     for _ in range(args.repeats + 1):

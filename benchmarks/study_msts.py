@@ -44,11 +44,11 @@ CONFIG = REPO / "configs/quick/seqformer_study.yaml"
 METHODS: Mapping[str, list[str]] = {
     "seqformer": [],
     "msts": [
-        "MODEL.SEQFORMER.ENCODER_BRANCH",
+        "MODEL.SEQFORMER.ENCODER_ADAPTER",
         "msts",
-        "MODEL.SEQFORMER.BOX_MIXER",
+        "MODEL.SEQFORMER.DECODER_ADAPTER",
         "temporal_attention",
-        "MODEL.AUXILIARY",
+        "MODEL.ADVERSARY",
         "foreground_background",
         "MODEL.MSTS.ADV_RAMP_STEPS",
         "100",

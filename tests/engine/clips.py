@@ -10,7 +10,7 @@ import torch
 
 from tests.synthetic import CATEGORIES, shape_clip
 from vmt.config.node import load_config
-from vmt.engine.auxiliary import build_auxiliary
+from vmt.engine.adversarial import build_adversary
 from vmt.engine.lr_schedule import Schedule
 from vmt.engine.optimizer import build_optimizer
 from vmt.engine.train_loop import Batch, Hook, Trainer
@@ -56,7 +56,7 @@ def make_trainer(
     """A trainer of a quick config over ``batches``, in one process."""
     torch.manual_seed(seed)
     model = build_model(cfg, SHAPES)
-    auxiliary = build_auxiliary(cfg, torch.device("cpu"))
+    adversary = build_adversary(cfg, torch.device("cpu"))
     options = {"open_loader": lambda start: batches(start, clips), **options}
     return Trainer(
         model,
@@ -67,6 +67,6 @@ def make_trainer(
         clip_gradients=cfg.SOLVER.CLIP_GRADIENTS,
         precision=cfg.ENGINE.PRECISION,
         accumulate=cfg.SOLVER.ACCUMULATE,
-        auxiliary=auxiliary,
+        adversary=adversary,
         **options,
     )

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from tests.engine.clips import SHAPES, batches, empty_clip, quick_config
-from vmt.engine.auxiliary import build_auxiliary
+from vmt.engine.adversarial import build_adversary
 from vmt.engine.launch import Processes, launch
 from vmt.engine.lr_schedule import Schedule
 from vmt.engine.optimizer import build_optimizer
@@ -29,7 +29,7 @@ def train_and_save(path: str, kind: str, name: str, steps: int, resume: str, ove
     cfg = quick_config(name, *overrides)
     torch.manual_seed(0)
     model = build_model(cfg, SHAPES).train()
-    auxiliary = build_auxiliary(cfg, torch.device("cpu"))
+    adversary = build_adversary(cfg, torch.device("cpu"))
     module = distribute(model, kind, torch.device("cpu"))
 
     def loader(start: int) -> Any:
@@ -59,7 +59,7 @@ def train_and_save(path: str, kind: str, name: str, steps: int, resume: str, ove
         accumulate=cfg.SOLVER.ACCUMULATE,
         clip_gradients=0.1,
         precision=cfg.ENGINE.PRECISION,
-        auxiliary=auxiliary,
+        adversary=adversary,
     )
     if resume:
         trainer.load_state(torch.load(resume, weights_only=True))

@@ -12,7 +12,7 @@ from tests.engine.clips import CONFIGS
 from tests.synthetic import shape_clip
 from vmt.config.node import load_config
 from vmt.data.labels import resolve_label_space
-from vmt.engine.auxiliary import build_auxiliary
+from vmt.engine.adversarial import build_adversary
 from vmt.engine.lr_schedule import Schedule
 from vmt.engine.optimizer import build_optimizer
 from vmt.engine.train_loop import Trainer
@@ -45,7 +45,7 @@ def test_one_step(name: str) -> None:
         torch.device("cpu"),
         clip_gradients=cfg.SOLVER.CLIP_GRADIENTS,
         precision=cfg.ENGINE.PRECISION,
-        auxiliary=build_auxiliary(cfg, torch.device("cpu")),
+        adversary=build_adversary(cfg, torch.device("cpu")),
     )
     assert trainer.train()
     assert math.isfinite(sum(trainer.last.losses.values()))

@@ -16,7 +16,7 @@ from tests.config.keys.test_training_keys import STEP
 from tests.synthetic import write_moving_shapes
 from vmt.checkpoint.training_state import CheckpointFolder
 from vmt.engine import defaults
-from vmt.engine.auxiliary import build_auxiliary
+from vmt.engine.adversarial import build_adversary
 from vmt.engine.defaults import TrainingRun, set_titles
 from vmt.engine.ema import EmaHook
 from vmt.engine.evaluate import SetResults
@@ -133,14 +133,14 @@ def test_parts_of_a_batch_lose_no_clip(clips: int, parts: int, sizes: list[int])
         split_batch(batch, clips + 1)
 
 
-def test_the_auxiliary_follows_the_schedule() -> None:
-    cfg, _ = Pair("OUTPUT_DIR", "x", ("MODEL.AUXILIARY", "foreground_background")).configs()
-    auxiliary = build_auxiliary(cfg, torch.device("cpu"))
-    assert auxiliary is not None
+def test_the_adversary_follows_the_schedule() -> None:
+    cfg, _ = Pair("OUTPUT_DIR", "x", ("MODEL.ADVERSARY", "foreground_background")).configs()
+    adversary = build_adversary(cfg, torch.device("cpu"))
+    assert adversary is not None
     rates = []
     for step, factor in enumerate((0.001, 1.0, 0.1)):
-        auxiliary.begin_step(step, factor)
-        rates.append(auxiliary.optimizer.param_groups[0]["lr"])
+        adversary.begin_step(step, factor)
+        rates.append(adversary.optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([1e-7, 1e-4, 1e-5])
 
 

@@ -37,7 +37,7 @@ DETECTOR = {
     "MODEL.MASK_REFINER.QUERY_SOURCE": "detector",
     "MODEL.NEW_PARAMETERS": "[backbone., neck., encoder., decoder., heads., coarse., refiner.]",
 }
-AUXILIARY = {"MODEL.AUXILIARY": "foreground_background"}
+ADVERSARY = {"MODEL.ADVERSARY": "foreground_background"}
 #: Name -> config and what makes it another network.
 NETWORKS = {
     "seqformer": ("quick/seqformer_tiny", {}),
@@ -49,7 +49,7 @@ NETWORKS = {
 }
 SWITCHES = {
     "recompute": {"ENGINE.ACTIVATION_CHECKPOINTING": "true"},
-    "auxiliary": AUXILIARY,
+    "adversary": ADVERSARY,
     "overlay": {"ENGINE.OVERLAY_PERIOD": "1"},
     "ema": {"ENGINE.EMA_DECAY": "0.9"},
     "bf16": {"ENGINE.PRECISION": "bf16", "TEST.PRECISION": "bf16"},
@@ -60,13 +60,13 @@ SWITCHES = {
 }
 #: What does not work, and what is said; everything else works.
 REFUSED = {
-    ("mask_pool", "auxiliary"): "MODEL.AUXILIARY foreground_background judges the masks",
+    ("mask_pool", "adversary"): "MODEL.ADVERSARY foreground_background judges the masks",
     ("mask_pool", "overlay"): "ENGINE.OVERLAY_PERIOD draws the objects that a network finds",
     ("mask_pool", "validate"): "MaskRefiner finds no objects in videos",
     ("mask_pool", "no_degrade"): "INPUT.DEGRADE is empty, but MODEL.META_ARCHITECTURE MaskRefiner",
     ("mask_pool", "compile"): "ENGINE.COMPILE compiles a network's stages",
     ("detector", "recompute"): "ENGINE.ACTIVATION_CHECKPOINTING has nothing to recompute",
-    ("detector", "auxiliary"): "MODEL.AUXILIARY foreground_background judges the masks",
+    ("detector", "adversary"): "MODEL.ADVERSARY foreground_background judges the masks",
     ("detector", "no_degrade"): "INPUT.DEGRADE is empty, but MODEL.META_ARCHITECTURE MaskRefiner",
 }
 
@@ -98,7 +98,7 @@ def working(network: str, switches: list[str]) -> list[str]:
 @pytest.mark.parametrize("network", NETWORKS)
 def test_what_works_works_together(network: str, data: Path, tmp_path: Path) -> None:
     """In bf16, with everything else that is not refused; compilation is left out, it is slow."""
-    switches = working(network, ["recompute", "auxiliary", "overlay", "ema", "bf16", "validate"])
+    switches = working(network, ["recompute", "adversary", "overlay", "ema", "bf16", "validate"])
     assert "ema" in switches
     assert train(data, tmp_path, network, switches) == 0
     weights = read_weights(tmp_path / "model_final.safetensors").state

@@ -10,8 +10,8 @@ from tests.config.keys.pairs import Pair, outline
 from vmt.utils.errors import ConfigError
 
 GIVEN = ("MODEL.META_ARCHITECTURE", "MaskRefiner", "MODEL.REFINER.NAME", "quadtree")
-MSTS = ("MODEL.SEQFORMER.ENCODER_BRANCH", "msts",
-        "MODEL.SEQFORMER.BOX_MIXER", "temporal_attention")  # fmt: skip
+MSTS = ("MODEL.SEQFORMER.ENCODER_ADAPTER", "msts",
+        "MODEL.SEQFORMER.DECODER_ADAPTER", "temporal_attention")  # fmt: skip
 
 
 @pytest.mark.parametrize(

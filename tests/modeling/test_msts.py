@@ -71,7 +71,7 @@ def test_the_network_grows_by_the_additions_alone(config_of) -> None:
         model = build_model(*config_of(name))
         sizes.append(count(model))
         mixers = [layer.mixer for layer in model.decoder.layers]
-        assert not any("discriminator" in n or "auxiliary" in n for n in model.state_dict())
+        assert not any("discriminator" in n or "adversary" in n for n in model.state_dict())
     assert sizes[1] - sizes[0] == 6 * 174_208 + 5 * (66_304 + 256)
     assert mixers[0] is None
 
@@ -230,7 +230,7 @@ def test_closed_gates_are_seqformer_to_the_bit(clip: Tensor, preset: str) -> Non
 
 
 def test_one_training_step_with_closed_gates_has_seqformers_losses() -> None:
-    options = ("MODEL.AUXILIARY", "none")
+    options = ("MODEL.ADVERSARY", "none")
     trainers = []
     base = make_trainer(quick_config("seqformer_tiny", *SMALL), 1)
     ours = make_trainer(quick_config("msts_tiny", *SMALL, *options), 1)

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.engine.clips import make_trainer, quick_config
-from vmt.engine.auxiliary import AuxiliaryTrainer
-from vmt.modeling.criteria.auxiliary import Evidence
+from vmt.engine.adversarial import AdversaryTrainer
+from vmt.modeling.adversarial import AdversaryInput
 from vmt.modeling.msts.discriminator import Discriminator
 from vmt.modeling.msts.separability import (
     EASY_STEPS,
@@ -47,7 +47,7 @@ def targets(*masks: Tensor) -> ClipTargets:
     )
 
 
-def evidence(*clips: ClipTargets, requires_grad: bool = False) -> Evidence:
+def inputs_of(*clips: ClipTargets, requires_grad: bool = False) -> AdversaryInput:
     """Two frames per clip, padded on the right and below; predictions at random."""
     generator = torch.Generator().manual_seed(0)
     n = 2 * len(clips)
@@ -61,7 +61,7 @@ def evidence(*clips: ClipTargets, requires_grad: bool = False) -> Evidence:
     masks = [torch.randn(len(c), 2, 24, 32, generator=generator) for c in clips]
     for tensor in (memory, *masks):
         tensor.requires_grad_(requires_grad)
-    return Evidence(
+    return AdversaryInput(
         torch.randn(n, 3, 96, 128, generator=generator),
         memory,
         SHAPES,
@@ -87,7 +87,7 @@ TWO = (targets(square(5, 30), square(20, 40)), targets(square(0, 20)))
 
 
 def test_unions_equal_loops_over_cells() -> None:
-    shown = evidence(*TWO)
+    shown = inputs_of(*TWO)
     truth, predicted = true_union(shown), predicted_union(shown)
     assert truth.shape == predicted.shape == (4, 1, 12, 16)
     for frame in range(2):
@@ -106,7 +106,7 @@ def test_unions_equal_loops_over_cells() -> None:
 
 
 def test_padding_is_zero_and_does_not_count() -> None:
-    shown = evidence(*TWO)
+    shown = inputs_of(*TWO)
     valid = torch.zeros(12, 16)
     valid[:9, :13] = 1
     for maps in (images(shown), encoder_maps(shown)[0], predicted_union(shown)):
@@ -119,7 +119,7 @@ def test_padding_is_zero_and_does_not_count() -> None:
 
 
 def test_a_mask_certain_of_itself_has_a_finite_gradient() -> None:
-    shown = evidence(*TWO)
+    shown = inputs_of(*TWO)
     logits = [torch.full_like(m, 90.0).requires_grad_() for m in shown.mask_logits]
     union = predicted_union(dataclasses.replace(shown, mask_logits=logits))
     union.sum().backward()
@@ -141,22 +141,22 @@ def test_sizes_of_the_score_map(size: tuple[int, int], expected: tuple[int, int]
 
 
 def test_the_discriminators_loss_reaches_the_discriminator_alone() -> None:
-    shown, judge = evidence(*TWO, requires_grad=True), objective()
-    judge.own_loss(shown).backward()
-    assert all(p.grad.abs().sum() > 0 for p in judge.parameters())
+    shown, adversary = inputs_of(*TWO, requires_grad=True), objective()
+    adversary.own_loss(shown).backward()
+    assert all(p.grad.abs().sum() > 0 for p in adversary.parameters())
     assert shown.memory.grad is None
     assert all(m.grad is None for m in shown.mask_logits)
 
 
 @pytest.mark.parametrize("through_features", [True, False])
 def test_the_models_loss_reaches_the_model_alone(through_features: bool) -> None:
-    shown = evidence(*TWO, requires_grad=True)
-    judge = objective(through_features=through_features)
-    judge.losses(shown)["loss_adversarial"].backward()
-    assert all(p.grad is None for p in judge.parameters())
+    shown = inputs_of(*TWO, requires_grad=True)
+    adversary = objective(through_features=through_features)
+    adversary.losses(shown)["loss_adversarial"].backward()
+    assert all(p.grad is None for p in adversary.parameters())
     assert all(m.grad.abs().sum() > 0 for m in shown.mask_logits)
     assert (shown.memory.grad is not None) == through_features
-    numbers = judge.numbers()
+    numbers = adversary.numbers()
     assert (numbers["gradient_features"] > 0) == through_features
     assert numbers["gradient_masks"] > 0
     if through_features:
@@ -167,8 +167,8 @@ def test_the_models_loss_reaches_the_model_alone(through_features: bool) -> None
 
 def test_own_step_comes_first() -> None:
     """The model is judged by the discriminator as its step of this iteration left it."""
-    shown = evidence(*TWO)
-    trainer = AuxiliaryTrainer(objective(lr=0.01))
+    shown = inputs_of(*TWO)
+    trainer = AdversaryTrainer(objective(lr=0.01))
     before = trainer.objective.losses(shown)["loss_adversarial"]
     trainer.begin_step(10**6, 1.0)
     trainer.begin_part(1.0, last=True)
@@ -181,16 +181,16 @@ def test_own_step_comes_first() -> None:
 def test_a_training_step_moves_both_and_mixes_nothing() -> None:
     """With its weight at zero the model's step is that without a discriminator, to the bit."""
     ends = []
-    for options in (("MODEL.MSTS.ADV_WEIGHT", "0.0"), ("MODEL.AUXILIARY", "none")):
+    for options in (("MODEL.MSTS.ADV_WEIGHT", "0.0"), ("MODEL.ADVERSARY", "none")):
         trainer = make_trainer(quick_config("msts_tiny", *SMALL, *options), 1)
-        judge = trainer.auxiliary
-        start = None if judge is None else judge.state()["objective"]
+        adversary = trainer.adversary
+        start = None if adversary is None else adversary.state()["objective"]
         trainer.train()
         ends.append(trainer.model.state_dict())
-        if judge is not None:
-            end = judge.state()["objective"]
+        if adversary is not None:
+            end = adversary.state()["objective"]
             assert all(not torch.equal(start[k], v) for k, v in end.items())
-            assert trainer.last.auxiliary["auxiliary/loss"] > 0
+            assert trainer.last.adversary["adversary/loss"] > 0
     assert ends[0].keys() == ends[1].keys()
     for name, value in ends[0].items():
         assert torch.equal(value, ends[1][name]), name
@@ -200,52 +200,52 @@ def test_a_training_step_moves_both_and_mixes_nothing() -> None:
 
 
 def test_the_weight_ramps_up_from_zero() -> None:
-    judge = objective(weight=0.2, ramp_steps=100)
+    adversary = objective(weight=0.2, ramp_steps=100)
     found = []
     for step in (0, 25, 100, 5000):
-        judge.begin_step(step)
-        found.append(judge.current_weight)
+        adversary.begin_step(step)
+        found.append(adversary.current_weight)
     assert found == pytest.approx([0.0, 0.05, 0.2, 0.2])
     assert objective(weight=0.2, ramp_steps=0).current_weight == 0.2
 
 
 def test_own_loss_is_half_of_both_cross_entropies() -> None:
-    shown, judge = evidence(*TWO), objective(real_label=0.9)
+    shown, adversary = inputs_of(*TWO), objective(real_label=0.9)
     maps, weights = encoder_maps(shown), cell_weights(shown)
-    real = judge.network(images(shown), maps, true_union(shown)).sigmoid()
-    fake = judge.network(images(shown), maps, predicted_union(shown)).sigmoid()
+    real = adversary.network(images(shown), maps, true_union(shown)).sigmoid()
+    fake = adversary.network(images(shown), maps, predicted_union(shown)).sigmoid()
     expected = -(0.9 * real.log() + 0.1 * (1 - real).log() + (1 - fake).log()) / 2
-    torch.testing.assert_close(judge.own_loss(shown), (weights * expected).sum())
-    judge.weight, judge.ramp_steps = 0.1, 0
-    said = judge.losses(shown)["loss_adversarial"]
+    torch.testing.assert_close(adversary.own_loss(shown), (weights * expected).sum())
+    adversary.weight, adversary.ramp_steps = 0.1, 0
+    said = adversary.losses(shown)["loss_adversarial"]
     torch.testing.assert_close(said, -0.1 * (weights * fake.log()).sum())
 
 
 def test_without_a_tracklet_nothing_moves() -> None:
-    trainer = AuxiliaryTrainer(objective())
+    trainer = AdversaryTrainer(objective())
     start = trainer.state()["objective"]
     trainer.begin_step(10**6, 1.0)
     trainer.begin_part(1.0, last=True)
-    said = trainer(evidence(targets(), targets()))
+    said = trainer(inputs_of(targets(), targets()))
     assert said["loss_adversarial"] == 0
     end = trainer.state()["objective"]
     assert all(torch.equal(start[name], value) for name, value in end.items())
 
 
 def test_a_discriminator_that_never_errs_is_silent_until_it_does(caplog) -> None:
-    judge = objective(real_label=0.9)
+    adversary = objective(real_label=0.9)
     least = F.binary_cross_entropy(torch.tensor(0.9), torch.tensor(0.9)).item() / 2
     for _ in range(EASY_STEPS - 1):
-        assert judge.end_step(least + 0.01)
-    assert judge.current_weight > 0
-    assert not judge.end_step(least + 0.01)
-    assert judge.current_weight == 0
+        assert adversary.end_step(least + 0.01)
+    assert adversary.current_weight > 0
+    assert not adversary.end_step(least + 0.01)
+    assert adversary.current_weight == 0
     assert "without effort for 200 steps" in caplog.text
     resumed = objective()
-    resumed.load_extra(judge.extra())
+    resumed.load_extra(adversary.extra())
     assert resumed.current_weight == 0
-    assert judge.end_step(least + 0.06)
-    assert judge.current_weight > 0
+    assert adversary.end_step(least + 0.06)
+    assert adversary.current_weight > 0
 
 
 # --- it learns ---------------------------------------------------------------------------------
@@ -254,8 +254,8 @@ def test_a_discriminator_that_never_errs_is_silent_until_it_does(caplog) -> None
 def test_toy_problem() -> None:
     """It learns to tell noise from squares; masks that learn to fool it come to look like them."""
     torch.manual_seed(0)
-    shown = evidence(*TWO)
-    trainer = AuxiliaryTrainer(objective(lr=1e-3, weight=1.0, ramp_steps=0))
+    shown = inputs_of(*TWO)
+    trainer = AdversaryTrainer(objective(lr=1e-3, weight=1.0, ramp_steps=0))
     own, fooled = [], []
     masks = [nn.Parameter(m.clone()) for m in shown.mask_logits]
     shown = dataclasses.replace(shown, mask_logits=masks)
@@ -263,7 +263,7 @@ def test_toy_problem() -> None:
         trainer.begin_step(step, 1.0)
         trainer.begin_part(1.0, last=True)
         trainer(shown)
-        own.append(trainer.numbers()["auxiliary/loss"])
+        own.append(trainer.numbers()["adversary/loss"])
     assert own[-1] < 0.5 * own[0]
     optimizer = torch.optim.Adam(masks, lr=0.1)
     for _ in range(80):  # the discriminator rests

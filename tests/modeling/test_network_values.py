@@ -10,9 +10,9 @@ from torch import Tensor
 
 from tests.config.keys.pairs import Pair, network
 from tests.synthetic import shape_clip
+from vmt.modeling.adversarial import AdversaryInput
 from vmt.modeling.backbones.swin import SwinBlock, shift_mask
 from vmt.modeling.backbones.timm_features import TimmFeatures
-from vmt.modeling.criteria.auxiliary import Evidence
 from vmt.modeling.msts.attention import preset
 from vmt.modeling.msts.encoder import SplitAttention
 from vmt.modeling.msts.separability import cell_weights, predicted_union, true_union
@@ -164,21 +164,21 @@ def test_what_the_discriminator_is_shown() -> None:
         cells = padding[1, start : start + h * w].view(h, w)
         cells[:, w // 2 :] = w > 1
         start += h * w
-    evidence = Evidence(
+    inputs = AdversaryInput(
         torch.zeros(2, 3, 64, 64), torch.zeros(2, 85, 4), shapes, padding,
         [torch.zeros(1, 1, 16, 16), torch.zeros(2, 1, 16, 16)],
         [clip["targets"] for clip in clips], [torch.tensor([0]), torch.tensor([2, 0])], 8.0,
     )  # fmt: skip
-    weights = cell_weights(evidence)
+    weights = cell_weights(inputs)
     assert weights.shape == (2, 1, 2, 2)
     assert weights[0].flatten().tolist() == pytest.approx([1 / 8 / 4] * 4)
     assert weights[1].flatten().tolist() == pytest.approx([3 / 8 / 2, 0] * 2)
     # 1 - 0.5 of one query, 1 - 0.25 of two; nothing on padding
-    union = predicted_union(evidence)
+    union = predicted_union(inputs)
     assert union[0].flatten().tolist() == pytest.approx([0.5] * 64)
     assert union[1, 0, :, :4].flatten().tolist() == pytest.approx([0.75] * 32)
     assert not union[1, 0, :, 4:].any()
-    truth = true_union(evidence)
+    truth = true_union(inputs)
     masks = clips[1]["targets"].masks.any(0)[0].float()
     assert float(truth[1, 0, 2, 1]) == pytest.approx(float(masks[16:24, 8:16].mean()))
     assert not truth[1, 0, :, 4:].any()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vmt.checkpoint.class_rows import ClassRows, with_class_rows
 from vmt.checkpoint.files import read_weights
 from vmt.checkpoint.key_maps.rows import UNUSED
-from vmt.layers.addition import Addition
+from vmt.layers.adapter import Adapter
 from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import CheckpointError
 
@@ -32,7 +32,7 @@ class LoadReport:
         mismatched: (name, shape in the file, shape in the network).
         unexpected: names in the file that the network does not have.
         new: missing or mismatched names that the config declares as newly initialised, or missing
-            ones of an ``Addition`` of which the file has nothing.
+            ones of an ``Adapter`` of which the file has nothing.
         unused: names in the file that no network reads, as the file calls them.
         classes: which rows of the class heads were taken, where they are not the network's.
         notes: what was taken of several things in the file.
@@ -120,7 +120,7 @@ def load_weights(
         )
     report.notes = tuple(notes)
     report.unused = sorted(k.removeprefix(UNUSED) for k in everything if k.startswith(UNUSED))
-    allowed = (*new_parameters, *_absent_additions(model, state))
+    allowed = (*new_parameters, *_absent_adapters(model, state))
     for name, value in wanted.items():
         fits = name in state and state[name].shape == value.shape
         if fits:
@@ -139,9 +139,9 @@ def load_weights(
     return report
 
 
-def _absent_additions(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+def _absent_adapters(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     """Prefixes of the additions of a network of which a file holds nothing."""
-    prefixes = [f"{name}." for name, part in model.named_modules() if isinstance(part, Addition)]
+    prefixes = [f"{name}." for name, part in model.named_modules() if isinstance(part, Adapter)]
     return [prefix for prefix in prefixes if not any(name.startswith(prefix) for name in state)]
 
 

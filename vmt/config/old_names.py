@@ -21,6 +21,9 @@ OLD_KEYS = {
     "DATALOADER.MAX_REDRAWS": f"{_ALWAYS}: 100",
     "ENGINE.TIMEOUT_MINUTES": f"{_ALWAYS}: 30",
     "TEST.JOBS": f"{_ALWAYS}: 1; vmt eval --jobs scores with more",
+    "MODEL.AUXILIARY": "is called MODEL.ADVERSARY",
+    "MODEL.SEQFORMER.ENCODER_BRANCH": "is called MODEL.SEQFORMER.ENCODER_ADAPTER",
+    "MODEL.SEQFORMER.BOX_MIXER": "is called MODEL.SEQFORMER.DECODER_ADAPTER",
     "MODEL.REFINER.BOX_MASK": f"{_ALWAYS}: boxes wrap as in the released code",
     "MODEL.REFINER.REGION_RULE": "is a value of MODEL.REFINER.REGION: incoherent (for residue) "
     "or mixed",

@@ -20,9 +20,9 @@ def summary(cfg: Node) -> list[tuple[str, str]]:
     model, solver = cfg.MODEL, cfg.SOLVER
     parts = {
         "refiner": model.REFINER.NAME,
-        "encoder branch": model.SEQFORMER.ENCODER_BRANCH,
-        "box mixer": model.SEQFORMER.BOX_MIXER,
-        "auxiliary": model.AUXILIARY,
+        "encoder adapter": model.SEQFORMER.ENCODER_ADAPTER,
+        "decoder adapter": model.SEQFORMER.DECODER_ADAPTER,
+        "adversary": model.ADVERSARY,
     }
     used = ", ".join(f"{name} {value}" for name, value in parts.items() if value != "none")
     length = f"{solver.MAX_STEPS} steps" if solver.MAX_STEPS else f"{solver.EPOCHS} epochs"

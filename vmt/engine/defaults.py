@@ -23,7 +23,7 @@ from vmt.config.summary import dump_changes
 from vmt.data.build import build_train_loader, steps_per_epoch
 from vmt.data.catalog import locate
 from vmt.data.labels import resolve_label_space
-from vmt.engine.auxiliary import build_auxiliary
+from vmt.engine.adversarial import build_adversary
 from vmt.engine.ema import EmaHook
 from vmt.engine.evaluate import evaluate_set
 from vmt.engine.hooks import CheckpointHook, EvalHook, LogHook, OverlayHook, SignalHook
@@ -276,7 +276,7 @@ class TrainingRun:
         freeze(model, cfg.SOLVER.FREEZE)
         if initial_weights:
             start_training(cfg, model)
-        auxiliary = build_auxiliary(cfg, device)
+        adversary = build_adversary(cfg, device)
         seed_everything(cfg.ENGINE.SEED + comm.rank())
         model.to(device).train()
         if cfg.ENGINE.ACTIVATION_CHECKPOINTING:
@@ -297,7 +297,7 @@ class TrainingRun:
             clip_gradients=cfg.SOLVER.CLIP_GRADIENTS,
             precision=cfg.ENGINE.PRECISION,
             seed=cfg.ENGINE.SEED,
-            auxiliary=auxiliary,
+            adversary=adversary,
         )
 
     def _build_model(self, pretrained: bool) -> VideoModel:

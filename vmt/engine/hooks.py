@@ -89,7 +89,7 @@ class LogHook(Hook):
         numbers = {
             "loss": sum(last.losses.values()),
             **last.losses,
-            **last.auxiliary,
+            **last.adversary,
             "gradient_norm": last.gradient_norm,
             "seconds_per_step": last.seconds,
             "seconds_for_data": last.data_seconds,

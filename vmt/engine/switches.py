@@ -29,9 +29,9 @@ def check_switches(cfg: CfgNode, model: VideoModel, processes: int) -> None:
             f"INPUT.DEGRADE is empty, but {name} learns from masks that are made coarse; name "
             "kinds of `vmt degrade`, for instance [paper, halo]."
         )
-    if cfg.MODEL.AUXILIARY != "none" and not model.takes_adversary:
+    if cfg.MODEL.ADVERSARY != "none" and not model.takes_adversary:
         raise ConfigError(
-            f"MODEL.AUXILIARY {cfg.MODEL.AUXILIARY} judges the masks and features of a detector "
+            f"MODEL.ADVERSARY {cfg.MODEL.ADVERSARY} judges the masks and features of a detector "
             f"that is trained, and {name} trains none; set none."
         )
     if engine.OVERLAY_PERIOD and not isinstance(model, ClipModel | FrameModel):

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from vmt.checkpoint.training_state import random_state, restore_random_state, seed_everything
-from vmt.engine.auxiliary import AuxiliaryTrainer
+from vmt.engine.adversarial import AdversaryTrainer
 from vmt.engine.lr_schedule import Schedule
 from vmt.engine.optimizer import set_factor
 from vmt.engine.parallel import (
@@ -84,7 +84,7 @@ class StepRecord:
         data_seconds: spent waiting for data.
         seconds: of the whole step.
         batch: this process's clips.
-        auxiliary: numbers of what is trained beside the network.
+        adversary: numbers of what is trained beside the network.
     """
 
     losses: dict[str, float] = field(default_factory=dict)
@@ -92,7 +92,7 @@ class StepRecord:
     data_seconds: float = 0.0
     seconds: float = 0.0
     batch: Batch = field(default_factory=list)
-    auxiliary: dict[str, float] = field(default_factory=dict)
+    adversary: dict[str, float] = field(default_factory=dict)
 
 
 class Trainer:
@@ -110,7 +110,7 @@ class Trainer:
         clip_gradients: largest gradient norm, 0 for none.
         precision: "fp32", "bf16" or "fp16".
         seed: for random numbers after a resume with another number of processes.
-        auxiliary: what is trained beside the network, with an optimiser of its own; or None.
+        adversary: what is trained beside the network, with an optimiser of its own; or None.
 
     Attributes:
         step: steps done so far.
@@ -136,7 +136,7 @@ class Trainer:
         clip_gradients: float = 0.0,
         precision: str = "fp32",
         seed: int = 0,
-        auxiliary: AuxiliaryTrainer | None = None,
+        adversary: AdversaryTrainer | None = None,
     ) -> None:
         if accumulate < 1:
             raise ConfigError(f"SOLVER.ACCUMULATE must be at least 1, not {accumulate}.")
@@ -149,7 +149,7 @@ class Trainer:
         self.accumulate = accumulate
         self.clip_gradients = clip_gradients
         self.seed = seed
-        self.auxiliary = auxiliary
+        self.adversary = adversary
         self.step = 0
         self.last = StepRecord()
         # Two attributes: a signal that arrives while the processes agree must not be overwritten
@@ -246,8 +246,8 @@ class Trainer:
         factor = self.schedule.factor(self.step)
         set_factor(self.optimizer, factor)
         self.optimizer.zero_grad(set_to_none=True)
-        if self.auxiliary is not None:
-            self.auxiliary.begin_step(self.step, factor)
+        if self.adversary is not None:
+            self.adversary.begin_step(self.step, factor)
         with fp32_products(self._precision):  # of the backward pass too
             losses = self._gradients(batch)
         check_finite_losses(losses, names, self.step)
@@ -263,8 +263,8 @@ class Trainer:
             zip(losses, torch.stack(list(losses.values())).tolist(), strict=True)
         )
         self.last.gradient_norm = float(norm)
-        if self.auxiliary is not None:
-            self.last.auxiliary = self.auxiliary.numbers()
+        if self.adversary is not None:
+            self.last.adversary = self.adversary.numbers()
         self.last.seconds = time.perf_counter() - started + self.last.data_seconds
 
     def _gradients(self, batch: Batch) -> dict[str, Tensor]:
@@ -279,12 +279,12 @@ class Trainer:
             if len(parts) > 1:
                 share = self.model.loss_count(ClipBatch.from_inputs(part)) / total
             last = index == len(parts) - 1
-            judge = () if self.auxiliary is None else (self.auxiliary,)
-            if self.auxiliary is not None:
-                self.auxiliary.begin_part(share, last)
+            adversary = () if self.adversary is None else (self.adversary,)
+            if self.adversary is not None:
+                self.adversary.begin_part(share, last)
             with self._synchronised(last):
                 with arithmetic(self._precision, self.device):
-                    losses = self.module(part, *judge)
+                    losses = self.module(part, *adversary)
                 losses = {name: loss.float() * share for name, loss in losses.items()}
                 self._scaler.scale(torch.stack(list(losses.values())).sum()).backward()
             for name, loss in losses.items():
@@ -316,7 +316,7 @@ class Trainer:
             "scaler": self._scaler.state_dict(),
             "rng": comm.gather(random_state()),
             "hooks": {hook.name: hook.state() for hook in self.hooks if hook.name},
-            **({"auxiliary": self.auxiliary.state()} if self.auxiliary is not None else {}),
+            **({"adversary": self.adversary.state()} if self.adversary is not None else {}),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -333,15 +333,15 @@ class Trainer:
                 f"the checkpoint of step {state['step']} belongs to another network: {wrong[0]} "
                 f"and {len(wrong) - 1} more entries differ; resume with the config it was made by."
             )
-        if ("auxiliary" in state) != (self.auxiliary is not None):
+        if ("adversary" in state) != (self.adversary is not None):
             raise CheckpointError(
                 f"the checkpoint of step {state['step']} was made "
-                f"{'with' if 'auxiliary' in state else 'without'} an auxiliary network; resume "
-                "with the MODEL.AUXILIARY it was made by."
+                f"{'with' if 'adversary' in state else 'without'} an adversary; resume "
+                "with the MODEL.ADVERSARY it was made by."
             )
         load_model_state(self.model, theirs)
-        if self.auxiliary is not None:
-            self.auxiliary.load_state(state["auxiliary"])
+        if self.adversary is not None:
+            self.adversary.load_state(state["adversary"])
         load_optimizer_state(self.optimizer, state["optimizer"])
         if self._scaler.is_enabled() and state["scaler"]:
             self._scaler.load_state_dict(state["scaler"])

@@ -14,13 +14,13 @@ _Entry = TypeVar("_Entry")
 BACKBONES = Registry("BACKBONES")
 META_ARCHITECTURES = Registry("META_ARCHITECTURES")
 REFINERS = Registry("REFINERS")
-#: Parts added to every encoder layer, see ``vmt.modeling.seqformer.encoder.EncoderBranch``.
-ENCODER_BRANCHES = Registry("ENCODER_BRANCHES")
-#: Parts of the decoder that mix the frames of a box query, see
-#: ``vmt.modeling.seqformer.decoder.BoxMixer``.
-BOX_MIXERS = Registry("BOX_MIXERS")
-#: Networks trained beside the model, see ``vmt.modeling.criteria.auxiliary``.
-AUXILIARIES = Registry("AUXILIARIES")
+#: Adapters of every encoder layer, see ``vmt.modeling.seqformer.encoder.EncoderAdapter``.
+ENCODER_ADAPTERS = Registry("ENCODER_ADAPTERS")
+#: Adapters of every decoder layer but the first, see
+#: ``vmt.modeling.seqformer.decoder.DecoderAdapter``.
+DECODER_ADAPTERS = Registry("DECODER_ADAPTERS")
+#: Networks trained beside the model, see ``vmt.modeling.adversarial``.
+ADVERSARIES = Registry("ADVERSARIES")
 
 
 def lookup(registry: Registry, name: str, key: str) -> Any:

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
-from vmt.layers.addition import Addition
+from vmt.layers.adapter import Adapter
 from vmt.layers.ms_deform_attn import MSDeformAttn
+from vmt.modeling.adversarial import Adversary
 from vmt.modeling.backbones.base import Backbone
-from vmt.modeling.criteria.auxiliary import Judge
 from vmt.modeling.criteria.set_criterion import mean_tracklets
 from vmt.ops.crops import Place
 from vmt.ops.frames import fold_frames
@@ -129,7 +129,7 @@ class VideoModel(nn.Module, ABC):
         """
 
     def forward(
-        self, batched_inputs: Sequence[Mapping[str, Any]], adversary: Judge | None = None
+        self, batched_inputs: Sequence[Mapping[str, Any]], adversary: Adversary | None = None
     ) -> dict[str, Tensor] | list[dict[str, Any]]:
         """Losses of a batch in training, predictions per clip in evaluation."""
         if self.training:
@@ -137,12 +137,12 @@ class VideoModel(nn.Module, ABC):
         return [self.predict(clip) for clip in batched_inputs]
 
     @abstractmethod
-    def losses(self, batch: ClipBatch, adversary: Judge | None = None) -> dict[str, Tensor]:
+    def losses(self, batch: ClipBatch, adversary: Adversary | None = None) -> dict[str, Tensor]:
         """Weighted losses by name; their sum is what to minimise.
 
         Args:
             batch: on the model's device.
-            adversary: gives further losses, see ``vmt.modeling.criteria.auxiliary``; networks that
+            adversary: gives further losses, see ``vmt.modeling.adversarial``; networks that
                 ``takes_adversary`` says no of are never given one.
         """
 
@@ -177,11 +177,11 @@ class VideoModel(nn.Module, ABC):
         return {"backbone.": "BACKBONE_FACTOR", **sampling}
 
     def undecayed(self) -> set[str]:
-        """Names of parameters without weight decay: see ``Addition.undecayed``."""
+        """Names of parameters without weight decay: see ``Adapter.undecayed``."""
         return {
             f"{name}.{parameter}"
             for name, part in self.named_modules()
-            if isinstance(part, Addition)
+            if isinstance(part, Adapter)
             for parameter in part.undecayed()
         }
 

@@ -184,11 +184,11 @@ def _levels(net: Any) -> list[int]:
                           n.coarse.controller.layers[2].out_features],
             [8, 169], [5, 145],
         ),
-        "MODEL.SEQFORMER.ENCODER_BRANCH": (
+        "MODEL.SEQFORMER.ENCODER_ADAPTER": (
             "msts", lambda n: type(n.encoder.layers[0].branch).__name__,
             "NoneType", "SplitAttention",
         ),
-        "MODEL.SEQFORMER.BOX_MIXER": (
+        "MODEL.SEQFORMER.DECODER_ADAPTER": (
             "temporal_attention", lambda n: [type(x.mixer).__name__ for x in n.decoder.layers],
             ["NoneType", "NoneType"], ["NoneType", "TemporalAttention"],
         ),
@@ -226,8 +226,8 @@ def _branch(net: Any) -> Any:
         "MODEL.MSTS.INTRA_ONLY": (True, lambda n: _branch(n).inter is None, False, True),
     },
     "measure,before,after",
-    "MODEL.SEQFORMER.ENCODER_BRANCH", "msts",
-    "MODEL.SEQFORMER.BOX_MIXER", "temporal_attention",
+    "MODEL.SEQFORMER.ENCODER_ADAPTER", "msts",
+    "MODEL.SEQFORMER.DECODER_ADAPTER", "temporal_attention",
 )  # fmt: skip
 def test_msts_sizes(pair: Pair, measure: Any, before: Any, after: Any) -> None:
     assert [measure(outline(cfg)) for cfg in pair] == [before, after]

@@ -223,7 +223,7 @@ def test_parallel(
     )
     prepared(pair, shapes, tmp_path)
     layers = ["EncoderLayer", "DecoderLayer", "DecoderLayer"]
-    assert taken == ["ddp", *layers, "VideoMaskTransfiner"]
+    assert taken == ["ddp", *layers, "SeqFormer"]
 
 
 # --- what is written ------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ def add_keys(cfg: Node) -> None:
     """Add them."""
     sections(cfg, "MODEL.MSTS")
     # A network with an optimiser of its own that is trained beside the model and judges it: a name
-    # in the registry AUXILIARIES, or "none" [D].
-    cfg.MODEL.AUXILIARY = "none"
+    # in the registry ADVERSARIES, or "none" [D].
+    cfg.MODEL.ADVERSARY = "none"
     # Widths of its attention blocks: "lean" (64, as its published size suggests) or "full" (256).
     cfg.MODEL.MSTS.PRESET = "lean"
     cfg.MODEL.MSTS.NUM_HEADS = 8

@@ -21,10 +21,10 @@ def add_keys(cfg: Node) -> None:
     cfg.MODEL.SEQFORMER.NUM_QUERIES = 300
     # Channels of the dynamic mask head's hidden layers.
     cfg.MODEL.SEQFORMER.MASK_CHANNELS = 8
-    # What methods add: beside the attention of every encoder layer (registry ENCODER_BRANCHES),
-    # and between the frames of every box query (registry BOX_MIXERS). "none": SeqFormer [D].
-    cfg.MODEL.SEQFORMER.ENCODER_BRANCH = "none"
-    cfg.MODEL.SEQFORMER.BOX_MIXER = "none"
+    # What methods add: beside the attention of every encoder layer (registry ENCODER_ADAPTERS),
+    # and between the frames of every box query (registry DECODER_ADAPTERS). "none": SeqFormer [D].
+    cfg.MODEL.SEQFORMER.ENCODER_ADAPTER = "none"
+    cfg.MODEL.SEQFORMER.DECODER_ADAPTER = "none"
     cfg.MODEL.LOSS.CLASS_WEIGHT = 2.0
     cfg.MODEL.LOSS.BOX_WEIGHT = 5.0
     cfg.MODEL.LOSS.GIOU_WEIGHT = 2.0

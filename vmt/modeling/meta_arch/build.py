@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
+import pkgutil
+
 from fvcore.common.config import CfgNode
 
-from vmt.modeling.meta_arch import mask_refiner as _mask_refiner
-from vmt.modeling.meta_arch import vmt as _vmt
+from vmt.modeling import meta_arch
 from vmt.modeling.meta_arch.check import check_model
-from vmt.modeling.msts import decoder as _msts_decoder
-from vmt.modeling.msts import encoder as _msts_encoder
-from vmt.modeling.msts import separability as _msts_separability
-from vmt.modeling.refiners import dense_band as _dense_band
-from vmt.modeling.refiners.quadtree import refiner as _quadtree
 from vmt.modeling.registry import META_ARCHITECTURES, lookup
 from vmt.modeling.video_model import ClipModel, VideoModel
 from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import ConfigError
 from vmt.utils.precision import checked_precision
 
-#: Imported for what they register.
-METHODS = (
-    _vmt,
-    _mask_refiner,
-    _dense_band,
-    _quadtree,
-    _msts_encoder,
-    _msts_decoder,
-    _msts_separability,
-)
+
+@functools.cache
+def register_methods() -> None:
+    """Import the files of this folder, each of which registers a method."""
+    for module in pkgutil.iter_modules(meta_arch.__path__, f"{meta_arch.__name__}."):
+        importlib.import_module(module.name)
 
 
 def build_network(cfg: CfgNode, label_space: LabelSpace) -> VideoModel:
@@ -43,6 +37,7 @@ def build_network(cfg: CfgNode, label_space: LabelSpace) -> VideoModel:
     Raises:
         ConfigError: an unknown name, or values that do not fit together.
     """
+    register_methods()
     architecture = lookup(
         META_ARCHITECTURES, cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE"
     )

@@ -78,6 +78,6 @@ def _widths(model: CfgNode) -> Iterator[_Rule]:
         yield "MASK_REFINER.DIM", width, width > 0 and width % GROUPS == 0, (
             f"a multiple of {GROUPS}"
         )  # fmt: skip
-    if "none" not in (node.ENCODER_BRANCH, node.BOX_MIXER):
+    if "none" not in (node.ENCODER_ADAPTER, node.DECODER_ADAPTER):
         width, heads = preset(model.MSTS.PRESET).dim, model.MSTS.NUM_HEADS
         yield "MSTS.NUM_HEADS", heads, width % heads == 0, f"a divisor of {width}"

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
+from vmt.modeling.adversarial import Adversary
 from vmt.modeling.backbones.base import Backbone
 from vmt.modeling.backbones.build import build_backbone
-from vmt.modeling.criteria.auxiliary import Judge
 from vmt.modeling.criteria.matcher import Match
 from vmt.modeling.mask_refiner.prompt import (
     STRIDE,
@@ -170,7 +170,7 @@ class MaskRefinerNetwork(MaskRefinerModel):
             options=ModelOptions.from_config(cfg, label_space),
         )
 
-    def losses(self, batch: ClipBatch, adversary: Judge | None = None) -> dict[str, Tensor]:
+    def losses(self, batch: ClipBatch, adversary: Adversary | None = None) -> dict[str, Tensor]:
         """See ``VideoModel``."""
         chosen = [self._draw(coarse) for coarse in batch.coarse_masks]
         count = sum(map(len, chosen))

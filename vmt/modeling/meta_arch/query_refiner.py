@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from vmt.modeling.criteria.auxiliary import Judge
+from vmt.modeling.adversarial import Adversary
 from vmt.modeling.criteria.matcher import Match
 from vmt.modeling.criteria.set_criterion import mean_tracklets
 from vmt.modeling.mask_refiner.prompt import (
@@ -106,7 +106,7 @@ class QueryRefiner(VideoMaskTransfiner, MaskRefinerModel):
                 part.eval()
         return self
 
-    def losses(self, batch: ClipBatch, adversary: Judge | None = None) -> dict[str, Tensor]:
+    def losses(self, batch: ClipBatch, adversary: Adversary | None = None) -> dict[str, Tensor]:
         """See ``VideoModel``."""
         outputs: list[RefinerOutput] = []
         wanted = []

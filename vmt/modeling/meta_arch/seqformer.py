@@ -8,8 +8,8 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
+from vmt.modeling.adversarial import Adversary, AdversaryInput
 from vmt.modeling.backbones.build import build_backbone
-from vmt.modeling.criteria.auxiliary import Evidence, Judge
 from vmt.modeling.criteria.set_criterion import CriterionResult, SetCriterion
 from vmt.modeling.refiners.base import RefinerOutput
 from vmt.modeling.seqformer.decoder import LayerState, QueryStates
@@ -99,12 +99,12 @@ class SeqFormer(Detector):
 
     # --- training -------------------------------------------------------------------------------
 
-    def losses(self, batch: ClipBatch, adversary: Judge | None = None) -> dict[str, Tensor]:
+    def losses(self, batch: ClipBatch, adversary: Adversary | None = None) -> dict[str, Tensor]:
         """See ``VideoModel``."""
         step = self.detect(batch)
         losses = self.criterion.weighted(step.result.losses)
         if adversary is not None:
-            losses |= adversary(self.evidence(step, batch))
+            losses |= adversary(self.adversary_input(step, batch))
         return losses
 
     def detect(self, batch: ClipBatch) -> TrainingStep:
@@ -128,12 +128,12 @@ class SeqFormer(Detector):
         return TrainingStep(frames, features, states[-1], result)
 
     @staticmethod
-    def evidence(step: TrainingStep, batch: ClipBatch) -> Evidence:
+    def adversary_input(step: TrainingStep, batch: ClipBatch) -> AdversaryInput:
         """What an adversary is shown of a step."""
         levels, result = step.features.levels, step.result
         h8, w8 = levels.shapes[0]
         empty = step.frames.new_zeros(0, batch.num_frames, 2 * h8, 2 * w8)
-        return Evidence(
+        return AdversaryInput(
             step.frames,
             step.features.memory,
             levels.shapes,

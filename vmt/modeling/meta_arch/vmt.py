@@ -9,17 +9,22 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
+from vmt.modeling.adversarial import Adversary
 from vmt.modeling.backbones.build import build_backbone
-from vmt.modeling.criteria.auxiliary import Judge
 from vmt.modeling.criteria.set_criterion import SetCriterion
 from vmt.modeling.meta_arch.seqformer import ClipForward, SeqFormer, TrainingStep
+from vmt.modeling.refiners import dense_band
 from vmt.modeling.refiners.base import Refiner, RefinerInput, RefinerLosses, RefinerOutput
+from vmt.modeling.refiners.quadtree import refiner as quadtree
 from vmt.modeling.registry import META_ARCHITECTURES, REFINERS, lookup, register
 from vmt.modeling.seqformer.decoder import QueryStates
 from vmt.modeling.seqformer.detector import ClipFeatures, DetectorParts
 from vmt.modeling.video_model import ClipBatch, ModelOptions
 from vmt.structures.labels import LabelSpace
 from vmt.utils.precision import arithmetic
+
+#: Modules that register a refiner.
+REFINER_MODULES = (dense_band, quadtree)
 
 
 @register(META_ARCHITECTURES, "VideoMaskTransfiner")
@@ -71,7 +76,7 @@ class VideoMaskTransfiner(SeqFormer):
             "top_k": cfg.TEST.TOP_K,
         }
 
-    def losses(self, batch: ClipBatch, adversary: Judge | None = None) -> dict[str, Tensor]:
+    def losses(self, batch: ClipBatch, adversary: Adversary | None = None) -> dict[str, Tensor]:
         """See ``VideoModel``: those of SeqFormer, and of the refined masks of matched queries."""
         step = self.detect(batch)
         result = step.result
@@ -82,7 +87,7 @@ class VideoMaskTransfiner(SeqFormer):
         losses = self.criterion.weighted(result.losses)
         losses |= {k: self.refiner_criterion.weight(k) * v for k, v in refined_losses.items()}
         if adversary is not None:
-            losses |= adversary(self.evidence(step, batch))
+            losses |= adversary(self.adversary_input(step, batch))
         return losses
 
     def _refine_matched(self, step: TrainingStep, batch: ClipBatch, clip: int) -> RefinerOutput:

@@ -8,12 +8,10 @@ from torch import Tensor, nn
 
 from vmt.modeling.msts.attention import attend_frames, preset
 from vmt.modeling.msts.encoder import linear
-from vmt.modeling.registry import BOX_MIXERS, register
-from vmt.modeling.seqformer.decoder import BoxMixer
+from vmt.modeling.seqformer.decoder import DecoderAdapter
 
 
-@register(BOX_MIXERS, "temporal_attention")
-class TemporalAttention(BoxMixer):
+class TemporalAttention(DecoderAdapter):
     """b = b + gate * attention over T of LN(b), for each query alone; the gate starts at zero.
 
     Source: arXiv:2203.13253, official architecture figure; norm, gate and sizes are ours.

@@ -10,8 +10,7 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from vmt.modeling.msts.attention import Widths, attend_frames, by_positions, preset
-from vmt.modeling.registry import ENCODER_BRANCHES, register
-from vmt.modeling.seqformer.encoder import EncoderBranch, Levels
+from vmt.modeling.seqformer.encoder import EncoderAdapter, Levels
 from vmt.ops.frames import fold_frames, unfold_frames
 from vmt.utils.errors import ConfigError
 
@@ -156,8 +155,7 @@ class InterScale(nn.Module):
         return out
 
 
-@register(ENCODER_BRANCHES, "msts")
-class SplitAttention(EncoderBranch):
+class SplitAttention(EncoderAdapter):
     """The MS-STS attention module of an encoder layer, behind a gate of zeros.
 
     Source: arXiv:2203.13253, official architecture figure; sizes and gate are ours
@@ -208,7 +206,7 @@ class SplitAttention(EncoderBranch):
         )
 
     def forward(self, x: Tensor, levels: Levels, num_frames: int) -> Tensor:
-        """See ``EncoderBranch``; padding is zero, and no valid token depends on what it held."""
+        """See ``EncoderAdapter``; padding is zero, and no valid token depends on what it held."""
         x = unfold_frames(_without_padding(x, levels), num_frames)  # (B, T, S, C)
         out = by_positions(self.intra, x)
         if self.inter is not None:

@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.optim import Adam, Optimizer
 
-from vmt.modeling.criteria.auxiliary import Auxiliary, Evidence
+from vmt.modeling.adversarial import AdversarialNetwork, AdversaryInput
 from vmt.modeling.msts.discriminator import Discriminator
-from vmt.modeling.registry import AUXILIARIES, register
 
 logger = logging.getLogger(__name__)
 
@@ -24,8 +23,7 @@ logger = logging.getLogger(__name__)
 EASY_LOSS, EASY_STEPS = 0.05, 200
 
 
-@register(AUXILIARIES, "foreground_background")
-class Separability(Auxiliary):
+class Separability(AdversarialNetwork):
     """min over the model, max over the discriminator: can it tell the model's masks from true ones?
 
     Source: arXiv:2203.13253 for the roles; loss form, weights, optimiser and ramp are ours
@@ -86,7 +84,7 @@ class Separability(Auxiliary):
         return Adam(self.network.parameters(), lr=self.lr, betas=self.betas)
 
     def begin_step(self, step: int) -> None:
-        """See ``Auxiliary``."""
+        """See ``AdversarialNetwork``."""
         self._step = step
         self._gradients = {}
 
@@ -98,14 +96,14 @@ class Separability(Auxiliary):
         ramp = min(1.0, self._step / self.ramp_steps) if self.ramp_steps > 0 else 1.0
         return self.weight * ramp
 
-    def own_loss(self, evidence: Evidence) -> Tensor:
+    def own_loss(self, inputs: AdversaryInput) -> Tensor:
         """Half of both cross entropies, on detached tensors."""
-        maps = [level.detach() for level in encoder_maps(evidence)]
-        image = images(evidence)
-        masks = torch.cat([true_union(evidence), predicted_union(evidence).detach()])
+        maps = [level.detach() for level in encoder_maps(inputs)]
+        image = images(inputs)
+        masks = torch.cat([true_union(inputs), predicted_union(inputs).detach()])
         scores = self.network(image.repeat(2, 1, 1, 1), [m.repeat(2, 1, 1, 1) for m in maps], masks)
         real, fake = scores.chunk(2)
-        weights = cell_weights(evidence)
+        weights = cell_weights(inputs)
         return 0.5 * (_bce(real, self.real_label, weights) + _bce(fake, 0.0, weights))
 
     def end_step(self, own_loss: float) -> bool:
@@ -125,14 +123,14 @@ class Separability(Auxiliary):
             )
         return self._easy_steps < EASY_STEPS
 
-    def losses(self, evidence: Evidence) -> dict[str, Tensor]:
+    def losses(self, inputs: AdversaryInput) -> dict[str, Tensor]:
         """``loss_adversarial``: the model's masks should pass for true ones."""
-        maps = encoder_maps(evidence)
+        maps = encoder_maps(inputs)
         maps = self._watched("features", maps) if self.through_features else _detached(maps)
-        (mask,) = self._watched("masks", [predicted_union(evidence)])
+        (mask,) = self._watched("masks", [predicted_union(inputs)])
         frozen = {name: p.detach() for name, p in self.network.named_parameters()}
-        scores = functional_call(self.network, frozen, (images(evidence), maps, mask))
-        loss = _bce(scores, 1.0, cell_weights(evidence))
+        scores = functional_call(self.network, frozen, (images(inputs), maps, mask))
+        loss = _bce(scores, 1.0, cell_weights(inputs))
         return {"loss_adversarial": self.current_weight * loss}
 
     def _watched(self, name: str, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -160,73 +158,73 @@ class Separability(Auxiliary):
         return {"weight": self.current_weight, **norms}
 
     def extra(self) -> dict[str, Any]:
-        """See ``Auxiliary``."""
+        """See ``AdversarialNetwork``."""
         return {"easy_steps": self._easy_steps}
 
     def load_extra(self, extra: dict[str, Any]) -> None:
-        """See ``Auxiliary``."""
+        """See ``AdversarialNetwork``."""
         self._easy_steps = int(extra["easy_steps"])
 
 
-def encoder_maps(evidence: Evidence) -> list[Tensor]:
+def encoder_maps(inputs: AdversaryInput) -> list[Tensor]:
     """Levels 0 to 2 of the memory as float32 maps (B*T, C, H_l, W_l), zero on padding."""
-    memory = evidence.memory.float()
-    if evidence.padding_mask is not None:
-        memory = memory.masked_fill(evidence.padding_mask[..., None], 0.0)
-    parts = memory.split([h * w for h, w in evidence.shapes], dim=1)
+    memory = inputs.memory.float()
+    if inputs.padding_mask is not None:
+        memory = memory.masked_fill(inputs.padding_mask[..., None], 0.0)
+    parts = memory.split([h * w for h, w in inputs.shapes], dim=1)
     return [
         part.transpose(1, 2).unflatten(2, shape)
-        for part, shape in zip(parts[:3], evidence.shapes[:3], strict=True)
+        for part, shape in zip(parts[:3], inputs.shapes[:3], strict=True)
     ]
 
 
-def images(evidence: Evidence) -> Tensor:
+def images(inputs: AdversaryInput) -> Tensor:
     """(B*T, 3, h8, w8), zero on padding."""
     frames = F.interpolate(
-        evidence.frames.float(), size=evidence.shapes[0], mode="bilinear", align_corners=False
+        inputs.frames.float(), size=inputs.shapes[0], mode="bilinear", align_corners=False
     )
-    return frames * _valid(evidence, 0)
+    return frames * _valid(inputs, 0)
 
 
-def true_union(evidence: Evidence) -> Tensor:
+def true_union(inputs: AdversaryInput) -> Tensor:
     """(B*T, 1, h8, w8) in [0, 1]: share of each cell that any annotated tracklet covers."""
-    size = evidence.frames.shape[-2:]
+    size = inputs.frames.shape[-2:]
     unions = []
-    for target in evidence.targets:
+    for target in inputs.targets:
         union = target.masks.any(0)[:, None].float()  # (T, 1, H_b, W_b)
         missing = size[0] - union.shape[-2], size[1] - union.shape[-1]
         unions.append(F.pad(union, (0, missing[1], 0, missing[0])))
-    return F.interpolate(torch.cat(unions), size=evidence.shapes[0], mode="area")
+    return F.interpolate(torch.cat(unions), size=inputs.shapes[0], mode="area")
 
 
-def predicted_union(evidence: Evidence) -> Tensor:
+def predicted_union(inputs: AdversaryInput) -> Tensor:
     """(B*T, 1, h8, w8) in [0, 1]: 1 - prod over matched queries of (1 - p), zero on padding."""
     unions = [
         -torch.expm1(F.logsigmoid(-masks.float()).sum(0))[:, None]  # (T, 1, h4, w4)
-        for masks in evidence.mask_logits
+        for masks in inputs.mask_logits
     ]
     union = F.interpolate(
-        torch.cat(unions), size=evidence.shapes[0], mode="bilinear", align_corners=False
+        torch.cat(unions), size=inputs.shapes[0], mode="bilinear", align_corners=False
     )
-    return union * _valid(evidence, 0)
+    return union * _valid(inputs, 0)
 
 
-def cell_weights(evidence: Evidence) -> Tensor:
+def cell_weights(inputs: AdversaryInput) -> Tensor:
     """(B*T, 1, h32, w32): the mean over a clip's valid cells, times its share of the tracklets."""
-    valid = _valid(evidence, 2).unflatten(0, (len(evidence.targets), -1))
-    counts = valid.new_tensor([len(target) for target in evidence.targets]).view(-1, 1, 1, 1, 1)
-    share = counts / evidence.num_tracklets
+    valid = _valid(inputs, 2).unflatten(0, (len(inputs.targets), -1))
+    counts = valid.new_tensor([len(target) for target in inputs.targets]).view(-1, 1, 1, 1, 1)
+    share = counts / inputs.num_tracklets
     weights: Tensor = valid / valid.sum((1, 2, 3, 4), keepdim=True) * share
     return weights.flatten(0, 1)
 
 
-def _valid(evidence: Evidence, level: int) -> Tensor:
+def _valid(inputs: AdversaryInput, level: int) -> Tensor:
     """(B*T, 1, H_l, W_l) float, 0 on padding."""
-    shape = evidence.shapes[level]
-    if evidence.padding_mask is None:
-        return evidence.frames.new_ones(len(evidence.frames), 1, *shape)
-    start = sum(h * w for h, w in evidence.shapes[:level])
-    cells = evidence.padding_mask[:, start : start + shape[0] * shape[1]]
+    shape = inputs.shapes[level]
+    if inputs.padding_mask is None:
+        return inputs.frames.new_ones(len(inputs.frames), 1, *shape)
+    start = sum(h * w for h, w in inputs.shapes[:level])
+    cells = inputs.padding_mask[:, start : start + shape[0] * shape[1]]
     valid: Tensor = (~cells).float().unflatten(1, shape)
     return valid[:, None]
 

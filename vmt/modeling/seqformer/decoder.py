@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vmt.layers.addition import Addition
+from vmt.layers.adapter import Adapter
 from vmt.layers.ms_deform_attn import MSDeformAttn
 from vmt.layers.transformer import SelfAttention
 from vmt.modeling.seqformer.encoder import Levels
@@ -91,8 +91,8 @@ class CrossAttention(MSDeformAttn):
         nn.init.zeros_(self.output_proj_box.bias)
 
 
-class BoxMixer(Addition):
-    """Base of everything in the registry BOX_MIXERS: frames of a box query tell each other."""
+class DecoderAdapter(Adapter):
+    """Base of everything in DECODER_ADAPTERS: mixes the frames of a box query."""
 
     def forward(self, box_query: Tensor) -> Tensor:
         """(B, T, Q, C) -> (B, T, Q, C), between self attention and deformable attention."""
@@ -122,7 +122,7 @@ class DecoderLayer(nn.Module):
         ffn_dim: int,
         dropout: float,
         frame_chunk: int,
-        mixer: BoxMixer | None = None,
+        mixer: DecoderAdapter | None = None,
     ) -> None:
         super().__init__()
         self.frame_chunk = frame_chunk
@@ -231,7 +231,7 @@ class Decoder(nn.Module):
         ffn_dim: int,
         dropout: float,
         frame_chunk: int,
-        mixer: Callable[[], BoxMixer] | None = None,
+        mixer: Callable[[], DecoderAdapter] | None = None,
     ) -> None:
         super().__init__()
         self.query_pos = nn.Parameter(torch.empty(num_queries, dim))

@@ -12,7 +12,7 @@ from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
 from vmt.modeling.backbones.base import Backbone
-from vmt.modeling.registry import BOX_MIXERS, ENCODER_BRANCHES, lookup
+from vmt.modeling.registry import DECODER_ADAPTERS, ENCODER_ADAPTERS, lookup
 from vmt.modeling.seqformer.decoder import Decoder, LayerState
 from vmt.modeling.seqformer.encoder import Encoder, Levels
 from vmt.modeling.seqformer.heads import BoxHeads, ClassHeads
@@ -102,13 +102,13 @@ class DetectorParts:
             Encoder(
                 node.ENCODER_LAYERS,
                 **attention,
-                branch=_addition(cfg, ENCODER_BRANCHES, "ENCODER_BRANCH"),
+                branch=_addition(cfg, ENCODER_ADAPTERS, "ENCODER_ADAPTER"),
             ),
             Decoder(
                 node.DECODER_LAYERS,
                 node.NUM_QUERIES,
                 **attention,
-                mixer=_addition(cfg, BOX_MIXERS, "BOX_MIXER"),
+                mixer=_addition(cfg, DECODER_ADAPTERS, "DECODER_ADAPTER"),
             ),
             ClassHeads(node.DECODER_LAYERS, node.HIDDEN_DIM, num_classes),
             BoxHeads(node.DECODER_LAYERS, node.HIDDEN_DIM),

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vmt.layers.addition import Addition
+from vmt.layers.adapter import Adapter
 from vmt.layers.ms_deform_attn import MSDeformAttn
 from vmt.layers.position import sine_position_2d
 from vmt.ops.frames import frame_chunks
@@ -44,8 +44,8 @@ class Levels:
         return Levels(self.shapes, self.valid_ratios[rows], mask)
 
 
-class EncoderBranch(Addition):
-    """Base of everything in the registry ENCODER_BRANCHES: runs beside deformable attention."""
+class EncoderAdapter(Adapter):
+    """Base of everything in ENCODER_ADAPTERS: runs beside deformable attention."""
 
     def forward(self, x: Tensor, levels: Levels, num_frames: int) -> Tensor:
         """What to add to the output of deformable attention.
@@ -84,7 +84,7 @@ class EncoderLayer(nn.Module):
         num_points: int,
         ffn_dim: int,
         dropout: float,
-        branch: EncoderBranch | None = None,
+        branch: EncoderAdapter | None = None,
         frame_chunk: int = 0,
     ) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class Encoder(nn.Module):
         num_points: int,
         ffn_dim: int,
         dropout: float,
-        branch: Callable[[], EncoderBranch] | None = None,
+        branch: Callable[[], EncoderAdapter] | None = None,
         frame_chunk: int = 0,
     ) -> None:
         super().__init__()

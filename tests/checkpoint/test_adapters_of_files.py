@@ -10,11 +10,11 @@ from torch import nn
 
 from vmt.checkpoint.files import write_weights
 from vmt.checkpoint.load import load_weights
-from vmt.layers.addition import Addition
+from vmt.layers.adapter import Adapter
 from vmt.utils.errors import CheckpointError
 
 
-class Gate(Addition):
+class Gate(Adapter):
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(2))

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from tests.engine.clips import SHAPES, make_trainer, quick_config
-from vmt.modeling.criteria.auxiliary import Evidence
+from vmt.modeling.adversarial import AdversaryInput
 from vmt.modeling.meta_arch.build import build_model
-from vmt.modeling.registry import BOX_MIXERS, ENCODER_BRANCHES
-from vmt.modeling.seqformer.decoder import BoxMixer
-from vmt.modeling.seqformer.encoder import EncoderBranch, Levels
+from vmt.modeling.registry import DECODER_ADAPTERS, ENCODER_ADAPTERS
+from vmt.modeling.seqformer.decoder import DecoderAdapter
+from vmt.modeling.seqformer.encoder import EncoderAdapter, Levels
 from vmt.utils.errors import ConfigError
 
 SMALL = ("MODEL.SEQFORMER.HIDDEN_DIM", "32", "MODEL.SEQFORMER.NUM_QUERIES", "6")
-ADDED = ("MODEL.SEQFORMER.ENCODER_BRANCH", "silent", "MODEL.SEQFORMER.BOX_MIXER", "silent")
+ADDED = ("MODEL.SEQFORMER.ENCODER_ADAPTER", "silent", "MODEL.SEQFORMER.DECODER_ADAPTER", "silent")
 
 
-class SilentBranch(EncoderBranch):
+class SilentBranch(EncoderAdapter):
     """Looks at all frames, adds zero."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class SilentBranch(EncoderBranch):
         return self.gate * x
 
 
-class SilentMixer(BoxMixer):
+class SilentMixer(DecoderAdapter):
     """Adds zero to box queries that have frames."""
 
     def __init__(self) -> None:
@@ -55,10 +55,10 @@ class SilentMixer(BoxMixer):
 
 @pytest.fixture(autouse=True)
 def silent() -> Iterator[None]:
-    for table, entry in ((ENCODER_BRANCHES, SilentBranch), (BOX_MIXERS, SilentMixer)):
+    for table, entry in ((ENCODER_ADAPTERS, SilentBranch), (DECODER_ADAPTERS, SilentMixer)):
         table._do_register("silent", entry)
     yield
-    for table in (ENCODER_BRANCHES, BOX_MIXERS):
+    for table in (ENCODER_ADAPTERS, DECODER_ADAPTERS):
         del table._obj_map["silent"]
 
 
@@ -93,27 +93,27 @@ def test_an_encoder_that_mixes_frames_sees_the_whole_clip_and_the_rest_is_cut(ch
 
 def test_a_judge_is_shown_what_the_step_made() -> None:
     trainer = make_trainer(quick_config("seqformer_tiny", *SMALL), 1)
-    seen: list[Evidence] = []
+    seen: list[AdversaryInput] = []
 
-    def judge(evidence: Evidence) -> dict[str, Tensor]:
-        seen.append(evidence)
-        return {"loss_judge": evidence.memory.square().mean()}
+    def adversary(inputs: AdversaryInput) -> dict[str, Tensor]:
+        seen.append(inputs)
+        return {"loss_other": inputs.memory.square().mean()}
 
     batch = next(iter(trainer._open_loader(0)))
     trainer.model.train()
-    losses = trainer.model(batch, judge)
-    assert list(losses)[-1] == "loss_judge"
-    (evidence,) = seen
-    assert evidence.memory.requires_grad
-    assert evidence.frames.shape[0] == evidence.memory.shape[0] == 4
+    losses = trainer.model(batch, adversary)
+    assert list(losses)[-1] == "loss_other"
+    (inputs,) = seen
+    assert inputs.memory.requires_grad
+    assert inputs.frames.shape[0] == inputs.memory.shape[0] == 4
     for masks, target, index in zip(
-        evidence.mask_logits, evidence.targets, evidence.target_index, strict=True
+        inputs.mask_logits, inputs.targets, inputs.target_index, strict=True
     ):
-        assert masks.shape == (len(target), 2, evidence.frames.shape[2] // 4, 96 // 4)
+        assert masks.shape == (len(target), 2, inputs.frames.shape[2] // 4, 96 // 4)
         assert len(index) == len(target)
 
 
-@pytest.mark.parametrize("key", ["SEQFORMER.ENCODER_BRANCH", "SEQFORMER.BOX_MIXER"])
+@pytest.mark.parametrize("key", ["SEQFORMER.ENCODER_ADAPTER", "SEQFORMER.DECODER_ADAPTER"])
 def test_unknown_names_are_named(key: str) -> None:
     with pytest.raises(ConfigError, match=rf"MODEL.{key} \(or none\): 'x' does not exist"):
         build_model(quick_config("seqformer_tiny", f"MODEL.{key}", "x"), SHAPES)

@@ -11,7 +11,7 @@ import torch
 from tests.engine.clips import make_trainer, quick_config
 from tests.engine.test_parallel import SMALL, close, train
 from tests.engine.test_resume import equal
-from vmt.engine.auxiliary import build_auxiliary
+from vmt.engine.adversarial import build_adversary
 from vmt.engine.train_loop import Trainer
 from vmt.utils.errors import CheckpointError, ConfigError
 
@@ -35,20 +35,20 @@ def test_resume_restores_both_optimisers_to_the_bit(tmp_path: Path) -> None:
     for state in (one, other):
         state.pop("rng")
     equal(one, other)
-    assert one["auxiliary"]["optimizer"]["state"][0]["step"] == 4
+    assert one["adversary"]["optimizer"]["state"][0]["step"] == 4
     assert straight.last.losses == second.last.losses
-    assert straight.last.auxiliary == second.last.auxiliary
+    assert straight.last.adversary == second.last.adversary
     assert straight.last.losses["loss_adversarial"] > 0
 
 
-def test_a_checkpoint_with_another_auxiliary_is_refused() -> None:
-    ours, without = trainer_of(1), trainer_of(1, "MODEL.AUXILIARY", "none")
+def test_a_checkpoint_with_another_adversary_is_refused() -> None:
+    ours, without = trainer_of(1), trainer_of(1, "MODEL.ADVERSARY", "none")
     for mine, theirs, said in ((ours, without, "without"), (without, ours, "with")):
-        with pytest.raises(CheckpointError, match=f"was made {said} an auxiliary network"):
+        with pytest.raises(CheckpointError, match=f"was made {said} an adversary"):
             mine.load_state(theirs.state())
     state = ours.state()
-    state["auxiliary"]["objective"].popitem()
-    with pytest.raises(CheckpointError, match=r"another one than MODEL\.AUXILIARY builds"):
+    state["adversary"]["objective"].popitem()
+    with pytest.raises(CheckpointError, match=r"another one than MODEL\.ADVERSARY builds"):
         ours.load_state(state)
 
 
@@ -57,29 +57,29 @@ def test_parts_of_a_step_give_the_same_gradients() -> None:
     for parts in ("1", "2"):
         trainer = trainer_of(1, "SOLVER.ACCUMULATE", parts, "MODEL.MSTS.ADV_WEIGHT", "0.0", clips=4)
         trainer.train()
-        assert trainer.auxiliary is not None
-        ends.append((trainer.last, trainer.auxiliary))
+        assert trainer.adversary is not None
+        ends.append((trainer.last, trainer.adversary))
     (one, whole), (other, cut) = ends
-    assert one.auxiliary == pytest.approx(other.auxiliary, rel=1e-5)
+    assert one.adversary == pytest.approx(other.adversary, rel=1e-5)
     assert one.gradient_norm == pytest.approx(other.gradient_norm, rel=1e-5)
     for a, b in zip(whole.objective.parameters(), cut.objective.parameters(), strict=True):
         assert a.grad is not None
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-7)
 
 
-def test_an_unknown_auxiliary_is_named() -> None:
-    cfg = quick_config("msts_tiny", "MODEL.AUXILIARY", "x")
-    with pytest.raises(ConfigError, match=r"MODEL\.AUXILIARY \(or none\): 'x' does not exist"):
-        build_auxiliary(cfg, torch.device("cpu"))
+def test_an_unknown_adversary_is_named() -> None:
+    cfg = quick_config("msts_tiny", "MODEL.ADVERSARY", "x")
+    with pytest.raises(ConfigError, match=r"MODEL\.ADVERSARY \(or none\): 'x' does not exist"):
+        build_adversary(cfg, torch.device("cpu"))
 
 
-def same_auxiliary(one: dict[str, Any], other: dict[str, Any]) -> None:
+def same_adversary(one: dict[str, Any], other: dict[str, Any]) -> None:
     """All weights of both together to 1e-5, as ``close`` does for the model."""
-    theirs = other["auxiliary"]["objective"]
-    pairs = [(v.double(), theirs[n].double()) for n, v in one["auxiliary"]["objective"].items()]
+    theirs = other["adversary"]["objective"]
+    pairs = [(v.double(), theirs[n].double()) for n, v in one["adversary"]["objective"].items()]
     difference = torch.stack([(a - b).norm() for a, b in pairs]).norm()
     assert float(difference / torch.stack([b.norm() for _, b in pairs]).norm()) < 1e-5
-    counts = [s["auxiliary"]["optimizer"]["state"][0]["step"] for s in (one, other)]
+    counts = [s["adversary"]["optimizer"]["state"][0]["step"] for s in (one, other)]
     assert counts[0] == counts[1] == 3
 
 
@@ -93,4 +93,4 @@ def test_two_processes_equal_one(tmp_path: Path, kind: str) -> None:
     one = train(tmp_path / "one.pt", 1, **options)
     two = train(tmp_path / "two.pt", 2, kind, **options)
     close(two, one)
-    same_auxiliary(two, one)
+    same_adversary(two, one)

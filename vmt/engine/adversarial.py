@@ -11,28 +11,29 @@ from fvcore.common.config import CfgNode
 from torch import Tensor
 
 from vmt.engine.optimizer import set_factor
-from vmt.modeling.criteria.auxiliary import Auxiliary, Evidence
-from vmt.modeling.registry import AUXILIARIES, lookup
+from vmt.modeling.adversarial import AdversarialNetwork, AdversaryInput
+from vmt.modeling.meta_arch.build import register_methods
+from vmt.modeling.registry import ADVERSARIES, lookup
 from vmt.utils import comm
 from vmt.utils.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
 
-class AuxiliaryTrainer:
-    """What the training step tells an ``Auxiliary``, and the model's ``Judge``.
+class AdversaryTrainer:
+    """What the training step tells an ``AdversarialNetwork``, and the model's ``Adversary``.
 
     Within a step: the model's forward pass ends in a call of this object. It makes the gradients of
-    the auxiliary's own loss, averages them over the processes, makes the auxiliary's step, and only
+    the adversary's own loss, averages them over the processes, makes the adversary's step, and only
     then asks what it thinks of the model. With ``SOLVER.ACCUMULATE`` gradients of all parts are
     added up and the step is made in the last part; the parts before it are judged by the
-    auxiliary as it was before. It computes in fp32, whatever the precision of the model.
+    adversary as it was before. It computes in fp32, whatever the precision of the model.
 
     Args:
         objective: on its device, the same in every process.
     """
 
-    def __init__(self, objective: Auxiliary) -> None:
+    def __init__(self, objective: AdversarialNetwork) -> None:
         self.objective = objective.train()
         self.optimizer = objective.build_optimizer()
         for group in self.optimizer.param_groups:
@@ -54,15 +55,15 @@ class AuxiliaryTrainer:
         """Before a part of the step, whose losses count ``share``."""
         self._share, self._last = share, last
 
-    def __call__(self, evidence: Evidence) -> dict[str, Tensor]:
-        """See ``Judge``."""
-        with torch.autocast(evidence.memory.device.type, enabled=False):
-            loss = self.objective.own_loss(evidence) * self._share
+    def __call__(self, inputs: AdversaryInput) -> dict[str, Tensor]:
+        """See ``Adversary``."""
+        with torch.autocast(inputs.memory.device.type, enabled=False):
+            loss = self.objective.own_loss(inputs) * self._share
             loss.backward()
             self._loss = self._loss + loss.detach()
             if self._last:
                 self._step()
-            return self.objective.losses(evidence)
+            return self.objective.losses(inputs)
 
     def _step(self) -> None:
         assert isinstance(self._loss, Tensor), "a part came before"
@@ -87,9 +88,9 @@ class AuxiliaryTrainer:
     def numbers(self) -> dict[str, float]:
         """What to log about the last step."""
         return {
-            "auxiliary/loss": float(self._loss),
-            "auxiliary/gradient_norm": self._norm,
-            **{f"auxiliary/{name}": value for name, value in self.objective.numbers().items()},
+            "adversary/loss": float(self._loss),
+            "adversary/gradient_norm": self._norm,
+            **{f"adversary/{name}": value for name, value in self.objective.numbers().items()},
         }
 
     def state(self) -> dict[str, Any]:
@@ -104,13 +105,13 @@ class AuxiliaryTrainer:
         """Take back what ``state`` gave.
 
         Raises:
-            CheckpointError: it was made by another auxiliary.
+            CheckpointError: it was made by another adversary.
         """
         own = self._named()
         theirs = state["objective"]
         if {n: v.shape for n, v in own.items()} != {n: v.shape for n, v in theirs.items()}:
             raise CheckpointError(
-                "the checkpoint's auxiliary network is another one than MODEL.AUXILIARY builds; "
+                "the checkpoint's adversary is another one than MODEL.ADVERSARY builds; "
                 "resume with the config it was made by."
             )
         self.objective.load_state_dict(theirs)
@@ -133,15 +134,16 @@ def _on_cpu(value: Any) -> Any:
     return value
 
 
-def build_auxiliary(cfg: CfgNode, device: torch.device) -> AuxiliaryTrainer | None:
-    """What ``MODEL.AUXILIARY`` names, on a device; None for "none".
+def build_adversary(cfg: CfgNode, device: torch.device) -> AdversaryTrainer | None:
+    """What ``MODEL.ADVERSARY`` names, on a device; None for "none".
 
     Raises:
         ConfigError: an unknown name.
     """
-    name = cfg.MODEL.AUXILIARY
+    name = cfg.MODEL.ADVERSARY
     if name == "none":
         return None
-    entry = lookup(AUXILIARIES, name, "MODEL.AUXILIARY (or none)")
-    objective: Auxiliary = entry.from_config(cfg)
-    return AuxiliaryTrainer(objective.to(device))
+    register_methods()
+    entry = lookup(ADVERSARIES, name, "MODEL.ADVERSARY (or none)")
+    objective: AdversarialNetwork = entry.from_config(cfg)
+    return AdversaryTrainer(objective.to(device))

@@ -14,7 +14,7 @@ from vmt.structures.clip import ClipTargets
 
 
 @dataclass(frozen=True)
-class Evidence:
+class AdversaryInput:
     """What a training step made of B clips of T frames, tied to the graph.
 
     Args:
@@ -39,16 +39,16 @@ class Evidence:
     num_tracklets: float | Tensor
 
 
-class Judge(Protocol):
+class Adversary(Protocol):
     """What a model calls in a training step when something is trained beside it."""
 
-    def __call__(self, evidence: Evidence) -> dict[str, Tensor]:
+    def __call__(self, inputs: AdversaryInput) -> dict[str, Tensor]:
         """Weighted losses for the model, by name."""
         ...
 
 
-class Auxiliary(nn.Module):
-    """Base of everything in the registry AUXILIARIES.
+class AdversarialNetwork(nn.Module):
+    """Base of everything in the registry ADVERSARIES.
 
     Its parameters belong to no model: they have an optimiser of their own, and only training knows
     them. The engine calls ``own_loss``, makes the step of that optimiser, then calls ``losses``.
@@ -60,7 +60,7 @@ class Auxiliary(nn.Module):
     clip_gradients = 0.0
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> Auxiliary:
+    def from_config(cls, cfg: CfgNode) -> AdversarialNetwork:
         """Build from the config."""
         raise NotImplementedError
 
@@ -71,10 +71,10 @@ class Auxiliary(nn.Module):
     def begin_step(self, step: int) -> None:
         """Called before step ``step``, counted from 0."""
 
-    def own_loss(self, evidence: Evidence) -> Tensor:
+    def own_loss(self, inputs: AdversaryInput) -> Tensor:
         """What its own optimiser minimises: a scalar through which no gradient reaches the model.
 
-        Divided by ``evidence.num_tracklets`` as the model's losses are, so that parts of a step
+        Divided by ``inputs.num_tracklets`` as the model's losses are, so that parts of a step
         and shares of processes add up.
         """
         raise NotImplementedError
@@ -90,7 +90,7 @@ class Auxiliary(nn.Module):
         """
         return True
 
-    def losses(self, evidence: Evidence) -> dict[str, Tensor]:
+    def losses(self, inputs: AdversaryInput) -> dict[str, Tensor]:
         """Weighted losses for the model; no gradient may reach the own parameters."""
         raise NotImplementedError
 

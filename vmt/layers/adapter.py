@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from torch import nn
 
 
-class Addition(nn.Module):
+class Adapter(nn.Module):
     """A part that changes nothing as it is built, for instance behind a gate of zeros.
 
     A weight file that holds none of its entries still gives the network it was made for, so
