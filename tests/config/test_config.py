@@ -157,6 +157,24 @@ def test_an_old_file_name_ends_in_the_new_one(old: str, new: str) -> None:
         load_config(CONFIGS / f"{old}.yaml")
 
 
+def test_a_preset_gives_values_and_single_keys_lie_on_top(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        a="MODEL: {REFINER: {WINDOW: 2, PRESET: ours}}",
+        b="_BASE_: a.yaml\nMODEL: {REFINER: {CONTEXT: 5}}",
+    )
+
+    def values(*overrides: str) -> tuple[str, int, int, bool]:
+        node = load_config(tmp_path / "b.yaml", overrides).MODEL.REFINER
+        return node.PRESET, node.WINDOW, node.CONTEXT, node.SHARED_HEAD
+
+    assert values() == ("ours", 2, 5, True)
+    assert values("MODEL.REFINER.SHARED_HEAD", "False") == ("ours", 2, 5, False)
+    assert values("MODEL.REFINER.PRESET", "paper") == ("paper", 0, 1, False)
+    cfg = load_config(tmp_path / "b.yaml")
+    assert dump_changes(cfg) == "MODEL:\n  REFINER: {CONTEXT: 5, PRESET: ours, WINDOW: 2}\n"
+
+
 def test_override_without_value_and_integers_for_floats() -> None:
     with pytest.raises(ConfigError, match="pairs"):
         load_config(None, ["MODEL.DEVICE"])

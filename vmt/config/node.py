@@ -1,6 +1,8 @@
 """YAML files to a frozen config: ``_BASE_``, ``KEY VALUE`` overrides, errors that suggest.
 
-``_BASE_`` is a file, relative to the one that names it, or a list of files, later ones on top.
+``_BASE_`` is a file, relative to the one that names it, or a list of files, later ones on top. A
+preset (``PRESETS``) gives several keys a value; those that a file sets too are on top of it, on a
+command line the later word wins.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import yaml
 from fvcore.common.config import BASE_KEY
 from fvcore.common.config import CfgNode as Node
 
-from vmt.config.defaults import default_config
+from vmt.config.defaults import PRESETS, default_config
 from vmt.config.old_names import new_name, what_became_of
 from vmt.utils.errors import ConfigError
 
@@ -100,7 +102,7 @@ def merge_values(cfg: Node, values: dict[str, Any], source: str) -> None:
     Raises:
         ConfigError: an unknown key (with the nearest known one) or a value of another type.
     """
-    leaves = list(_leaves(values))
+    leaves = sorted(_leaves(values), key=lambda leaf: leaf[0] not in PRESETS)  # those first
     _check_names((name for name, _ in leaves), source)
     for name, value in leaves:
         _set(cfg, name, value, source)
@@ -150,6 +152,19 @@ def _set(cfg: Node, name: str, value: Any, source: str) -> None:
         hint = f"did you mean {close[0]}?" if close else "vmt/config/keys lists every key."
         raise ConfigError(f"{source}: unknown config key {name}; {hint}")
     node[leaf] = _checked(name, value, node[leaf], source)
+    if name in PRESETS:
+        if value not in PRESETS[name]:
+            known = " or ".join(PRESETS[name])
+            raise ConfigError(f"{source}: {name} is {value!r}; choose {known}.")
+        for key in {key for keys in PRESETS[name].values() for key in keys}:
+            _set(cfg, key, PRESETS[name][value].get(key, _default(key)), source)
+
+
+def _default(name: str) -> Any:
+    node: Any = default_config()
+    for part in name.split("."):
+        node = node[part]
+    return node
 
 
 def _float_or(value: Any) -> Any:

@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 from fvcore.common.config import CfgNode as Node
 
-from vmt.config.defaults import default_config
+from vmt.config.defaults import PRESETS, default_config
+from vmt.config.node import merge_values
 
 
 def summary(cfg: Node) -> list[tuple[str, str]]:
@@ -38,8 +39,14 @@ def summary(cfg: Node) -> list[tuple[str, str]]:
 
 
 def changed_keys(cfg: Node) -> list[tuple[str, Any, Any]]:
-    """Name, value and default of every key whose value is not its default, in their order."""
-    defaults = dict(_leaves(default_config()))
+    """Name, value and default of every key whose value is not its default, in their order.
+
+    The default of a key that a preset gives a value is that value.
+    """
+    presets = {name: value for name, value in _leaves(cfg) if name in PRESETS}
+    base, plain = default_config(), dict(_leaves(default_config()))
+    merge_values(base, presets, "preset")
+    defaults = dict(_leaves(base)) | {name: plain[name] for name in presets}
     return [
         (name, value, defaults[name]) for name, value in _leaves(cfg) if value != defaults[name]
     ]

@@ -12,6 +12,7 @@ from torch import Tensor
 from tests.config.keys.pairs import Pair, dropouts, network, outline, shows, shows_each
 from vmt.modeling.refiners.base import RefinerInput
 from vmt.modeling.refiners.quadtree.criterion import QuadtreeOutput
+from vmt.utils.errors import ConfigError
 
 QUADTREE = ("MODEL.REFINER.NAME", "quadtree")
 #: Thresholds: every cell is a node; cells that the annotation marks have score 1, and of the
@@ -99,6 +100,17 @@ def masks() -> Tensor:
 )  # fmt: skip
 def test_refiner_sizes(pair: Pair, measure: Any, before: Any, after: Any) -> None:
     assert [measure(outline(cfg)) for cfg in pair] == [before, after]
+
+
+@shows("MODEL.REFINER.PRESET", "ours", *QUADTREE)
+def test_preset(pair: Pair) -> None:
+    keys = ("WINDOW", "CONTEXT", "REACH_PX", "SHARED_HEAD", "OFFSET_UNIT_PX", "TRAIN_MAPS")
+    found = [[cfg.MODEL.REFINER[key] for key in keys] for cfg in pair]
+    assert found == [[0, 1, 0.0, False, 1.0, False], [4, 3, 4.0, True, 64.0, True]]
+    net = outline(pair.configs()[1]).refiner
+    assert [net.options.window, net.options.reach_px] == [4, 4.0]
+    with pytest.raises(ConfigError, match="PRESET is 'best'; choose paper or ours"):
+        pair.to("best")
 
 
 @shows("MODEL.REFINER.REACH_PX", 8.0, *QUADTREE)

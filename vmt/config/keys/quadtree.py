@@ -6,6 +6,22 @@ from fvcore.common.config import CfgNode as Node
 
 from vmt.config.keys import sections
 
+_OURS = {
+    "WINDOW": 4,
+    "CONTEXT": 3,
+    "REACH_PX": 4.0,
+    "SHARED_HEAD": True,
+    "OFFSET_UNIT_PX": 64.0,
+    "TRAIN_MAPS": True,
+}
+#: Key -> its value -> keys that it gives a value; see ``vmt.config.node``. {}: the defaults.
+PRESETS = {
+    "MODEL.REFINER.PRESET": {
+        "paper": {},
+        "ours": {f"MODEL.REFINER.{key}": value for key, value in _OURS.items()},
+    }
+}
+
 
 def add_keys(cfg: Node) -> None:
     """Add them."""
@@ -27,6 +43,9 @@ def add_keys(cfg: Node) -> None:
     cfg.MODEL.REFINER.TRAIN_FRAME_POINTS = 300
     cfg.MODEL.REFINER.TRAIN_POINTS = 4000
     cfg.MODEL.REFINER.TRAIN_TRACKLETS = 10
+    # Values of the six keys below: "paper", or "ours", which learns sharper masks sooner
+    # (docs/methods/vmt.md). Beside it each may have another value.
+    cfg.MODEL.REFINER.PRESET = "paper"
     # Nodes attend within squares of so many stride-8 cells, over all frames [P: 0, to all].
     cfg.MODEL.REFINER.WINDOW = 0
     # Tokens are made of squares of so many cells per side around their node: 1, 3, 5 [P: silent].
