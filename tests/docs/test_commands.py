@@ -28,7 +28,7 @@ NETWORK = "downloads"
 RECIPE = "the page's own files: tests/modeling/test_new_method.py builds and runs them"
 HOURS = "trains for hours or days; tests/engine/test_recipes.py trains a step of every config"
 CLUSTER = "needs a cluster; tests/engine/test_parallel.py starts several processes"
-LONG_DATA = "an hour or more; tests/tools/test_self_correct.py runs the loop on less"
+LONG_DATA = "an hour or more; tests/apps/test_self_correct.py runs the loop on less"
 #: Beginning of a command -> why it cannot run here.
 NOT_RUN = {
     "make ": "installs first; tools/make_demo.py, the tests and linters run without it",

@@ -33,6 +33,13 @@ OLD_KEYS = {
     "MODEL.REFINER.INC_THRESHOLDS": f"{_ALWAYS}: 0.5 at every level",
     "MODEL.REFINER.PROPAGATION": f"{_ALWAYS}: bilinear",
     "MODEL.REFINER.TRAIN_NODES": f"{_ALWAYS}: union, detected and annotated nodes",
+    **{
+        f"SELF_CORRECT.{name.replace('-', '_').upper()}": f"is --{name} of tools/self_correct.py"
+        for name in (
+            *("coarse", "val", "val-coarse", "truth", "input", "iterations", "min-gain"),
+            *("next-steps", "accept", "window"),
+        )
+    },
 }
 
 

@@ -14,8 +14,13 @@ import pytest
 
 from cocoapi_hq.io import rle
 from tests.recipes import SHORT, SMALL
+from vmt.apps import self_correct as loop
+from vmt.apps.refine.options import RefineOptions
+from vmt.apps.self_correct import score
 from vmt.cli.main import main as vmt
 from vmt.data.degrade import degrade_file
+from vmt.engine.defaults import Job, run_job
+from vmt.engine.launch import LaunchOptions
 from vmt.utils.errors import VmtError
 
 TOOL = Path(__file__).parents[2] / "tools/self_correct.py"
@@ -66,45 +71,53 @@ def config(tmp_path: Path) -> Path:
     path.write_text(json.dumps({
         "_BASE_": str(base),
         "DATASETS": {"TRAIN": [f"{truth}@{images}"]},
-        "SELF_CORRECT": {
-            "COARSE": f"{coarse}@{images}", "TRUTH": f"{truth}@{images}",
-            "VAL": f"{truth}@{images}", "VAL_COARSE": str(coarse), "ITERATIONS": 4,
-            "NEXT_STEPS": 7,
-        },
     }))  # fmt: skip
     return path
 
 
 class MadeUp:
-    """In place of ``vmt train`` and ``vmt refine``: a refinement takes two pixels of halo."""
+    """In place of training and refinement: a refinement takes two pixels of halo."""
 
     def __init__(self, good: int, fail_at: int = 10**6) -> None:
         self.good, self.fail_at = good, fail_at
         self.calls: list[dict[str, str]] = []
 
-    def __call__(self, *arguments: str) -> None:
-        assert len(self.calls) < self.fail_at or arguments[0] != "refine", "broken"
-        given = dict(pairwise(arguments))
-        self.calls.append({"command": arguments[0]} | given)
-        if arguments[0] == "train":
-            folder = Path(given["OUTPUT_DIR"])
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "model_final.safetensors").write_bytes(b"weights")
-            return
+    def train(self, job: Job, launch: LaunchOptions) -> int:
+        keys = dict(zip(job.overrides[::2], job.overrides[1::2], strict=True))
+        self.calls.append({"command": "train"} | keys)
+        folder = Path(keys["OUTPUT_DIR"])
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "model_final.safetensors").write_bytes(b"weights")
+        assert job.resume
+        assert launch == LaunchOptions(num_gpus=0)
+        return 0
+
+    def refine(self, options: RefineOptions, say: object) -> str:
+        assert len(self.calls) < self.fail_at, "broken"
+        fields = {name: str(value) for name, value in vars(options).items()}
+        self.calls.append({"command": "refine"} | fields)
         trained = sum(call["command"] == "train" for call in self.calls)
-        content = json.loads(Path(given["--masks"]).read_text())
+        content = json.loads(options.masks.read_text())
         for row in content["annotations"]:
             for t, mask in enumerate(row["segmentations"]):
                 if mask and trained <= self.good:
                     pixels = rle.decode(mask).astype(np.uint8)
                     smaller = cv2.erode(pixels, np.ones((5, 5), np.uint8))
                     row["segmentations"][t] = rle.encode(smaller)
-        Path(given["--output"]).write_text(json.dumps(content))
+        options.output.write_text(json.dumps(content))
+        return "refined"
 
 
 def run(tool: ModuleType, config: Path, output: Path, fake: MadeUp, *more: str) -> int:
-    tool._call = fake
-    return tool.main(["--config-file", str(config), "--output", str(output), *more])
+    images = config.parent / "set/JPEGImages"
+    coarse, truth = config.parent / "coarse.json", config.parent / "set/annotations.json"
+    sets = {"coarse": f"{coarse}@{images}", "truth": f"{truth}@{images}"}
+    sets |= {"val": f"{truth}@{images}", "val-coarse": str(coarse)}
+    options = {"config-file": config, "output": output, "next-steps": 7} | sets
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "run_job", fake.train)
+        patch.setattr(loop, "refine_masks", fake.refine)
+        return tool.main([*(f"--{name}={value}" for name, value in options.items()), *more])
 
 
 def test_it_stops_when_nothing_is_gained(tool: ModuleType, config: Path, tmp_path: Path) -> None:
@@ -148,7 +161,7 @@ def test_without_validation_all_iterations_run(
     tool: ModuleType, config: Path, tmp_path: Path
 ) -> None:
     fake, out = MadeUp(good=0), tmp_path / "out"
-    options = ("SELF_CORRECT.VAL", "", "SELF_CORRECT.ITERATIONS", "3")
+    options = ("--val=", "--iterations=3")
     assert run(tool, config, out, fake, *options) == 0
     assert json.loads((out / "scores.json").read_text())["best_iteration"] == 3
 
@@ -158,10 +171,10 @@ def test_each_iteration_may_correct_the_original(
 ) -> None:
     """One erosion of the coarse masks, not three; training still sees what was corrected last."""
     fake, out = MadeUp(good=9), tmp_path / "out"
-    options = ("SELF_CORRECT.INPUT", "original", "SELF_CORRECT.MIN_GAIN", "-100.0")
+    options = ("--input=original", "--min-gain=-100.0")
     assert run(tool, config, out, fake, *options) == 0
     coarse = str(config.parent / "coarse.json")
-    refined = [call["--masks"] for call in fake.calls if call["command"] == "refine"]
+    refined = [call["masks"] for call in fake.calls if call["command"] == "refine"]
     assert refined == [coarse] * 8
     trainings = [call for call in fake.calls if call["command"] == "train"]
     assert "iteration_3/annotations.json@" in trainings[3]["DATASETS.TRAIN"]
@@ -171,16 +184,72 @@ def test_messages(
     tool: ModuleType, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake, out = MadeUp(good=1), tmp_path / "out"
-    for key, words in (("COARSE", "COARSE is empty"), ("VAL_COARSE", "no file")):
-        assert run(tool, config, out, fake, f"SELF_CORRECT.{key}", "") == 2
+    for option, words in (("--coarse=", "--coarse is empty"), ("--val-coarse=", "no file")):
+        assert run(tool, config, out, fake, option) == 2
         assert words in capsys.readouterr().err
-    assert run(tool, config, out, fake, "SELF_CORRECT.INPUT", "both") == 2
-    assert "choose previous or original" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run(tool, config, out, fake, "--input=both")
+    assert "'previous', 'original'" in capsys.readouterr().err
 
 
-def test_a_command_that_fails_is_named(tool: ModuleType) -> None:
-    with pytest.raises(VmtError, match=r"vmt refine ended with status 2.*call the same command"):
-        tool._call("refine", "--masks", "nothing.json", "--images", ".", "--output", "x.json")
+def test_a_training_that_is_stopped_is_named(
+    tool: ModuleType, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = MadeUp(good=1)
+    fake.train = lambda job, launch: 143  # type: ignore[method-assign]
+    assert run(tool, config, tmp_path / "out", fake) == 2
+    assert "the training of iteration 1 ended with status 143" in capsys.readouterr().err
+
+
+def test_rules_reach_every_refinement(tool: ModuleType, config: Path, tmp_path: Path) -> None:
+    fake = MadeUp(good=9)
+    options = ("--accept=0.9", "--window=3", "--iterations=2")
+    assert run(tool, config, tmp_path / "out", fake, *options) == 0
+    given = {(c["accept"], c["window"]) for c in fake.calls if c["command"] == "refine"}
+    assert given == {("0.9", "3")}
+
+
+@pytest.mark.parametrize(("gain", "count"), [("-100", 4), ("0.2", 3), ("1000", 2)])
+def test_least_gain(gain: str, count: int, tool: ModuleType, config: Path, tmp_path: Path) -> None:
+    """The third iteration gains nothing."""
+    fake = MadeUp(good=2)
+    assert run(tool, config, tmp_path / "out", fake, f"--min-gain={gain}") == 0
+    assert sum(call["command"] == "train" for call in fake.calls) == count
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(0, [None, None]), (7, [None, "7"])])
+def test_steps_of_later_iterations(
+    steps: int, expected: list[str | None], tool: ModuleType, config: Path, tmp_path: Path
+) -> None:
+    fake = MadeUp(good=9)
+    options = (f"--next-steps={steps}", "--iterations=2")
+    assert run(tool, config, tmp_path / "out", fake, *options) == 0
+    trainings = [call for call in fake.calls if call["command"] == "train"]
+    assert [call.get("SOLVER.MAX_STEPS") for call in trainings] == expected
+
+
+def test_sets(tool: ModuleType, config: Path, tmp_path: Path) -> None:
+    """Each is read where it belongs: copies of the files under other names."""
+    folder = config.parent
+    images, paths = folder / "set/JPEGImages", {}
+    truth, coarse = "set/annotations.json", "coarse.json"
+    for name, source in (
+        ("coarse", coarse), ("val", truth), ("val-coarse", coarse), ("truth", truth),
+    ):  # fmt: skip
+        paths[name] = folder / f"own_{name}.json"
+        paths[name].write_text((folder / source).read_text())
+    sets = [f"--{n}={p}" if n == "val-coarse" else f"--{n}={p}@{images}" for n, p in paths.items()]
+    fake = MadeUp(good=9)
+    assert run(tool, config, tmp_path / "a", fake, *sets, "--iterations=1") == 0
+    refined = [call["masks"] for call in fake.calls if call["command"] == "refine"]
+    assert refined == [str(paths["coarse"]), str(paths["val-coarse"])]
+    scores = json.loads((tmp_path / "a/scores.json").read_text())["iterations"]
+    assert [set(row) for row in scores] == [{"val", "truth"}] * 2
+    fake = MadeUp(good=9)
+    more = ("--val=", "--truth=", "--iterations=1")
+    assert run(tool, config, tmp_path / "b", fake, *sets, *more) == 0
+    assert sum(call["command"] == "refine" for call in fake.calls) == 1
+    assert json.loads((tmp_path / "b/scores.json").read_text())["iterations"] == [{}, {}]
 
 
 def halo_free(path: Path, target: Path) -> Path:
@@ -197,10 +266,10 @@ def test_masks_are_scored_against_the_refined_ones(
 ) -> None:
     """HQ-YTVIS has both: exact masks score 100, those of YouTube-VIS with their halo do not."""
     truth = tiny_datasets / "hq_ytvis/ytvis_hq-val.json"
-    exact = tool.score(truth, halo_free(truth, tmp_path / "exact.json"))
+    exact = score(truth, halo_free(truth, tmp_path / "exact.json"))
     assert (exact["boundary_AP"], exact["mask_AP"]) == pytest.approx((100, 100))
     assert exact["boundary_error"] == pytest.approx(0)
-    coarse = tool.score(truth, tiny_datasets / "hq_ytvis/coarse/train-val.json")
+    coarse = score(truth, tiny_datasets / "hq_ytvis/coarse/train-val.json")
     assert coarse["boundary_error"] > 20
 
 
@@ -217,9 +286,9 @@ def test_videos_are_matched_by_their_folders(
     for row in content["annotations"]:
         row["video_id"] = swapped[row["video_id"]]
     path.write_text(json.dumps(content))
-    assert tool.score(truth, path)["boundary_AP"] == pytest.approx(100)
+    assert score(truth, path)["boundary_AP"] == pytest.approx(100)
     with pytest.raises(VmtError, match=r"4 are in one of them alone .*--cut"):
-        tool.score(truth, tiny_datasets / "hq_ytvis/coarse/train-test.json")
+        score(truth, tiny_datasets / "hq_ytvis/coarse/train-test.json")
 
 
 def test_the_loop_of_the_paper_on_its_sets(
@@ -227,33 +296,30 @@ def test_the_loop_of_the_paper_on_its_sets(
 ) -> None:
     """ovis_to_ytvis.yaml as it stands but for sizes; its commands run in this process."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tiny_datasets))
-    calls = []
-    refine = tool._call
+    jobs: list[Job] = []
 
-    def call(*arguments: str) -> None:
-        calls.append(arguments)
-        if arguments[0] == "refine":
-            refine(*arguments)
-        else:
-            assert vmt(list(arguments)) == 0
+    def train(job: Job, launch: LaunchOptions) -> int:
+        jobs.append(job)
+        return run_job(job, launch)
 
-    monkeypatch.setattr(tool, "_call", call)
+    monkeypatch.setattr(loop, "run_job", train)
     keys = SMALL | SHORT | {"MODEL.NEW_PARAMETERS": "['']", "MODEL.WEIGHTS": ""}
-    keys |= {"SELF_CORRECT.ITERATIONS": "2", "SELF_CORRECT.MIN_GAIN": "-100.0"}
     words = [word for pair in keys.items() for word in pair]
     config = Path(__file__).parents[2] / "configs/refine/ovis_to_ytvis.yaml"
     output = tmp_path / "out"
     options = ["--config-file", str(config), "--output", str(output), "--device", "cpu"]
+    options += ["--coarse", "hq_ytvis_train_coarse", "--val", "hq_ytvis_val"]
+    options += ["--val-coarse", "hq_ytvis_val_coarse", "--iterations", "2", "--min-gain=-100"]
     assert tool.main([*options, *words]) == 0
-    assert [c[0] for c in calls] == ["train", "refine", "refine"] * 2
+    assert len(jobs) == 2
     refined = json.loads((output / "refined.json").read_text())
     names = {Path(video["file_names"][0]).parent.name for video in refined["videos"]}
     assert names == {"tr20190000", "tr20190001", "tr20190002"}  # of HQ-YTVIS train, no others
     scores = json.loads((output / "scores.json").read_text())["iterations"]
     hq = tiny_datasets / "hq_ytvis"
-    assert scores[0]["val"] == tool.score(hq / "ytvis_hq-val.json", hq / "coarse/train-val.json")
+    assert scores[0]["val"] == score(hq / "ytvis_hq-val.json", hq / "coarse/train-val.json")
     # the second training reads what the first correction wrote, and starts from its network
-    second = dict(pairwise(calls[3]))
+    second = dict(pairwise(jobs[1].overrides))
     assert second["DATASETS.TRAIN"].startswith(f'["{output}/iteration_1/annotations.json@')
     assert second["DATASETS.MASK_KEY"] == "segmentations"
 
@@ -276,11 +342,11 @@ def test_iterations_of_other_data_or_settings_are_not_taken_over(
     tool: ModuleType, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert run(tool, config, out, MadeUp(good=1), "SELF_CORRECT.ITERATIONS", "1") == 0
-    assert run(tool, config, out, MadeUp(good=1), "SELF_CORRECT.ITERATIONS", "2") == 0
-    assert run(tool, config, out, MadeUp(good=1), "SELF_CORRECT.ACCEPT", "0.9") == 2
-    assert "config.SELF_CORRECT.ACCEPT: 0.65 -> 0.9" in capsys.readouterr().err
+    assert run(tool, config, out, MadeUp(good=1), "--iterations=1") == 0
+    assert run(tool, config, out, MadeUp(good=1), "--iterations=2") == 0
+    assert run(tool, config, out, MadeUp(good=1), "--accept=0.9") == 2
+    assert "options.accept: 0.65 -> 0.9" in capsys.readouterr().err
     coarse = config.parent / "coarse.json"
     coarse.write_text(coarse.read_text() + " ")
-    assert run(tool, config, out, MadeUp(good=1), "SELF_CORRECT.ITERATIONS", "2") == 2
-    assert "annotations of SELF_CORRECT.COARSE" in capsys.readouterr().err
+    assert run(tool, config, out, MadeUp(good=1), "--iterations=2") == 2
+    assert "annotations of --coarse" in capsys.readouterr().err
