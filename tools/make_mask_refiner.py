@@ -80,7 +80,6 @@ TRAININGS = {
             "INPUT.CLIP_FRAMES": "3",
             "INPUT.MIN_SIZE_TRAIN": "[160, 192, 224, 288]",
             "INPUT.DEGRADE": "[paper, paper, paper, halo, halo, low_res, clean]",
-            "MODEL.MASK_REFINER.PROMPT_LEVELS": "1",
             "MODEL.LOSS.REFINE_MASK_WEIGHT": "20.0",
             "MODEL.LOSS.REFINE_DICE_WEIGHT": "1.0",
             "MODEL.LOSS.REFINE_BOUNDARY_WEIGHT": "2.0",

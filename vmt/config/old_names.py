@@ -40,6 +40,13 @@ OLD_KEYS = {
             *("next-steps", "accept", "window"),
         )
     },
+    "MODEL.MASK_REFINER.QUERY_SOURCE": "is chosen by MODEL.META_ARCHITECTURE: MaskRefiner (for "
+    "mask_pool) or QueryMaskRefiner (for detector)",
+    "MODEL.MASK_REFINER.PROMPT_LEVELS": f"{_ALWAYS}: all levels in MaskRefiner, the coarsest in "
+    "QueryMaskRefiner",
+    "MODEL.MASK_REFINER.BAND_CELLS": f"{_ALWAYS}: 1",
+    "MODEL.MASK_REFINER.MARGIN": f"{_ALWAYS}: 0.1",
+    "MODEL.MASK_REFINER.MIN_MARGIN_PX": f"{_ALWAYS}: 24",
 }
 
 

@@ -20,7 +20,7 @@ from vmt.utils.errors import CheckpointError
 @shows("MODEL.META_ARCHITECTURE", "MaskRefiner", "MODEL.REFINER.NAME", "quadtree")
 def test_architecture(pair: Pair) -> None:
     names = [type(outline(cfg)).__name__ for cfg in pair]
-    assert names == ["VideoMaskTransfiner", "MaskRefinerNetwork"]
+    assert names == ["VideoMaskTransfiner", "PooledMaskRefiner"]
 
 
 @shows("MODEL.DEVICE", "meta")

@@ -7,7 +7,7 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from vmt.modeling.meta_arch.mask_refiner import GROUPS
+from vmt.modeling.mask_refiner.pooled import GROUPS
 from vmt.modeling.msts.attention import preset
 from vmt.modeling.seqformer.neck import NORM_GROUPS, STRIDES
 from vmt.utils.errors import ConfigError
