@@ -12,8 +12,6 @@ Example:
 import argparse
 from collections.abc import Sequence
 
-from vmt.engine.parity import compare, read_reference
-from vmt.inference.load import load_model
 from vmt.utils.console import exit_with, one_line_errors
 
 
@@ -30,6 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
     args = parser.parse_args(argv)
+    from vmt.engine.parity import compare, read_reference
+    from vmt.inference.load import load_model
+
     reference = read_reference(args.golden)
     model = load_model(args.config, args.weights, args.opts, args.device)
     report = compare(model, reference)
