@@ -16,8 +16,13 @@ from tests.inference.fake_model import BlobModel, blob_video
 from vmt.config.node import load_config
 from vmt.data.catalog import load_dataset
 from vmt.data.images import read_frame
-from vmt.engine.defaults import set_titles
-from vmt.engine.evaluate import SetResults, _say_which_classes, annotation_file, evaluate_set
+from vmt.engine.evaluate import (
+    SetResults,
+    _say_which_classes,
+    annotation_file,
+    evaluate_set,
+    set_titles,
+)
 from vmt.engine.result_folder import ResultFolder, fingerprint
 from vmt.inference.video_writer import write_png
 from vmt.structures.labels import LabelSpace

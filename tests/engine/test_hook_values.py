@@ -17,10 +17,10 @@ from tests.synthetic import write_moving_shapes
 from vmt.checkpoint.training_state import CheckpointFolder
 from vmt.engine import defaults
 from vmt.engine.adversarial import build_adversary
-from vmt.engine.defaults import TrainingRun, set_titles
 from vmt.engine.ema import EmaHook
-from vmt.engine.evaluate import SetResults
+from vmt.engine.evaluate import SetResults, set_titles
 from vmt.engine.hooks import CheckpointHook, EvalHook, LogHook
+from vmt.engine.run import TrainingRun
 from vmt.engine.train_loop import StepRecord, split_batch
 from vmt.utils.errors import ConfigError
 

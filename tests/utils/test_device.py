@@ -10,7 +10,7 @@ import torch
 
 from vmt.cli.train import add_launch_arguments
 from vmt.config.node import load_config
-from vmt.engine.defaults import plan_processes
+from vmt.engine.job import plan_processes
 from vmt.engine.launch import LaunchOptions, Processes
 from vmt.utils.device import LocalPlace, choose_device, process_device, resolve_device
 from vmt.utils.errors import ConfigError

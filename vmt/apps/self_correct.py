@@ -22,7 +22,7 @@ from vmt.apps.refine.options import RefineOptions
 from vmt.checkpoint.training_state import changed_keys
 from vmt.config.node import load_config
 from vmt.data.catalog import Located, locate
-from vmt.engine.defaults import Job, run_job
+from vmt.engine.job import Job, run_job
 from vmt.engine.launch import LaunchOptions
 from vmt.inference.refine_defaults import ACCEPT
 from vmt.utils.atomic import make_folder, write_text

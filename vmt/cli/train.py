@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     """Run ``vmt train``; returns the exit status."""
     overrides = [*own_data(args), *args.overrides]
     from vmt.config.node import load_config
-    from vmt.engine.defaults import Job, run_job
+    from vmt.engine.job import Job, run_job
     from vmt.engine.launch import LaunchOptions
     from vmt.modeling.meta_arch.build import architecture
 

@@ -231,3 +231,16 @@ def annotation_file(records: Sequence[VideoRecord]) -> Path | None:
         if isinstance(path, Path) and is_json_name(path):
             return path
     return None
+
+
+def set_titles(names: Sequence[str]) -> dict[str, str]:
+    """Folder name of every data set: its own name, or the stem of its file; never twice."""
+    titles: dict[str, str] = {}
+    for name in names:
+        title = unique = Path(name.rpartition("@")[0]).stem if "@" in name else name
+        count = 1
+        while unique in titles.values():
+            count += 1
+            unique = f"{title}_{count}"
+        titles[name] = unique
+    return titles

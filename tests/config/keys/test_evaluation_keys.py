@@ -15,8 +15,8 @@ from fvcore.common.config import CfgNode
 from cocoapi_hq.io import rle
 from tests.config.keys.pairs import LATER, Pair, network, shows, shows_each
 from tests.inference.fake_model import BlobModel, blob_video
-from vmt.engine.defaults import evaluate_only
 from vmt.engine.evaluate import SetResults, evaluate_set
+from vmt.engine.job import evaluate_only
 from vmt.inference.predictor import PredictorOptions, VideoPredictor
 from vmt.inference.video_writer import write_png
 from vmt.utils.errors import ConfigError, VideoError

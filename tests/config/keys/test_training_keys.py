@@ -15,9 +15,9 @@ from fvcore.common.config import CfgNode
 
 from tests.config.keys.pairs import Pair, network, shows, shows_each
 from vmt.engine import parallel
-from vmt.engine.defaults import TrainingRun
 from vmt.engine.lr_schedule import Schedule
 from vmt.engine.optimizer import build_optimizer
+from vmt.engine.run import TrainingRun
 from vmt.utils.events import read_json_lines
 
 #: Clips of 48x64, one step.
