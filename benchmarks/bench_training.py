@@ -43,7 +43,7 @@ from vmt.engine.hooks import peak_memory_mb
 from vmt.engine.lr_schedule import Schedule
 from vmt.engine.optimizer import build_optimizer
 from vmt.engine.parallel import recompute_activations
-from vmt.engine.train_loop import Batch, Hook, Trainer
+from vmt.engine.train_loop import Batch, Hook, StepOptions, Trainer
 from vmt.modeling.meta_arch.build import build_model
 from vmt.utils.device import resolve_device
 
@@ -160,9 +160,7 @@ def make_trainer(args: argparse.Namespace, steps: int, recompute: bool = False) 
         Schedule(steps),
         lambda start: itertools.cycle(batches),
         device,
-        accumulate=cfg.SOLVER.ACCUMULATE,
-        clip_gradients=cfg.SOLVER.CLIP_GRADIENTS,
-        precision=cfg.ENGINE.PRECISION,
+        options=StepOptions.from_config(cfg),
     )
 
 

@@ -13,7 +13,7 @@ from vmt.config.node import load_config
 from vmt.engine.adversarial import build_adversary
 from vmt.engine.lr_schedule import Schedule
 from vmt.engine.optimizer import build_optimizer
-from vmt.engine.train_loop import Batch, Hook, Trainer
+from vmt.engine.train_loop import Batch, Hook, StepOptions, Trainer
 from vmt.modeling.meta_arch.build import build_model
 from vmt.structures.labels import LabelSpace
 
@@ -64,9 +64,7 @@ def make_trainer(
         Schedule(steps),
         device=torch.device("cpu"),
         hooks=hooks,
-        clip_gradients=cfg.SOLVER.CLIP_GRADIENTS,
-        precision=cfg.ENGINE.PRECISION,
-        accumulate=cfg.SOLVER.ACCUMULATE,
+        options=StepOptions.from_config(cfg),
         adversary=adversary,
         **options,
     )

@@ -17,7 +17,7 @@ from vmt.engine.launch import Processes, launch
 from vmt.engine.lr_schedule import Schedule
 from vmt.engine.optimizer import build_optimizer
 from vmt.engine.parallel import distribute
-from vmt.engine.train_loop import Hook, Trainer
+from vmt.engine.train_loop import Hook, StepOptions, Trainer
 from vmt.modeling.meta_arch.build import build_model
 from vmt.modeling.msts import separability
 from vmt.utils import comm
@@ -58,9 +58,7 @@ def train_and_save(path: str, kind: str, name: str, steps: int, resume: str, ove
         torch.device("cpu"),
         module,
         [Keep()],
-        accumulate=cfg.SOLVER.ACCUMULATE,
-        clip_gradients=0.1,
-        precision=cfg.ENGINE.PRECISION,
+        StepOptions(cfg.SOLVER.ACCUMULATE, 0.1, cfg.ENGINE.PRECISION),
         adversary=adversary,
     )
     if resume:

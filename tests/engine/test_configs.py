@@ -15,7 +15,7 @@ from vmt.data.labels import resolve_label_space
 from vmt.engine.adversarial import build_adversary
 from vmt.engine.lr_schedule import Schedule
 from vmt.engine.optimizer import build_optimizer
-from vmt.engine.train_loop import Trainer
+from vmt.engine.train_loop import StepOptions, Trainer
 from vmt.modeling.meta_arch.build import build_network
 
 #: Every kind of network once, at its published size; test_recipes.py trains every file.
@@ -43,8 +43,7 @@ def test_one_step(name: str) -> None:
         Schedule(1),
         lambda start: iter([[clip]]),
         torch.device("cpu"),
-        clip_gradients=cfg.SOLVER.CLIP_GRADIENTS,
-        precision=cfg.ENGINE.PRECISION,
+        options=StepOptions(1, cfg.SOLVER.CLIP_GRADIENTS, cfg.ENGINE.PRECISION),
         adversary=build_adversary(cfg, torch.device("cpu")),
     )
     assert trainer.train()

@@ -28,7 +28,7 @@ from vmt.engine.optimizer import build_optimizer, freeze
 from vmt.engine.parallel import compile_layers, distribute, model_state, recompute_activations
 from vmt.engine.start_weights import pretrained_backbone, start_training
 from vmt.engine.switches import check_switches
-from vmt.engine.train_loop import Hook, Trainer
+from vmt.engine.train_loop import Hook, StepOptions, Trainer
 from vmt.modeling.meta_arch.build import build_model, build_network
 from vmt.modeling.video_model import ClipModel, VideoModel
 from vmt.structures.labels import LabelSpace
@@ -143,11 +143,8 @@ class TrainingRun:
             device,
             module,
             self._hooks(),
-            accumulate=cfg.SOLVER.ACCUMULATE,
-            clip_gradients=cfg.SOLVER.CLIP_GRADIENTS,
-            precision=cfg.ENGINE.PRECISION,
-            seed=cfg.ENGINE.SEED,
-            adversary=adversary,
+            StepOptions.from_config(cfg),
+            adversary,
         )
 
     def _build_model(self, pretrained: bool) -> VideoModel:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -95,6 +96,37 @@ class StepRecord:
     adversary: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class StepOptions:
+    """How a step is made.
+
+    Args:
+        accumulate: parts of a step; ``SOLVER.ACCUMULATE``.
+        clip_gradients: largest gradient norm, 0 for none.
+        precision: "fp32", "bf16" or "fp16".
+        seed: for random numbers after a resume with another number of processes.
+
+    Raises:
+        ConfigError: an unknown precision, or a number of parts below 1.
+    """
+
+    accumulate: int = 1
+    clip_gradients: float = 0.0
+    precision: str = "fp32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.accumulate < 1:
+            raise ConfigError(f"SOLVER.ACCUMULATE must be at least 1, not {self.accumulate}.")
+        checked_precision(self.precision, "ENGINE.PRECISION")
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> StepOptions:
+        """Read ``SOLVER`` and ``ENGINE``."""
+        solver, engine = cfg.SOLVER, cfg.ENGINE
+        return cls(solver.ACCUMULATE, solver.CLIP_GRADIENTS, engine.PRECISION, engine.SEED)
+
+
 class Trainer:
     """Steps of a network over a stream of clips.
 
@@ -106,10 +138,7 @@ class Trainer:
         device: of this process.
         module: what to call instead of ``model``, for instance its DDP wrapper.
         hooks: called in this order.
-        accumulate: parts of a step; ``SOLVER.ACCUMULATE``.
-        clip_gradients: largest gradient norm, 0 for none.
-        precision: "fp32", "bf16" or "fp16".
-        seed: for random numbers after a resume with another number of processes.
+        options: see ``StepOptions``.
         adversary: what is trained beside the network, with an optimiser of its own; or None.
 
     Attributes:
@@ -118,9 +147,6 @@ class Trainer:
         stop_asked: number of the signal that this process heard; 0 for none.
         stop_signal: number of the signal that ended the training early, the same in all
             processes; 0 for none.
-
-    Raises:
-        ConfigError: an unknown precision, or a number of parts below 1.
     """
 
     def __init__(
@@ -132,23 +158,16 @@ class Trainer:
         device: torch.device,
         module: nn.Module | None = None,
         hooks: Sequence[Hook] = (),
-        accumulate: int = 1,
-        clip_gradients: float = 0.0,
-        precision: str = "fp32",
-        seed: int = 0,
+        options: StepOptions = StepOptions(),
         adversary: AdversaryTrainer | None = None,
     ) -> None:
-        if accumulate < 1:
-            raise ConfigError(f"SOLVER.ACCUMULATE must be at least 1, not {accumulate}.")
         self.model = model
         self.module = module if module is not None else model
         self.optimizer = optimizer
         self.schedule = schedule
         self.device = device
         self.hooks = list(hooks)
-        self.accumulate = accumulate
-        self.clip_gradients = clip_gradients
-        self.seed = seed
+        self.options = options
         self.adversary = adversary
         self.step = 0
         self.last = StepRecord()
@@ -158,8 +177,7 @@ class Trainer:
         self.stop_signal = 0
         self._open_loader = open_loader
         self._loader: Iterable[Batch] = ()
-        self._precision = checked_precision(precision, "ENGINE.PRECISION")
-        self._scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self._scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16")
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     @property
@@ -248,7 +266,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.adversary is not None:
             self.adversary.begin_step(self.step, factor)
-        with fp32_products(self._precision):  # of the backward pass too
+        with fp32_products(self.options.precision):  # of the backward pass too
             losses = self._gradients(batch)
         check_finite_losses(losses, names, self.step)
         if comm.world_size() == 1:
@@ -269,21 +287,22 @@ class Trainer:
 
     def _gradients(self, batch: Batch) -> dict[str, Tensor]:
         """Add up the gradients of the step, part by part; returns its losses."""
-        parts = split_batch(batch, self.accumulate)
+        parts = split_batch(batch, self.options.accumulate)
         # The losses of a part are divided by its own count; what the step asks for is the division
         # by the count of all.
-        total = self.model.loss_count(ClipBatch.from_inputs(batch))
+        shares: list[float | Tensor] = [1.0]
+        if len(parts) > 1:
+            clips = [ClipBatch.from_inputs(some) for some in (batch, *parts)]
+            total, *counts = map(self.model.loss_count, clips)
+            shares = [count / total for count in counts]
         sums: dict[str, Tensor] = {}
-        for index, part in enumerate(parts):
-            share: float | Tensor = 1.0
-            if len(parts) > 1:
-                share = self.model.loss_count(ClipBatch.from_inputs(part)) / total
+        for index, (part, share) in enumerate(zip(parts, shares, strict=True)):
             last = index == len(parts) - 1
             adversary = () if self.adversary is None else (self.adversary,)
             if self.adversary is not None:
                 self.adversary.begin_part(share, last)
             with self._synchronised(last):
-                with arithmetic(self._precision, self.device):
+                with arithmetic(self.options.precision, self.device):
                     losses = self.module(part, *adversary)
                 losses = {name: loss.float() * share for name, loss in losses.items()}
                 self._scaler.scale(torch.stack(list(losses.values())).sum()).backward()
@@ -301,7 +320,7 @@ class Trainer:
             yield
 
     def _clip(self) -> Tensor:
-        limit = self.clip_gradients or float("inf")
+        limit = self.options.clip_gradients or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, limit)
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
@@ -358,7 +377,7 @@ class Trainer:
                 len(state["rng"]),
                 comm.world_size(),
             )
-            seed_everything(self.seed + comm.rank() + self.step)
+            seed_everything(self.options.seed + comm.rank() + self.step)
 
 
 def split_batch(batch: Batch, parts: int) -> list[Batch]:
@@ -376,4 +395,4 @@ def split_batch(batch: Batch, parts: int) -> list[Batch]:
     return [batch[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
-__all__ = ["Batch", "Hook", "NonFiniteError", "StepRecord", "Trainer", "split_batch"]
+__all__ = ["Batch", "Hook", "NonFiniteError", "StepOptions", "StepRecord", "Trainer", "split_batch"]
