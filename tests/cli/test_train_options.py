@@ -14,7 +14,7 @@ from tests.engine.runs import REPO, TINY, scalars
 from tests.synthetic import write_moving_shapes
 from vmt.checkpoint.files import read_weights, write_weights
 from vmt.cli.main import main
-from vmt.engine import job
+from vmt.engine.job import Job
 from vmt.engine.launch import Processes
 from vmt.inference.load import load_model
 
@@ -128,13 +128,13 @@ def test_processes_are_those_asked_for(
     """On a machine of four GPUs, which it has for as long as nothing is started."""
     started = []
 
-    def launch(job: Any, processes: Processes, args: tuple[job.Job]) -> int:
+    def launch(job: Any, processes: Processes, args: tuple[Job]) -> int:
         del job
         started.append((processes, args[0].config().MODEL.DEVICE))
         return 3
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    monkeypatch.setattr(job, "launch", launch)
+    monkeypatch.setattr("vmt.engine.job.launch", launch)
     assert main(["train", "--config-file", str(QUICK), *words.split()]) == 3
     assert started == [(Processes(**expected, timeout_minutes=30), device)]
 

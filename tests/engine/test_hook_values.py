@@ -15,7 +15,6 @@ from tests.config.keys.pairs import Pair
 from tests.config.keys.test_training_keys import STEP
 from tests.synthetic import write_moving_shapes
 from vmt.checkpoint.training_state import CheckpointFolder
-from vmt.engine import run
 from vmt.engine.adversarial import build_adversary
 from vmt.engine.ema import EmaHook
 from vmt.engine.evaluate import SetResults, set_titles
@@ -166,7 +165,7 @@ def test_the_first_data_set_decides_which_weights_are_the_best(
         assert not model.training
         return SetResults(folder, {"tube_mask/AP": next(numbers[name])}, ())
 
-    monkeypatch.setattr(run, "evaluate_set", evaluated)
+    monkeypatch.setattr("vmt.engine.run.evaluate_set", evaluated)
     words = (*STEP, "SOLVER.MAX_STEPS", "2", "SOLVER.CLIPS_PER_BATCH", "1", "TEST.EVAL_PERIOD", "1")
     cfg, _ = Pair("TEST.ZIP", True, words).configs(
         "DATASETS.TRAIN", [sets[0]], "DATASETS.TEST", sets, "OUTPUT_DIR", tmp_path / "out"
