@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     common, truths = prepare(args)
     results: dict[str, dict[str, Any]] = {name: {} for name in METHODS}
     for seed in args.seeds:
-        seeds = ["ENGINE.SEED", str(seed), "DATALOADER.SEED", str(seed)]
+        seeds = ["ENGINE.SEED", str(seed)]
         initial = args.output / f"initial_{seed}.safetensors"
         if not initial.is_file():
             write_initial_weights(CONFIG, [*common, *seeds], initial)

@@ -86,7 +86,7 @@ TRAININGS = {
             "MODEL.LOSS.REFINE_MASK_WEIGHT": "20.0",
             "MODEL.LOSS.REFINE_DICE_WEIGHT": "1.0",
             "MODEL.LOSS.REFINE_BOUNDARY_WEIGHT": "2.0",
-            "MODEL.LOSS.REFINE_NODE_WEIGHT": "2.0",
+            "MODEL.LOSS.REFINE_STAGE_WEIGHT": "2.0",
             "SOLVER.BASE_LR": "0.0015",
             "SOLVER.MAX_STEPS": "850",
             "SOLVER.MILESTONE_STEPS": "[650]",

@@ -146,7 +146,7 @@ def test_every_sample_draws_for_itself(straight: Batches) -> None:
 
 
 def test_another_seed_is_another_run(straight: Batches, shapes: Path, make_config: Any) -> None:
-    others = take(make_config(train=shapes, DATALOADER__SEED=7), shapes, 6)
+    others = take(make_config(train=shapes, ENGINE__SEED=7), shapes, 6)
     ids = [[(s["video_id"], s["clip_id"]) for s in flat(b)] for b in (straight, others)]
     assert ids[0] != ids[1]
 

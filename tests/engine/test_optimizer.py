@@ -74,8 +74,8 @@ def test_steps_replace_epochs() -> None:
 
 
 def test_warm_up_is_linear() -> None:
-    schedule = Schedule(100, (), warmup_steps=10, warmup_factor=0.5)
-    assert [schedule.factor(s) for s in (0, 5, 10, 50)] == pytest.approx([0.5, 0.75, 1.0, 1.0])
+    schedule = Schedule(100, (), warmup_steps=10)
+    assert [schedule.factor(s) for s in (0, 5, 10, 50)] == pytest.approx([0.001, 0.5005, 1.0, 1.0])
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from vmt.checkpoint.load import load_weights
 from vmt.config.node import load_config
 from vmt.data.datasets.categories import label_space
 from vmt.modeling.meta_arch.build import build_model
+from vmt.modeling.video_model import PIXEL_MEAN, PIXEL_STD
 from vmt.structures.clip import ClipTargets
 
 PARITY = Path(__file__).resolve().parents[3] / "shared" / "data" / "parity"
@@ -62,8 +63,8 @@ def step(tmp_path_factory: pytest.TempPathFactory) -> Step:
     load_weights(model, synthetic_checkpoint(tmp_path_factory.mktemp("weights")))
     model.train()
     arrays = np.load(GOLDEN)
-    mean = torch.tensor(cfg.MODEL.PIXEL_MEAN).view(3, 1, 1)
-    std = torch.tensor(cfg.MODEL.PIXEL_STD).view(3, 1, 1)
+    mean = torch.tensor(PIXEL_MEAN).view(3, 1, 1)
+    std = torch.tensor(PIXEL_STD).view(3, 1, 1)
     batch = []
     while f"frames_{len(batch)}" in arrays:
         clip = {

@@ -1,6 +1,6 @@
 """Loaders from the config: endless training batches, and the videos of an evaluation.
 
-Sample number n of a training run is a pure function of ``DATALOADER.SEED`` and n. Step s of W
+Sample number n of a training run is a pure function of ``ENGINE.SEED`` and n. Step s of W
 processes uses the samples s * B to (s + 1) * B - 1, B = ``SOLVER.CLIPS_PER_BATCH``; rank r takes
 the r-th of W equal parts. So neither workers, nor processes, nor a restart change what is seen.
 """
@@ -342,7 +342,7 @@ def build_train_clips(cfg: CfgNode, label_space: LabelSpace) -> TrainClips:
         tables,
         _order(cfg, sets),
         mapper,
-        seed=cfg.DATALOADER.SEED,
+        seed=cfg.ENGINE.SEED,
         skip_errors=cfg.DATALOADER.ON_ERROR == "skip",
     )
 
@@ -362,7 +362,7 @@ def _train_sets(cfg: CfgNode) -> list[VideoDataset]:
 
 def _order(cfg: CfgNode, sets: Sequence[VideoDataset]) -> SampleOrder:
     sizes = [int(_key_frames(data).sum()) for data in sets]
-    return SampleOrder(sizes, cfg.DATASETS.RATIOS, cfg.DATALOADER.SEED)
+    return SampleOrder(sizes, cfg.DATASETS.RATIOS, cfg.ENGINE.SEED)
 
 
 def build_train_loader(

@@ -9,6 +9,9 @@ from fvcore.common.config import CfgNode
 
 from vmt.utils.errors import ConfigError
 
+#: What a milestone multiplies the learning rates by, and where a warm-up starts.
+GAMMA, WARMUP_FACTOR = 0.1, 0.001
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -16,10 +19,8 @@ class Schedule:
 
     Args:
         max_steps: length of the training.
-        milestones: steps from which on the factor is multiplied by ``gamma``, ascending.
-        gamma: see ``milestones``.
+        milestones: steps from which on the factor is multiplied by ``GAMMA``, ascending.
         warmup_steps: steps until the factor reaches 1.
-        warmup_factor: where the warm-up starts.
 
     Raises:
         ConfigError: values that contradict each other.
@@ -27,9 +28,7 @@ class Schedule:
 
     max_steps: int
     milestones: tuple[int, ...] = ()
-    gamma: float = 0.1
     warmup_steps: int = 0
-    warmup_factor: float = 0.001
 
     def __post_init__(self) -> None:
         if self.max_steps < 1:
@@ -41,18 +40,15 @@ class Schedule:
             raise ConfigError(
                 f"SOLVER.MILESTONES give the steps {list(self.milestones)}; they must ascend."
             )
-        if self.warmup_steps < 0 or not 0.0 <= self.warmup_factor <= 1.0:
-            raise ConfigError(
-                f"SOLVER.WARMUP_STEPS {self.warmup_steps} must not be negative and "
-                f"SOLVER.WARMUP_FACTOR {self.warmup_factor} must lie in [0, 1]."
-            )
+        if self.warmup_steps < 0:
+            raise ConfigError(f"SOLVER.WARMUP_STEPS is {self.warmup_steps}; give 0 or more.")
 
     def factor(self, step: int) -> float:
         """What the base learning rates are multiplied by in ``step``, counted from 0."""
-        factor: float = self.gamma ** bisect_right(self.milestones, step)
+        factor: float = GAMMA ** bisect_right(self.milestones, step)
         if step < self.warmup_steps:
             done = step / self.warmup_steps
-            factor *= self.warmup_factor + (1.0 - self.warmup_factor) * done
+            factor *= WARMUP_FACTOR + (1.0 - WARMUP_FACTOR) * done
         return factor
 
     @classmethod
@@ -70,4 +66,4 @@ class Schedule:
             assert steps_per_epoch is not None, "epochs need the length of the data"
             length = round(node.EPOCHS * steps_per_epoch)
             milestones = tuple(round(epoch * steps_per_epoch) for epoch in node.MILESTONES)
-        return cls(length, milestones, node.GAMMA, node.WARMUP_STEPS, node.WARMUP_FACTOR)
+        return cls(length, milestones, node.WARMUP_STEPS)

@@ -61,34 +61,28 @@ class ClipBatch:
         return len(self.clips[0])
 
 
+#: ImageNet's statistics of RGB in [0, 255], with which every backbone was trained.
+PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
 @dataclass(frozen=True)
 class ModelOptions:
     """What every network is told, whatever its method.
 
     Args:
         label_space: what the labels mean.
-        pixel_mean: of RGB in [0, 255].
-        pixel_std: of RGB in [0, 255].
         frame_chunk: frames per pass at inference; bounds memory. 0: all.
         precision: at inference, see ``vmt.utils.precision``.
     """
 
     label_space: LabelSpace
-    pixel_mean: tuple[float, ...] = (0.0, 0.0, 0.0)
-    pixel_std: tuple[float, ...] = (1.0, 1.0, 1.0)
     frame_chunk: int = 0
     precision: str = "fp32"
 
     @classmethod
     def from_config(cls, cfg: CfgNode, label_space: LabelSpace) -> ModelOptions:
         """Read ``MODEL`` and ``TEST``."""
-        return cls(
-            label_space,
-            tuple(cfg.MODEL.PIXEL_MEAN),
-            tuple(cfg.MODEL.PIXEL_STD),
-            cfg.TEST.FRAME_CHUNK,
-            cfg.TEST.PRECISION,
-        )
+        return cls(label_space, cfg.TEST.FRAME_CHUNK, cfg.TEST.PRECISION)
 
 
 class VideoModel(nn.Module, ABC):
@@ -115,9 +109,8 @@ class VideoModel(nn.Module, ABC):
         self.label_space = options.label_space
         self.frame_chunk = options.frame_chunk
         self.precision = options.precision
-        for name in ("pixel_mean", "pixel_std"):
-            value = torch.tensor(getattr(options, name)).view(3, 1, 1)
-            self.register_buffer(name, value, persistent=False)
+        for name, values in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
     @classmethod
     @abstractmethod

@@ -24,9 +24,8 @@ WEIGHTS = {
     "MODEL.LOSS.REFINE_MASK_WEIGHT": ("loss_mask_refine", 2.0, 7.0),
     "MODEL.LOSS.REFINE_DICE_WEIGHT": ("loss_mask_dice_refine", 5.0, 8.0),
     "MODEL.LOSS.REFINE_BOUNDARY_WEIGHT": ("loss_mask_bound_refine", 5.0, 9.0),
-    "MODEL.LOSS.REFINE_NODE_WEIGHT": ("loss_refine", 2.0, 10.0),
+    "MODEL.LOSS.REFINE_STAGE_WEIGHT": ("loss_refine", 2.0, 10.0),
     "MODEL.LOSS.INC_WEIGHT": ("loss_inc", 1.0, 11.0),
-    "MODEL.LOSS.INC_DICE_WEIGHT": ("loss_inc_dice", 1.0, 12.0),
 }
 SHOWN.update(WEIGHTS)
 QUADTREE = ("MODEL.REFINER.NAME", "quadtree")
@@ -47,12 +46,13 @@ def test_every_weight_multiplies_its_own_loss() -> None:
     after = losses(Pair(first, weight * factor, QUADTREE).configs(*others)[1])
     assert set(before) == set(after)
     factors = {name: factor for name, _, factor in WEIGHTS.values()}
+    factors["loss_inc_dice"] = factors["loss_inc"]
     assert set(before) == {*factors, *(f"{n}_0" for n in list(factors)[:5])}
     for name, loss in before.items():
         assert after[name] == pytest.approx(factors[name.removesuffix("_0")] * loss, rel=1e-4)
 
 
-@shows("MODEL.LOSS.REFINE_STAGE2_WEIGHT", 6.0, "MODEL.REFINER.NAME", "dense_band")
+@shows("MODEL.LOSS.REFINE_STAGE_WEIGHT", 6.0, "MODEL.REFINER.NAME", "dense_band")
 def test_weight_of_the_second_stage(pair: Pair) -> None:
     before, after = (losses(cfg) for cfg in pair)
     changed = {n: after[n] / before[n] for n in before if abs(after[n] / before[n] - 1) > 1e-3}
@@ -125,10 +125,10 @@ def cost(cfg: Any, targets: ClipTargets) -> float:
 def only(name: str) -> tuple[str, ...]:
     """One of the three costs."""
     rest = {"CLASS", "BOX", "GIOU"} - {name}
-    return (*ONE, *(word for n in sorted(rest) for word in (f"MODEL.MATCHER.{n}_COST", "0.0")))
+    return (*ONE, *(word for n in sorted(rest) for word in (f"MODEL.LOSS.{n}_WEIGHT", "0.0")))
 
 
-@shows("MODEL.MATCHER.CLASS_COST", 7.0, *only("CLASS"))
+@shows("MODEL.LOSS.CLASS_WEIGHT", 7.0, *only("CLASS"))
 def test_class_cost(pair: Pair) -> None:
     """As a positive minus as a negative: (0.25 - 0.75) 0.5^2 ln 2."""
     assert [cost(cfg, target()) for cfg in pair] == pytest.approx(
@@ -136,12 +136,12 @@ def test_class_cost(pair: Pair) -> None:
     )
 
 
-@shows("MODEL.MATCHER.BOX_COST", 3.0, *only("BOX"))
+@shows("MODEL.LOSS.BOX_WEIGHT", 3.0, *only("BOX"))
 def test_box_cost(pair: Pair) -> None:
     """0.1 in one of eight numbers."""
     assert [cost(cfg, target(shift=0.1)) for cfg in pair] == pytest.approx([0.5, 0.3], rel=1e-4)
 
 
-@shows("MODEL.MATCHER.GIOU_COST", 4.0, *only("GIOU"))
+@shows("MODEL.LOSS.GIOU_WEIGHT", 4.0, *only("GIOU"))
 def test_giou_cost(pair: Pair) -> None:
     assert [cost(cfg, target()) for cfg in pair] == pytest.approx([-2.0, -4.0], rel=1e-4)

@@ -67,7 +67,7 @@ def test_colour_cues(pair: Pair) -> None:
     assert not torch.equal(cues[:, 4], cues[:, 5])
 
 
-@shows("MODEL.MASK_REFINER.TRAIN_TRACKLETS", 1, *GIVEN)
+@shows("MODEL.REFINER.TRAIN_TRACKLETS", 1, *GIVEN, "MODEL.REFINER.TRAIN_TRACKLETS", 2)
 def test_tracklets_in_training(pair: Pair) -> None:
     for cfg, count in [*zip(pair, (2, 1), strict=True), (pair.to(0)[1], 3)]:
         net = network(cfg).train()

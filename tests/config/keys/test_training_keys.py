@@ -96,7 +96,6 @@ def test_max_steps(pair: Pair) -> None:
     {
         # steps 39, 40, 99 and 100 of 10 steps per epoch, milestones in epochs 4 and 10
         "SOLVER.MILESTONES": ([5, 10], "0", [1, 1, 0.1, 0.01]),
-        "SOLVER.GAMMA": (0.5, "0", [1, 0.5, 0.5, 0.25]),
         "SOLVER.MILESTONE_STEPS": ([100], "200", [1, 1, 1, 0.1]),
         # half of the way: 0.001 and half of the rest
         "SOLVER.WARMUP_STEPS": (80, "0", [0.001 + 0.999 * 39 / 80, 0.05005, 0.1, 0.01]),
@@ -111,12 +110,6 @@ def test_factors(pair: Pair, steps: str, expected: list[float]) -> None:
     for cfg, factors in ((base, before), (changed, expected)):
         schedule = Schedule.from_config(cfg, 10)
         assert [schedule.factor(s) for s in (39, 40, 99, 100)] == pytest.approx(factors)
-
-
-@shows("SOLVER.WARMUP_FACTOR", 0.5, "SOLVER.WARMUP_STEPS", "10")
-def test_warm_up_factor(pair: Pair) -> None:
-    found = [[Schedule.from_config(cfg, None).factor(s) for s in (0, 5)] for cfg in pair]
-    assert found == [pytest.approx([0.001, 0.5005]), pytest.approx([0.5, 0.75])]
 
 
 # --- the step -------------------------------------------------------------------------------------

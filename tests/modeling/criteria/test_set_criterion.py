@@ -141,12 +141,12 @@ def test_total_is_the_weighted_sum_and_knows_its_names() -> None:
 
 
 def test_defaults_are_those_of_the_config() -> None:
-    loss, match = default_config().MODEL.LOSS, default_config().MODEL.MATCHER
+    loss = default_config().MODEL.LOSS
     matcher = HungarianClipMatcher()
     assert (matcher.class_cost, matcher.box_cost, matcher.giou_cost) == (
-        match.CLASS_COST,
-        match.BOX_COST,
-        match.GIOU_COST,
+        loss.CLASS_WEIGHT,
+        loss.BOX_WEIGHT,
+        loss.GIOU_WEIGHT,
     )
     for part in (matcher, SetCriterion(matcher)):
         assert (part.focal_alpha, part.focal_gamma) == (loss.FOCAL_ALPHA, loss.FOCAL_GAMMA)

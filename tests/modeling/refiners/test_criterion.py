@@ -21,7 +21,7 @@ def test_defaults_are_those_of_the_config() -> None:
         loss.REFINE_MASK_WEIGHT,
         loss.REFINE_DICE_WEIGHT,
         loss.REFINE_BOUNDARY_WEIGHT,
-        loss.REFINE_STAGE2_WEIGHT,
+        loss.REFINE_STAGE_WEIGHT,
     ]
 
 

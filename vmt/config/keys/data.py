@@ -36,9 +36,8 @@ def add_keys(cfg: Node) -> None:
     cfg.INPUT.CROP_PROB = 0.5
     cfg.INPUT.CROP_MIN_SIZES = [400, 500, 600]
     cfg.INPUT.CROP_SIZE = [384, 600]
-    # "lsj": (h, w) in pixels, and the range of the scale relative to what fits into it [D].
+    # "lsj": (h, w) in pixels; frames are 0.5 to 2 times as large as what fits into it [D].
     cfg.INPUT.LSJ_SIZE = [480, 768]
-    cfg.INPUT.LSJ_SCALE = [0.5, 2.0]
     # Images with more objects are left out of training; 0: none is [S].
     cfg.INPUT.MAX_IMAGE_OBJECTS = 25
     # For a mask refiner: what makes its input coarse, one drawn per tracklet: kinds of
@@ -64,8 +63,6 @@ def add_keys(cfg: Node) -> None:
     # Categories that the label space lacks: "fail" or "drop" (their objects count as background).
     cfg.DATASETS.UNKNOWN_CLASSES = "fail"
 
-    # Seed of order, frames and augmentation; no result depends on the number of workers [S].
-    cfg.DATALOADER.SEED = 42
     # Processes that prepare clips, per training process; 0: the training process itself.
     cfg.DATALOADER.NUM_WORKERS = 2
     # A frame that is missing or damaged, masks that are: "skip" (named, counted, another clip is

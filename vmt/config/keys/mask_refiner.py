@@ -17,7 +17,5 @@ def add_keys(cfg: Node) -> None:
     cfg.MODEL.MASK_REFINER.CROP_SIZES = [96, 384]
     # Windows in which colours inside and outside of the coarse mask are compared; none: nowhere.
     cfg.MODEL.MASK_REFINER.COLOUR_RADII_PX = []
-    # Most tracklets per clip in training, at random; 0: all.
-    cfg.MODEL.MASK_REFINER.TRAIN_TRACKLETS = 2
     # Weight of the cross entropy of masks that the stride-8 map alone tells, in training; 0: none.
     cfg.MODEL.MASK_REFINER.DENSE_WEIGHT = 0.0

@@ -26,9 +26,6 @@ def add_keys(cfg: Node) -> None:
     cfg.MODEL.NEW_PARAMETERS = []
     # Which classes the head predicts; a name of vmt.data.datasets.categories.
     cfg.MODEL.LABEL_SPACE = "ytvis_2019"
-    # ImageNet statistics of RGB in [0, 255] [S].
-    cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
-    cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
 
     # resnet50, resnet101, swin_l_p4w12, or timm/<any timm name with feature maps>.
     cfg.MODEL.BACKBONE.NAME = "resnet50"
@@ -36,8 +33,6 @@ def add_keys(cfg: Node) -> None:
     cfg.MODEL.BACKBONE.PRETRAINED = False
     # Stages whose weights stay fixed, counted from the stem; 2 = conv1 and layer1 [S].
     cfg.MODEL.BACKBONE.FREEZE_STAGES = 2
-    # Stochastic depth of Swin in training [S].
-    cfg.MODEL.BACKBONE.DROP_PATH = 0.3
     # timm networks only: "frozen" batch norm, or "group" norm, which learns from random weights;
     # channels of the stages (none: the network's own) [D].
     cfg.MODEL.BACKBONE.NORM = "frozen"

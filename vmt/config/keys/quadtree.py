@@ -59,7 +59,5 @@ def add_keys(cfg: Node) -> None:
     cfg.MODEL.REFINER.OFFSET_UNIT_PX = 1.0
     # Both refiners: let gradients reach the backbone's stride-4 and stride-2 maps [R: False].
     cfg.MODEL.REFINER.TRAIN_MAPS = False
-    # L1 of node probabilities; BCE and dice of the detector, mean of its levels [D].
-    cfg.MODEL.LOSS.REFINE_NODE_WEIGHT = 2.0
+    # Of the detector: cross entropy and dice, each the mean of its levels [D].
     cfg.MODEL.LOSS.INC_WEIGHT = 1.0
-    cfg.MODEL.LOSS.INC_DICE_WEIGHT = 1.0

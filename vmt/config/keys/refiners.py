@@ -22,8 +22,9 @@ def add_keys(cfg: Node) -> None:
     # quadtree: per tracklet and 40 frames (of a longer video accordingly more), above it those the
     # detector is surest of, with their parents. What is left out is counted in the log.
     cfg.MODEL.REFINER.MAX_POINTS = 12000
-    # Refiner [D]: mask focal, tube dice, dice inside the incoherent region, stage-2 mask focal.
+    # Mask focal, tube dice, dice inside the incoherent region, and the stage in between: mask focal
+    # of dense_band's second stage, L1 of the quadtree's nodes [D].
     cfg.MODEL.LOSS.REFINE_MASK_WEIGHT = 2.0
     cfg.MODEL.LOSS.REFINE_DICE_WEIGHT = 5.0
     cfg.MODEL.LOSS.REFINE_BOUNDARY_WEIGHT = 5.0
-    cfg.MODEL.LOSS.REFINE_STAGE2_WEIGHT = 2.0
+    cfg.MODEL.LOSS.REFINE_STAGE_WEIGHT = 2.0

@@ -18,17 +18,15 @@ def add_keys(cfg: Node) -> None:
     cfg.SOLVER.BACKBONE_FACTOR = 0.1
     cfg.SOLVER.SAMPLING_FACTOR = 0.1
     cfg.SOLVER.WEIGHT_DECAY = 1e-4
-    # Length in epochs and, in epochs counted from 0, when learning rates are multiplied by GAMMA
+    # Length in epochs and, in epochs counted from 0, when learning rates are multiplied by 0.1
     # [S][P]. An epoch: every frame of every video once as key frame, every image once.
     cfg.SOLVER.EPOCHS = 12
     cfg.SOLVER.MILESTONES = [4, 10]
-    cfg.SOLVER.GAMMA = 0.1
     # Above 0: length in steps, and MILESTONE_STEPS count in place of both keys above [V].
     cfg.SOLVER.MAX_STEPS = 0
     cfg.SOLVER.MILESTONE_STEPS = []
-    # Linear warm-up from WARMUP_FACTOR to 1 [D: off, as S].
+    # Steps of a linear warm-up from a thousandth [D: none, as S].
     cfg.SOLVER.WARMUP_STEPS = 0
-    cfg.SOLVER.WARMUP_FACTOR = 0.001
     # Largest L2 norm of all gradients together; 0: no limit [S; V: 0.01].
     cfg.SOLVER.CLIP_GRADIENTS = 0.1
     # Prefixes of our parameter names that stay as they are, for instance "coarse." and "refiner.",
@@ -36,7 +34,8 @@ def add_keys(cfg: Node) -> None:
     cfg.SOLVER.FREEZE = []
     # Parts in which a process takes its share of a step; bounds memory, changes no gradient.
     cfg.SOLVER.ACCUMULATE = 1
-    # Random numbers of process r start from SEED + r [S].
+    # Random numbers of process r start from SEED + r; order, frames and augmentation of the data
+    # from SEED, whatever the number of processes and workers [S].
     cfg.ENGINE.SEED = 42
     # As TEST.PRECISION [S: fp32]; "fp16" scales the loss. Losses and places are fp32 always.
     cfg.ENGINE.PRECISION = "fp32"

@@ -27,7 +27,7 @@ def _resnet101(node: CfgNode) -> Backbone:
 @register(BACKBONES, "swin_l_p4w12")
 def _swin_l(node: CfgNode) -> Backbone:
     source = "swin_large_patch4_window12_384.ms_in22k" if node.PRETRAINED else None
-    return Swin(drop_path=node.DROP_PATH, pretrained=source)
+    return Swin(pretrained=source)
 
 
 def build_backbone(cfg: CfgNode, in_channels: int = 3) -> Backbone:

@@ -94,16 +94,11 @@ class SetCriterion:
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> SetCriterion:
-        """Read ``MODEL.LOSS`` and ``MODEL.MATCHER``."""
-        loss, matcher = cfg.MODEL.LOSS, cfg.MODEL.MATCHER
+        """Read ``MODEL.LOSS``; weights of losses are also the costs of matching."""
+        loss = cfg.MODEL.LOSS
         focal = {"focal_alpha": loss.FOCAL_ALPHA, "focal_gamma": loss.FOCAL_GAMMA}
         return cls(
-            HungarianClipMatcher(
-                matcher.CLASS_COST,
-                matcher.BOX_COST,
-                matcher.GIOU_COST,
-                **focal,
-            ),
+            HungarianClipMatcher(loss.CLASS_WEIGHT, loss.BOX_WEIGHT, loss.GIOU_WEIGHT, **focal),
             loss.CLASS_WEIGHT,
             loss.BOX_WEIGHT,
             loss.GIOU_WEIGHT,

@@ -8,14 +8,14 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from vmt.modeling.mask_refiner.pooled import GROUPS
-from vmt.modeling.seqformer.neck import NORM_GROUPS, STRIDES
+from vmt.modeling.seqformer.neck import NORM_GROUPS
 from vmt.utils.errors import ConfigError
 
 #: Keys that count something, and the least that works.
 _LEAST = {
     "SEQFORMER": {
-        "FFN_DIM": 1, "ENCODER_LAYERS": 1, "DECODER_LAYERS": 1, "NUM_LEVELS": len(STRIDES),
-        "NUM_POINTS": 1, "NUM_QUERIES": 1, "MASK_CHANNELS": 1, "NUM_HEADS": 1,
+        "FFN_DIM": 1, "ENCODER_LAYERS": 1, "DECODER_LAYERS": 1,
+        "NUM_POINTS": 1, "NUM_QUERIES": 1, "NUM_HEADS": 1,
     },
     "REFINER": {"NUM_HEADS": 1, "FFN_DIM": 1},
 }  # fmt: skip
@@ -36,10 +36,6 @@ def check_model(cfg: CfgNode) -> None:
 
 
 def _rules(model: CfgNode) -> Iterator[_Rule]:
-    for key in ("PIXEL_MEAN", "PIXEL_STD"):
-        value = model[key]
-        yield key, value, len(value) == 3, "three numbers, of red, green and blue"
-    yield "PIXEL_STD", model.PIXEL_STD, all(v > 0 for v in model.PIXEL_STD), "numbers above 0"
     for group, least in _LEAST.items():
         for name, low in least.items():
             value = model[group][name]
@@ -48,11 +44,6 @@ def _rules(model: CfgNode) -> Iterator[_Rule]:
         value = model[group].DROPOUT
         yield f"{group}.DROPOUT", value, 0 <= value < 1, "a probability in [0, 1)"
     yield from _widths(model)
-    costs = [model.MATCHER[f"{n}_COST"] for n in _COSTS]
-    yield "MATCHER.CLASS_COST", costs[0], any(costs), "a weight to one of the three costs"
-
-
-_COSTS = ("CLASS", "BOX", "GIOU")
 
 
 def _widths(model: CfgNode) -> Iterator[_Rule]:

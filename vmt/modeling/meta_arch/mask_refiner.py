@@ -97,7 +97,7 @@ class PooledMaskRefiner(CutOutModel):
             embed_dim=width,
             crop_sizes=(node.CROP_SIZES[0], node.CROP_SIZES[1]),
             colour_radii_px=node.COLOUR_RADII_PX,
-            train_tracklets=node.TRAIN_TRACKLETS,
+            train_tracklets=cfg.MODEL.REFINER.TRAIN_TRACKLETS,
             dense_weight=node.DENSE_WEIGHT,
         )
 

@@ -147,7 +147,7 @@ class DenseBand(Refiner):
             loss.REFINE_MASK_WEIGHT,
             loss.REFINE_DICE_WEIGHT,
             loss.REFINE_BOUNDARY_WEIGHT,
-            loss.REFINE_STAGE2_WEIGHT,
+            loss.REFINE_STAGE_WEIGHT,
             focal_alpha=loss.FOCAL_ALPHA,
             focal_gamma=loss.FOCAL_GAMMA,
         )

@@ -57,6 +57,10 @@ class ClipFeatures:
         )
 
 
+#: Levels of the encoder, and channels that the dynamic mask head reads.
+NUM_LEVELS, MASK_CHANNELS = 4, 8
+
+
 @dataclass(frozen=True)
 class DetectorParts:
     """Networks of a detector, with fresh weights.
@@ -89,7 +93,7 @@ class DetectorParts:
         node = cfg.MODEL.SEQFORMER
         attention = {
             "dim": node.HIDDEN_DIM,
-            "num_levels": node.NUM_LEVELS,
+            "num_levels": NUM_LEVELS,
             "num_heads": node.NUM_HEADS,
             "num_points": node.NUM_POINTS,
             "ffn_dim": node.FFN_DIM,
@@ -98,7 +102,7 @@ class DetectorParts:
         }
         return cls(
             backbone,
-            Neck(backbone, node.HIDDEN_DIM, node.NUM_LEVELS),
+            Neck(backbone, node.HIDDEN_DIM, NUM_LEVELS),
             Encoder(
                 node.ENCODER_LAYERS,
                 **attention,
@@ -112,7 +116,7 @@ class DetectorParts:
             ),
             ClassHeads(node.DECODER_LAYERS, node.HIDDEN_DIM, num_classes),
             BoxHeads(node.DECODER_LAYERS, node.HIDDEN_DIM),
-            MaskHead(node.HIDDEN_DIM, node.MASK_CHANNELS),
+            MaskHead(node.HIDDEN_DIM, MASK_CHANNELS),
         )
 
 

@@ -52,8 +52,7 @@ class QuadtreeCriterion(RefinerCriterion):
         dice_weight: weight of ``loss_mask_dice_refine``.
         boundary_weight: weight of ``loss_mask_bound_refine``.
         node_weight: weight of ``loss_refine``.
-        detector_weight: weight of ``loss_inc``.
-        detector_dice_weight: weight of ``loss_inc_dice``.
+        detector_weight: weight of ``loss_inc`` and of ``loss_inc_dice``.
         focal_alpha: weight of the positives in the focal loss.
         focal_gamma: its focusing exponent.
     """
@@ -66,7 +65,6 @@ class QuadtreeCriterion(RefinerCriterion):
         boundary_weight: float = 5.0,
         node_weight: float = 2.0,
         detector_weight: float = 1.0,
-        detector_dice_weight: float = 1.0,
         focal_alpha: float = FOCAL_ALPHA,
         focal_gamma: float = FOCAL_GAMMA,
     ) -> None:
@@ -79,7 +77,7 @@ class QuadtreeCriterion(RefinerCriterion):
             focal_gamma=focal_gamma,
         )
         self.strides = tuple(strides)
-        self.weights |= {"loss_inc": detector_weight, "loss_inc_dice": detector_dice_weight}
+        self.weights |= {"loss_inc": detector_weight, "loss_inc_dice": detector_weight}
 
     def measure(
         self,

@@ -114,9 +114,8 @@ class QuadtreeRefiner(PyramidRefiner):
             mask_weight=loss.REFINE_MASK_WEIGHT,
             dice_weight=loss.REFINE_DICE_WEIGHT,
             boundary_weight=loss.REFINE_BOUNDARY_WEIGHT,
-            node_weight=loss.REFINE_NODE_WEIGHT,
+            node_weight=loss.REFINE_STAGE_WEIGHT,
             detector_weight=loss.INC_WEIGHT,
-            detector_dice_weight=loss.INC_DICE_WEIGHT,
             focal_alpha=loss.FOCAL_ALPHA,
             focal_gamma=loss.FOCAL_GAMMA,
         )
