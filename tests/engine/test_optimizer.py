@@ -83,7 +83,7 @@ def test_warm_up_is_linear() -> None:
     [
         ({"max_steps": 0}, "at least 1"),
         ({"max_steps": 5, "milestones": (4, 2)}, "must ascend"),
-        ({"max_steps": 5, "warmup_factor": 2.0}, "must lie in"),
+        ({"max_steps": 5, "warmup_steps": -1}, "give 0 or more"),
     ],
 )
 def test_contradictions_are_named(values: dict[str, object], said: str) -> None:

@@ -124,3 +124,10 @@ def test_unknown_timm_name_is_one_sentence() -> None:
 def test_timm_network_without_pyramid_is_refused() -> None:
     with pytest.raises(ConfigError, match="strides"):
         TimmFeatures("vit_tiny_patch16_224")
+
+
+def test_drop_path_grows_linearly_to_its_value() -> None:
+    with torch.device("meta"):
+        stages = Swin(drop_path=0.3).stages
+    rates = [float(block.drop_path.drop_prob) for stage in stages for block in stage.blocks]
+    assert rates == pytest.approx([0.3 * i / 23 for i in range(24)])

@@ -14,6 +14,7 @@ from tests.config.keys.pairs import LATER, Pair, dropouts, network, outline, sho
 from vmt.checkpoint.files import write_weights
 from vmt.engine.start_weights import start_training
 from vmt.inference.load import model_from_config
+from vmt.modeling.meta_arch.build import build_model
 from vmt.utils.errors import CheckpointError
 
 
@@ -25,7 +26,7 @@ def test_architecture(pair: Pair) -> None:
 
 @shows("MODEL.DEVICE", "meta")
 def test_device(pair: Pair) -> None:
-    assert [model_from_config(cfg).device.type for cfg in pair] == ["cpu", "meta"]
+    assert [model_from_config(cfg, build_model).device.type for cfg in pair] == ["cpu", "meta"]
 
 
 @shows("MODEL.WEIGHTS", LATER)
@@ -35,7 +36,8 @@ def test_weights(pair: Pair, tmp_path: Path) -> None:
     state = {name: torch.full_like(v, 7) for name, v in network(base).state_dict().items()}
     write_weights(state, path)
     filled = [
-        float(model_from_config(c).decoder.query_pos[0, 0].detach()) == 7 for c in (base, changed)
+        float(model_from_config(c, build_model).decoder.query_pos[0, 0].detach()) == 7
+        for c in (base, changed)
     ]
     assert filled == [False, True]
 
@@ -53,7 +55,7 @@ def test_new_parameters(pair: Pair, tmp_path: Path) -> None:
 
 @shows("MODEL.LABEL_SPACE", "ovis")
 def test_label_space(pair: Pair) -> None:
-    models = [model_from_config(cfg) for cfg in pair]
+    models = [model_from_config(cfg, build_model) for cfg in pair]
     assert [m.heads["cls"][0].out_features for m in models] == [40, 25]
     assert [m.label_space.names[0] for m in models] == ["person", "Person"]
 
