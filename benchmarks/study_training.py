@@ -44,7 +44,7 @@ from vmt.checkpoint.files import write_weights
 from vmt.checkpoint.training_state import seed_everything
 from vmt.config.node import load_config
 from vmt.data.labels import label_space_from_json
-from vmt.engine.defaults import Job, run_job
+from vmt.engine.job import Job, run_job
 from vmt.engine.launch import LaunchOptions
 from vmt.modeling.meta_arch.build import build_model
 

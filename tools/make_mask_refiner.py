@@ -31,7 +31,7 @@ from pathlib import Path
 from vmt.checkpoint.files import read_weights, write_weights
 from vmt.config.node import load_config
 from vmt.config.summary import dump_changes
-from vmt.engine.defaults import Job, run_job
+from vmt.engine.job import Job, run_job
 from vmt.engine.launch import LaunchOptions
 from vmt.inference.refine_defaults import ANY, LOW_RES
 from vmt.utils.atomic import make_folder, write_text
