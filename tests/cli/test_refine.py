@@ -197,16 +197,13 @@ def test_windows_of_the_real_refiner(tmp_path: Path, monkeypatch, window: int) -
     assert after[2:] == before["annotations"][2:]
 
 
-def test_weights_by_name(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_weights_without_a_config(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(job, "load_refiner", LOAD_REFINER)
     path, _ = write_ytvis(tmp_path, videos=1)
     images, out = tmp_path / "images", tmp_path / "o.json"
     assert run(path, images, out, "--weights", "lowres", "--device", "cpu") == 2
     assert "lowres: its config must lie beside it" in (line := one_line(capsys))
     assert "Weights of the package: mask_refiner, low_res" in line
-    assert run(path, images, out, "--weights", "low_res", "--device", "cpu") == 0
-    log = json.loads((tmp_path / "o.json.changes.json").read_text())
-    assert log["settings"]["weights"] == "low_res"
 
 
 def test_another_list_of_masks(tmp_path: Path) -> None:
@@ -417,13 +414,6 @@ def test_folders_of_label_maps_and_a_few_frames_only(tmp_path: Path, refiner, ca
     assert said in capsys.readouterr().out
     # Only the frames from the first to the last map are read.
     assert refiner.videos[1] == [20, 30]
-
-
-def test_label_maps_of_a_video(tmp_path: Path) -> None:
-    masks = write_maps(tmp_path / "masks", range(1, 3))
-    clip = write_clip(tmp_path / "a.mp4")
-    assert run(masks, clip, tmp_path / "out", "--first-number", "0") == 0
-    assert (np.array(Image.open(tmp_path / "out" / "00002.png")) == shaved_map(2)).all()
 
 
 def polygon_file(path: Path, *shapes: tuple[str, int, int]) -> Path:

@@ -77,7 +77,8 @@ def test_accept(refined: Refine) -> None:
 
 
 def test_weights(refined: Refine) -> None:
-    masks, other = refined()[0], refined("--weights", "low_res")[0]
+    masks, (other, log) = refined()[0], refined("--weights", "low_res")
+    assert log["settings"]["weights"] == "low_res"
     assert any((a != b).any() for a, b in zip(masks, other, strict=True))
 
 

@@ -97,13 +97,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Refine the file; returns the exit status."""
-    given = vars(args)
-    if given.pop("window") is not None:
+    values = vars(args)
+    if values.pop("window") is not None:
         raise ConfigError(
-            "--window was removed: frames are refined one by one; windows of several are no better "
-            "(docs/mask_refiner.md). Leave it out."
+            "--window was removed: frames are refined one by one; windows of several are no "
+            "better. Leave it out; for networks trained on clips, vmt.MaskRefiner.refine has it."
         )
-    options = RefineOptions(**given)
+    options = RefineOptions(**values)
     from vmt.apps.refine.job import refine_masks
 
     print(refine_masks(options, say=print))

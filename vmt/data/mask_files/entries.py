@@ -236,12 +236,12 @@ def _label(key: str, identity: int, name: str) -> str:
 
 def _by_name(members: Mapping[int | str, Member]) -> dict[str, int | str]:
     """What results may call a video, its name or the folder of its frames -> its id."""
-    found: dict[str, list[int | str]] = {}
+    keys_of: dict[str, list[int | str]] = {}
     for key, member in members.items():
         folder = [str(Path(member.file_names[0]).parent)] if member.file_names else []
         for name in {member.label, *folder}:
-            found.setdefault(name, []).append(key)
-    return {name: keys[0] for name, keys in found.items() if len(keys) == 1}
+            keys_of.setdefault(name, []).append(key)
+    return {name: keys[0] for name, keys in keys_of.items() if len(keys) == 1}
 
 
 def _unlisted(content: JsonList, key: int | str, row: int) -> Member:
@@ -415,8 +415,8 @@ def _put(element: dict[str, Any], masks: Mapping[int, rle.Rle], form: _Form) -> 
     Beside them, every odd way to say that the object is absent becomes null.
     """
     if not form.image:
-        given = element[form.mask_key]
-        element[form.mask_key] = [None if rle.is_absent(mask) else mask for mask in given]
+        old = element[form.mask_key]
+        element[form.mask_key] = [None if rle.is_absent(mask) else mask for mask in old]
     for t, mask in masks.items():
         box, area = list(rle.to_box(mask)), rle.area(mask)
         if form.image:

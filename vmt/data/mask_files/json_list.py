@@ -136,11 +136,11 @@ def _skip(text: str, at: int) -> int:
     return at
 
 
-def _expect(text: str, at: int, wanted: str) -> str:
-    found = text[at : at + 1]
-    if found not in wanted or not found:
-        raise json.JSONDecodeError(f"Expecting one of {' '.join(wanted)}", text, at)
-    return found
+def _expect(text: str, at: int, allowed: str) -> str:
+    character = text[at : at + 1]
+    if character not in allowed or not character:
+        raise json.JSONDecodeError(f"Expecting one of {' '.join(allowed)}", text, at)
+    return character
 
 
 def _scan_members(text: str, start: int, read: Callable[[str, int], int]) -> int:

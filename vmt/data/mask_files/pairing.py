@@ -72,8 +72,8 @@ class _Pairing:
             if isinstance(numbered, dict) and isinstance(places, dict):
                 frame_of = {number: index[stem] for number, stem in places.items()}
                 if all(number in frame_of for number in numbered):
-                    found = {frame_of[number]: name for number, name in numbered.items()}
-                    return self._report(found, stems, "by the number in their names")
+                    pairs = {frame_of[number]: name for number, name in numbered.items()}
+                    return self._report(pairs, stems, "by the number in their names")
             if len(self.names) == len(stems):
                 return self._report(dict(enumerate(self.names)), stems, "in order")
         hint = "."
@@ -151,16 +151,16 @@ def numbers_of(names: Sequence[str]) -> dict[int, str] | str:
     Returns:
         The reason, fit for "and ... tells", where there is no such number.
     """
-    found = [re.findall("[0-9]+", name) for name in names]
+    numbers = [re.findall("[0-9]+", name) for name in names]
     if len({re.sub("[0-9]+", "#", name) for name in names}) == 1:
-        columns = [{int(digits) for digits in column} for column in zip(*found, strict=True)]
+        columns = [{int(digits) for digits in column} for column in zip(*numbers, strict=True)]
         differ = [k for k, column in enumerate(columns) if len(column) > 1]
         if len(columns) > 1 and len(differ) != 1:
             return f"none of the {len(columns)} numbers in a name"
-        found = [[digits[differ[0]]] if differ else digits for digits in found]
-    if any(len(digits) != 1 for digits in found):
+        numbers = [[digits[differ[0]]] if differ else digits for digits in numbers]
+    if any(len(digits) != 1 for digits in numbers):
         return "no number in its name"
-    numbered = {int(digits): name for (digits,), name in zip(found, names, strict=True)}
+    numbered = {int(digits): name for (digits,), name in zip(numbers, names, strict=True)}
     return numbered if len(numbered) == len(names) else "no number of its own"
 
 
