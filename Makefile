@@ -7,7 +7,7 @@ MASKS ?=
 FIRST ?=
 OUTPUT ?= demo_output
 
-.PHONY: install demo test lint docs bench bench-long doctor clean
+.PHONY: install demo test test-fast lint docs bench bench-long doctor clean
 
 install: $(VENV)/.installed
 
@@ -24,7 +24,11 @@ demo: install
 
 # two workers of one thread each; a file stays with one of them, and so do its fixtures
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
+# what a change is tried with again and again: minutes, and no data beside the repository
+test-fast: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 lint: install
 	$(BIN)/ruff check .

@@ -11,12 +11,26 @@ import pytest
 REPO = Path(__file__).resolve().parents[1]
 
 
-#: Files that take minutes; last in line, one of them would run while the other worker waits.
-LONGEST = ("test_overfit.py", "test_make_mask_refiner.py", "test_recipes.py", "test_parallel.py")
+#: Files that take long as a whole, the longest first; their tests count as slow. Last in line, one
+#: of them would run while the other worker waits.
+LONGEST = (
+    "engine/test_overfit.py",
+    "engine/test_recipes.py",
+    "engine/test_parallel.py",
+    "engine/test_resume.py",
+    "engine/test_configs.py",
+    "tools/test_make_mask_refiner.py",
+    "docs/test_commands.py",
+    "benchmarks/test_dry_runs.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    place = {REPO / "tests" / name: k for k, name in enumerate(LONGEST)}
+    for item in items:
+        if item.path in place:
+            item.add_marker("slow")
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 @pytest.fixture(scope="session")
