@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from vmt.cli.main import main
 from vmt.engine.parallel import compile_layers
 from vmt.engine.switches import check_switches
 from vmt.modeling.meta_arch.build import build_network
+from vmt.modeling.video_model import VideoModel
 from vmt.utils.errors import ConfigError
 
 SMALL = {
@@ -56,7 +58,11 @@ SWITCHES = {
     "validate": {},
     "no_degrade": {"INPUT.DEGRADE": "[]"},
     "compile": {"ENGINE.COMPILE": "true"},
+    "fsdp": {"ENGINE.PARALLEL": "fsdp"},
+    "accumulate": {"SOLVER.ACCUMULATE": "2", "SOLVER.CLIPS_PER_BATCH": "2"},
 }
+#: Switches that ``test_what_works_works_together`` leaves to tests of their own.
+APART = ("tf32", "no_degrade", "compile", "fsdp")
 #: What does not work, and what is said; everything else works.
 REFUSED = {
     ("mask_pool", "adversary"): "MODEL.ADVERSARY foreground_background judges the masks",
@@ -64,6 +70,8 @@ REFUSED = {
     ("mask_pool", "validate"): "MaskRefiner finds no objects in videos",
     ("mask_pool", "no_degrade"): "INPUT.DEGRADE is empty, but MODEL.META_ARCHITECTURE MaskRefiner",
     ("mask_pool", "compile"): "ENGINE.COMPILE compiles a network's stages",
+    ("mask_pool", "fsdp"): "ENGINE.PARALLEL fsdp spreads a network's stages",
+    ("detector", "fsdp"): "ENGINE.PARALLEL fsdp spreads a network's stages",
     ("detector", "recompute"): "ENGINE.ACTIVATION_CHECKPOINTING has nothing to recompute",
     ("detector", "adversary"): "MODEL.ADVERSARY foreground_background judges the masks",
     ("detector", "no_degrade"): "INPUT.DEGRADE is empty, but MODEL.META_ARCHITECTURE Query",
@@ -90,15 +98,11 @@ def train(data: Path, output: Path, network: str, switches: list[str]) -> int:
     return main([*words, *(word for pair in keys.items() for word in pair)])
 
 
-def working(network: str, switches: list[str]) -> list[str]:
-    return [switch for switch in switches if (network, switch) not in REFUSED]
-
-
 @pytest.mark.parametrize("network", NETWORKS)
 def test_what_works_works_together(network: str, data: Path, tmp_path: Path) -> None:
-    """In bf16, with everything else that is not refused; compilation is left out, it is slow."""
-    switches = working(network, ["recompute", "adversary", "overlay", "ema", "bf16", "validate"])
-    assert "ema" in switches
+    """In bf16, with everything else that is not refused."""
+    switches = [s for s in SWITCHES if (network, s) not in REFUSED and s not in APART]
+    assert {"ema", "accumulate"} <= set(switches)
     assert train(data, tmp_path, network, switches) == 0
     weights = read_weights(tmp_path / "model_final.safetensors").state
     assert all(value.isfinite().all() for value in weights.values())
@@ -107,7 +111,7 @@ def test_what_works_works_together(network: str, data: Path, tmp_path: Path) -> 
     assert results.is_file() == ("validate" in switches)
 
 
-@pytest.mark.parametrize(("network", "switch"), REFUSED)
+@pytest.mark.parametrize(("network", "switch"), [pair for pair in REFUSED if "fsdp" not in pair])
 def test_what_does_not_is_one_sentence(
     network: str, switch: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -118,28 +122,34 @@ def test_what_does_not_is_one_sentence(
     assert REFUSED[network, switch] in said
 
 
-@pytest.mark.parametrize("network", ["seqformer", "msts", "detector"])
-def test_compilation_reaches_encoder_and_decoder(network: str) -> None:
+def built(network: str, *overrides: str) -> tuple[Any, VideoModel]:
     config, own = NETWORKS[network]
-    cfg = quick_config(config.removeprefix("quick/"), *(w for pair in own.items() for w in pair))
-    model = build_network(cfg, SHAPES)
+    words = [word for pair in (SMALL | own).items() for word in pair]
+    cfg = quick_config(f"../{config}", *words, *overrides)
+    return cfg, build_network(cfg, SHAPES)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_compilation_reaches_every_stage(network: str) -> None:
+    _, model = built(network)
+    if said := REFUSED.get((network, "compile")):
+        with pytest.raises(ConfigError, match=said):
+            compile_layers(model)
+        return
     compile_layers(model)
-    for part in (model.encoder, model.decoder):
-        assert all(layer._compiled_call_impl is not None for layer in part.layers)
+    assert len(model.stages()) >= 2
+    assert all(stage._compiled_call_impl is not None for stage in model.stages())
 
 
-def test_sharding_is_for_networks_with_an_encoder() -> None:
-    for network in ("mask_pool", "detector", "seqformer"):
-        config, own = NETWORKS[network]
-        words = [w for pair in (SMALL | own).items() for w in pair]
-        cfg = quick_config(f"../{config}", *words, "ENGINE.PARALLEL", "fsdp")
-        model = build_network(cfg, SHAPES)
-        check_switches(cfg, model, 1)
-        if network == "seqformer":
+@pytest.mark.parametrize("network", NETWORKS)
+def test_sharding_is_for_networks_with_stages_that_learn(network: str) -> None:
+    cfg, model = built(network, "ENGINE.PARALLEL", "fsdp")
+    check_switches(cfg, model, 1)
+    if said := REFUSED.get((network, "fsdp")):
+        with pytest.raises(ConfigError, match=said):
             check_switches(cfg, model, 2)
-        else:
-            with pytest.raises(ConfigError, match=r"ENGINE\.PARALLEL fsdp spreads a network"):
-                check_switches(cfg, model, 2)
+    else:
+        check_switches(cfg, model, 2)
 
 
 @pytest.mark.parametrize(
