@@ -9,7 +9,7 @@ from torch import nn
 
 import vmt
 from tests.engine.runs import train_command
-from tests.modeling.test_mask_refiner import clip
+from tests.modeling.mask_refiner.test_pooled import clip
 from tests.synthetic import write_moving_shapes
 from vmt.cli.main import main
 from vmt.config.node import load_config
