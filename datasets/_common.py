@@ -22,18 +22,18 @@ def say(line: str) -> None:
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """Arguments that every script takes."""
-    found = argparse.ArgumentParser(
+    own = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    found.add_argument("--root", default="", help="default: $DETECTRON2_DATASETS or ./datasets")
-    found.add_argument(
+    own.add_argument("--root", default="", help="default: $DETECTRON2_DATASETS or ./datasets")
+    own.add_argument(
         "--decode",
         type=int,
         default=20,
         metavar="N",
         help="decode frames and masks of every N-th video (default 20; 1: all, 0: none)",
     )
-    return found
+    return own
 
 
 def rows(names: Iterable[str]) -> list[VideoSplit]:

@@ -41,8 +41,8 @@ def main() -> int:
             say(f"! {error}")
             status = 1
             continue
-        found = ", ".join(f"{count} {name}" for name, count in written.counts.items())
-        say(f"written: {args.json / f'{part}.json'} ({found})")
+        counts = ", ".join(f"{count} {name}" for name, count in written.counts.items())
+        say(f"written: {args.json / f'{part}.json'} ({counts})")
     return status
 
 

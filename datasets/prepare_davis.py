@@ -41,8 +41,8 @@ def convert(root: str, output: Path) -> int:
         if lost:
             say(f"! {file}: {len(lost)} videos have no label maps (first: {lost[0]}).")
             status = 1
-        kept = [records[name] for name in names if name in records]
-        written = write_ytvis_json(VideoList(NAME, data.categories, kept), output / f"{part}.json")
+        own = [records[name] for name in names if name in records]
+        written = write_ytvis_json(VideoList(NAME, data.categories, own), output / f"{part}.json")
         say(f"written: {output / f'{part}.json'} ({written.counts['videos']} videos)")
     return status
 

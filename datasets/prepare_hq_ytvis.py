@@ -43,15 +43,15 @@ def video_names(root: str) -> dict[str, set[str]]:
 
 def overlaps(names: dict[str, set[str]]) -> list[str]:
     """One sentence per pair of splits that share videos."""
-    found = []
+    sentences = []
     for i, first in enumerate(PARTS):
         for second in PARTS[i + 1 :]:
             shared = sorted(names.get(first, set()) & names.get(second, set()))
             if shared:
-                found.append(
+                sentences.append(
                     f"{first} and {second} share {len(shared)} videos (first: {shared[0]})"
                 )
-    return found
+    return sentences
 
 
 def cut(path: Path, names: dict[str, set[str]], output: Path) -> list[str]:
@@ -64,8 +64,8 @@ def cut(path: Path, names: dict[str, set[str]], output: Path) -> list[str]:
     folder_of = {v["id"]: Path(v["file_names"][0]).parent.name for v in content["videos"]}
     output.mkdir(parents=True, exist_ok=True)
     lines = []
-    for part, wanted in names.items():
-        ids = {key for key, folder in folder_of.items() if folder in wanted}
+    for part, own in names.items():
+        ids = {key for key, folder in folder_of.items() if folder in own}
         piece = dict(content)
         piece["videos"] = [v for v in content["videos"] if v["id"] in ids]
         rows = content.get("annotations") or []
@@ -74,7 +74,7 @@ def cut(path: Path, names: dict[str, set[str]], output: Path) -> list[str]:
         if target.absolute() == path.absolute():
             raise ScoringError(f"{target}: would overwrite the input; give another folder.")
         write_json(target, piece)
-        lost = len(wanted) - len(ids)
+        lost = len(own) - len(ids)
         note = f"; {lost} videos of the split are not in {path.name}" if lost else ""
         lines.append(
             f"written: {target} ({len(ids)} videos, {len(piece['annotations'])} annotations{note})"

@@ -69,17 +69,17 @@ def usable(clip: CompositeClip) -> npt.NDArray[np.bool_]:
     middle = len(clip.frames) // 2
     frame = clip.frames[middle].astype(np.float32)
     kernel = np.ones((7, 7), np.uint8)
-    found = []
+    clear = []
     for tube in clip.masks:
         mask = tube[middle].astype(np.uint8)
         inner = (mask - cv2.erode(mask, kernel)).astype(bool)
         outer = (cv2.dilate(mask, kernel) - mask).astype(bool)
         if tube.mean() < MIN_VISIBLE or not inner.any() or not outer.any():
-            found.append(False)
+            clear.append(False)
             continue
         gap = np.abs(frame[inner].mean(0) - frame[outer].mean(0)).max()
-        found.append(bool(gap >= MIN_CONTRAST))
-    return np.array(found, dtype=np.bool_)
+        clear.append(bool(gap >= MIN_CONTRAST))
+    return np.array(clear, dtype=np.bool_)
 
 
 def write_clips(
@@ -108,8 +108,8 @@ def write_clips(
             pictures = [cutouts[int(rng.integers(len(cutouts)))].pixels]
             things = [thing for thing in cutouts if thing.pixels is pictures[0]]
         clip = composite_clip(rng, options, pictures, things)
-        kept = usable(clip)
-        if not kept.any():
+        chosen = usable(clip)
+        if not chosen.any():
             continue
         name = f"composite_{len(videos):05d}"
         frames = make_folder(folder / "JPEGImages" / name)
@@ -128,7 +128,7 @@ def write_clips(
                 "file_names": names,
             }
         )
-        for tube in clip.masks[kept]:
+        for tube in clip.masks[chosen]:
             masks = [rle.encode(mask) if mask.any() else None for mask in tube]
             annotations.append(
                 {

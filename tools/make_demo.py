@@ -118,8 +118,8 @@ def show(video: Path, coarse: Path, refined: Path, output: Path, first: int | No
         for t, frame in enumerate(frames):
             halves = []
             for masks in sides:
-                shown = masks.at(t) if t in set(masks.frames) else np.zeros((0, height, width))
-                tracks = [Track(n + 1, rle.encode(mask)) for n, mask in enumerate(shown)]
+                drawn = masks.at(t) if t in set(masks.frames) else np.zeros((0, height, width))
+                tracks = [Track(n + 1, rle.encode(mask)) for n, mask in enumerate(drawn)]
                 halves.append(draw_tracks(frame, tracks, ["object"], style))
             both = np.concatenate(halves, axis=1)
             writer.write(both)

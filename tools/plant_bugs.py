@@ -199,8 +199,8 @@ class Laboratory:
         if status is None:
             return FAILED, f"no end after {self.timeout:g} s", seconds
         said = log.read_text(encoding="utf-8", errors="replace")
-        found = re.search(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
-        return status, found[1] if found else "", seconds
+        failure = re.search(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
+        return status, failure[1] if failure else "", seconds
 
 
 def _run_tests(folder: Path, log: Path, tests: Sequence[str]) -> NoReturn:

@@ -73,20 +73,20 @@ def centres(masks: Tensor) -> list[Place]:
     Raises:
         ConfigError: the object is in no frame.
     """
-    found: list[Place | None] = []
+    centres: list[Place | None] = []
     for mask in masks:
         pixels = mask.nonzero().float()
         if not len(pixels):
-            found.append(None)
+            centres.append(None)
             continue
         nearest = (pixels - pixels.mean(0)).square().sum(1).argmin()
         y, x = pixels[nearest].int().tolist()
-        found.append((y, x))
-    seen = [place for place in found if place is not None]
+        centres.append((y, x))
+    seen = [place for place in centres if place is not None]
     if not seen:
         raise ConfigError("the object is in none of these frames; change --start or --tracklet.")
     last, places = seen[0], []
-    for place in found:
+    for place in centres:
         last = place or last
         places.append(last)
     return places

@@ -75,16 +75,16 @@ class Clip:
 
 def read_clip(args: argparse.Namespace, short_side: int, long_side: int) -> Clip:
     """The frames that the arguments name."""
-    wanted = range(args.start, args.start + args.frames * args.step, args.step)
+    numbers = range(args.start, args.start + args.frames * args.step, args.step)
     if args.data is None:
         source = next(iter(open_videos(args.video)))()
-        pictures = [frame for t, frame in enumerate(source) if t in wanted]
+        pictures = [frame for t, frame in enumerate(source) if t in numbers]
         masks = None
     else:
-        pictures, masks = _annotated(args, wanted)
-    if len(pictures) < len(wanted):
+        pictures, masks = _annotated(args, numbers)
+    if len(pictures) < len(numbers):
         raise VideoError(
-            f"{args.video}: has no frame {wanted[len(pictures)]}; lower --start, --step or "
+            f"{args.video}: has no frame {numbers[len(pictures)]}; lower --start, --step or "
             "--frames."
         )
     frames = [resize_frame(frame, short_side, long_side) for frame in pictures]
@@ -93,7 +93,7 @@ def read_clip(args: argparse.Namespace, short_side: int, long_side: int) -> Clip
     return Clip(frames, masks)
 
 
-def _annotated(args: argparse.Namespace, wanted: range) -> tuple[list[Frame], Tensor]:
+def _annotated(args: argparse.Namespace, numbers: range) -> tuple[list[Frame], Tensor]:
     path, _, images = args.data.rpartition("@")
     if not path:
         raise ConfigError(f"--data {args.data}: write my.json@FOLDER_OF_IMAGES.")
@@ -102,7 +102,7 @@ def _annotated(args: argparse.Namespace, wanted: range) -> tuple[list[Frame], Te
     if args.video not in names:
         raise AnnotationError(f"{path}: no video {args.video!r}; it has {', '.join(names)}.")
     record = records[names.index(args.video)]
-    inside = [t for t in wanted if t < len(record)]
+    inside = [t for t in numbers if t < len(record)]
     masks = decode_masks(record.tracklets(inside), len(inside), record.size)
     return [read_picture(record.frame_paths[t]) for t in inside], torch.from_numpy(masks)
 
@@ -115,9 +115,9 @@ def refine(model: Any, clip: Clip) -> tuple[RefinerInput, QuadtreeOutput, LastAt
         if clip.masks is None:
             return inputs, model.refiner(inputs), attention
         masks = clip.masks.to(inputs.frames.device)
-        told = annotation_as_coarse(inputs, masks)
-        regions = region_levels(masks, STRIDES, model.refiner.level_sizes(told))
-        return told, model.refiner.refine_regions(told, regions), attention
+        given = annotation_as_coarse(inputs, masks)
+        regions = region_levels(masks, STRIDES, model.refiner.level_sizes(given))
+        return given, model.refiner.refine_regions(given, regions), attention
 
 
 def annotation_as_coarse(inputs: RefinerInput, masks: Tensor) -> RefinerInput:
@@ -126,9 +126,9 @@ def annotation_as_coarse(inputs: RefinerInput, masks: Tensor) -> RefinerInput:
     h8, w8 = inputs.coarse_logits.shape[-2:]
     values = F.pad(masks.float(), (0, 8 * w8 - W, 0, 8 * h8 - H)).to(inputs.frames.device)
     share = F.avg_pool2d(values.flatten(0, 1), 8).view(N, T, h8, w8)
-    found = inputs.coarse_logits.sigmoid().flatten(1)
-    overlap = share.flatten(1) @ found.T
-    union = share.flatten(1).sum(1)[:, None] + found.sum(1) - overlap
+    probs = inputs.coarse_logits.sigmoid().flatten(1)
+    overlap = share.flatten(1) @ probs.T
+    union = share.flatten(1).sum(1)[:, None] + probs.sum(1) - overlap
     best = (overlap / union.clamp(min=1e-6)).argmax(1)
     return replace(
         inputs,

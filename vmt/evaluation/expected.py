@@ -32,9 +32,9 @@ def unmet(expected: Sequence[Any], results: Mapping[str, Mapping[str, float]]) -
                 f"TEST.EXPECTED_RESULTS: {row!r} must be [data set, metric/number, value, "
                 "tolerance]."
             ) from None
-        found = results.get(name, {}).get(metric, math.nan)
-        if not low <= found <= high:
+        actual = results.get(name, {}).get(metric, math.nan)
+        if not low <= actual <= high:
             sentences.append(
-                f"{name}: {metric} is {found:.4f}, expected {value} within {tolerance}."
+                f"{name}: {metric} is {actual:.4f}, expected {value} within {tolerance}."
             )
     return sentences

@@ -85,7 +85,7 @@ class Fact:
     Args:
         group: heading.
         name: what it is about.
-        value: what was found.
+        value: what is there.
         state: see ``State``.
         fix: what to do about it; empty when there is nothing to do.
     """
@@ -139,12 +139,12 @@ def _required_fact(name: str, module: str, oldest: str | None) -> Fact:
     error = _import_error(module)
     fix = "run `make install`, or `pip install .` in the folder of VMT"
     if error is not None:
-        found = "not installed" if version is None else f"{version}, but cannot be loaded: {error}"
-        return Fact("packages", name, found, "broken", fix)
-    shown = version or "of unknown version"
+        state = "not installed" if version is None else f"{version}, but cannot be loaded: {error}"
+        return Fact("packages", name, state, "broken", fix)
+    version_text = version or "of unknown version"
     if version is not None and oldest is not None and _numbers(version) < _numbers(oldest):
-        return Fact("packages", name, f"{shown}, {oldest} is needed", "broken", fix)
-    return Fact("packages", name, shown)
+        return Fact("packages", name, f"{version_text}, {oldest} is needed", "broken", fix)
+    return Fact("packages", name, version_text)
 
 
 def _oldest_versions() -> dict[str, str]:
@@ -155,9 +155,9 @@ def _oldest_versions() -> dict[str, str]:
         return {}
     bounds = {}
     for requirement in requirements:
-        found = re.match(r"([\w.-]+)[^;]*?>=\s*([\d.]+)", requirement)
-        if found is not None and "extra ==" not in requirement:
-            bounds[_plain(found[1])] = found[2]
+        bound = re.match(r"([\w.-]+)[^;]*?>=\s*([\d.]+)", requirement)
+        if bound is not None and "extra ==" not in requirement:
+            bounds[_plain(bound[1])] = bound[2]
     return bounds
 
 
@@ -167,8 +167,8 @@ def _plain(name: str) -> str:
 
 def _numbers(version: str) -> tuple[int, ...]:
     """``2.15.0+cu130`` -> (2, 15, 0)."""
-    found = re.match(r"\d+(?:\.\d+)*", version)
-    return tuple(map(int, found[0].split("."))) if found is not None else ()
+    digits = re.match(r"\d+(?:\.\d+)*", version)
+    return tuple(map(int, digits[0].split("."))) if digits is not None else ()
 
 
 def _version(distribution: str) -> str | None:
@@ -217,18 +217,18 @@ def torch_facts() -> list[Fact]:
 
 def compiler_fact() -> Fact:
     """The C++ compiler that an installation from source would use."""
-    wanted = [os.environ.get("CXX", ""), "c++", "g++", "clang++"]
-    found = next((path for name in wanted if name and (path := shutil.which(name))), None)
-    if found is None:
+    names = [os.environ.get("CXX", ""), "c++", "g++", "clang++"]
+    compiler = next((path for name in names if name and (path := shutil.which(name))), None)
+    if compiler is None:
         fix = "install g++ 12 or newer, or clang, and install VMT again (builds the CPU kernels)"
         return Fact("build", "C++ compiler", "none", "missing", fix)
     try:
         run = subprocess.run(
-            [found, "--version"], capture_output=True, text=True, timeout=10, check=False
+            [compiler, "--version"], capture_output=True, text=True, timeout=10, check=False
         )
         version = run.stdout.splitlines()[0] if run.stdout else "of unknown version"
     except (OSError, subprocess.TimeoutExpired) as error:
-        return Fact("build", "C++ compiler", f"{found} ({error})", "missing", "reinstall it")
+        return Fact("build", "C++ compiler", f"{compiler} ({error})", "missing", "reinstall it")
     return Fact("build", "C++ compiler", version)
 
 

@@ -94,13 +94,13 @@ def _times(stat: Path, own: Collection[int]) -> Mapping[int, tuple[int, int]]:
         lines = stat.read_text(encoding="ascii").splitlines()
     except OSError:
         return {}
-    found = {}
+    ticks_of = {}
     for line in lines:
         name, *words = line.split() or [""]
         if name.startswith("cpu") and name[3:].isdecimal() and int(name[3:]) in own:
             ticks = [int(word) for word in words[:8]]
-            found[int(name[3:])] = (ticks[3] + ticks[4], sum(ticks))  # idle, waiting for disks
-    return found
+            ticks_of[int(name[3:])] = (ticks[3] + ticks[4], sum(ticks))  # idle, waiting for disks
+    return ticks_of
 
 
 def _quota(cgroup: Path) -> float | None:

@@ -128,8 +128,8 @@ def _blend(region: Frame, color: Rgb, opacity: npt.NDArray[np.uint8]) -> None:
     weight = cv2.merge([opacity, opacity, opacity])
     paint = np.empty_like(region)
     paint[...] = color
-    kept = cv2.multiply(region, 255 - weight, scale=1 / 255)
-    cv2.add(kept, cv2.multiply(paint, weight, scale=1 / 255), dst=paint)
+    background = cv2.multiply(region, 255 - weight, scale=1 / 255)
+    cv2.add(background, cv2.multiply(paint, weight, scale=1 / 255), dst=paint)
     region[...] = paint
 
 
