@@ -154,8 +154,8 @@ def _set(cfg: Node, name: str, value: Any, source: str) -> None:
     node[leaf] = _checked(name, value, node[leaf], source)
     if name in PRESETS:
         if value not in PRESETS[name]:
-            known = " or ".join(PRESETS[name])
-            raise ConfigError(f"{source}: {name} is {value!r}; choose {known}.")
+            choices = " or ".join(PRESETS[name])
+            raise ConfigError(f"{source}: {name} is {value!r}; choose {choices}.")
         for key in {key for keys in PRESETS[name].values() for key in keys}:
             _set(cfg, key, PRESETS[name][value].get(key, _default(key)), source)
 

@@ -66,7 +66,7 @@ def _positive_boxes(logits: Tensor) -> list[tuple[int, int, int, int] | None]:
         ],
         dim=1,
     ).tolist()
-    return [(y1, y2, x1, x2) if found else None for y1, y2, x1, x2, found in first_last]
+    return [(y1, y2, x1, x2) if any_cell else None for y1, y2, x1, x2, any_cell in first_last]
 
 
 class _Axis:

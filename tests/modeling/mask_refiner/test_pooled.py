@@ -61,7 +61,7 @@ def test_only_pixels_below_roots_are_looked_at():
 def test_a_mask_speaks_at_every_level_or_at_the_coarsest():
     share = torch.zeros(1, 1, 32, 64)
     share[..., 24:] = 1
-    prompt = prompt_of(share, band_cells=1, levels=3)
+    prompt = prompt_of(share, levels=3)
     # The contour runs along cell 2 of the coarsest level; the band reaches 8 pixels beyond its
     # cells on every level.
     for cells, width, (first, last) in zip(
@@ -75,7 +75,7 @@ def test_a_mask_speaks_at_every_level_or_at_the_coarsest():
     # Children of the finer bands have their parents.
     for coarse, fine in zip(prompt.given, prompt.given[1:], strict=False):
         assert not (fine & ~coarse.repeat_interleave(2, -1).repeat_interleave(2, -2)).any()
-    alone = prompt_of(share, band_cells=1, levels=1)
+    alone = prompt_of(share, levels=1)
     assert alone.coarse_levels == ()
     assert torch.equal(alone.given[0], prompt.given[0])
     assert len(alone.given) == 1

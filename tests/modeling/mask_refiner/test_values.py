@@ -9,6 +9,7 @@ import torch
 
 from tests.config.keys.pairs import Pair, network
 from tests.config.keys.test_mask_refiner_keys import GIVEN, clip
+from vmt.modeling.mask_refiner.prompt import contour_band, prompt_of
 
 
 def refiner_input(masks: torch.Tensor | None = None, *overrides: str) -> Any:
@@ -68,3 +69,16 @@ def test_labels_take_part_in_the_match_where_they_are_classes(match: str, cost: 
     net([clip()])
     assert costs == [cost]
     assert net.criterion.matcher.class_cost == 2.0, "the base's own matcher stays"
+
+
+def test_bands_of_all_levels_are_as_wide_in_pixels() -> None:
+    """A line along the edges of cells: the cell on its left, and 8 px more on each side."""
+    share = torch.zeros(1, 1, 64, 64)
+    share[..., :32] = 1
+    widths = []
+    for band, stride in zip(prompt_of(share, levels=3).given, (8, 4, 2), strict=True):
+        columns = band[0, 0, 64 // stride // 2].nonzero()[:, 0]
+        assert len(columns) == columns.max() - columns.min() + 1
+        widths.append(len(columns))
+    assert widths == [3, 5, 9]
+    assert contour_band(share, 0, 8)[0, 0].tolist() == [False] * 3 + [True] + [False] * 4

@@ -22,8 +22,6 @@ from vmt.structures.clip import ClipTargets
 
 #: Least value of a box coordinate, and all four of an absent tracklet's, as in training targets.
 LEAST = 1e-6
-#: Stride-8 cells around the coarse contour that are refined whatever the refiner's detector says.
-BAND_CELLS = 1
 #: Levels of the quadtree that know the mask, see ``prompt_of``: the coarsest, as published.
 PROMPT_LEVELS = 1
 
@@ -53,7 +51,7 @@ def clip_prompt(coarse: Tensor, size: tuple[int, int]) -> MaskPrompt:
     prompts = []
     for masks in coarse:  # at full size, one tracklet at a time
         share = F.pad(resized(masks.float(), size)[:, None], beyond, mode="replicate")
-        prompts.append(prompt_of(share, BAND_CELLS, PROMPT_LEVELS))
+        prompts.append(prompt_of(share, PROMPT_LEVELS))
     if prompts:
         return join_tracklets(prompts)
     empty = torch.zeros(0, coarse.shape[1], h8, w8, device=coarse.device)

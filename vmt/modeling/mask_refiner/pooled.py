@@ -22,8 +22,6 @@ GROUPS = 8
 #: Surroundings that are cut out on each side: share of the object's longer side, and least number
 #: of pixels, wider than any error of a coarse mask.
 MARGIN, MIN_MARGIN_PX = 0.1, 24
-#: Stride-8 cells around the coarse contour that are refined whatever the refiner's detector says.
-BAND_CELLS = 1
 
 
 class MaskPoolQuery(nn.Module):
@@ -118,7 +116,7 @@ class CutOutModel(MaskRefinerModel):
         fused = self.fuse(top)
         boxes_px = masks_to_boxes(share[None, :, 0] > 0.5)  # (1, T, 4) xyxy
         boxes = xyxy_to_cxcywh(boxes_px / boxes_px.new_tensor(crop.size[::-1] * 2))
-        prompt = prompt_of(share, BAND_CELLS, levels=len(STRIDES))
+        prompt = prompt_of(share, levels=len(STRIDES))
         return RefinerInput(
             frames=pixels,
             stride4=maps[4],

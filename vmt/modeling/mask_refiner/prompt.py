@@ -18,11 +18,14 @@ STRIDE = STRIDES[0]
 #: Logit of a cell that lies wholly inside the given mask
 #: (docs/reference/released_code.md#given-mask).
 SURE = 4.0
+#: Stride-8 cells that are refined beyond those of the contour itself, whatever the refiner's own
+#: detector says; on finer levels as many pixels.
+BAND_CELLS = 1
 
 
 @dataclass(frozen=True)
 class MaskPrompt:
-    """What a refiner is told of given masks in place of a mask head's.
+    """Given masks in place of a mask head's.
 
     Args:
         coarse_logits: see ``RefinerInput``, and so are the others.
@@ -35,23 +38,21 @@ class MaskPrompt:
     given: tuple[Tensor, ...]
 
 
-def prompt_of(share: Tensor, band_cells: int, levels: int) -> MaskPrompt:
-    """Tell a refiner of the masks of one tracklet.
+def prompt_of(share: Tensor, levels: int) -> MaskPrompt:
+    """The prompt of one tracklet.
 
     Args:
         share: (T, 1, H, W) in [0, 1], share of each pixel that the mask covers; sides are multiples
             of ``STRIDE``.
-        band_cells: stride-8 cells that the band around the contour reaches beyond the contour's own
-            cells; on finer levels as many pixels.
-        levels: of the quadtree, from the coarsest, that are told of the mask at their own
-            resolution: 1, or all 3.
+        levels: of the quadtree, from the coarsest, that know the mask at their own resolution: 1,
+            or all 3.
 
     Returns:
         Tensors with N = 1.
     """
     logits = coarse_logits(share[None, :, 0])
     fine = STRIDES[:levels]
-    given = [contour_band(share, band_cells * STRIDE // s, s)[None] for s in fine]
+    given = [contour_band(share, BAND_CELLS * STRIDE // s, s)[None] for s in fine]
     coarse = [coarse_logits(share[None, :, 0], s).sigmoid() for s in fine] if levels > 1 else []
     return MaskPrompt(logits, tuple(coarse), tuple(given))
 

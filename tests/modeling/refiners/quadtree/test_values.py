@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 
-from vmt.modeling.mask_refiner.prompt import contour_band, prompt_of
 from vmt.modeling.refiners.quadtree.criterion import QuadtreeCriterion, QuadtreeOutput
 from vmt.modeling.refiners.quadtree.grow import build_quadtree
 from vmt.modeling.refiners.quadtree.node_encoder import NodeEncoder
@@ -141,19 +140,3 @@ def test_losses_of_the_detector_are_means_over_levels() -> None:
     assert float(losses["loss_refine"]) == pytest.approx(0.5)
     halves = QuadtreeCriterion((8, 4, 2))._losses(output, masks, 2.0)
     assert float(halves["loss_inc"]) == pytest.approx(math.log(2) / 2)
-
-
-@pytest.mark.parametrize(("cells", "widths"), [(0, (2, 2, 2)), (1, (4, 6, 10)), (2, (6, 10, 18))])
-def test_bands_of_all_levels_are_as_wide_in_pixels(cells: int, widths: tuple[int, ...]) -> None:
-    """A line along the edges of cells: a cell on each side, and ``cells`` of 8 px more."""
-    share = torch.zeros(1, 1, 64, 64)
-    share[..., :32] = 1
-    given = prompt_of(share, cells, 3).given
-    found = []
-    for band, stride in zip(given, (8, 4, 2), strict=True):
-        columns = band[0, 0, 64 // stride // 2].nonzero()[:, 0]
-        assert len(columns) == columns.max() - columns.min() + 1
-        found.append(len(columns))
-    # the crossed cell lies on the left of the line: one column of the contour's own
-    assert found == [width - 1 for width in widths]
-    assert contour_band(share, 0, 8)[0, 0].tolist() == [False] * 3 + [True] + [False] * 4
