@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from scipy.ndimage import binary_erosion
 from cocoapi_hq.io import rle
 from vmt.apps.refine import job
 from vmt.apps.refine.options import RefineOptions
+from vmt.apps.refine.work_folder import FinishedVideo
 from vmt.cli.main import main
 from vmt.inference.mask_refiner import MaskRefiner, RefinedFrame
 from vmt.inference.video_writer import VideoWriter
@@ -161,6 +162,25 @@ def test_ytvis_annotations(tmp_path: Path, refiner: Shave, capsys) -> None:
     printed = capsys.readouterr().out
     assert "21 masks refined" in printed
     assert "1 result rejected" in printed
+
+
+def test_what_became_of_a_video_is_read_three_times_at_most(tmp_path: Path, monkeypatch) -> None:
+    """For the summary, the output and the numbers of the report."""
+    reads: Counter[str] = Counter()
+    read = FinishedVideo.__iter__
+
+    def count(video: FinishedVideo):
+        reads[video.path.name] += 1
+        return read(video)
+
+    monkeypatch.setattr(FinishedVideo, "__iter__", count)
+    path, _ = write_ytvis(tmp_path)
+    assert run(path, tmp_path / "images", tmp_path / "o.json") == 0
+    assert reads == {"video_1.jsonl": 2, "video_2.jsonl": 2}
+    reads.clear()
+    more = ("--report", str(tmp_path / "r.html"))
+    assert run(path, tmp_path / "images", tmp_path / "p.json", *more) == 0
+    assert reads == {"video_1.jsonl": 3, "video_2.jsonl": 3}
 
 
 class ShavingNetwork:

@@ -11,7 +11,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from vmt.apps.refine.options import RefineOptions
-from vmt.apps.refine.report import make_page
 from vmt.apps.refine.summary import Summary
 from vmt.apps.refine.videos import refine_video
 from vmt.apps.refine.work_folder import WorkFolder, check_places, count_text
@@ -65,6 +64,8 @@ def refine_masks(options: RefineOptions, say: Say) -> str:
     try:
         _write(options.log_path, json.dumps(log | {"videos": summary.videos}, indent=1) + "\n")
         if options.report is not None:
+            from vmt.apps.refine.report import make_page  # needs scipy; refinement does not
+
             _write(options.report, make_page(options, masks, bad, summary, work))
             files.append(options.report)
     except VmtError as error:

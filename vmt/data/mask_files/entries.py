@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -387,26 +387,27 @@ class EntryFile(MaskFile):
 
     def _pieces(self, changes_of: ChangesOf) -> Iterator[bytes]:
         video_of = {row: video.key for video in self.videos for row in video.rows}
-        current = ""
-        masks: dict[int, dict[int, rle.Rle]] = {}
+        masks_of = lru_cache(maxsize=16)(partial(_new_masks, changes_of))  # rows may alternate
         done = 0
         for row, place in enumerate(self.content.places):
-            key = video_of.get(row)
-            if key is None:
-                continue
-            if key != current:
-                current, masks = key, {}
-                for change in changes_of(key):
-                    if change.mask is not None:
-                        masks.setdefault(int(change.key), {})[change.frame] = change.mask
-            if row not in masks:
+            masks = masks_of(video_of[row]).get(row) if row in video_of else None
+            if masks is None:
                 continue
             element = self.content.element(row)
-            _put(element, masks[row], self.kind)
+            _put(element, masks, self.kind)
             yield self.content.text[done : place.begin].encode()
             yield self.content.spelled(row, element).encode()
             done = place.end
         yield self.content.text[done:].encode()
+
+
+def _new_masks(changes_of: ChangesOf, key: str) -> dict[int, dict[int, rle.Rle]]:
+    """Row of the file -> frame -> mask, of one video."""
+    masks: dict[int, dict[int, rle.Rle]] = {}
+    for change in changes_of(key):
+        if change.mask is not None:
+            masks.setdefault(int(change.key), {})[change.frame] = change.mask
+    return masks
 
 
 def _put(element: dict[str, Any], masks: Mapping[int, rle.Rle], form: _Form) -> None:
