@@ -191,6 +191,9 @@ class ShavingNetwork:
     def __init__(self) -> None:
         self.lengths: list[int] = []
 
+    def left_undone(self) -> str:
+        return ""
+
     def refine_tubes(self, frames: torch.Tensor, coarse: torch.Tensor) -> Iterator[RefinedTube]:
         self.lengths.append(len(frames))
         whole = Place(slice(0, H), slice(0, W), slice(0, H), slice(0, W))

@@ -14,7 +14,7 @@ from vmt.engine.adversarial import build_adversary
 from vmt.engine.lr_schedule import Schedule
 from vmt.engine.optimizer import build_optimizer
 from vmt.engine.train_loop import Batch, Hook, StepOptions, Trainer
-from vmt.modeling.meta_arch.build import build_model
+from vmt.modeling.meta_arch.build import build_network
 from vmt.structures.labels import LabelSpace
 
 SHAPES = LabelSpace("shapes", CATEGORIES, (1, 2, 3))
@@ -55,7 +55,7 @@ def make_trainer(
 ) -> Trainer:
     """A trainer of a quick config over ``batches``, in one process."""
     torch.manual_seed(seed)
-    model = build_model(cfg, SHAPES)
+    model = build_network(cfg, SHAPES)
     adversary = build_adversary(cfg, torch.device("cpu"))
     options = {"open_loader": lambda start: batches(start, clips), **options}
     return Trainer(

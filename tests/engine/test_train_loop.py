@@ -37,15 +37,29 @@ def uneven(start: int) -> Iterator[Batch]:
     while True:
         clips = [shape_clip(2, (64, 96), seed, n) for seed, n in enumerate((3, 1, 1, 2))]
         clips[2] = empty_clip(clips[2])
-        yield clips
+        yield [{**clip, "coarse": clip["targets"].masks} for clip in clips]
 
 
-@pytest.mark.parametrize("name", ["seqformer_tiny", "vmt_tiny_released"])
+EVERY_NODE = ("MODEL.REFINER.TRAIN_POINTS", "0", "MODEL.REFINER.TRAIN_FRAME_POINTS", "0")
+POOLED = (*EVERY_NODE, "MODEL.REFINER.TRAIN_TRACKLETS", "2", "MODEL.MASK_REFINER.DIM", "16",
+          "MODEL.MASK_REFINER.CROP_SIZES", "[32, 96]")  # fmt: skip
+QUERIES = (*SMALL, *EVERY_NODE, "MODEL.META_ARCHITECTURE", "QueryMaskRefiner")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("seqformer_tiny", SMALL),
+        ("vmt_tiny_released", SMALL),
+        ("../refine/mask_refiner", POOLED),
+        ("vmt_tiny", QUERIES),
+    ],
+)
 @pytest.mark.parametrize("parts", [2, 4])
-def test_accumulation_equals_a_big_batch(name: str, parts: int) -> None:
+def test_accumulation_equals_a_big_batch(name: str, options: tuple[str, ...], parts: int) -> None:
     found = []
     for accumulate in (1, parts):
-        cfg = quick_config(name, *SMALL, "SOLVER.ACCUMULATE", str(accumulate))
+        cfg = quick_config(name, *options, "SOLVER.ACCUMULATE", str(accumulate))
         cfg.defrost()
         cfg.SOLVER.CLIP_GRADIENTS = 0.0
         trainer = make_trainer(cfg, 1, open_loader=uneven)

@@ -48,6 +48,9 @@ class BlobModel(nn.Module):
     def device(self) -> torch.device:
         return self.colours.device
 
+    def left_undone(self) -> str:
+        return ""
+
     def segment_clip(self, frames: Tensor) -> ClipTracklets:
         T, _, H, W = frames.shape
         self.clips.append(T)

@@ -15,7 +15,6 @@ from tests.recipes import train
 from vmt.data.datasets.categories import label_space
 from vmt.inference.predictor import PredictorOptions, VideoPredictor
 from vmt.modeling.meta_arch.build import build_model
-from vmt.modeling.refiners.base import points_left_out
 from vmt.modeling.refiners.quadtree.refiner import QuadtreeRefiner
 
 SIZE = 32
@@ -83,10 +82,10 @@ def test_a_band_is_counted_too() -> None:
     band[:, 10:22] = True
     refiner._attend(torch.zeros(64, SIZE, SIZE), union, band)
     refiner._attend(torch.zeros(64, SIZE, SIZE), union, torch.zeros_like(band))
-    sentence = points_left_out(refiner)
+    sentence = refiner.points_left_out()
     assert sentence.startswith(f"{12 * SIZE - 7} of {12 * SIZE} points")
     assert "MAX_POINTS 7 for a frame;" in sentence
-    assert points_left_out(refiner) == ""
+    assert refiner.points_left_out() == ""
 
 
 def test_nothing_is_said_when_all_are_refined(caplog: pytest.LogCaptureFixture) -> None:

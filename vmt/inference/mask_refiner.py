@@ -22,7 +22,6 @@ from vmt.inference.refine_defaults import ACCEPT, ANY, MIN_IOU, SHIPPED, WINDOW,
 from vmt.inference.window_votes import Vote, mean_vote, votes_of
 from vmt.inference.windows import iter_windows
 from vmt.modeling.meta_arch.build import build_mask_refiner
-from vmt.modeling.refiners.base import points_left_out
 from vmt.modeling.video_model import MaskRefinerModel
 from vmt.utils.device import resolve_device
 from vmt.utils.errors import ConfigError
@@ -235,7 +234,7 @@ class MaskRefiner:
             pairs = _steadied(again, self.steady)
         for _, result in self._refined(pairs, accept, window):
             yield result
-        if left_out := points_left_out(self.network):
+        if left_out := self.network.left_undone():
             logger.warning("%s", left_out)
 
     def _refined(

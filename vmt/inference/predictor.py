@@ -20,7 +20,6 @@ from vmt.inference.association.whole_video import WholeVideoAssociation
 from vmt.inference.association.windows import WindowAssociation
 from vmt.inference.postprocess import masks_at_video_size
 from vmt.inference.windows import Window, iter_windows
-from vmt.modeling.refiners.base import points_left_out
 from vmt.modeling.video_model import ClipModel
 from vmt.ops.resize import network_size
 from vmt.structures.masks import Rle, encode_crop
@@ -237,7 +236,7 @@ class TrackStream(Iterator[FrameResult]):
 
     def _report(self) -> None:
         """Say what the network left undone, once per video."""
-        if left_out := points_left_out(self._model):
+        if left_out := self._model.left_undone():
             logger.warning("%s: %s", getattr(self._source, "name", "video"), left_out)
 
     def _run(self) -> Generator[FrameResult, None, None]:

@@ -154,6 +154,10 @@ class VideoModel(nn.Module, ABC):
     def predict(self, clip: Mapping[str, Any]) -> dict[str, Any]:
         """The answer of ``forward`` in evaluation to one clip."""
 
+    def left_undone(self) -> str:
+        """One sentence about what a budget left out since this was last asked, or ""."""
+        return ""
+
     def stages(self) -> list[nn.Module]:
         """Layers beyond the backbone that are sharded, compiled and recomputed one by one."""
         return []

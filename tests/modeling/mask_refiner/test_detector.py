@@ -18,7 +18,7 @@ from vmt.modeling.mask_refiner.detector import clip_prompt
 from vmt.modeling.mask_refiner.prompt import looked_at_cells
 from vmt.modeling.meta_arch.build import build_model, build_network
 from vmt.modeling.meta_arch.query_mask_refiner import QueryMaskRefiner
-from vmt.modeling.refiners.base import RefinerOutput
+from vmt.modeling.refiners.base import Refiner, RefinerOutput
 from vmt.modeling.seqformer.decoder import LayerState
 from vmt.structures.boxes import masks_to_boxes
 from vmt.structures.clip import ClipTargets
@@ -225,7 +225,7 @@ def test_cells_that_the_detector_found_are_looked_at_too():
     assert set(map(tuple, cells.nonzero().tolist())) == found | given
 
 
-class Knows(nn.Module):
+class Knows(Refiner):
     """A refiner that says what the masks are; stride 2, sharp."""
 
     def __init__(self, truth: torch.Tensor) -> None:
@@ -259,7 +259,7 @@ def test_masks_come_back_at_the_size_of_the_frames(side):
     assert (boxes - wanted).abs().max() <= 2
 
 
-class Ramp(nn.Module):
+class Ramp(Refiner):
     """A refiner whose logit says how far down a pixel is, from -2 to 2."""
 
     def forward(self, inputs):

@@ -211,19 +211,23 @@ class SetCriterion:
 
 
 def mean_tracklets(targets: Sequence[ClipTargets], device: torch.device) -> float | Tensor:
-    """Target tracklets of the batch, averaged over processes, at least 1.
+    """Target tracklets of this process's clips, see ``mean_count``."""
+    return mean_count(sum(map(len, targets)), device)
+
+
+def mean_count(count: float, device: torch.device) -> float | Tensor:
+    """A count averaged over processes, at least 1.
 
     Args:
-        targets: this process's clips.
+        count: of this process.
         device: where the numbers of the processes are added up.
 
     Returns:
         A float in a single process, else a scalar tensor: nothing waits for the device.
     """
-    count = float(sum(map(len, targets)))
     if not (dist.is_available() and dist.is_initialized()):
-        return max(count, 1.0)
-    total = torch.tensor(count, device=device)
+        return max(float(count), 1.0)
+    total = torch.tensor(float(count), device=device)
     dist.all_reduce(total)
     return (total / dist.get_world_size()).clamp(min=1)
 

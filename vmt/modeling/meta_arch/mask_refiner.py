@@ -104,7 +104,7 @@ class PooledMaskRefiner(CutOutModel):
     def losses(self, batch: ClipBatch, adversary: Adversary | None = None) -> dict[str, Tensor]:
         """Means over the tracklets that were drawn; see ``VideoModel``."""
         drawn = [self._draw(coarse) for coarse in batch.coarse_masks]
-        count = max(sum(map(len, drawn)), 1)
+        count = self.loss_count(batch)
         losses: dict[str, Tensor] = {}
         clips = zip(batch.clips, batch.targets, batch.coarse_masks, drawn, strict=True)
         for frames, targets, coarse, tracklets in clips:
@@ -117,6 +117,16 @@ class PooledMaskRefiner(CutOutModel):
                     part = loss / count
                     losses[name] = losses[name] + part if name in losses else part
         return losses or {"loss_mask_refine": zero_loss(self)}
+
+    def loss_count(self, batch: ClipBatch) -> float:
+        """Tracklets that this process draws; see ``VideoModel``."""
+        present = [int(coarse.flatten(1).any(1).sum()) for coarse in batch.coarse_masks]
+        limit = self.train_tracklets or max(present, default=0)
+        return max(float(sum(min(count, limit) for count in present)), 1.0)
+
+    def left_undone(self) -> str:
+        """Points that the refiner left as they were; see ``VideoModel``."""
+        return self.refiner.points_left_out()
 
     def _draw(self, coarse: Tensor) -> list[int]:
         """Which tracklets of (G, T, H, W) to learn from: none without a coarse pixel."""

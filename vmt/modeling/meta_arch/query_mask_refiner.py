@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vmt.modeling.adversarial import Adversary
 from vmt.modeling.criteria.matcher import Match
-from vmt.modeling.criteria.set_criterion import mean_tracklets
+from vmt.modeling.criteria.set_criterion import mean_count
 from vmt.modeling.mask_refiner.detector import (
     at_frame_size,
     clip_prompt,
@@ -102,11 +102,17 @@ class QueryMaskRefiner(VideoMaskTransfiner, MaskRefinerModel):
             inputs, matched = self.given_input(frames, coarse, given)
             outputs.append(self.refiner(inputs))
             targets.append(given.select(matched))
-        count = mean_tracklets(targets, self.device)
+        count = self.loss_count(batch)
         losses = refinement_losses(self.refiner_criterion, outputs, targets, count)
         # With nothing to refine the losses hang on nothing: the base has no gradients.
         zero = zero_loss(self)
         return {name: loss + zero for name, loss in losses.items()}
+
+    def loss_count(self, batch: ClipBatch) -> float | Tensor:
+        """Tracklets with a coarse pixel, as long as there are queries; see ``VideoModel``."""
+        present = [int(coarse.flatten(1).any(1).sum()) for coarse in batch.coarse_masks]
+        limit = len(self.decoder.query_pos)
+        return mean_count(sum(min(count, limit) for count in present), self.device)
 
     @torch.no_grad()
     def refine_tubes(self, frames: Tensor, masks: Tensor) -> Iterator[RefinedTube]:

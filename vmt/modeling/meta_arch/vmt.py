@@ -108,6 +108,10 @@ class VideoMaskTransfiner(SeqFormer):
         out = super().forward_clip(frames)
         return replace(out, refined=self.refiner(self._input_of(out)))
 
+    def left_undone(self) -> str:
+        """Points that the refiner left as they were; see ``VideoModel``."""
+        return self.refiner.points_left_out()
+
     @torch.inference_mode()
     def refiner_input(self, frames: Tensor) -> RefinerInput:
         """What the refiner is given for a clip, (T, 3, H, W) RGB in [0, 255]."""

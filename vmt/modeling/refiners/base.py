@@ -117,6 +117,18 @@ class Refiner(nn.Module):
             self.num_points += found
             self.num_left_out += found - refined
 
+    def points_left_out(self) -> str:
+        """One sentence with the points left out since this was last asked, and the key; or ""."""
+        left, count = self.num_left_out, self.num_points
+        self.num_left_out = self.num_points = 0
+        if not left:
+            return ""
+        return (
+            f"{left} of {count} points to refine keep the coarse mask: there were more than "
+            f"MODEL.REFINER.MAX_POINTS {self.max_points} for {self.points_are_per}; raise it to "
+            "refine all, at more time and memory."
+        )
+
     def forward(self, inputs: RefinerInput) -> RefinerOutput:
         """Refine the masks of one clip."""
         raise NotImplementedError
@@ -140,27 +152,3 @@ class Refiner(nn.Module):
     def criterion(cls, cfg: CfgNode) -> RefinerLosses:
         """The losses that train it, from ``MODEL.LOSS``."""
         raise NotImplementedError
-
-
-def points_left_out(model: object) -> str:
-    """What the budget of a network's refiner left unrefined since this was last asked.
-
-    Args:
-        model: any network; one without a refiner leaves nothing out.
-
-    Returns:
-        One sentence with counts and the key to raise, or "".
-    """
-    refiners = model.modules() if isinstance(model, nn.Module) else ()
-    for refiner in refiners:
-        if not isinstance(refiner, Refiner):
-            continue
-        left, found = refiner.num_left_out, refiner.num_points
-        refiner.num_left_out = refiner.num_points = 0
-        if left:
-            return (
-                f"{left} of {found} points to refine keep the coarse mask: there were more than "
-                f"MODEL.REFINER.MAX_POINTS {refiner.max_points} for {refiner.points_are_per}; "
-                "raise it to refine all, at more time and memory."
-            )
-    return ""
