@@ -16,6 +16,7 @@ from tests.recipes import train
 from tests.synthetic import CATEGORIES, write_moving_shapes
 from vmt.checkpoint.files import read_weights
 from vmt.cli.main import main
+from vmt.config.node import load_config
 from vmt.inference.load import load_model
 
 QUICK = str(REPO / "configs" / "quick" / "seqformer_tiny.yaml")
@@ -126,9 +127,8 @@ def test_own_videos_take_the_place_of_a_recipes_sets(data: Path, tmp_path: Path)
     assert train(recipe, out, tmp_path / "no_data_sets", *own) == 0
     assert list(scalars(out)) == [1]
     assert not (out / "inference").exists()
-    settings = yaml.safe_load((out / "config.yaml").read_text())
-    assert settings["DATASETS"]["TEST"] == []
-    assert settings["DATASETS"]["CATEGORY_MAPS"] == []
+    sets = load_config(out / "config.yaml").DATASETS
+    assert sets.TEST == sets.CATEGORY_MAPS == []
     val = ["--val", str(data / "val/annotations.json")]
     val += ["--val-images", str(data / "val/JPEGImages")]
     assert train(recipe, tmp_path / "run", tmp_path / "no_data_sets", *own, *val) == 0
