@@ -162,8 +162,20 @@ def test_weights_need_their_config(tmp_path):
     with pytest.raises(ConfigError, match=r"x\.yaml or config\.yaml"):
         vmt.MaskRefiner.from_pretrained(tmp_path / "x.safetensors")
     (tmp_path / "x.yaml").write_text("MODEL: {META_ARCHITECTURE: VideoMaskTransfiner}")
-    with pytest.raises(ConfigError, match="a mask refiner is needed"):
+    with pytest.raises(ConfigError, match=r"x\.yaml: .*a mask refiner is needed"):
         vmt.MaskRefiner.from_pretrained(tmp_path / "x.safetensors")
+    (tmp_path / "x.yaml").write_text("MODEL: {MASK_REFINER: {QUERY_SOURCE: detector}}")
+    with pytest.raises(ConfigError, match=r"x\.yaml: .*QUERY_SOURCE .* QueryMaskRefiner"):
+        vmt.MaskRefiner.from_pretrained(tmp_path / "x.safetensors")
+
+
+def test_one_loader_for_both_kinds_of_network():
+    folder = SHIPPED["low_res"].parent
+    network = vmt.load_model(folder / "config.yaml", SHIPPED["low_res"], device="cpu")
+    theirs = vmt.MaskRefiner.from_pretrained("low_res", "cpu").network.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in network.state_dict().items())
+    with pytest.raises(ConfigError, match=r"vmt\.MaskRefiner runs it"):
+        vmt.VideoPredictor(network)
 
 
 def test_the_weights_of_the_package_sharpen_a_halo():

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from vmt.inference.association.whole_video import WholeVideoAssociation
 from vmt.inference.association.windows import WindowAssociation
 from vmt.inference.postprocess import masks_at_video_size
 from vmt.inference.windows import Window, iter_windows
-from vmt.modeling.video_model import ClipModel
+from vmt.modeling.video_model import ClipModel, MaskRefinerModel, VideoModel
 from vmt.ops.resize import network_size
 from vmt.structures.masks import Rle, encode_crop
 from vmt.structures.predictions import ClipTracklets
@@ -167,10 +167,18 @@ class VideoPredictor:
     Args:
         model: put on its device and in evaluation mode by ``load_model``.
         options: see ``PredictorOptions``.
+
+    Raises:
+        ConfigError: the network needs masks that are given.
     """
 
-    def __init__(self, model: ClipModel, options: PredictorOptions | None = None) -> None:
-        self.model = model
+    def __init__(self, model: VideoModel, options: PredictorOptions | None = None) -> None:
+        if isinstance(model, MaskRefinerModel) and not isinstance(model, ClipModel):
+            raise ConfigError(
+                f"{type(model).__name__} sharpens given masks and finds no objects in videos; "
+                "vmt.MaskRefiner runs it."
+            )
+        self.model = cast(ClipModel, model)
         self.options = options if options is not None else PredictorOptions()
 
     def stream(self, frames: Iterable[Frame], *, keep_frames: bool = False) -> TrackStream:
