@@ -29,7 +29,7 @@ from vmt.data.composites import CompositeClip, CompositeOptions, Cutout, composi
 from vmt.data.datasets.coco import load_coco_json
 from vmt.data.images import read_frame
 from vmt.data.mapper import decode_masks
-from vmt.utils.atomic import AtomicFile, make_folder
+from vmt.utils.atomic import make_folder, write_text
 from vmt.utils.console import exit_with, one_line_errors
 from vmt.utils.errors import OutputError
 
@@ -150,8 +150,7 @@ def write_clips(
         "annotations": annotations,
         "categories": [{"id": 1, "name": "object"}],
     }
-    with AtomicFile(target) as file:
-        file.write(json.dumps(content).encode())
+    write_text(target, json.dumps(content))
     logger.info("%s: %d clips, %d objects", target, len(videos), len(annotations))
 
 

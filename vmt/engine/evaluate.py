@@ -24,7 +24,7 @@ from vmt.inference.sources import YTVIS_FPS, FrameList
 from vmt.modeling.video_model import ClipModel
 from vmt.structures.labels import LabelSpace
 from vmt.utils import comm
-from vmt.utils.atomic import AtomicFile, DiskReserve, make_folder
+from vmt.utils.atomic import DiskReserve, make_folder, write_text
 from vmt.utils.errors import VideoError
 
 logger = logging.getLogger(__name__)
@@ -219,8 +219,8 @@ def _finish(
             len(records),
             list(broken),
         )
-    with AtomicFile(store.folder / "metrics.json") as file:
-        file.write(json.dumps({"data": name, "skipped": list(broken), **numbers}).encode())
+    content = {"data": name, "skipped": list(broken), **numbers}
+    write_text(store.folder / "metrics.json", json.dumps(content))
     return numbers
 
 

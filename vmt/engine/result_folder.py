@@ -21,7 +21,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from vmt.data.records import VideoRecord
-from vmt.utils.atomic import AtomicFile, make_folder
+from vmt.utils.atomic import AtomicFile, make_folder, write_text
 from vmt.utils.errors import OutputError
 from vmt.version import __version__
 
@@ -68,8 +68,7 @@ class ResultFolder:
                 again.replace(self.folder)
         make_folder(self.videos)
         if not mark.is_file():
-            with AtomicFile(mark) as file:
-                file.write(fingerprint.encode())
+            write_text(mark, fingerprint)
 
     def _aside(self, fingerprint: str) -> Path:
         return self.folder.with_name(f"{self.folder.name}.{fingerprint[:8]}")

@@ -33,7 +33,7 @@ from vmt.modeling.meta_arch.build import build_model, build_network
 from vmt.modeling.video_model import ClipModel, VideoModel
 from vmt.structures.labels import LabelSpace
 from vmt.utils import comm
-from vmt.utils.atomic import AtomicFile, make_folder
+from vmt.utils.atomic import make_folder, write_text
 from vmt.utils.device import process_device
 from vmt.utils.errors import ConfigError
 from vmt.utils.events import JsonLines, ScalarWriter, TensorBoard, WeightsAndBiases
@@ -109,11 +109,9 @@ class TrainingRun:
         if cfg.MODEL.LABEL_SPACE.endswith(".json"):
             cfg.MODEL.LABEL_SPACE = LABELS
         if comm.is_main():
-            with AtomicFile(self.output / CONFIG) as file:
-                file.write(dump_changes(cfg).encode())
-            with AtomicFile(self.output / LABELS) as file:
-                content = {"categories": categories_of(self.label_space)}
-                file.write(json.dumps(content, indent=1).encode())
+            write_text(self.output / CONFIG, dump_changes(cfg))
+            content = {"categories": categories_of(self.label_space)}
+            write_text(self.output / LABELS, json.dumps(content, indent=1))
         return str(cfg.dump())
 
     def _build_trainer(self, initial_weights: bool) -> Trainer:

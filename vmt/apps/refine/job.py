@@ -6,7 +6,6 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -19,7 +18,7 @@ from vmt.data.mask_files.entries import EntryOptions
 from vmt.data.mask_files.open import MaskOptions, has_frames, open_mask_file
 from vmt.data.void import read_void
 from vmt.inference.mask_refiner import FrameRefiner, MaskRefiner
-from vmt.utils.atomic import AtomicFile
+from vmt.utils.atomic import write_text
 from vmt.utils.errors import AnnotationError, OutputError, VideoError, VmtError
 from vmt.utils.threads import take_free_cores
 
@@ -62,11 +61,11 @@ def refine_masks(options: RefineOptions, say: Say) -> str:
     log = {"masks": str(masks.path), "settings": settings, "left_alone": bad}
     files = [options.output, options.log_path]
     try:
-        _write(options.log_path, json.dumps(log | {"videos": summary.videos}, indent=1) + "\n")
+        write_text(options.log_path, json.dumps(log | {"videos": summary.videos}, indent=1) + "\n")
         if options.report is not None:
             from vmt.apps.refine.report import make_page  # needs scipy; refinement does not
 
-            _write(options.report, make_page(options, masks, bad, summary, work))
+            write_text(options.report, make_page(options, masks, bad, summary, work))
             files.append(options.report)
     except VmtError as error:
         say(f"{text}\nwritten: {options.output}")
@@ -134,8 +133,3 @@ def _check_bad(bad: list[str], masks: MaskFile, work: WorkFolder, *, skip: bool)
         f"{which}: {list_few(bad)}. The others are kept in {work.path}: mend these and run again, "
         "or add --skip-bad to leave their masks as they are."
     )
-
-
-def _write(path: Path, text: str) -> None:
-    with AtomicFile(path) as file:
-        file.write(text.encode())
