@@ -134,12 +134,12 @@ def dice_loss(
     Returns:
         Scalar.
     """
-    probs, wanted = mask_logits.sigmoid(), targets.to(mask_logits.dtype)
+    probs, labels = mask_logits.sigmoid(), targets.to(mask_logits.dtype)
     if region is not None:
-        probs, wanted = probs * region, wanted * region
-    probs, wanted = probs.flatten(1), wanted.flatten(1)  # (N, T*h*w)
-    overlap = 2 * (probs * wanted).sum(1) + 1
-    total = probs.sum(1) + wanted.sum(1) + 1
+        probs, labels = probs * region, labels * region
+    probs, labels = probs.flatten(1), labels.flatten(1)  # (N, T*h*w)
+    overlap = 2 * (probs * labels).sum(1) + 1
+    total = probs.sum(1) + labels.sum(1) + 1
     return (1 - overlap / total).sum() / num_tracklets
 
 

@@ -124,11 +124,11 @@ class HungarianClipMatcher:
         with torch.autocast(logits.device.type, enabled=False):
             dtype = torch.promote_types(logits.dtype, torch.float32)
             boxes = boxes.to(dtype)
-            wanted = targets.boxes_cxcywh.to(dtype)  # (G, T, 4)
+            boxes_gt = targets.boxes_cxcywh.to(dtype)  # (G, T, 4)
             return (
                 self.class_cost * self._class_cost(logits.to(dtype), targets)
-                + self.box_cost * _box_cost(boxes, wanted)
-                + self.giou_cost * _giou_cost(boxes, wanted)
+                + self.box_cost * _box_cost(boxes, boxes_gt)
+                + self.giou_cost * _giou_cost(boxes, boxes_gt)
             )
 
     def _class_cost(self, logits: Tensor, targets: ClipTargets) -> Tensor:

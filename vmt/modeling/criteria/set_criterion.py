@@ -30,7 +30,7 @@ MasksOf = Callable[[int, int, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class CriterionResult:
-    """What the criterion found.
+    """What the criterion measured.
 
     Args:
         losses: unweighted scalars by name.
@@ -165,14 +165,14 @@ class SetCriterion:
         match: Match,
         num_tracklets: float | Tensor,
     ) -> dict[str, Tensor]:
-        query, wanted = match
+        query, index = match
         matched = boxes[:, query].transpose(0, 1)  # (N, T, 4)
-        boxes_gt = target.boxes_cxcywh[wanted]
+        boxes_gt = target.boxes_cxcywh[index]
         return {
             "loss_ce": class_loss(
                 logits,
                 query,
-                target.labels[wanted],
+                target.labels[index],
                 num_tracklets,
                 self.focal_alpha,
                 self.focal_gamma,

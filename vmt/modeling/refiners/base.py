@@ -111,11 +111,11 @@ class Refiner(nn.Module):
         self.num_points = 0
         self.num_left_out = 0
 
-    def count_points(self, found: int, refined: int) -> None:
+    def count_points(self, count: int, refined: int) -> None:
         """Note how many points there were, and how many the budget let through."""
         if not self.training:
-            self.num_points += found
-            self.num_left_out += found - refined
+            self.num_points += count
+            self.num_left_out += count - refined
 
     def points_left_out(self) -> str:
         """One sentence with the points left out since this was last asked, and the key; or ""."""

@@ -117,10 +117,10 @@ class RefinerCriterion:
     ) -> dict[str, Tensor]:
         if len(match.target_index) == 0:
             return dict.fromkeys(self.weights, (masks.sum() + stage2.sum()) * 0.0)
-        wanted = target.masks[match.target_index]
-        stage2_gt = masks_at_stride(wanted, STAGE2_STRIDE, stage2)
+        masks_gt = target.masks[match.target_index]
+        stage2_gt = masks_at_stride(masks_gt, STAGE2_STRIDE, stage2)
         return {
-            **self.final_mask_losses(masks, wanted, num_tracklets),
+            **self.final_mask_losses(masks, masks_gt, num_tracklets),
             "loss_refine": mask_focal_loss(
                 stage2, stage2_gt, num_tracklets, self.focal_alpha, self.focal_gamma
             ),

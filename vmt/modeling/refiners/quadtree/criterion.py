@@ -96,10 +96,10 @@ class QuadtreeCriterion(RefinerCriterion):
         per_clip = []
         for output, target, match in zip(outputs, targets, matches, strict=True):
             assert isinstance(output, QuadtreeOutput), "its own refiner's output"
-            wanted = match.target_index
+            index = match.target_index
             if output.tracklets is not None:
-                wanted = wanted[output.tracklets]
-            per_clip.append(self._losses(output, target.masks[wanted], num_tracklets))
+                index = index[output.tracklets]
+            per_clip.append(self._losses(output, target.masks[index], num_tracklets))
         return {name: sum_of([losses[name] for losses in per_clip]) for name in self.weights}
 
     def _losses(
@@ -165,8 +165,8 @@ def node_l1_loss(
     H, W = masks_gt.shape[-2:]
     x, y = tree.centres_px(strides).unbind(1)
     inside = (x < W) & (y < H)
-    wanted = inside & masks_gt[tree.tracklet, tree.frame, y.clamp(max=H - 1), x.clamp(max=W - 1)]
-    miss = (node_logits.sigmoid() - wanted.to(node_logits.dtype)).abs()
+    labels = inside & masks_gt[tree.tracklet, tree.frame, y.clamp(max=H - 1), x.clamp(max=W - 1)]
+    miss = (node_logits.sigmoid() - labels.to(node_logits.dtype)).abs()
     sums = miss.new_zeros(tree.num_tracklets).index_add(0, tree.tracklet, miss)
     nodes = tree.tracklet.bincount(minlength=tree.num_tracklets).clamp(min=1)
     return (sums / nodes).sum() / num_tracklets

@@ -1,4 +1,4 @@
-"""From detector scores to quadtrees, and how many of their nodes are kept."""
+"""From detector scores to quadtrees, and how many of their nodes stay."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def build_quadtree(
         n, t, y, x = marked.nonzero(as_tuple=True)
         if max_per_frame > 0:
             draw = torch.rand(len(n), device=n.device, generator=generator)
-            kept = rank_in_group(n * T + t, draw) < max_per_frame
-            n, t, y, x = n[kept], t[kept], y[kept], x[kept]
+            drawn = rank_in_group(n * T + t, draw) < max_per_frame
+            n, t, y, x = n[drawn], t[drawn], y[drawn], x[drawn]
         parent = torch.full_like(n, ROOT)
         if node_of_cell is not None:
             parent = node_of_cell[n, t, y // 2, x // 2]

@@ -63,7 +63,7 @@ class PixelDecoder(nn.Module):
         for n, nodes in enumerate(stacked.split(list(lengths))):
             layers = split_dynamic_parameters(parameters[n : n + 1], WIDTHS)
             logits.append(apply_dynamic_layers(nodes.T[None], layers)[0, 0])
-        found = torch.cat(logits)
+        decoded = torch.cat(logits)
         if self.shared is not None:
-            found = found + self.shared(torch.cat([x, own[:, 2:]], dim=1))[:, 0]
-        return found
+            decoded = decoded + self.shared(torch.cat([x, own[:, 2:]], dim=1))[:, 0]
+        return decoded

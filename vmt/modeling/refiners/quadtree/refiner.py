@@ -154,12 +154,12 @@ class QuadtreeRefiner(PyramidRefiner):
         if not torch.is_grad_enabled() and inputs.frames.device.type == "cpu":
             chunk = 1  # more would be no faster
         for rows in frame_chunks(len(inputs.frames), chunk):
-            grown, of_nodes, prob, found = self._grow(inputs, rows, parameters, regions, detected)
+            grown, token, prob, marks = self._grow(inputs, rows, parameters, regions, detected)
             trees.append(grown)
-            tokens.append(of_nodes)
+            tokens.append(token)
             probs.append(prob)
             if self.training:
-                logits.append(found)
+                logits.append(marks)
         tree, chosen = self._within_budget(join_frames(trees))
         coarse, joined = torch.cat(probs)[chosen], torch.cat(tokens)[chosen]
         tokens.clear()
@@ -236,15 +236,15 @@ class QuadtreeRefiner(PyramidRefiner):
         window = Window(0, sizes[0][0], 0, sizes[0][1])
         for level in range(len(sizes)):
             prob = window.crop(probs[level], level)
-            found = self._detect(level, maps[level], prob, centres_px, window, parameters)
+            marks = self._detect(level, maps[level], prob, centres_px, window, parameters)
             score = prob.new_full(probs[level].shape, OUTSIDE, dtype=torch.float32)
             if detected:
-                window.crop(score, level).copy_(found.detach().sigmoid())
+                window.crop(score, level).copy_(marks.detach().sigmoid())
             known = [cells[level:] for cells in (inputs.given, regions)]
             score = _with_known(score, known, rows)
             scores.append(score)
             if self.training:
-                logits.append(found)
+                logits.append(marks)
             if level == 0:
                 if not self.training:
                     window = window_around(score >= self.thresholds[0], WINDOW_MARGIN)
@@ -301,8 +301,8 @@ class QuadtreeRefiner(PyramidRefiner):
             ) / self.options.offset_unit_px
             own = torch.cat([offsets, prob[:, :, None, top:bottom]], dim=2)
             part = features[..., top:bottom, :]
-            found: Tensor = self.detector(LEVELS[level], part, own, parameters)
-            return found
+            part_logits: Tensor = self.detector(LEVELS[level], part, own, parameters)
+            return part_logits
 
         return in_row_strips(rows_of, h, HALO, N * t * DETECTOR_WIDTH * w)
 
@@ -311,9 +311,9 @@ class QuadtreeRefiner(PyramidRefiner):
         limit, priority = self.max_points * math.ceil(tree.num_frames / BUDGET_FRAMES), tree.score
         if self.training:
             limit, priority = self.options.train_points, torch.rand_like(tree.score)
-        kept = best_nodes(tree, limit, priority)
-        self.count_points(len(tree), len(kept))
-        chosen = kept[tree.select(kept).sequence_order()]
+        best = best_nodes(tree, limit, priority)
+        self.count_points(len(tree), len(best))
+        chosen = best[tree.select(best).sequence_order()]
         return tree.select(chosen), chosen
 
     def _refine_nodes(
