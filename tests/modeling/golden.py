@@ -43,11 +43,11 @@ POOL = {
     "MODEL.REFINER.EMBED_DIM": "16",
     "MODEL.REFINER.NUM_HEADS": "2",
 }
-DETECTOR = {"MODEL.META_ARCHITECTURE": "MaskRefiner", "MODEL.MASK_REFINER.QUERY_SOURCE": "detector"}
+DETECTOR = {"MODEL.META_ARCHITECTURE": "QueryMaskRefiner"}
 #: Name -> config and what makes it another network.
 NETWORKS: dict[str, tuple[str, dict[str, str]]] = {
     "seqformer": ("quick/seqformer_tiny", {}),
-    "dense_band": ("quick/vmt_release_tiny", {}),
+    "dense_band": ("quick/vmt_tiny_released", {}),
     "quadtree": ("quick/vmt_tiny", {}),
     "msts": ("quick/msts_tiny", {}),
     "mask_refiner": ("refine/mask_refiner", POOL),

@@ -250,11 +250,12 @@ def test_a_discriminator_that_never_errs_is_silent_until_it_does(caplog) -> None
 # --- it learns ---------------------------------------------------------------------------------
 
 
-def test_toy_problem() -> None:
+def test_toy_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     """It learns to tell noise from squares; masks that learn to fool it come to look like them."""
     torch.manual_seed(0)
     shown = inputs_of(*TWO)
-    trainer = AdversaryTrainer(objective(lr=1e-3, weight=1.0, ramp_steps=0))
+    monkeypatch.setattr(separability, "LR", 1e-3)
+    trainer = AdversaryTrainer(objective(weight=1.0, ramp_steps=0))
     own, fooled = [], []
     masks = [nn.Parameter(m.clone()) for m in shown.mask_logits]
     shown = dataclasses.replace(shown, mask_logits=masks)
