@@ -295,8 +295,8 @@ class OverlayHook(Hook):
         model: Any = trainer.model
         predicted = []
         for result in VideoPredictor(model, options).stream(frames):
-            shown = [track for track in result.tracks if track.score >= self.confidence]
-            predicted.append(draw_tracks(frames[result.index], shown, self.names))
+            tracks = [track for track in result.tracks if track.score >= self.confidence]
+            predicted.append(draw_tracks(frames[result.index], tracks, self.names))
         masks = clip["targets"].masks.cpu().numpy()
         truth = [_painted(frame, masks[:, t]) for t, frame in enumerate(frames)]
         return np.concatenate([np.concatenate(truth, 1), np.concatenate(predicted, 1)], 0)

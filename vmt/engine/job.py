@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """What every process of a run is told.
+    """What every process of a run is to do.
 
     Args:
         config_file: YAML.
@@ -145,8 +145,8 @@ def evaluate_only(cfg: CfgNode, beside: Path | None = None) -> int:
     model = model_from_config(cfg, build_model, beside, device)
     results = {}
     for name, title in set_titles(cfg.DATASETS.TEST).items():
-        found = evaluate_set(cfg, model, name, Path(cfg.OUTPUT_DIR) / "inference" / title)
-        results[name] = found.numbers if found is not None else {}
+        scored = evaluate_set(cfg, model, name, Path(cfg.OUTPUT_DIR) / "inference" / title)
+        results[name] = scored.numbers if scored is not None else {}
     return _verify(cfg, results)
 
 

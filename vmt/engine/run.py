@@ -67,7 +67,7 @@ class TrainingRun:
         self._checkpoints = CheckpointFolder(
             self.output / "checkpoints", cfg.ENGINE.KEEP_CHECKPOINTS
         )
-        found = self._newest(resume)
+        checkpoint = self._newest(resume)
         self._data: dict[str, str] = {}
         if comm.is_main():
             sets = [locate(name, cfg.DATASETS.ROOT) for name in cfg.DATASETS.TRAIN]
@@ -75,9 +75,9 @@ class TrainingRun:
         self._text = self._write_descriptions()
         self._log = LogHook(cfg.ENGINE.LOG_PERIOD, self._open_writers)
         self._ema = EmaHook(cfg.ENGINE.EMA_DECAY) if cfg.ENGINE.EMA_DECAY else None
-        self.trainer = self._build_trainer(initial_weights=found is None)
-        if found is not None:
-            path, state = found
+        self.trainer = self._build_trainer(initial_weights=checkpoint is None)
+        if checkpoint is not None:
+            path, state = checkpoint
             self._compare(path, state)
             self.trainer.load_state(state)
             logger.info("resumed from %s at step %d", path, self.trainer.step)
@@ -89,10 +89,10 @@ class TrainingRun:
                 "goes on with it, another OUTPUT_DIR starts a new one."
             )
         comm.barrier()  # all have looked before one writes
-        found = self._checkpoints.load_newest() if resume else None
-        if resume and found is None:
+        checkpoint = self._checkpoints.load_newest() if resume else None
+        if resume and checkpoint is None:
             logger.info("%s: no checkpoint yet, starting from step 0", self.output)
-        return found
+        return checkpoint
 
     def _compare(self, path: Path, state: Mapping[str, Any]) -> None:
         old, new = yaml.safe_load(state["config"]), yaml.safe_load(self._text)
@@ -228,13 +228,13 @@ class TrainingRun:
         folder = self.output / "inference" / f"step_{trainer.step:08d}"
         first: dict[str, float] | None = None
         for name, title in set_titles(self.cfg.DATASETS.TEST).items():
-            found = evaluate_set(
+            scored = evaluate_set(
                 self.cfg, model, name, folder / title, lambda: trainer.stop_asked != 0
             )
-            if found is None:
+            if scored is None:
                 return None
-            self.results[name] = found.numbers
-            first = found.numbers if first is None else first
+            self.results[name] = scored.numbers
+            first = scored.numbers if first is None else first
         return first
 
     def _evaluation_model(self, trainer: Trainer) -> ClipModel:

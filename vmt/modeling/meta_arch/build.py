@@ -59,7 +59,7 @@ def build_model(cfg: CfgNode, label_space: LabelSpace) -> ClipModel:
     """``build_network`` for one that segments videos.
 
     Raises:
-        ConfigError: see there; or the network does something else.
+        ConfigError: as there; or the network does something else.
     """
     model = build_network(cfg, label_space)
     if not isinstance(model, ClipModel):
@@ -74,7 +74,7 @@ def build_mask_refiner(cfg: CfgNode, label_space: LabelSpace) -> MaskRefinerMode
     """``build_network`` for one that sharpens given masks.
 
     Raises:
-        ConfigError: see there; or the network does something else.
+        ConfigError: as there; or the network does something else.
     """
     model = build_network(cfg, label_space)
     if not isinstance(model, MaskRefinerModel):

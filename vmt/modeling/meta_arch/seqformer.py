@@ -8,12 +8,13 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from vmt.modeling.adversarial import Adversary, AdversaryInput
+from vmt.modeling.adversarial import Adversary
 from vmt.modeling.backbones.build import build_backbone
-from vmt.modeling.criteria.set_criterion import CriterionResult, SetCriterion
+from vmt.modeling.criteria.set_criterion import SetCriterion
 from vmt.modeling.refiners.base import RefinerOutput
-from vmt.modeling.seqformer.decoder import LayerState, QueryStates
-from vmt.modeling.seqformer.detector import ClipFeatures, Detector, DetectorParts
+from vmt.modeling.seqformer.decoder import QueryStates
+from vmt.modeling.seqformer.detector import ClipFeatures, Detector, DetectorParts, TrainingStep
+from vmt.modeling.seqformer.heads import best_queries
 from vmt.modeling.seqformer.mask_head import STRIDE
 from vmt.modeling.video_model import ClipBatch, ModelOptions
 from vmt.ops.frames import unfold_frames
@@ -22,23 +23,6 @@ from vmt.structures.decoder_outputs import DecoderOutputs
 from vmt.structures.labels import LabelSpace
 from vmt.structures.predictions import ClipTracklets
 from vmt.utils.precision import arithmetic
-
-
-@dataclass(frozen=True)
-class TrainingStep:
-    """What a batch of B clips of T frames went through in training.
-
-    Args:
-        frames: (B*T, 3, H, W), normalised and padded.
-        features: before the decoder.
-        state: of the last decoder layer.
-        result: of the criterion.
-    """
-
-    frames: Tensor
-    features: ClipFeatures
-    state: LayerState
-    result: CriterionResult
 
 
 @dataclass(frozen=True)
@@ -104,7 +88,7 @@ class SeqFormer(Detector):
         step = self.detect(batch)
         losses = self.criterion.weighted(step.result.losses)
         if adversary is not None:
-            losses |= adversary(self.adversary_input(step, batch))
+            losses |= adversary(step.adversary_input(batch))
         return losses
 
     def detect(self, batch: ClipBatch) -> TrainingStep:
@@ -126,23 +110,6 @@ class SeqFormer(Detector):
         )
         result = self.criterion(outputs, targets, masks_of)
         return TrainingStep(frames, features, states[-1], result)
-
-    @staticmethod
-    def adversary_input(step: TrainingStep, batch: ClipBatch) -> AdversaryInput:
-        """What an adversary is shown of a step."""
-        levels, result = step.features.levels, step.result
-        h8, w8 = levels.shapes[0]
-        empty = step.frames.new_zeros(0, batch.num_frames, 2 * h8, 2 * w8)
-        return AdversaryInput(
-            step.frames,
-            step.features.memory,
-            levels.shapes,
-            levels.padding_mask,
-            [masks if masks is not None else empty for masks in result.last_masks],
-            batch.targets,
-            [match.target_index for match in result.last_matches],
-            result.num_tracklets,
-        )
 
     # --- inference ------------------------------------------------------------------------------
 
@@ -174,24 +141,10 @@ class SeqFormer(Detector):
         state = self.decode(features, len(frames))[-1]
         query, boxes = state.query[0], state.boxes[0]
         logits = self.class_logits(-1, query)
-        selected = self.select(logits)
+        selected = best_queries(logits, self.top_k)
         queries = state.select(0, selected, (int(frames.shape[-2]), int(frames.shape[-1])))
         masks = self.coarse(queries.query, queries.centres_px, features.mask_features)
         return ClipForward(frames, features, query, logits, boxes, selected, queries, masks)
-
-    def select(self, logits: Tensor) -> Tensor:
-        """Distinct queries among the ``top_k`` best (query, class) pairs.
-
-        Args:
-            logits: (Q, num_classes).
-
-        Returns:
-            (N,) int64, ascending.
-        """
-        scores = logits.float().sigmoid().flatten()
-        best = scores.topk(min(self.top_k, len(scores))).indices
-        queries: Tensor = torch.div(best, logits.shape[1], rounding_mode="floor").unique()
-        return queries
 
     def reference_arrays(self, frames: Tensor) -> dict[str, Tensor]:
         """See ``ClipModel``; masks after the published upsampling by 2."""

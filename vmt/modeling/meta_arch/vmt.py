@@ -12,13 +12,13 @@ from torch import Tensor
 from vmt.modeling.adversarial import Adversary
 from vmt.modeling.backbones.build import build_backbone
 from vmt.modeling.criteria.set_criterion import SetCriterion
-from vmt.modeling.meta_arch.seqformer import ClipForward, SeqFormer, TrainingStep
+from vmt.modeling.meta_arch.seqformer import ClipForward, SeqFormer
 from vmt.modeling.refiners import dense_band
 from vmt.modeling.refiners.base import Refiner, RefinerInput, RefinerLosses, RefinerOutput
 from vmt.modeling.refiners.quadtree import refiner as quadtree
 from vmt.modeling.registry import META_ARCHITECTURES, REFINERS, lookup, register
 from vmt.modeling.seqformer.decoder import QueryStates
-from vmt.modeling.seqformer.detector import ClipFeatures, DetectorParts
+from vmt.modeling.seqformer.detector import ClipFeatures, DetectorParts, TrainingStep
 from vmt.modeling.video_model import ClipBatch, ModelOptions
 from vmt.structures.labels import LabelSpace
 from vmt.utils.precision import arithmetic
@@ -87,7 +87,7 @@ class VideoMaskTransfiner(SeqFormer):
         losses = self.criterion.weighted(result.losses)
         losses |= {k: self.refiner_criterion.weight(k) * v for k, v in refined_losses.items()}
         if adversary is not None:
-            losses |= adversary(self.adversary_input(step, batch))
+            losses |= adversary(step.adversary_input(batch))
         return losses
 
     def _refine_matched(self, step: TrainingStep, batch: ClipBatch, clip: int) -> RefinerOutput:

@@ -205,5 +205,5 @@ def _valid(inputs: AdversaryInput, level: int) -> Tensor:
 
 
 def _bce(logits: Tensor, label: float, weights: Tensor) -> Tensor:
-    wanted = torch.full_like(logits, label)
-    return F.binary_cross_entropy_with_logits(logits, wanted, weights, reduction="sum")
+    labels = torch.full_like(logits, label)
+    return F.binary_cross_entropy_with_logits(logits, labels, weights, reduction="sum")

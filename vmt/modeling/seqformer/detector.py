@@ -11,14 +11,16 @@ from fvcore.common.config import CfgNode
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
+from vmt.modeling.adversarial import AdversaryInput
 from vmt.modeling.backbones.base import Backbone
+from vmt.modeling.criteria.set_criterion import CriterionResult
 from vmt.modeling.registry import DECODER_ADAPTERS, ENCODER_ADAPTERS, lookup
 from vmt.modeling.seqformer.decoder import Decoder, LayerState
 from vmt.modeling.seqformer.encoder import Encoder, Levels
 from vmt.modeling.seqformer.heads import BoxHeads, ClassHeads
 from vmt.modeling.seqformer.mask_head import MaskHead
 from vmt.modeling.seqformer.neck import Neck
-from vmt.modeling.video_model import ClipModel, ModelOptions
+from vmt.modeling.video_model import ClipBatch, ClipModel, ModelOptions
 from vmt.ops.frames import frame_chunks
 
 
@@ -45,7 +47,7 @@ class ClipFeatures:
     def select(self, rows: slice) -> ClipFeatures:
         """The same for some of the B*T frames."""
         stride4, stride2 = (
-            None if kept is None else kept[rows] for kept in (self.stride4, self.stride2)
+            None if fine is None else fine[rows] for fine in (self.stride4, self.stride2)
         )
         return ClipFeatures(
             self.memory[rows],
@@ -59,6 +61,39 @@ class ClipFeatures:
 
 #: Levels of the encoder, and channels that the dynamic mask head reads.
 NUM_LEVELS, MASK_CHANNELS = 4, 8
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """What a batch of B clips of T frames went through in training.
+
+    Args:
+        frames: (B*T, 3, H, W), normalised and padded.
+        features: before the decoder.
+        state: of the last decoder layer.
+        result: of the criterion.
+    """
+
+    frames: Tensor
+    features: ClipFeatures
+    state: LayerState
+    result: CriterionResult
+
+    def adversary_input(self, batch: ClipBatch) -> AdversaryInput:
+        """What an adversary sees of the step; ``batch`` is what was detected."""
+        levels, result = self.features.levels, self.result
+        h8, w8 = levels.shapes[0]
+        empty = self.frames.new_zeros(0, batch.num_frames, 2 * h8, 2 * w8)
+        return AdversaryInput(
+            self.frames,
+            self.features.memory,
+            levels.shapes,
+            levels.padding_mask,
+            [masks if masks is not None else empty for masks in result.last_masks],
+            batch.targets,
+            [match.target_index for match in result.last_matches],
+            result.num_tracklets,
+        )
 
 
 @dataclass(frozen=True)

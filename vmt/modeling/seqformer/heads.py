@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from vmt.layers.mlp import MLP
 
@@ -47,3 +48,19 @@ class BoxHeads(nn.ModuleList):
             nn.init.zeros_(last.bias)
             if index == 0:
                 nn.init.constant_(last.bias[2:], FIRST_SIZE_LOGIT)
+
+
+def best_queries(logits: Tensor, top_k: int) -> Tensor:
+    """Distinct queries among the ``top_k`` best (query, class) pairs.
+
+    Args:
+        logits: (Q, num_classes).
+        top_k: at least 1.
+
+    Returns:
+        (N,) int64, ascending.
+    """
+    scores = logits.float().sigmoid().flatten()
+    best = scores.topk(min(top_k, len(scores))).indices
+    queries: Tensor = torch.div(best, logits.shape[1], rounding_mode="floor").unique()
+    return queries
