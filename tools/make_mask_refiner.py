@@ -28,11 +28,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmt.checkpoint.files import read_weights, write_weights
 from vmt.config.node import load_config
 from vmt.config.summary import dump_changes
-from vmt.engine.job import Job, run_job
-from vmt.engine.launch import LaunchOptions
 from vmt.inference.refine_defaults import ANY, LOW_RES
 from vmt.utils.atomic import make_folder, write_text
 from vmt.utils.console import exit_with, one_line_errors
@@ -194,6 +191,8 @@ def ship(trained: dict[str, Path], annotations: Path, folder: Path) -> None:
         annotations: of the photos.
         folder: where to.
     """
+    from vmt.checkpoint.files import read_weights, write_weights
+
     states = {
         name: read_weights(own / "model_final.safetensors").ours() for name, own in trained.items()
     }
@@ -262,6 +261,9 @@ def train(folder: Path, num_gpus: int, keys: dict[str, str], overrides: Sequence
     """Train, or go on, or find it done; returns the weights."""
     weights = folder / "model_final.safetensors"
     if not weights.exists():
+        from vmt.engine.job import Job, run_job
+        from vmt.engine.launch import LaunchOptions
+
         words = [part for pair in keys.items() for part in pair]
         job = Job(str(CONFIG), (*words, "OUTPUT_DIR", str(folder), *overrides), resume=True)
         if status := run_job(job, LaunchOptions(num_gpus=num_gpus)):

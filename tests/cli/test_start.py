@@ -72,6 +72,41 @@ def test_the_list_of_weights_imports_nothing_heavy() -> None:
     assert not names & set(HEAVY)
 
 
+#: Scripts whose work is elsewhere; the others draw or write pictures themselves.
+THIN = (
+    *("check_parity", "demo", "eval_hqvis", "make_docs", "make_mask_refiner", "refine_masks"),
+    *("self_correct", "train_net"),
+)
+#: What ``vmt.config`` imports.
+CONFIG = {"fvcore", "yaml", "tqdm"}
+RUN_EACH = """
+import contextlib, io, runpy, sys
+for path in sys.argv[1:]:
+    sys.argv = [path, "--help"]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        runpy.run_path(path, run_name="__main__")
+    print(path, *sys.modules)
+"""
+
+
+def test_help_of_thin_scripts_imports_nothing_heavy() -> None:
+    paths = [f"tools/{name}.py" for name in THIN]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_EACH, *paths], cwd=REPO, capture_output=True, text=True
+    )
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == paths, done.stderr
+    for line in lines:
+        path, *modules = line.split()
+        # a config is read before anything is asked of it
+        heavy = {name.partition(".")[0] for name in modules} & set(HEAVY) - {
+            "fvcore",
+            "yaml",
+            "tqdm",
+        }
+        assert not heavy, path
+
+
 @pytest.mark.parametrize("package", ["vmt", "cocoapi_hq"])
 def test_packages_open_lazily(package: str) -> None:
     code = f"import sys, {package}; print(*sys.modules)"
