@@ -254,12 +254,12 @@ def _checked(file: ZooFile, path: Path, target: Path, *, downloaded: bool) -> Fe
 def _read_record(record: Path) -> str | None:
     if not record.is_file():
         return None
-    found = re.match(r"([0-9a-f]{64})\b", record.read_text(encoding="ascii", errors="replace"))
-    if found is None:
+    digest = re.match(r"([0-9a-f]{64})\b", record.read_text(encoding="ascii", errors="replace"))
+    if digest is None:
         raise CheckpointError(
             f"{record}: holds no SHA-256 (64 hexadecimal digits first); delete it to record anew."
         )
-    return found[1]
+    return digest[1]
 
 
 def _sha256(path: Path) -> str:
@@ -329,8 +329,8 @@ class _Download:
             )
         start = 0
         if response.status == http.HTTPStatus.PARTIAL_CONTENT:
-            found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-            start = int(found[1]) if found else have
+            span = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+            start = int(span[1]) if span else have
         if start not in (0, have):
             raise self._error(f"the server sent bytes from {start} on, we asked for {have}")
         length = response.headers.get("Content-Length")
