@@ -244,6 +244,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_finishes_the_files(tmp_path: Path, repo: Path, number: signal.Signals) -> None:
     spec, out = video(tmp_path / "a.mp4", 300), tmp_path / "out"

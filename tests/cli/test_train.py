@@ -49,6 +49,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+@pytest.mark.slow
 def test_the_output_folder_holds_everything(trained: Path) -> None:
     assert list(scalars(trained)) == [1, 2, 3, 4]
     assert list(scalars(trained, "tube_mask/AP")) == [2, 4]
@@ -135,6 +136,7 @@ def test_own_videos_take_the_place_of_a_recipes_sets(data: Path, tmp_path: Path)
     assert (tmp_path / "run/inference/step_00000001/annotations/metrics.json").is_file()
 
 
+@pytest.mark.slow
 def test_two_processes_train_from_the_console(data: Path, tmp_path: Path) -> None:
     command = train_command(
         data / "train", tmp_path / "out", "--num-processes", "2", SOLVER__MAX_STEPS="2"

@@ -217,6 +217,7 @@ def test_default_step() -> None:
     assert steps == [0, 1, 1, 9]
 
 
+@pytest.mark.slow
 def test_memory_stays_flat(tmp_path: Path) -> None:
     """Objects come and go for 600 frames; results are spooled, Python holds no more at the end."""
     video = [f.numpy() for f in blob_video(60, (48, 64), blobs=2)] + frames_of_grey(4)

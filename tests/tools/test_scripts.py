@@ -24,6 +24,7 @@ def test_a_script_is_executable(path: Path) -> None:
     assert path.read_text().startswith("#!/usr/bin/env python3\n")
 
 
+@pytest.mark.slow
 def test_train_net_runs_by_its_path() -> None:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(

@@ -283,6 +283,7 @@ def test_no_pixel_is_moved():
         assert away[inner].abs().max() < 0.002
 
 
+@pytest.mark.slow
 def test_it_learns_to_remove_a_halo():
     net = network("MODEL.REFINER.OFFSET_UNIT_PX", "64.0", "MODEL.REFINER.DROPOUT", "0.0").train()
     data = clip(2)

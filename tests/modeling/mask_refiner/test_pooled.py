@@ -113,6 +113,7 @@ def test_gradients_reach_every_parameter():
     assert without == guidance, sorted(without - guidance)
 
 
+@pytest.mark.slow
 def test_it_learns_to_remove_a_halo():
     net = network("MODEL.REFINER.NUM_LAYERS", "1").train()
     data = clip(2)

@@ -424,6 +424,7 @@ def test_wrong_values_are_named(config_of, key: str, value: str) -> None:
         build_model(cfg, labels)
 
 
+@pytest.mark.slow
 def test_it_learns_one_clip(config_of) -> None:
     """The refiner alone, coarse masks and features fixed: losses inside the region fall."""
     cfg, labels = config_of("quick/vmt_tiny", "MODEL.REFINER.DROPOUT", "0.0")
