@@ -19,9 +19,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-if __package__ in (None, ""):  # run as a script: the tests' shapes lie one folder up
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import cv2
 import torch
 from common import benchmark_parser, machine, parse, run, write_json

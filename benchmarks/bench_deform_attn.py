@@ -9,7 +9,6 @@ Example:
     python benchmarks/bench_deform_attn.py --repeats 9 --threads 2
 """
 
-import argparse
 import statistics
 import sys
 import time
@@ -30,7 +29,6 @@ Shapes = Sequence[tuple[int, int]]
 DECODER_QUERIES = 300
 # Offsets of trained encoders reach a few cells.
 ENCODER_SPREAD_CELLS = 3.0
-BYTES_PER_GB = 1e9
 # Untimed calls before each timed one.
 WARM_CALLS = 3
 
@@ -44,6 +42,11 @@ class Arguments:
     locations: Tensor
     weights: Tensor
     grad_out: Tensor
+
+    @property
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What the call differentiates."""
+        return self.value, self.locations, self.weights
 
 
 def encoder_locations(shapes: Shapes, generator: torch.Generator) -> Tensor:
@@ -83,22 +86,14 @@ def make_arguments(shapes: Shapes, locations: Tensor, generator: torch.Generator
 
 def forward(arguments: Arguments, backend: str) -> None:
     """Run the forward pass alone."""
+    value, locations, weights = arguments.inputs
     with torch.no_grad():
-        ms_deform_attn(
-            arguments.value,
-            arguments.shapes,
-            arguments.locations,
-            arguments.weights,
-            backend=backend,
-        )
+        ms_deform_attn(value, arguments.shapes, locations, weights, backend=backend)
 
 
 def forward_backward(arguments: Arguments, backend: str) -> None:
     """Run both passes, with the gradients of all three inputs."""
-    leaves = [
-        x.detach().requires_grad_()
-        for x in (arguments.value, arguments.locations, arguments.weights)
-    ]
+    leaves = [x.detach().requires_grad_() for x in arguments.inputs]
     out = ms_deform_attn(leaves[0], arguments.shapes, leaves[1], leaves[2], backend=backend)
     torch.autograd.grad(out, leaves, arguments.grad_out)
 
@@ -110,14 +105,10 @@ def floor_bytes(arguments: Arguments, *, backward: bool) -> int:
         arguments: the call.
         backward: count the forward and the backward pass, not the forward alone.
     """
-    inputs = sum(
-        x.numel() * x.element_size()
-        for x in (arguments.value, arguments.locations, arguments.weights)
-    )
-    output = arguments.grad_out.numel() * arguments.grad_out.element_size()
-    forward_bytes = inputs + output
+    inputs = sum(x.nbytes for x in arguments.inputs)
+    output = arguments.grad_out.nbytes
     # Backward reads the inputs and the gradient of the output, and writes a gradient per input.
-    return forward_bytes + (2 * inputs + output if backward else 0)
+    return inputs + output + (2 * inputs + output if backward else 0)
 
 
 def time_pairs(
@@ -167,24 +158,19 @@ def measure(
                 "ratio_min": round(min(ratios), 2),
                 "ratio_max": round(max(ratios), 2),
                 "floor_mb": round(floor / 1e6, 1),
-                "kernel_gb_per_s": round(floor / kernel / BYTES_PER_GB, 2),
+                "kernel_gb_per_s": round(floor / kernel / 1e9, 2),
             }
         )
     return rows
 
 
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark, print a table and write the result file."""
     parser = benchmark_parser(__doc__, "deform_attn_cpu.json")
     parser.add_argument("--repeats", type=int, default=9, help="timed pairs per row (default 9)")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: torch's)")
     parser.set_defaults(shapes=SPATIAL_SHAPES, warm_calls=WARM_CALLS)
-    return parse(parser, argv, DRY_RUN)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark, print a table and write the result file."""
-    args = parse_arguments(argv)
+    args = parse(parser, argv, DRY_RUN)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     report = describe_backend()

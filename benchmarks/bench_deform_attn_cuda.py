@@ -8,14 +8,12 @@ Example:
     python benchmarks/bench_deform_attn_cuda.py --repeats 50
 """
 
-import argparse
 import statistics
 import sys
 from collections.abc import Callable, Sequence
 
 import torch
 from bench_deform_attn import (
-    BYTES_PER_GB,
     DECODER_QUERIES,
     SPATIAL_SHAPES,
     Arguments,
@@ -66,7 +64,7 @@ def copy_gb_per_s(repeats: int) -> float:
     source = torch.empty(COPY_BYTES, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
     milliseconds = event_ms(lambda: target.copy_(source), repeats)
-    return 2 * COPY_BYTES / (milliseconds * 1e-3) / BYTES_PER_GB
+    return 2 * COPY_BYTES / (milliseconds * 1e-3) / 1e9
 
 
 def to_gpu(arguments: Arguments, dtype: torch.dtype) -> Arguments:
@@ -82,10 +80,9 @@ def to_gpu(arguments: Arguments, dtype: torch.dtype) -> Arguments:
 
 def time_operator(operator: Operator, arguments: Arguments, repeats: int) -> tuple[float, float]:
     """Return the milliseconds of the forward pass and of the backward pass."""
-    inputs = (arguments.value, arguments.locations, arguments.weights)
     with torch.no_grad():
-        forward_ms = event_ms(lambda: operator(*inputs), repeats)
-    leaves = [x.detach().requires_grad_() for x in inputs]
+        forward_ms = event_ms(lambda: operator(*arguments.inputs), repeats)
+    leaves = [x.detach().requires_grad_() for x in arguments.inputs]
     out = operator(*leaves)
     backward_ms = event_ms(
         lambda: torch.autograd.grad(out, leaves, arguments.grad_out, retain_graph=True), repeats
@@ -116,22 +113,17 @@ def measure(
                 "ratio_to_reference": round(milliseconds["reference"] / own, 2),
                 "ratio_to_compiled": round(milliseconds["compiled"] / own, 2),
                 "floor_mb": round(floor / 1e6, 1),
-                "kernel_gb_per_s": round(floor / (own * 1e-3) / BYTES_PER_GB, 1),
+                "kernel_gb_per_s": round(floor / (own * 1e-3) / 1e9, 1),
             }
         )
     return rows
 
 
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = benchmark_parser(__doc__, "deform_attn_cuda.json")
-    parser.add_argument("--repeats", type=int, default=50, help="timed runs (default 50)")
-    return parse(parser, argv, {"repeats": 1})
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark, print a table and write the result file."""
-    args = parse_arguments(argv)
+    parser = benchmark_parser(__doc__, "deform_attn_cuda.json")
+    parser.add_argument("--repeats", type=int, default=50, help="timed runs (default 50)")
+    args = parse(parser, argv, {"repeats": 1})
     status = describe_backend().backends["cuda"]
     if not status.available:
         print(f"Nothing to time: {status.reason}.", file=sys.stderr)

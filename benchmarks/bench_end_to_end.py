@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -26,19 +24,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from bench_long_video import CONFIG, LoopedVideo, make_clip
-from common import benchmark_parser, parse, run, write_json
+from bench_long_video import CONFIG, run_looped
+from common import benchmark_parser, machine, parse, run, write_json
 
 from cocoapi_hq.io import rle
 from vmt import load_model
-from vmt.apps.segment import OutputFiles, Pipeline
 from vmt.inference.postprocess import masks_at_video_size
-from vmt.inference.predictor import PredictorOptions, TrackMask, VideoPredictor
-from vmt.inference.results import ResultsWriter
-from vmt.inference.video_file import VideoFile
+from vmt.inference.predictor import TrackMask
 from vmt.ops.resize import aligned_upsample2
 from vmt.structures.masks import encode_crop
-from vmt.utils.atomic import DiskReserve
 from vmt.utils.memory import peak_mb
 from vmt.visualization.draw import draw_tracks
 
@@ -90,22 +84,11 @@ def bench_masks(repeats: int) -> dict[str, float]:
 def bench_pipeline(args: argparse.Namespace) -> dict[str, Any]:
     """One video through the network into all files."""
     model: Any = load_model(args.config_file, args.weights, device=args.device)
-    options = PredictorOptions(window=args.window, min_size=args.min_size, min_score=0.02)
     with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        made = None if args.video else make_clip(work / "clip.mp4", 48, VIDEO_SIZE)
-        source = LoopedVideo(made or VideoFile(args.video), args.frames)
-        reserve = DiskReserve(work)
-        results = ResultsWriter(work / "results.json", model.label_space.category_ids, reserve)
-        files = OutputFiles(confidence=0.0, overlay=True)
-        pipeline = Pipeline(VideoPredictor(model, options), files, results, reserve)
-        report = pipeline.run(source, work)
-        results.close()
-        reserve.close()
+        report, _ = run_looped(args, Path(folder), model, VIDEO_SIZE)
     total = sum(report.seconds.values())
     return {
         "frames": report.frames,
-        "frame_size": list(source.size),
         "network_short_side": args.min_size,
         "window": args.window,
         "device": str(model.device),
@@ -128,18 +111,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--window", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--threads", type=int, help="of torch; default: torch's own choice")
+    parser.set_defaults(overlay=True)
     args = parse(parser, argv, DRY_RUN)
     logging.basicConfig(level=logging.ERROR)
     if args.threads:
         torch.set_num_threads(args.threads)
     record = {
         "what": "mp4 in, overlay.mp4 + results.json + tracks.csv out",
-        "machine": {
-            "processor": platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-        },
-        "torch": torch.__version__,
+        "machine": machine(),
         "config": args.config_file.stem,
         "pipeline": bench_pipeline(args),
         "parts": bench_masks(args.repeats),

@@ -11,23 +11,23 @@ Example:
 
 from __future__ import annotations
 
+import argparse
 import logging
 import math
-import os
-import platform
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from common import benchmark_parser, parse, run, write_json
+from common import REPO, benchmark_parser, machine, parse, run, write_json
 
 from vmt import load_model
-from vmt.apps.segment import OutputFiles, Pipeline
+from vmt.apps.segment import OutputFiles, Pipeline, Report
 from vmt.inference.predictor import Frame, FrameResult, PredictorOptions, VideoPredictor
 from vmt.inference.results import ResultsWriter
 from vmt.inference.video_file import VideoFile
@@ -35,8 +35,7 @@ from vmt.inference.video_writer import VideoWriter
 from vmt.utils.atomic import DiskReserve
 from vmt.utils.memory import peak_mb, resident_mb
 
-HERE = Path(__file__).resolve().parent
-CONFIG = HERE.parent / "configs" / "quick" / "vmt_tiny_released.yaml"
+CONFIG = REPO / "configs/quick/vmt_tiny_released.yaml"
 TOLERANCE = 0.03
 #: So few frames say nothing about memory.
 DRY_RUN = {"frames": 6, "window": 2, "tolerance": math.inf}
@@ -82,71 +81,65 @@ def make_clip(path: Path, frames: int, size: tuple[int, int]) -> VideoFile:
     return VideoFile(path)
 
 
+def run_looped(
+    args: argparse.Namespace,
+    work: Path,
+    model: Any,
+    size: tuple[int, int],
+    on_frame: Callable[[FrameResult], None] | None = None,
+) -> tuple[Report, ResultsWriter]:
+    """Play the clip of ``--video``, or one made here of a size, into the files of a folder."""
+    # Random weights give scores near 0.03; without a limit every track reaches results.json.
+    options = PredictorOptions(window=args.window, min_size=args.min_size, min_score=0.02)
+    clip = VideoFile(args.video) if args.video else make_clip(work / "clip.mp4", 48, size)
+    reserve = DiskReserve(work)
+    results = ResultsWriter(work / "results.json", model.label_space.category_ids, reserve)
+    files = OutputFiles(confidence=0.0, overlay=args.overlay)
+    pipeline = Pipeline(VideoPredictor(model, options), files, results, reserve)
+    report = pipeline.run(LoopedVideo(clip, args.frames), work, on_frame=on_frame)
+    results.close()
+    reserve.close()
+    return report, results
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns 1 when memory grows."""
     parser = benchmark_parser(__doc__, "long_video.json")
     parser.add_argument("--frames", type=int, default=2000)
-    parser.add_argument("--video", type=Path, help="clip to loop; default: one made here")
+    parser.add_argument("--video", type=Path, help="clip to loop; default: one made here, 90x160")
     parser.add_argument("--config-file", type=Path, default=CONFIG)
     parser.add_argument("--weights")
-    parser.add_argument(
-        "--min-size", type=int, default=64, help="short side of the network's input"
-    )
+    parser.add_argument("--min-size", type=int, default=64, help="short side of the network input")
     parser.add_argument("--window", type=int, default=5)
     parser.add_argument("--threads", type=int, help="of torch; default: torch's own choice")
     parser.add_argument("--overlay", action="store_true", help="draw and encode overlay.mp4 too")
     parser.set_defaults(tolerance=TOLERANCE)
     args = parse(parser, argv, DRY_RUN)
     logging.basicConfig(level=logging.ERROR)
-
     if args.threads:
         torch.set_num_threads(args.threads)
-    model = load_model(args.config_file, args.weights)
-    # Random weights give scores near 0.03; without a limit every track reaches results.json.
-    options = PredictorOptions(window=args.window, min_size=args.min_size, min_score=0.02)
-    samples: list[tuple[int, float]] = []
+    memory: list[float] = []
     started = time.perf_counter()
 
     def sample(result: FrameResult) -> None:
-        samples.append((result.index, resident_mb()))
-        if result.index % 500 == 499:
-            rate = (result.index + 1) / (time.perf_counter() - started)
-            print(
-                f"frame {result.index + 1}: {resident_mb():.1f} MB, {rate:.1f} frames/s", flush=True
-            )
+        memory.append(resident_mb())
+        if len(memory) % 500 == 0:
+            rate = len(memory) / (time.perf_counter() - started)
+            print(f"frame {len(memory)}: {memory[-1]:.1f} MB, {rate:.1f} frames/s", flush=True)
 
     with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        clip = VideoFile(args.video) if args.video else make_clip(work / "clip.mp4", 48, (90, 160))
-        source = LoopedVideo(clip, args.frames)
-        reserve = DiskReserve(work)
-        results = ResultsWriter(work / "results.json", model.label_space.category_ids, reserve)
-        files = OutputFiles(confidence=0.0, overlay=args.overlay)
-        pipeline = Pipeline(VideoPredictor(model, options), files, results, reserve)
-        report = pipeline.run(source, work, on_frame=sample)
-        results.close()
-        reserve.close()
+        model = load_model(args.config_file, args.weights)
+        report, results = run_looped(args, Path(folder), model, (90, 160), sample)
         after = resident_mb()
-        size = (work / "results.json").stat().st_size
-        entries = results.entries
-
-    half = len(samples) // 2
-    first = statistics.median(rss for _, rss in samples[:half])
-    second = statistics.median(rss for _, rss in samples[half:])
+        size = (Path(folder) / "results.json").stat().st_size
+    half = len(memory) // 2
+    first, second = statistics.median(memory[:half]), statistics.median(memory[half:])
     growth = second / first - 1
     record = {
         "what": "resident memory of the whole pipeline over a looped clip",
-        "machine": {
-            "processor": platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-        },
-        "torch": torch.__version__,
-        "config": str(args.config_file.relative_to(HERE.parent))
-        if args.config_file.is_relative_to(HERE.parent)
-        else args.config_file.name,
+        "machine": machine(),
+        "config": args.config_file.stem,
         "frames": report.frames,
-        "frame_size": list(source.size),
         "window": args.window,
         "overlay": args.overlay,
         "frames_per_second": round(report.frames / report.wall, 2),
@@ -156,14 +149,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "growth_mb": round(second - first, 2),
         "peak_mb": round(peak_mb(), 1),
         "rss_mb_after_results": round(after, 1),
-        "results_entries": entries,
+        "results_entries": results.entries,
         "results_bytes": size,
-        "rss_mb_every_50_frames": [round(rss, 1) for _, rss in samples[::50]],
+        "rss_mb_every_50_frames": [round(rss, 1) for rss in memory[::50]],
     }
     print(
         f"{report.frames} frames at {record['frames_per_second']} frames/s: {first:.1f} MB in the "
         f"first half, {second:.1f} MB in the second ({growth:+.2%}); results.json {size / 1e6:.1f} "
-        f"MB, {entries} entries, assembled at {after:.1f} MB"
+        f"MB, {results.entries} entries, assembled at {after:.1f} MB"
     )
     write_json(args.output, record)
     if growth > args.tolerance:

@@ -27,9 +27,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-if __package__ in (None, ""):  # run as a script: the tests' shapes lie one folder up
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import cv2
 import numpy as np
 import torch

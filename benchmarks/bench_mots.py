@@ -39,8 +39,6 @@ from common import (
     write_json,
 )
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from cocoapi_hq.io import rle
 from cocoapi_hq.mots import clear_mot, hota, mots_config, scalabel_io
 from vmt.utils.memory import peak_mb

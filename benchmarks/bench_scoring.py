@@ -289,21 +289,10 @@ def ours(folder: Path, metrics: list[str], jobs: int) -> dict[str, Any]:
     return {"seconds": seconds, "stats": {m: s.stats for m, s in answer.tubes.items()}}
 
 
-def peak_memory_mib() -> float:
-    """Largest resident set of this process plus that of its largest child."""
-    return peak_mb() + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-
-
 def cpu_seconds() -> float:
     """Processor time of this process and its finished children."""
     usage = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(u.ru_utime + u.ru_stime for u in usage)
-
-
-def run_stage(stage: str, folder: Path, here: bool, **options: Any) -> dict[str, Any]:
-    """Run one contender in a fresh process (or here) and return what it measured."""
-    words = ["--stage", stage, "--folder", str(folder), "--options", json.dumps(options)]
-    return measure_apart(__file__, main, words, here)
 
 
 def stage_main(stage: str, folder: Path, options: dict[str, Any]) -> None:
@@ -313,7 +302,9 @@ def stage_main(stage: str, folder: Path, options: dict[str, Any]) -> None:
     measured = call(folder, **options)
     # The baseline reads both files whole but scores a part: its reading is not to be scaled.
     measured["cpu"] = cpu_seconds() - before - measured.get("reading", 0.0)
-    measured["peak_mib"] = peak_memory_mib()
+    # Largest resident set of this process plus that of its largest child.
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    measured["peak_mib"] = peak_mb() + children
     print(json.dumps(measured))
 
 
@@ -323,7 +314,8 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
 
     def best(stage: str, where: Path, times: int, **options: Any) -> dict[str, Any]:
-        runs = [run_stage(stage, where, args.dry_run, **options) for _ in range(times)]
+        words = ["--stage", stage, "--folder", str(where), "--options", json.dumps(options)]
+        runs = [measure_apart(__file__, main, words, args.dry_run) for _ in range(times)]
         return min(runs, key=lambda r: r["seconds"])
 
     for metric, count in (("tube_boundary", part), ("tube_mask", min(videos, 5 * part))):

@@ -26,13 +26,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from common import REPO, benchmark_parser, machine, measure_apart, parse, run, write_json
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
-
-if __package__ in (None, ""):  # run as a script: the tests' shapes lie one folder up
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from common import REPO, benchmark_parser, machine, measure_apart, parse, run, write_json
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from tests.synthetic import write_moving_shapes
@@ -233,24 +229,17 @@ def folded_norms(trainer: Trainer) -> None:
             last = module
         elif isinstance(module, FrozenBatchNorm2d) and last is not None:
             last.forward = types.MethodType(_folded(module), last)  # type: ignore[method-assign]
-            module.forward = _same  # type: ignore[method-assign]
+            module.forward = nn.Identity().forward  # type: ignore[method-assign]
             last = None
 
 
 def _folded(norm: FrozenBatchNorm2d) -> Callable[[nn.Conv2d, Tensor], Tensor]:
     def forward(self: nn.Conv2d, x: Tensor) -> Tensor:
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        weight, bias = (
-            self.weight * scale[:, None, None, None],
-            norm.bias - norm.running_mean * scale,
-        )
+        weight, bias = self.weight * scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
     return forward
-
-
-def _same(x: Tensor) -> Tensor:
-    return x
 
 
 #: Name -> change of a trainer; "flush_denormal" and "bf16" are set where they are measured.
@@ -311,25 +300,23 @@ def memory(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def in_process(args: argparse.Namespace, kind: str, config: str, overrides: list[str]) -> Any:
-    """``memory`` of a config in a process of its own."""
-    words = ["--memory", kind, "--config-file", config]
-    words += ["--data", str(args.data), "--threads", str(torch.get_num_threads())]
-    return measure_apart(__file__, main, [*words, *overrides], args.dry_run)
-
-
-def memory_of_config(args: argparse.Namespace) -> dict[str, Any]:
-    """Peak with and without recomputed activations."""
-    return {kind: in_process(args, kind, args.config_file, args.overrides) for kind in KINDS}
+def memory_of(args: argparse.Namespace, config: str, overrides: list[str]) -> dict[str, Any]:
+    """``memory`` with and without recomputed activations, in processes of their own."""
+    words = ["--config-file", config, "--data", str(args.data)]
+    words += ["--threads", str(torch.get_num_threads()), *overrides]
+    return {
+        kind: measure_apart(__file__, main, ["--memory", kind, *words], args.dry_run)
+        for kind in KINDS
+    }
 
 
 def memory_of_r50(args: argparse.Namespace) -> dict[str, Any]:
     """The same for ``LARGE``."""
     path, overrides = LARGE if args.large else (DEFAULT, args.overrides)
-    found = {kind: in_process(args, kind, str(REPO / path), overrides) for kind in KINDS}
-    for row in found.values():
+    peaks = memory_of(args, str(REPO / path), overrides)
+    for row in peaks.values():
         del row["seconds"]  # of one step after a cold start: says little
-    return {"config": path, "overrides": overrides, **found}
+    return {"config": path, "overrides": overrides, **peaks}
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
@@ -337,7 +324,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "step": step_times,
     "profile": top_costs,
     "attempts": attempts,
-    "memory": memory_of_config,
+    "memory": lambda args: memory_of(args, args.config_file, args.overrides),
     "memory_r50": memory_of_r50,
 }
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 REPO = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPO))  # scripts take moving shapes from tests/
 #: Numbers that README and docs quote; only ``--record`` writes there.
 RESULTS = REPO / "benchmarks/results"
 #: Where results go otherwise, below the current folder.

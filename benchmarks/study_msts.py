@@ -24,21 +24,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-if __package__ in (None, ""):  # run as a script: the tests' shapes lie one folder up
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from common import REPO, benchmark_parser, machine, parse, run, write_json
 from study_training import (
     CATEGORIES,
     TINY,
     add_data,
+    do,
     read_data,
     scores,
-    train_net,
     write_initial_weights,
 )
 
 from tests.synthetic import write_moving_shapes
+from vmt.engine.job import Job
 
 CONFIG = REPO / "configs/quick/seqformer_study.yaml"
 METHODS: Mapping[str, list[str]] = {
@@ -85,9 +83,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             folder = args.output / f"{name}_{seed}"
             found = folder / f"inference/step_{args.steps:08d}"
             if not all((found / test / "metrics.json").is_file() for test in truths):
-                options = ["--num-gpus", "0", "--config-file", str(CONFIG), "--resume"]
-                options += ["--weights", str(initial), "--output", str(folder)]
-                train_net([*options, *common, *seeds, *keys], args.dry_run)
+                files = ["MODEL.WEIGHTS", str(initial), "OUTPUT_DIR", str(folder)]
+                do(Job(str(CONFIG), (*common, *seeds, *keys, *files), resume=True))
             results[name][str(seed)] = {
                 test: {key: scores(truth, found / test)[key] for key in KEYS}
                 for test, truth in truths.items()

@@ -44,12 +44,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
-if __package__ in (None, ""):  # run as a script: the tests' shapes lie one folder up
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from common import benchmark_parser, machine, parse, require_data, run, write_json
+from torch import Tensor, nn
 
 from vmt.config.node import load_config
 from vmt.data.composites import CompositeOptions, composite_clip
@@ -313,6 +309,10 @@ class SmallNetwork(nn.Module):
         out: RefinerOutput = self.refiner(self.inputs(sample, seed))
         return out
 
+    def masks(self, sample: Sample, seed: int) -> Tensor:
+        """Refined logits, (N, T, h, w) at stride 2."""
+        return self(sample, seed).mask_logits  # type: ignore[no-any-return]
+
 
 def network_of(row: str, seed: int, shift: Shift) -> SmallNetwork:
     """A fresh network; all rows of a seed start from the same base."""
@@ -329,12 +329,6 @@ def network_of(row: str, seed: int, shift: Shift) -> SmallNetwork:
         widths |= {"reach_px": REACH_PX}
     options = QuadtreeOptions(grouped=not row.endswith("no_qsg"), **widths)
     return SmallNetwork(QuadtreeRefiner(options, DIM, True, DIM), shift)
-
-
-def masks_of(network: SmallNetwork, sample: Sample, seed: int) -> Tensor:
-    """Refined logits, (N, T, h, w) at stride 2."""
-    refined: Tensor = network(sample, seed).mask_logits
-    return refined
 
 
 def targets_of(sample: Sample) -> ClipTargets:
@@ -363,8 +357,7 @@ def train(
     network = network_of(row, seed, shift).train()
     optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)
     criterion = type(network.refiner).criterion(load_config(None, []))
-    path = folder / f"{row}_{seed}.pt"
-    first = 0
+    path, first = folder / f"{row}_{seed}.pt", 0
     if start is not None:
         state = torch.load(start / path.name, weights_only=True)
         network.load_state_dict(state["network"])
@@ -452,8 +445,7 @@ def use_of_frames(network: SmallNetwork, samples: list[Sample]) -> dict[str, flo
     trained, found = refiner.options, {}
     for name, grouped in (("alone", False), ("together", True)):
         refiner.options = replace(trained, grouped=grouped)
-        scores = score(partial(masks_of, network), samples)
-        found[f"boundary_{name}"] = scores["boundary"]
+        found[f"boundary_{name}"] = score(network.masks, samples)["boundary"]
     attention, nodes = [], []
     for index, sample in enumerate(samples[:5]):
         with LastAttention(refiner) as last:
@@ -607,7 +599,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                         row, seed, args.steps, folder, for_training, args.shift, args.noise,
                         args.start,
                     )  # fmt: skip
-                    predict = partial(masks_of, network)
+                    predict = network.masks
                 for name in missing(scores, row, sets) & set(sets):
                     scores[name] = score(predict, sets[name])
                 if network is not None and row.startswith("quadtree"):

@@ -23,10 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-if __package__ in (None, ""):  # run as a script: the tests' shapes lie one folder up
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from common import (
     REPO,
     BenchmarkError,
