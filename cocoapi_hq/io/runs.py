@@ -115,7 +115,7 @@ class NativeMasks:
     def tube_sums(
         self, first_a: Int64, first_b: Int64, frames: Int32, distances: Int32 | None = None
     ) -> tuple[Int64, Int64, Int32]:
-        """See :class:`TubeSums`."""
+        """Intersections (K,), unions (K,) and frames (K,) whose masks differ in size."""
         pairs = len(first_a)
         inter, union = np.zeros(pairs, dtype=np.int64), np.zeros(pairs, dtype=np.int64)
         vanished = np.zeros(pairs, dtype=np.int32)
@@ -140,7 +140,7 @@ class NativeMasks:
         return inter, union, vanished
 
     def eroded_runs(self, index: int, distance: int) -> tuple[Int64, int]:
-        """See :class:`TubeSums`."""
+        """Runs (R, 2) of the eroded mask, and their area."""
         area = ctypes.c_int64()
         address = ctypes.addressof(area)
         count = self._library.hq_eroded(self._handle, index, distance, 0, None, address)
@@ -229,7 +229,7 @@ class NumpyMasks:
     def tube_sums(
         self, first_a: Int64, first_b: Int64, frames: Int32, distances: Int32 | None = None
     ) -> tuple[Int64, Int64, Int32]:
-        """See :class:`TubeSums`."""
+        """Intersections (K,), unions (K,) and frames (K,) whose masks differ in size."""
         pairs = len(first_a)
         inter, union = np.zeros(pairs, dtype=np.int64), np.zeros(pairs, dtype=np.int64)
         vanished = np.zeros(pairs, dtype=np.int32)
@@ -265,7 +265,7 @@ class NumpyMasks:
         return bool(ax0 < bx1 and bx0 < ax1 and ay0 < by1 and by0 < ay1)
 
     def eroded_runs(self, index: int, distance: int) -> tuple[Int64, int]:
-        """See :class:`TubeSums`."""
+        """Runs (R, 2) of the eroded mask, and their area; made once."""
         key = (index, distance)
         if key not in self._eroded:
             self._eroded[key] = self._erode(index, distance)

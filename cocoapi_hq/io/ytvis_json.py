@@ -70,16 +70,16 @@ class MemoryEntries:
         return len(self.items)
 
     def video_ids(self) -> list[Json]:
-        """See :class:`Entries`."""
+        """Id of the video of every entry; None where it is missing."""
         return [e.get("video_id") if isinstance(e, dict) else None for e in self.items]
 
     def subset(self, rows: Sequence[int]) -> MemoryEntries:
-        """See :class:`Entries`."""
+        """Some of the entries."""
         index = np.asarray(rows, dtype=np.int64)
         return MemoryEntries(self.name, [self.items[i] for i in index], self.positions[index])
 
     def load(self) -> list[Json]:
-        """See :class:`Entries`."""
+        """The entries."""
         return self.items
 
 
@@ -101,7 +101,7 @@ class FileEntries:
         return len(self.spans)
 
     def video_ids(self) -> list[Json]:
-        """See :class:`Entries`."""
+        """Id of the video of every entry, read alone; None where it is missing."""
         ids: list[Json] = []
         with self.path.open("rb") as file:
             for position, (begin, end, id_begin, id_end) in zip(
@@ -116,12 +116,12 @@ class FileEntries:
         return ids
 
     def subset(self, rows: Sequence[int]) -> FileEntries:
-        """See :class:`Entries`."""
+        """Places of some of the entries in the file."""
         index = np.asarray(rows, dtype=np.int64)
         return FileEntries(self.name, self.path, self.spans[index], self.positions[index])
 
     def load(self) -> list[Json]:
-        """See :class:`Entries`."""
+        """The entries, read from the file."""
         with self.path.open("rb") as file:
             return [
                 self._parse(file, begin, end, int(position))

@@ -66,7 +66,7 @@ class Placeholder:
 
 
 class DataUnpickler(pickle.Unpickler):
-    """See the module."""
+    """Makes arrays, tensors and plain values; placeholders for all else."""
 
     def __init__(self, file: IO[bytes], **options: Any) -> None:
         super().__init__(file, encoding="latin1")

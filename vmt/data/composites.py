@@ -87,7 +87,7 @@ def composite_clip(
 
     Args:
         rng: source of all draws.
-        options: see there.
+        options: sizes, numbers and shares of what is drawn.
         photos: (h, w, 3) uint8 RGB, any size; generated textures are used too, and alone without.
         outlines: (h, w) bool, any size, shapes of things in photos, alone or with their pixels;
             empty ones are skipped.

@@ -200,7 +200,7 @@ def degrade_file(
         kind: one of ``KINDS``.
         seed: of the draws.
         coherent: see ``degrade_tube``.
-        stride: see there.
+        stride: see ``degrade_tube``.
 
     Returns:
         Counts of ``annotations``, ``masks`` and ``crowd`` (left as they are).

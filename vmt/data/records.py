@@ -101,7 +101,7 @@ class VideoRecord:
         return tuple(frame_path(self.image_root, name) for name in self.file_names)
 
     def tracklets(self, frames: Sequence[int] | None = None) -> list[Tracklet]:
-        """See :meth:`Annotations.load`; none for a video without annotations."""
+        """Tracklets of the asked frames (None: all); none without annotations."""
         return self.annotations.load(frames) if self.annotations is not None else []
 
 
@@ -151,16 +151,16 @@ class VideoList:
 
     @property
     def name(self) -> str:
-        """See :class:`VideoDataset`."""
+        """Name in the config."""
         return self._name
 
     @property
     def categories(self) -> Mapping[int, str]:
-        """See :class:`VideoDataset`."""
+        """Category id -> name."""
         return self._categories
 
     def num_frames(self) -> Sequence[int]:
-        """See :class:`VideoDataset`."""
+        """Frames of every video."""
         return [len(record) for record in self._records]
 
 

@@ -136,7 +136,7 @@ class Flip:
         return {"flip": rng.random() < self.prob}
 
     def apply(self, clip: Clip, params: Params) -> Clip:
-        """See :class:`Transform`."""
+        """The clip, mirrored or as it was."""
         if not params["flip"]:
             return clip
         return replace(
@@ -164,7 +164,7 @@ class Resize:
         return {"size": size_of_short_side(clip.size, short, self.longest)}
 
     def apply(self, clip: Clip, params: Params) -> Clip:
-        """See :class:`Transform`."""
+        """The clip at the drawn size."""
         return resize_clip(clip, params["size"])
 
 
@@ -211,7 +211,7 @@ class ResizeOrCrop:
         return int(rng.integers(min(low, side), min(high, side) + 1))
 
     def apply(self, clip: Clip, params: Params) -> Clip:
-        """See :class:`Transform`."""
+        """The clip cut to its window, if any, at the drawn size."""
         if params["window"] is not None:
             if self.twice:
                 clip = crop_clip(resize_clip(clip, params["scaled"]), *params["window"])
@@ -258,7 +258,7 @@ class LargeScaleJitter:
         return {"scaled": scaled, "window": (top, left, h, w)}
 
     def apply(self, clip: Clip, params: Params) -> Clip:
-        """See :class:`Transform`."""
+        """The window of the resized clip."""
         window, scaled = params["window"], params["scaled"]
         if window[2:] == scaled:
             return resize_clip(clip, scaled)
@@ -301,7 +301,7 @@ class ColorJitter:
         return {"matrix": np.concatenate([linear, offset], axis=1).astype(np.float32)}
 
     def apply(self, clip: Clip, params: Params) -> Clip:
-        """See :class:`Transform`."""
+        """The clip in other colours."""
         if params["matrix"] is None:
             return clip
         pixels = _to_channels_last(clip.frames)
@@ -344,7 +344,7 @@ class ReleaseJitter:
         }
 
     def apply(self, clip: Clip, params: Params) -> Clip:
-        """See :class:`Transform`."""
+        """The clip with colours of its own in every frame."""
         pixels = _to_channels_last(clip.frames)
         changed = [self._frame(p, draw) for p, draw in zip(pixels, params["frames"], strict=True)]
         return replace(clip, frames=_to_video(np.stack(changed)))

@@ -56,7 +56,7 @@ class AdversaryTrainer:
         self._share, self._last = share, last
 
     def __call__(self, inputs: AdversaryInput) -> dict[str, Tensor]:
-        """See ``Adversary``."""
+        """Train the network on a part of the step; weighted losses for the model."""
         with torch.autocast(inputs.memory.device.type, enabled=False):
             loss = self.objective.own_loss(inputs) * self._share
             loss.backward()

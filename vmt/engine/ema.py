@@ -53,9 +53,9 @@ class EmaHook(Hook):
         return {name: whole(value) for name, value in self._average.items()}
 
     def state(self) -> dict[str, Any]:
-        """See ``Hook``."""
+        """The average."""
         return self.weights()
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """See ``Hook``."""
+        """Keep an average until the training begins."""
         self._loaded = state

@@ -252,11 +252,11 @@ class EvalHook(Hook):
             self._keep_best(trainer, value)
 
     def state(self) -> dict[str, Any]:
-        """See ``Hook``."""
+        """Best score so far, and the step of the last evaluation."""
         return {"best": self._best, "done": self._done}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """See ``Hook``."""
+        """Take both back."""
         self._best, self._done = float(state["best"]), int(state["done"])
 
 

@@ -192,7 +192,7 @@ class MaskRefiner:
             frames: (T, H, W, 3) uint8 RGB.
             masks: (N, T, H, W) bool.
             accept: see ``FrameRefiner.stream``.
-            window: see there.
+            window: frames refined together.
 
         Raises:
             ValueError: sizes or counts disagree.
@@ -222,7 +222,7 @@ class MaskRefiner:
         accept: float = ACCEPT,
         window: int = WINDOW,
     ) -> Iterator[RefinedFrame]:
-        """See ``FrameRefiner``."""
+        """A result per frame, in order; arguments and errors as of ``FrameRefiner``."""
         if window < 1:
             raise ValueError(f"window must be at least 1 frame, not {window}.")
         if not 0.5 <= accept < 1:

@@ -29,7 +29,7 @@ class OpenEnded:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """See ``TextIO``."""
+        """Write text while somebody reads; its length."""
         try:
             return self._stream.write(text)
         except BrokenPipeError:
@@ -37,7 +37,7 @@ class OpenEnded:
             return len(text)
 
     def flush(self) -> None:
-        """See ``TextIO``."""
+        """Flush while somebody reads."""
         try:
             self._stream.flush()
         except BrokenPipeError:

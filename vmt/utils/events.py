@@ -44,7 +44,7 @@ class JsonLines:
             raise OutputError(f"{path}: cannot be written ({error}).") from None
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """See ``ScalarWriter``."""
+        """Append a line."""
         numbers = {name: v if math.isfinite(v) else None for name, v in scalars.items()}
         try:
             self._file.write(json.dumps({"step": step, **numbers}) + "\n")
@@ -53,7 +53,7 @@ class JsonLines:
             raise OutputError(f"{self.path}: cannot be written ({error}); free space.") from None
 
     def close(self) -> None:
-        """See ``ScalarWriter``."""
+        """Close the file."""
         self._file.close()
 
 
@@ -88,12 +88,12 @@ class TensorBoard:
         self._writer: Any = module.SummaryWriter(str(folder), purge_step=first_step or None)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """See ``ScalarWriter``."""
+        """Add a point to every curve."""
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """See ``ScalarWriter``."""
+        """Close the file."""
         self._writer.close()
 
 
@@ -127,9 +127,9 @@ class WeightsAndBiases:
         )
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """See ``ScalarWriter``."""
+        """Log the scalars."""
         self._run.log(dict(scalars), step=step)
 
     def close(self) -> None:
-        """See ``ScalarWriter``."""
+        """Finish the run."""
         self._run.finish()

@@ -30,7 +30,7 @@ class StillAnnotations:
     where: str
 
     def load(self, frames: Sequence[int] | None = None) -> list[Tracklet]:
-        """See ``vmt.data.records.Annotations``; the same mask for every asked frame."""
+        """The tracklets of the image, with the same mask for every asked frame."""
         count = 1 if frames is None else len(frames)
         return [
             Tracklet(key, category, (mask,) * count, f"{self.where}: annotations[{place}]")
@@ -84,7 +84,7 @@ class CocoImages:
         )
 
     def num_frames(self) -> Sequence[int]:
-        """See ``vmt.data.records.VideoDataset``."""
+        """1 for every image."""
         return [1] * len(self)
 
 

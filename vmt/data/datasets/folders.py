@@ -186,7 +186,7 @@ class FolderAnnotations:
     where: str
 
     def load(self, frames: Sequence[int] | None = None) -> list[Tracklet]:
-        """See ``vmt.data.records.Annotations``; only objects that the asked frames show."""
+        """Tracklets of the objects that the asked frames show."""
         frames = range(len(self.files)) if frames is None else frames
         masks: dict[str, dict[int, rle.Rle]] = {}
         for t in sorted(set(frames)):

@@ -109,7 +109,7 @@ class MotsAnnotations:
     where: tuple[str, ...]
 
     def load(self, frames: Sequence[int] | None = None) -> list[Tracklet]:
-        """See ``vmt.data.records.Annotations``; only objects that the asked frames show."""
+        """Tracklets of the objects that the asked frames show."""
         frames = range(len(self.rows)) if frames is None else frames
         rows = {t: self.rows[t] for t in sorted(set(frames))}
         return list(_gather(frames, rows, self.where[frames[0]] if len(frames) else ""))
@@ -157,7 +157,7 @@ class BitmaskAnnotations:
     paths: tuple[Path, ...]
 
     def load(self, frames: Sequence[int] | None = None) -> list[Tracklet]:
-        """See ``vmt.data.records.Annotations``; only objects that the asked frames show."""
+        """Tracklets of the objects that the asked frames show, from their PNGs."""
         frames = range(len(self.paths)) if frames is None else frames
         with scoring_errors():
             rows = {t: list(self._read(self.paths[t])) for t in sorted(set(frames))}

@@ -130,7 +130,7 @@ class YtvisAnnotations:
     mask_key: str
 
     def load(self, frames: Sequence[int] | None = None) -> list[Tracklet]:
-        """See ``vmt.data.records.Annotations``."""
+        """Tracklets of the video, with masks of the asked frames."""
         frames = range(self.num_frames) if frames is None else frames
         found = [
             self._tracklet(entry, f"{self.path}: annotations[{row}]", frames)

@@ -24,7 +24,7 @@ class MemoryAnnotations:
     tracklets: tuple[Tracklet, ...]
 
     def load(self, frames: Sequence[int] | None = None) -> list[Tracklet]:
-        """See ``vmt.data.records.Annotations``."""
+        """The tracklets, with masks of the asked frames."""
         if frames is None:
             return list(self.tracklets)
         return [

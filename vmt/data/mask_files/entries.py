@@ -272,7 +272,7 @@ class EntryVideo(MaskVideo):
     categories: Mapping[int, str]
 
     def stamp(self) -> str:
-        """See ``MaskVideo``."""
+        """Hash of the entries and of how they are read."""
         digest = hashlib.sha1(f"{self.member} {self.options}".encode(), usedforsecurity=False)
         for row in self.rows:
             place = self.content.places[row]
@@ -280,7 +280,7 @@ class EntryVideo(MaskVideo):
         return digest.hexdigest()
 
     def load(self, frames: FrameSet) -> VideoMasks:
-        """See ``MaskVideo``."""
+        """Tracklets and masks of the video, checked against its frames."""
         if self.member.size not in (None, frames.size):
             raise AnnotationError(
                 f"{self.content.path}: says that {self.label} has frames of "
@@ -382,7 +382,7 @@ class EntryFile(MaskFile):
     kind: _Form = field(kw_only=True)
 
     def rewrite(self, changes_of: ChangesOf) -> Iterator[tuple[str, Iterable[bytes]]]:
-        """See ``MaskFile``."""
+        """The JSON with other masks, as one file."""
         yield "", self._pieces(changes_of)
 
     def _pieces(self, changes_of: ChangesOf) -> Iterator[bytes]:

@@ -132,7 +132,7 @@ class FolderVideo(MaskVideo):
             )
 
     def stamp(self) -> str:
-        """See ``MaskVideo``."""
+        """Hash of the files and of how they are read."""
         how = f"{self.first_number} {self.codec.settings}"
         digest = hashlib.sha1(how.encode(), usedforsecurity=False)
         for path in self.files:
@@ -160,7 +160,7 @@ class FolderVideo(MaskVideo):
         return {t: tuple(files[pairing.names[t]]) for t in sorted(pairing.names)}, pairing.note
 
     def load(self, frames: FrameSet) -> VideoMasks:
-        """See ``MaskVideo``."""
+        """Tracklets and masks of the video, files paired with frames."""
         codec, size = self.codec, frames.size
         survey = codec.survey(self.files, size)
         files, pairing = self.pair(frames)
@@ -196,7 +196,7 @@ class FolderFile(MaskFile):
     videos: Sequence[FolderVideo]
 
     def rewrite(self, changes_of: ChangesOf) -> Iterator[tuple[str, Iterable[bytes]]]:
-        """See ``MaskFile``."""
+        """Every file with its other masks, video by video."""
         for video in self.videos:
             frames = groupby(changes_of(video.key), attrgetter("frame"))
             by_name: dict[str, list[Change]] = {}

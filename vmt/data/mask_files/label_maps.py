@@ -50,7 +50,7 @@ class LabelMapCodec(FrameCodec):
         return self._scheme
 
     def survey(self, files: Sequence[Path], size: Size) -> str:
-        """See ``FrameCodec``."""
+        """Note about values on edges alone and about void; smoothed maps are refused."""
         del size
         values = EdgeSurvey()
         objects: set[int] = set()
@@ -82,24 +82,24 @@ class LabelMapCodec(FrameCodec):
         return join_notes(*notes)
 
     def read(self, path: Path, size: Size) -> dict[str, BoolArray]:
-        """See ``FrameCodec``."""
+        """Value -> (H, W) of its object."""
         labels = _read_sized(path, size)
         return {str(value): labels == value for value in self.scheme.values(labels)}
 
     def label(self, key: str) -> str:
-        """See ``FrameCodec``."""
+        """The object's value or colour, as people write it."""
         return self.scheme.label(int(key))
 
     def category(self, key: str) -> str:
-        """See ``FrameCodec``."""
+        """The class that the value holds; ``object`` without one."""
         return self.scheme.category(int(key))
 
     def categories(self, files: Sequence[Path]) -> set[str]:
-        """See ``FrameCodec``."""
+        """The classes that the maps name; ``object`` alone where they name none."""
         return set(self.scheme.classes.values()) or super().categories(files)
 
     def rewrite(self, path: Path, changes: Mapping[str, Change]) -> bytes:
-        """See ``FrameCodec``.
+        """The label map with other objects.
 
         Where objects overlap, the one with the higher confidence is on top, of equals the one with
         the lower number. An object that would be covered whole keeps its old pixels. Pixels whose
@@ -125,12 +125,12 @@ class ObjectMapCodec(FrameCodec):
     settings = "objects"
 
     def survey(self, files: Sequence[Path], size: Size) -> str:
-        """See ``FrameCodec``."""
+        """Note that each folder is one object."""
         del files, size
         return "Each folder is read as one object."
 
     def read(self, path: Path, size: Size) -> dict[str, BoolArray]:
-        """See ``FrameCodec``."""
+        """The one object of the file, by the name of its folder."""
         labels = _read_sized(path, size)
         values = [int(value) for value in np.unique(labels) if value]
         if len(values) > 1:
@@ -142,11 +142,11 @@ class ObjectMapCodec(FrameCodec):
         return {path.parent.name: labels != 0} if values else {}
 
     def label(self, key: str) -> str:
-        """See ``FrameCodec``."""
+        """``object`` and the name of the folder."""
         return f"object {key}"
 
     def rewrite(self, path: Path, changes: Mapping[str, Change]) -> bytes:
-        """See ``FrameCodec``."""
+        """The map of the one object."""
         change = changes.get(path.parent.name)
         if change is None or change.mask is None:
             return path.read_bytes()

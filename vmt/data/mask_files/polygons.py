@@ -80,24 +80,24 @@ class PolygonCodec(FrameCodec):
     settings = ""
 
     def survey(self, files: Sequence[Path], size: Size) -> str:
-        """See ``FrameCodec``."""
+        """Note about shapes that are no objects."""
         return note_of([read_polygons(path) for path in files], size)
 
     def read(self, path: Path, size: Size) -> dict[str, BoolArray]:
-        """See ``FrameCodec``."""
+        """Object -> (H, W), polygons filled; empty ones are left out."""
         masks = read_polygons(path).masks(size)
         return {key: rle.decode(mask) for key, mask in masks.items() if rle.area(mask)}
 
     def category(self, key: str) -> str:
-        """See ``FrameCodec``."""
+        """The label without the number of the object."""
         return _OBJECT_OF_LABEL.sub("", key)
 
     def categories(self, files: Sequence[Path]) -> set[str]:
-        """See ``FrameCodec``."""
+        """The classes in all files."""
         return {self.category(key) for path in files for key in read_polygons(path).objects}
 
     def rewrite(self, path: Path, changes: Mapping[str, Change]) -> bytes:
-        """See ``FrameCodec``.
+        """The file with other polygons.
 
         An object in several pieces becomes several shapes of one group; holes are joined to the
         ring around them, and shapes that were holes of it go.

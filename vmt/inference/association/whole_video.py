@@ -24,7 +24,7 @@ class WholeVideoAssociation:
         self._tracks: list[TrackSummary] = []
 
     def add(self, start: int, output: ClipTracklets) -> None:
-        """See ``Association``; called once, with the whole video."""
+        """Take in the whole video, once."""
         assert start == 0, "a whole video is one window"
         count, num_classes = output.class_probs.shape
         flat = output.class_probs.float().cpu().flatten()
@@ -47,12 +47,12 @@ class WholeVideoAssociation:
         ]
 
     def pop_frames(self, until: int) -> list[FrameLogits]:
-        """See ``Association``; the logits are views of those that came in."""
+        """All frames; their logits are views of those that came in."""
         assert until >= len(self._frames), "no window comes after a whole video"
         frames, self._frames = self._frames, []
         return frames
 
     def pop_closed(self, *, everything: bool = False) -> list[TrackSummary]:
-        """See ``Association``; all of them, in the order of the queries."""
+        """All tracks, in the order of the queries."""
         tracks, self._tracks = self._tracks, []
         return tracks

@@ -77,7 +77,7 @@ class WindowAssociation:
         self._scale = (1, (1, 1))  # of the masks: the same in all windows of a video
 
     def add(self, start: int, output: ClipTracklets) -> None:
-        """See ``Association``."""
+        """Match the tracklets of a window with the tracks so far."""
         ids = self._match(start, output)
         end = start + output.num_frames
         probs = output.class_probs.float().cpu()
@@ -96,14 +96,14 @@ class WindowAssociation:
         self._scale = (output.mask_stride, output.input_size)
 
     def pop_frames(self, until: int) -> list[FrameLogits]:
-        """See ``Association``; logits are means over the windows that saw the track."""
+        """Frames before ``until``; logits are means over the windows that saw the track."""
         frames = [self._frame(index) for index in range(self._next_frame, until)]
         self._next_frame = max(self._next_frame, until)
         self._forget_masks()
         return frames
 
     def pop_closed(self, *, everything: bool = False) -> list[TrackSummary]:
-        """See ``Association``; classes are those above ``min_score``."""
+        """Tracks that end; their classes are those above ``min_score``."""
         # A later window joins by the frames it shares, which are not handed out yet; without
         # shared frames, by the queries of the latest window.
         oldest = min(self._next_frame, self._reach - 1)

@@ -33,7 +33,7 @@ class ResNet(Backbone):
             stage.requires_grad_(False)
 
     def forward(self, frames: Tensor) -> dict[int, Tensor]:
-        """See ``Backbone``."""
+        """(B*T, 3, H, W) -> maps by stride; the stride-2 one is the raw first convolution."""
         part = self.body.get_submodule
         raw: Tensor = part("conv1")(frames)
         x = part("maxpool")(part("act1")(part("bn1")(raw)))

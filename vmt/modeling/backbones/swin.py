@@ -174,7 +174,7 @@ class Swin(Backbone):
             self._load_timm(pretrained)
 
     def forward(self, frames: Tensor) -> dict[int, Tensor]:
-        """See ``Backbone``."""
+        """(B*T, 3, H, W) -> maps of all stages by stride, normed."""
         x = self.patch_embed(frames)
         maps = {}
         for stride, stage, norm in zip(self.channels, self.stages, self.out_norm, strict=True):

@@ -73,7 +73,7 @@ class TimmFeatures(Backbone):
             )
 
     def forward(self, frames: Tensor) -> dict[int, Tensor]:
-        """See ``Backbone``."""
+        """(B*T, 3, H, W) -> maps by stride, sizes rounded up."""
         h, w = frames.shape[-2:]
         # Many timm networks round sizes down; whole cells of the coarsest map leave nothing over.
         coarsest = max(self.channels)

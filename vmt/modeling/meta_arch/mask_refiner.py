@@ -153,7 +153,7 @@ class PooledMaskRefiner(CutOutModel):
 
     @torch.no_grad()
     def refine_tubes(self, frames: Tensor, masks: Tensor) -> Iterator[RefinedTube]:
-        """See ``MaskRefinerModel``."""
+        """Sharpen tracklet by tracklet, each cut out of its frames."""
         for tracklet, coarse in enumerate(masks):
             present = coarse.flatten(1).any(1)
             if not present.any():

@@ -70,7 +70,7 @@ class QueryMaskRefiner(VideoMaskTransfiner, MaskRefinerModel):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, label_space: LabelSpace) -> QueryMaskRefiner:
-        """See ``VideoModel``."""
+        """Build from ``MODEL``; the refiner must not be ``none``."""
         if cfg.MODEL.REFINER.NAME == "none":
             raise ConfigError(
                 "MODEL.REFINER.NAME is none, but MODEL.META_ARCHITECTURE QueryMaskRefiner needs a "
@@ -93,7 +93,7 @@ class QueryMaskRefiner(VideoMaskTransfiner, MaskRefinerModel):
         return self
 
     def losses(self, batch: ClipBatch, adversary: Adversary | None = None) -> dict[str, Tensor]:
-        """See ``VideoModel``."""
+        """Losses of the refiner for the given masks, weighted."""
         outputs: list[RefinerOutput] = []
         targets: list[ClipTargets] = []
         clips = zip(batch.clips, batch.targets, batch.coarse_masks, strict=True)
@@ -116,7 +116,7 @@ class QueryMaskRefiner(VideoMaskTransfiner, MaskRefinerModel):
 
     @torch.no_grad()
     def refine_tubes(self, frames: Tensor, masks: Tensor) -> Iterator[RefinedTube]:
-        """See ``MaskRefinerModel``; all tracklets share one pass of the base.
+        """Sharpen the tracklets of a window, which share one pass of the base.
 
         A tracklet for which there is no query, because there are more than queries, is left out.
         """

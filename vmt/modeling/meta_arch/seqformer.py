@@ -73,7 +73,7 @@ class SeqFormer(Detector):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, label_space: LabelSpace) -> SeqFormer:
-        """See ``VideoModel``."""
+        """Build from ``MODEL``."""
         return cls(
             DetectorParts.from_config(cfg, build_backbone(cfg), len(label_space)),
             ModelOptions.from_config(cfg, label_space),
@@ -84,7 +84,7 @@ class SeqFormer(Detector):
     # --- training -------------------------------------------------------------------------------
 
     def losses(self, batch: ClipBatch, adversary: Adversary | None = None) -> dict[str, Tensor]:
-        """See ``VideoModel``."""
+        """Losses of all decoder layers, and those of the adversary, weighted."""
         step = self.detect(batch)
         losses = self.criterion.weighted(step.result.losses)
         if adversary is not None:
@@ -114,7 +114,7 @@ class SeqFormer(Detector):
     # --- inference ------------------------------------------------------------------------------
 
     def segment_clip(self, frames: Tensor) -> ClipTracklets:
-        """See ``ClipModel``; at most ``top_k`` tracklets."""
+        """The ``top_k`` best tracklets at most, refined where there is a refiner."""
         out = self.run_clip(self.normalise(frames))
         masks, stride = out.coarse_logits, STRIDE
         if out.refined is not None:
@@ -147,7 +147,7 @@ class SeqFormer(Detector):
         return ClipForward(frames, features, query, logits, boxes, selected, queries, masks)
 
     def reference_arrays(self, frames: Tensor) -> dict[str, Tensor]:
-        """See ``ClipModel``; masks after the published upsampling by 2."""
+        """Outputs of every stage; masks after the published upsampling by 2."""
         out = self.run_clip(frames)
         arrays = {
             "memory": out.features.memory,

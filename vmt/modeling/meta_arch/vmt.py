@@ -57,7 +57,7 @@ class VideoMaskTransfiner(SeqFormer):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, label_space: LabelSpace) -> SeqFormer:
-        """See ``VideoModel``."""
+        """Build from ``MODEL``; a SeqFormer when the refiner is ``none``."""
         if cfg.MODEL.REFINER.NAME == "none":
             return SeqFormer.from_config(cfg, label_space)
         return cls(**cls.arguments(cfg, label_space))
@@ -77,7 +77,7 @@ class VideoMaskTransfiner(SeqFormer):
         }
 
     def losses(self, batch: ClipBatch, adversary: Adversary | None = None) -> dict[str, Tensor]:
-        """See ``VideoModel``: those of SeqFormer, and of the refined masks of matched queries."""
+        """Losses of SeqFormer, and of the refined masks of matched queries."""
         step = self.detect(batch)
         result = step.result
         refined = [self._refine_matched(step, batch, clip) for clip in range(len(batch.clips))]
@@ -104,7 +104,7 @@ class VideoMaskTransfiner(SeqFormer):
         return output
 
     def forward_clip(self, frames: Tensor) -> ClipForward:
-        """See ``SeqFormer``; the selected queries' masks are refined."""
+        """SeqFormer's outputs; the masks of the selected queries are refined."""
         out = super().forward_clip(frames)
         return replace(out, refined=self.refiner(self._input_of(out)))
 

@@ -177,7 +177,7 @@ class SplitAttention(EncoderAdapter):
         return cls(node.HIDDEN_DIM, preset(cfg.MODEL.MSTS.PRESET), dropout=node.DROPOUT)
 
     def forward(self, x: Tensor, levels: Levels, num_frames: int) -> Tensor:
-        """See ``EncoderAdapter``; padding is zero, and no valid token depends on what it held."""
+        """(B*T, S, C); zero on padding, and no valid token depends on what padding held."""
         x = unfold_frames(_without_padding(x, levels), num_frames)  # (B, T, S, C)
         out = by_positions(self.intra, x)
         out = self._between_levels(x, out, levels)

@@ -61,7 +61,7 @@ class Separability(AdversarialNetwork):
         return Adam(self.network.parameters(), lr=LR, betas=BETAS)
 
     def begin_step(self, step: int) -> None:
-        """See ``AdversarialNetwork``."""
+        """Note the step, which the ramp of the weight counts."""
         self._step = step
         self._gradients = {}
 
@@ -133,11 +133,11 @@ class Separability(AdversarialNetwork):
         return {"weight": self.current_weight, **norms}
 
     def extra(self) -> dict[str, Any]:
-        """See ``AdversarialNetwork``."""
+        """Steps in a row that were too easy."""
         return {"easy_steps": self._easy_steps}
 
     def load_extra(self, extra: dict[str, Any]) -> None:
-        """See ``AdversarialNetwork``."""
+        """Take them back."""
         self._easy_steps = int(extra["easy_steps"])
 
 

@@ -153,7 +153,7 @@ class DenseBand(Refiner):
         )
 
     def forward(self, inputs: RefinerInput) -> RefinerOutput:
-        """See ``Refiner``; the result has stride 2. Gradients reach queries and ``fused`` only.
+        """Refined masks of stride 2. Gradients reach queries and ``fused`` only.
 
         The released code detaches backbone maps (``train_maps`` lets gradients reach them), boxes,
         centres and the masks of earlier stages.

@@ -86,7 +86,7 @@ class QuadtreeCriterion(RefinerCriterion):
         matches: Sequence[Match],
         num_tracklets: float | Tensor,
     ) -> dict[str, Tensor]:
-        """See ``RefinerLosses``; tracklets that were not refined cost nothing.
+        """Unweighted losses by name; tracklets that were not refined cost nothing.
 
         Raises:
             ValueError: lengths or shapes disagree, or there is no clip.

@@ -121,7 +121,7 @@ class QuadtreeRefiner(PyramidRefiner):
         )
 
     def forward(self, inputs: RefinerInput) -> QuadtreeOutput:
-        """See ``Refiner``; the result has stride 2.
+        """Refined masks of stride 2.
 
         As in the released code, gradients reach queries and ``fused`` only: backbone maps, boxes,
         centres and coarse masks are read without.
