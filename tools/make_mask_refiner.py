@@ -154,9 +154,7 @@ HEAD = """# Photographs behind the weights
 The weights were trained on clips generated from these {count} photographs (COCO 2017) and their
 annotations (COCO Consortium, CC BY 4.0). No photograph is part of this package. Each is the work
 of its Flickr author, reached by the link, under the licence that COCO recorded.
-
-| COCO id | licence | origin |
-|---|---|---|
+Links are named by the ids of COCO.
 """
 
 
@@ -164,12 +162,16 @@ def attribution(annotations: Path) -> str:
     """ATTRIBUTION.md for the photos of a COCO file."""
     content = json.loads(annotations.read_text())
     licences = {row["id"]: row for row in content["licenses"]}
-    rows = []
+    groups: dict[str, list[str]] = {}
     for image in sorted(content["images"], key=lambda row: int(row["id"])):
         licence = licences[image["license"]]
         name = f"[{licence['name']}]({licence['url']})"
-        rows.append(f"| {image['id']} | {name} | {image['flickr_url']} |\n")
-    return HEAD.format(count=len(rows)) + "".join(rows)
+        groups.setdefault(name, []).append(f"[{image['id']}]({image['flickr_url']})")
+    text = HEAD.format(count=len(content["images"]))
+    for name, links in groups.items():
+        lines = [", ".join(links[k : k + 4]) for k in range(0, len(links), 4)]
+        text += f"\n## {name}\n\n" + ",\n".join(lines) + "\n"
+    return text
 
 
 def shipped_config(trained: Path) -> str:

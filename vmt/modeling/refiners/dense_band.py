@@ -1,9 +1,10 @@
 """The refiner whose weights were published with VMT: a band around mask edges, frame by frame.
 
 It is *not* the method of the paper (arXiv:2207.14012): no quadtree, no attention across frames, no
-instance guidance; see docs/decisions.md. This file follows the released computation. What differs
-is only how: frames go through the convolutions together, attention never builds its weight matrix,
-and the convolutions over features that all instances share run once instead of once per instance.
+instance guidance (docs/reference/released_code.md#the-network). This file follows the released
+computation. What differs is only how: frames go through the convolutions together, attention never
+builds its weight matrix, and the convolutions over features that all instances share run once
+instead of once per instance.
 """
 
 from __future__ import annotations
