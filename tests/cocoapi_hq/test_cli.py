@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import json
 from pathlib import Path
@@ -16,7 +15,16 @@ import cocoapi_hq
 from cocoapi_hq import split
 from cocoapi_hq.check.files import check_annotations, check_results
 from cocoapi_hq.exceptions import ScoringError
-from tests.cocoapi_hq.tube_cases import CLIPS, GOLDEN, annotation, random_set, rect, result, truth
+from tests.cocoapi_hq.tube_cases import (
+    CLIPS,
+    GOLDEN,
+    annotation,
+    random_set,
+    rect,
+    result,
+    set_at,
+    truth,
+)
 from vmt.cli.main import main
 
 BOX, SMALL = rect(10, 10, 30, 30), rect(1, 1, 2, 2, 20, 30)
@@ -152,19 +160,6 @@ def sound() -> dict[str, Any]:
     )
 
 
-def place(data: Any, path: str, value: Any) -> Any:
-    data = copy.deepcopy(data)
-    *keys, last = [int(k) if k.isdigit() else k for k in path.split(".")]
-    at = data
-    for key in keys:
-        at = at[key]
-    if value == "DELETE":
-        del at[last]
-    else:
-        at[last] = value
-    return data
-
-
 GT_DEFECTS = [
     ("videos.0.id", "x", "videos[0].id"),
     ("videos.0.height", None, "videos[0].height"),
@@ -208,7 +203,7 @@ GT_DEFECTS = [
 @pytest.mark.parametrize(("path", "value", "where"), GT_DEFECTS)
 def test_defects_of_ground_truth(path: str, value: Any, where: str) -> None:
     assert check_annotations(sound()).defects == []
-    report = check_annotations(place(sound(), path, value), "gt.json")
+    report = check_annotations(set_at(sound(), path, value), "gt.json")
     assert where in [d.path for d in report.defects]
     for defect in report.defects:
         assert defect.file == "gt.json"
@@ -237,7 +232,7 @@ RESULT_DEFECTS = [
 def test_defects_of_results(path: str, value: Any, where: str) -> None:
     good = [result(1, [BOX, BOX], 0.5), result(1, [None, BOX], 0.4, 2)]
     assert check_results(good, truth=sound()).defects == []
-    report = check_results(place(good, path, value), "r.json", sound())
+    report = check_results(set_at(good, path, value), "r.json", sound())
     assert where in [d.path for d in report.defects]
 
 
@@ -249,7 +244,7 @@ def test_the_mended_copy_is_sound_and_scores(tmp_path: Path) -> None:
             if keys[2] in ("areas", "bboxes", "occlusion") and len(keys) > 3:
                 continue
             data["annotations"].append(
-                place(data, path, value)["annotations"][0] | {"id": len(data["annotations"])}
+                set_at(data, path, value)["annotations"][0] | {"id": len(data["annotations"])}
             )
     data["annotations"].append(annotation(1, 1, [BOX, BOX]))
     mended = check_annotations(data).mended
@@ -276,7 +271,7 @@ def test_images_are_looked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_check_writes_a_mended_copy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, out = tmp_path / "gt.json", tmp_path / "fixed.json"
-    path.write_text(json.dumps(place(sound(), "annotations.0.areas.0", 3)))
+    path.write_text(json.dumps(set_at(sound(), "annotations.0.areas.0", 3)))
     assert run("check-annotations", path, "--fix", out) == 1
     assert run("check-annotations", out, "--quiet") == 0
     assert run("check-annotations", path, "--fix", path) == 2

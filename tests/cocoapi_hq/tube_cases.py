@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,20 @@ def truth(
         "categories": [{"id": c, "name": f"class {c}"} for c in categories],
         "annotations": list(annotations),
     }
+
+
+def set_at(data: Any, path: str, value: Any) -> Any:
+    """A copy with the value at a path such as ``videos.0.id``; DELETE takes the key away."""
+    data = copy.deepcopy(data)
+    *keys, last = [int(k) if k.isdigit() else k for k in path.split(".")]
+    at = data
+    for key in keys:
+        at = at[key]
+    if value == "DELETE":
+        del at[last]
+    else:
+        at[last] = value
+    return data
 
 
 def blob(rng: np.random.Generator, h: int, w: int) -> np.ndarray:

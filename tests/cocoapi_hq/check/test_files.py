@@ -12,7 +12,7 @@ import pytest
 import cocoapi_hq
 from cocoapi_hq.check.files import check_annotations, check_file, check_results
 from cocoapi_hq.io import rle
-from tests.cocoapi_hq.tube_cases import H, W, annotation, rect, result, truth
+from tests.cocoapi_hq.tube_cases import H, W, annotation, rect, result, set_at, truth
 
 BOX, OTHER = rect(10, 10, 30, 30), rect(0, 0, 5, 5)
 RING = [10, 10, 30, 10, 30, 30, 10, 30]
@@ -36,19 +36,6 @@ def mended(data: Any, gt: Any = None) -> tuple[Any, list[str]]:
 def test_the_documented_keys_are_enough() -> None:
     data = sound()
     assert mended(data) == (data, [])
-
-
-def set_at(data: Any, path: str, value: Any) -> Any:
-    data = copy.deepcopy(data)
-    *keys, last = [int(k) if k.isdigit() else k for k in path.split(".")]
-    at = data
-    for key in keys:
-        at = at[key]
-    if value == "DELETE":
-        del at[last]
-    else:
-        at[last] = value
-    return data
 
 
 MASK = "annotations.0.segmentations.0"
