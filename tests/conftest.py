@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -47,14 +48,20 @@ def shared_data() -> Path:
     return folder
 
 
-def load_tool(name: str) -> ModuleType:
-    """A script of ``tools/`` as a module."""
-    spec = importlib.util.spec_from_file_location(name, REPO / f"tools/{name}.py")
+def load_module(path: Path) -> ModuleType:
+    """A file that is in no package as a new module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # data classes look there
     spec.loader.exec_module(module)
     return module
+
+
+def load_tool(name: str) -> ModuleType:
+    """A script of ``tools/`` as a new module."""
+    return load_module(REPO / f"tools/{name}.py")
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 from cocoapi_hq.io import rle
+from tests.conftest import load_tool
 from tests.recipes import SHORT, SMALL
 from vmt.apps import self_correct as loop
 from vmt.apps.refine.options import RefineOptions
@@ -23,18 +23,12 @@ from vmt.engine.job import Job, run_job
 from vmt.engine.launch import LaunchOptions
 from vmt.utils.errors import VmtError
 
-TOOL = Path(__file__).parents[2] / "tools/self_correct.py"
 SIZE = (150, 200)
 
 
 @pytest.fixture
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("self_correct", TOOL)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("self_correct")
 
 
 def square_set(folder: Path, videos: int = 2) -> Path:

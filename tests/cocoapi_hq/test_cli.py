@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from tests.cocoapi_hq.tube_cases import (
     set_at,
     truth,
 )
+from tests.conftest import load_tool
 from vmt.cli.main import main
 
 BOX, SMALL = rect(10, 10, 30, 30), rect(1, 1, 2, 2, 20, 30)
@@ -133,12 +133,7 @@ def test_bad_input_ends_in_one_sentence(
 
 
 def test_published_command(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    path = Path(__file__).resolve().parents[2] / "tools" / "eval_hqvis.py"
-    spec = importlib.util.spec_from_file_location("eval_hqvis", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_tool("eval_hqvis")
     assert module.main(["--save-path", str(files[1]), "--gt", str(files[0])]) == 0
     printed = capsys.readouterr().out
     assert "tube_mask" in printed

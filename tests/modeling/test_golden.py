@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 
+from tests.conftest import load_module, load_tool
 from vmt.checkpoint.key_maps.released import RELEASED
 from vmt.modeling.meta_arch.build import build_model
-
-
-def module_at(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module", params=["vmt_r50", "vmt_swin_l"])
@@ -30,7 +22,7 @@ def files(request, shared_data, tmp_path_factory) -> tuple[str, Path, Path]:
     with np.load(golden) as arrays:
         salt, bias = str(arrays["salt"]), float(arrays["incoherence_bias"])
     keys = json.loads((folder / f"keys_{request.param}.json").read_text())
-    drawn = module_at(folder / "synthetic_checkpoint.py").state_dict(keys, salt, bias)
+    drawn = load_module(folder / "synthetic_checkpoint.py").state_dict(keys, salt, bias)
     weights = tmp_path_factory.mktemp("weights") / f"{request.param}.pth"
     torch.save({"model": drawn}, weights)
     label = {"vmt_r50": "R50", "vmt_swin_l": "SwinL"}[request.param]
@@ -40,7 +32,7 @@ def files(request, shared_data, tmp_path_factory) -> tuple[str, Path, Path]:
 @pytest.mark.slow
 def test_check_parity_passes(files, repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     label, weights, golden = files
-    check = module_at(repo / "tools" / "check_parity.py")
+    check = load_tool("check_parity")
     command = ["--config", str(repo / f"configs/hq_ytvis/vmt_{label}_released.yaml")]
     command += ["--weights", str(weights), "--golden", str(golden)]
     assert check.main(command) == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.conftest import load_module
 from vmt.checkpoint.key_maps.released import RELEASED
 from vmt.checkpoint.load import load_weights
 from vmt.config.node import load_config
@@ -42,11 +42,7 @@ class Step:
 
 
 def synthetic_checkpoint(folder: Path) -> Path:
-    spec = importlib.util.spec_from_file_location("synthetic", PARITY / "synthetic_checkpoint.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_module(PARITY / "synthetic_checkpoint.py")
     keys = json.loads((PARITY / "keys_seqformer_r50.json").read_text())
     path = folder / "seqformer_r50.pth"
     torch.save({"model": module.state_dict(keys, "dev-")}, path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 from cocoapi_hq.io import rle
+from tests.conftest import load_tool
 from vmt.data.composites import CompositeOptions, Cutout, composite_clip
 from vmt.data.datasets.ytvis import load_ytvis_json
 
@@ -67,9 +67,7 @@ def test_a_small_set(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("share", "alone"), [(0.0, 0), (0.5, None), (1.0, 12)])
 def test_clips_of_a_single_photo(tmp_path: Path, monkeypatch, share, alone) -> None:
-    spec = importlib.util.spec_from_file_location("make_composites", TOOL)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_tool("make_composites")
     mask = np.zeros((60, 60), bool)
     mask[20:40, 20:40] = True
     photos = [np.full((60, 60, 3), level, np.uint8) for level in (60, 120, 180)]
@@ -91,9 +89,8 @@ def test_clips_of_a_single_photo(tmp_path: Path, monkeypatch, share, alone) -> N
         assert own == [picture] * (1 if picture == id(photos[0]) else 2)
 
 
-def test_nothing_is_overwritten(tmp_path: Path) -> None:
+def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "annotations.json").write_text("mine")
-    done = run("--clips", 1, "--output", tmp_path)
-    assert done.returncode == 2
-    assert "exists; give another --output" in done.stderr
+    assert load_tool("make_composites").main(["--clips", "1", "--output", str(tmp_path)]) == 2
+    assert "exists; give another --output" in capsys.readouterr().err
     assert (tmp_path / "annotations.json").read_text() == "mine"

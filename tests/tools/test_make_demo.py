@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -12,20 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.conftest import load_tool
 from vmt.inference.video_writer import VideoWriter
-
-TOOL = Path(__file__).parents[2] / "tools/make_demo.py"
 
 
 @pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def tool() -> ModuleType:
     pytest.importorskip("skimage")
-    spec = importlib.util.spec_from_file_location("make_demo", TOOL)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "make_demo", module)
-    spec.loader.exec_module(module)
+    module = load_tool("make_demo")
     module.FRAMES = 3
     return module
 

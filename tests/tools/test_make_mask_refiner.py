@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import load_tool
 from tests.tools.test_make_composites import photo_set
 from vmt.checkpoint.files import read_weights
 from vmt.config.node import load_config
 from vmt.inference.mask_refiner import MaskRefiner
 
-TOOL = Path(__file__).parents[2] / "tools/make_mask_refiner.py"
 SMALL = (
     "SOLVER.MAX_STEPS", "2", "SOLVER.MILESTONE_STEPS", "[]", "SOLVER.WARMUP_STEPS", "1",
     "SOLVER.CLIPS_PER_BATCH", "1", "INPUT.MIN_SIZE_TRAIN", "[64]",
@@ -26,10 +24,7 @@ SMALL = (
 
 @pytest.fixture
 def tool(monkeypatch):
-    spec = importlib.util.spec_from_file_location("make_mask_refiner", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)  # its data classes look there
-    spec.loader.exec_module(module)
+    module = load_tool("make_mask_refiner")
     small = ("--clips", "2", "--frames", "4", "--size", "64", "64")
     monkeypatch.setattr(module, "COMPOSITES", dict.fromkeys(module.COMPOSITES, small))
     monkeypatch.setattr(module, "MIN_AREA", 50)
