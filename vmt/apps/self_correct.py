@@ -146,7 +146,10 @@ class _Loop:
         for k in range(1, self.options.iterations + 1):
             scores.append(self._iterate(k))
             _say(k, scores)
-            if self.val and k > 1 and _gain(scores) < self.options.min_gain:
+            if not self.val or k == 1:
+                continue
+            now, before = (row["val"]["boundary_AP"] for row in (scores[-1], scores[-2]))
+            if now - before < self.options.min_gain:
                 logger.info("stopped: the gain is below %g points", self.options.min_gain)
                 break
         best = len(scores) - 1
@@ -241,12 +244,6 @@ class _Loop:
             for row in content["annotations"]:
                 row[REFINED] = masks[row["id"]]
         _write(self.output / "refined.json", content)
-
-
-def _gain(scores: Sequence[dict[str, Any]]) -> float:
-    """Points of tube boundary AP of the last iteration over the one before."""
-    now, before = (row["val"]["boundary_AP"] for row in (scores[-1], scores[-2]))
-    return float(now - before)
 
 
 def _say(k: int, scores: Sequence[dict[str, Any]]) -> None:

@@ -64,18 +64,14 @@ class LoadReport:
             ("in the file, read by no network", self.unused),
         )
         for kind, names in kinds:
-            for family, count in sorted(Counter(map(_family, names)).items()):
+            families = Counter(".".join(name.split(".")[:2]) for name in names)
+            for family, count in sorted(families.items()):
                 lines.append(f"  {kind}: {count} x {family}")
         for name, theirs, ours in self.mismatched:
             lines.append(f"  other shape: {name} {list(theirs)}, the network has {list(ours)}")
         if self.classes is not None:
             lines.append(f"  {self.classes.text()}")
         return "\n".join(lines)
-
-
-def _family(name: str) -> str:
-    """``encoder.layers.3.attn.value_proj.weight`` -> ``encoder.layers``."""
-    return ".".join(name.split(".")[:2])
 
 
 def load_weights(

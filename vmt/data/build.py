@@ -107,7 +107,7 @@ class TrainClips(Dataset[_Drawn]):
         self.mapper = mapper
         self.seed = seed
         self.skip_errors = skip_errors
-        self._ends = [np.cumsum(_key_frames(data)) for data in self.sets]
+        self._ends = [np.cumsum(np.asarray(data.num_frames(), np.int64)) for data in self.sets]
         self._succeeded = False
 
     def __getitem__(self, sample: int) -> _Drawn:
@@ -156,10 +156,6 @@ class TrainClips(Dataset[_Drawn]):
             "visible, or files damaged. Check the data set with vmt check-annotations, and the "
             f"crop sizes of INPUT.{damaged}"
         )
-
-
-def _key_frames(data: VideoDataset) -> np.ndarray[Any, np.dtype[np.int64]]:
-    return np.asarray(data.num_frames(), dtype=np.int64)
 
 
 class _Numbers:
@@ -232,7 +228,7 @@ class TrainLoader:
             self.clips,
             batch_sampler=self._numbers,
             num_workers=self.num_workers,
-            collate_fn=_as_list,
+            collate_fn=list,
             prefetch_factor=PREFETCH,
             timeout=TIMEOUT_S,
             pin_memory=self._pin_memory,
@@ -262,10 +258,6 @@ class TrainLoader:
             f"a worker that prepares clips died ({text}). Killed or Bus error: memory, or shared "
             "memory in a container (--shm-size), is short; set DATALOADER.NUM_WORKERS lower."
         )
-
-
-def _as_list(entries: list[_Drawn]) -> list[_Drawn]:
-    return entries
 
 
 def _init_worker(worker: int) -> None:
@@ -323,10 +315,9 @@ def build_train_clips(cfg: CfgNode, label_space: LabelSpace) -> TrainClips:
         )
         for data, name in zip(sets, maps, strict=True)
     ]
-    known = (*KINDS, CLEAN)
     for kind in cfg.INPUT.DEGRADE:
-        if kind not in known:
-            raise ConfigError(f"INPUT.DEGRADE: {kind!r} is none of {', '.join(known)}.")
+        if kind not in (*KINDS, CLEAN):
+            raise ConfigError(f"INPUT.DEGRADE: {kind!r} is none of {', '.join((*KINDS, CLEAN))}.")
     way = behaviour(cfg)
     mapper = ClipMapper(
         num_frames=cfg.INPUT.CLIP_FRAMES,
@@ -337,10 +328,11 @@ def build_train_clips(cfg: CfgNode, label_space: LabelSpace) -> TrainClips:
         keep_invisible=way.keep_invisible,
         degrade=tuple(cfg.INPUT.DEGRADE),
     )
+    sizes = [sum(data.num_frames()) for data in sets]
     return TrainClips(
         sets,
         tables,
-        _order(cfg, sets),
+        SampleOrder(sizes, node.RATIOS, cfg.ENGINE.SEED),
         mapper,
         seed=cfg.ENGINE.SEED,
         skip_errors=cfg.DATALOADER.ON_ERROR == "skip",
@@ -358,11 +350,6 @@ def _train_sets(cfg: CfgNode) -> list[VideoDataset]:
         if data[0].annotations is None:
             raise ConfigError(f"data set {data.name}: has no annotations; it cannot train.")
     return sets
-
-
-def _order(cfg: CfgNode, sets: Sequence[VideoDataset]) -> SampleOrder:
-    sizes = [int(_key_frames(data).sum()) for data in sets]
-    return SampleOrder(sizes, cfg.DATASETS.RATIOS, cfg.ENGINE.SEED)
 
 
 def build_train_loader(
@@ -395,14 +382,13 @@ def build_train_loader(
         AnnotationError: an annotation file breaks its format.
     """
     batch = _check_loader(cfg, rank, world_size)
-    node = cfg.DATALOADER
     return TrainLoader(
         build_train_clips(cfg, label_space),
         batch=batch,
         rank=rank,
         world_size=world_size,
         start_step=start_step,
-        num_workers=node.NUM_WORKERS,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
         pin_memory=pin_memory,
     )
 
@@ -413,6 +399,5 @@ def steps_per_epoch(cfg: CfgNode) -> int:
     As published (docs/reference/released_code.md#epoch). Images count as one key frame.
     At least 1; a rest that fills no batch goes to the next epoch.
     """
-    sets = _train_sets(cfg)
-    frames = sum(int(_key_frames(data).sum()) for data in sets)
+    frames = sum(sum(data.num_frames()) for data in _train_sets(cfg))
     return max(1, frames // _check_loader(cfg, 0, 1))

@@ -13,8 +13,10 @@ from typing import Any
 
 from cocoapi_hq.io import rle
 from cocoapi_hq.io.fields import is_int, short
-from cocoapi_hq.io.json_file import read_json, write_json
+from cocoapi_hq.io.json_file import write_json
 from cocoapi_hq.io.listing import list_files, natural_key
+from vmt.data.datasets.categories import category_names
+from vmt.data.datasets.coco import read_coco
 from vmt.data.datasets.folders import load_png_folders
 from vmt.data.datasets.mots import load_mots
 from vmt.data.formats.cvat import load_cvat
@@ -22,11 +24,11 @@ from vmt.data.formats.drawn import MemoryAnnotations, Source
 from vmt.data.formats.labelme import load_labelme
 from vmt.data.formats.via import load_via
 from vmt.data.images import read_frame
+from vmt.data.label_maps import MOTS_CLASSES, MOTS_IGNORE
 from vmt.data.listing import list_frames
 from vmt.data.mask_files.base import checked_mask, idle_note, idle_rings, list_few
-from vmt.data.names import FORMATS
+from vmt.data.names import FORMATS, read_void
 from vmt.data.records import Tracklet, VideoDataset, VideoList, VideoRecord
-from vmt.data.void import read_void
 from vmt.utils.errors import AnnotationError, OutputError, scoring_errors
 
 Row = dict[str, Any]
@@ -180,19 +182,11 @@ def load_coco_video(path: Path, image_root: Path) -> Source:
         AnnotationError: a value is missing or refers to nothing, a track changes its class, or no
             row has a mask.
     """
-    with scoring_errors():
-        content = read_json(path)
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise AnnotationError(f"{path}: has no list {key!r}; it is no COCO file.")
+    content = read_coco(path)
     videos = _frames_of_videos(content["images"], path)
     place = {row["id"]: (key, t) for key, rows in videos.items() for t, row in enumerate(rows)}
     tracks, notes = _tracks(content["annotations"], place, path)
-    classes = {
-        int(row["id"]): str(row.get("name", row["id"]))
-        for row in content["categories"]
-        if isinstance(row, dict) and is_int(row.get("id"))
-    }
+    classes = category_names(content["categories"])
     notes += _check_classes(tracks, classes, path)
     names = {
         row.get("id"): str(row.get("name", row.get("id")))
@@ -201,7 +195,9 @@ def load_coco_video(path: Path, image_root: Path) -> Source:
     }
     records = []
     keep_ids = all(is_int(key) and key >= 1 for key in videos)
-    for number, (key, rows) in enumerate(_by_name(videos), start=1):
+    by_name = sorted(videos.items(), key=lambda item: natural_key(str(item[0])))
+    for number, (key, rows) in enumerate(by_name, start=1):
+        own = {name[1:]: masks for name, masks in tracks.items() if name[0] == key}
         tracklets = [
             Tracklet(
                 id=k,
@@ -209,9 +205,7 @@ def load_coco_video(path: Path, image_root: Path) -> Source:
                 masks=tuple(masks.get(t) for t in range(len(rows))),
                 where=f"{path}: video {key!r}, track {track!r}",
             )
-            for k, ((_, track, category), masks) in enumerate(
-                ((name, m) for name, m in tracks.items() if name[0] == key), start=1
-            )
+            for k, ((track, category), masks) in enumerate(own.items(), start=1)
         ]
         records.append(
             VideoRecord(
@@ -248,10 +242,6 @@ def _frames_of_videos(rows: Sequence[Any], path: Path) -> dict[Any, list[Row]]:
                 "one is needed."
             )
     return videos
-
-
-def _by_name(videos: Mapping[Any, list[Row]]) -> list[tuple[Any, list[Row]]]:
-    return sorted(videos.items(), key=lambda item: natural_key(str(item[0])))
 
 
 def _sort_by_time(rows: list[Row], where: str) -> None:
@@ -387,10 +377,6 @@ def _check_classes(tracks: Tracks, classes: Mapping[int, str], path: Path) -> li
 
 # --- MOTSChallenge text -------------------------------------------------------------------------
 
-#: Classes of KITTI MOTS and MOTSChallenge by their number; 10 is "ignore".
-_MOTS_CLASSES = {1: "car", 2: "pedestrian"}
-_MOTS_IGNORE = 10
-
 
 def load_mots_txt(path: Path, image_root: Path) -> Source:
     """MOTSChallenge and KITTI MOTS text: ``frame id class height width rle`` per line.
@@ -433,8 +419,8 @@ def load_mots_txt(path: Path, image_root: Path) -> Source:
                 dataset=path.name,
             )
         )
-    notes = [f"{ignored} regions to ignore (class {_MOTS_IGNORE}) are left out."] if ignored else []
-    return Source(VideoList(path.name, _MOTS_CLASSES, records), notes)
+    notes = [f"{ignored} regions to ignore (class {MOTS_IGNORE}) are left out."] if ignored else []
+    return Source(VideoList(path.name, MOTS_CLASSES, records), notes)
 
 
 def _lines(file: Path) -> list[str]:
@@ -461,9 +447,9 @@ def _read_line(
         raise AnnotationError(
             f"{where}: {short(line)} is not 'frame id class height width rle'."
         ) from None
-    if category == _MOTS_IGNORE:
+    if category == MOTS_IGNORE:
         return False
-    if category not in _MOTS_CLASSES:
+    if category not in MOTS_CLASSES:
         raise AnnotationError(f"{where}: class {category} is neither 1 (car) nor 2 (pedestrian).")
     if frame not in index:
         raise AnnotationError(f"{where}: there is no image with the number {frame}.")

@@ -6,7 +6,7 @@ and erode at random). It gives no numbers; they follow CascadePSP, arXiv:2005.02
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,6 @@ import numpy.typing as npt
 from cocoapi_hq.io import rle
 from cocoapi_hq.io.json_file import read_json, write_json
 from vmt.data.names import KINDS, LOW_RES_STRIDE
-from vmt.structures.masks import Rle
 from vmt.utils.errors import AnnotationError, OutputError, scoring_errors
 
 BoolArray = npt.NDArray[np.bool_]
@@ -241,11 +240,15 @@ def _degrade_row(row: dict[str, Any], size: Any, where: str, change: _Change) ->
     given = row["segmentations"] if video else [row.get("segmentation")]
     if not isinstance(given, list):
         raise AnnotationError(f"{where}: 'segmentations' is no list.")
-    masks = [None if rle.is_absent(m) else _validated(m, where, size) for m in given]
+    with scoring_errors():
+        masks = [None if rle.is_absent(m) else rle.validate(m, where, size) for m in given]
     present = [t for t, mask in enumerate(masks) if mask is not None and rle.area(mask)]
     if not present:
         return 0
-    coarse = _degrade_rles([masks[t] for t in present], where, change)
+    shown: list[Any] = [masks[t] for t in present]
+    if len({tuple(mask["size"]) for mask in shown}) != 1:
+        raise AnnotationError(f"{where}: its masks differ in size.")
+    coarse = [rle.encode(mask) for mask in change(np.stack([rle.decode(m) for m in shown]))]
     for t, mask in zip(present, coarse, strict=True):
         masks[t] = mask
     if video:
@@ -256,16 +259,3 @@ def _degrade_row(row: dict[str, Any], size: Any, where: str, change: _Change) ->
         row["segmentation"] = masks[0]
         row["bbox"], row["area"] = list(rle.to_box(coarse[0])), rle.area(coarse[0])
     return len(present)
-
-
-def _validated(mask: Mapping[str, Any] | list[Any], where: str, size: Any) -> Rle:
-    with scoring_errors():
-        return rle.validate(mask, where, size)
-
-
-def _degrade_rles(masks: list[Any], where: str, change: _Change) -> list[Rle]:
-    """One tracklet, visible frames only."""
-    if len({tuple(mask["size"]) for mask in masks}) != 1:
-        raise AnnotationError(f"{where}: its masks differ in size.")
-    tube = np.stack([rle.decode(mask) for mask in masks])
-    return [rle.encode(mask) for mask in change(tube)]

@@ -28,13 +28,9 @@ def frame_path(root: Path, name: str) -> Path:
     path = root / name
     if not ("\\" in name or "%" in name) or path.is_file():
         return path
-    others = (root / other for other in _spellings(name))
-    return next((other for other in others if other.is_file()), path)
-
-
-def _spellings(name: str) -> list[str]:
     slashes = name.replace("\\", "/")
-    return [other for other in (slashes, unquote(name), unquote(slashes)) if other != name]
+    others = (root / other for other in (slashes, unquote(name), unquote(slashes)))
+    return next((other for other in others if other.is_file()), path)
 
 
 def why_missing(name: str, root: Path | None = None) -> str:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from vmt.data.images import check_file, open_picture
-from vmt.data.void import VOID
+from vmt.data.names import VOID
 from vmt.utils.errors import AnnotationError, VideoError
 
 Labels = npt.NDArray[np.integer]

@@ -139,8 +139,8 @@ class VideoList:
     def __init__(
         self, name: str, categories: Mapping[int, str], records: Sequence[VideoRecord]
     ) -> None:
-        self._name = name
-        self._categories = dict(categories)
+        self.name = name
+        self.categories = dict(categories)
         self._records = list(records)
 
     def __len__(self) -> int:
@@ -148,16 +148,6 @@ class VideoList:
 
     def __getitem__(self, index: int) -> VideoRecord:
         return self._records[index]
-
-    @property
-    def name(self) -> str:
-        """Name in the config."""
-        return self._name
-
-    @property
-    def categories(self) -> Mapping[int, str]:
-        """Category id -> name."""
-        return self._categories
 
     def num_frames(self) -> Sequence[int]:
         """Frames of every video."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -99,19 +99,14 @@ def _exists(path: Path, listed: dict[Path, set[str]]) -> bool:
 def _damaged(data: VideoDataset, every: int) -> list[str]:
     problems: dict[str, None] = {}  # in order, each once
     for record in (data[k] for k in range(0, len(data), every)):
-        for look in _looks(record):
+        there = [path for path in record.frame_paths if path.is_file()]  # others are named already
+        looks: list[Callable[[], object]] = [partial(read_frame, p, record.size) for p in there]
+        for look in (*looks, partial(_decode_masks, record)):
             try:
                 look()
             except VmtError as error:
                 problems[str(error)] = None
     return list(problems)
-
-
-def _looks(record: VideoRecord) -> Iterator[Callable[[], object]]:
-    for path in record.frame_paths:
-        if path.is_file():  # missing ones are named already
-            yield partial(read_frame, path, record.size)
-    yield partial(_decode_masks, record)
 
 
 def _decode_masks(record: VideoRecord) -> None:

@@ -22,6 +22,9 @@ _FIRST: tuple[Rgb, ...] = (
     (168, 224, 60),
     (112, 120, 255),
 )
+#: Pixels that a mask gained and lost.
+ADDED: Rgb = (56, 211, 118)
+REMOVED: Rgb = (255, 60, 60)
 #: Colours before they repeat.
 NUM_COLORS = 48
 

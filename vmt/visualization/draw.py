@@ -146,6 +146,14 @@ def _edge_tables(fill: float) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uin
     return (color * 255).round().astype(np.uint8), (rim * 255).round().astype(np.uint8)
 
 
+def titled(panel: Frame, title: str) -> Frame:
+    """A picture (H, W, 3) under a bar with a title: (H + 22, W, 3)."""
+    bar = np.full((22, panel.shape[1], 3), 255, dtype=np.uint8)
+    scale = min(0.42, panel.shape[1] / (8.2 * max(len(title), 1)) * 0.42)
+    cv2.putText(bar, title, (4, 15), 0, scale, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.concatenate([bar, panel])
+
+
 # Tags -----------------------------------------------------------------------------------------
 
 

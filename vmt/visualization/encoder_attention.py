@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import cv2
@@ -21,10 +20,9 @@ from torch import Tensor, nn
 
 from vmt.modeling.msts.encoder import SplitAttention
 from vmt.modeling.seqformer.encoder import Encoder, EncoderLayer, Levels
+from vmt.visualization.draw import titled
 
 Frame = npt.NDArray[np.uint8]
-#: Height of the bar with a panel's title, in pixels.
-BAR_PX = 22
 #: How far the hottest place covers the frame.
 OPACITY = 0.75
 
@@ -73,12 +71,7 @@ class EncoderAttention:
             self._hooks.append(self.layer.branch.register_forward_pre_hook(keep_mixed))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         for hook in self._hooks:
             hook.remove()
 
@@ -191,10 +184,7 @@ def attention_panel(
     y, x = place
     for color, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
         cv2.drawMarker(panel, (x, y), color, cv2.MARKER_CROSS, 12, thickness, cv2.LINE_AA)
-    bar = np.full((BAR_PX, panel.shape[1], 3), 255, dtype=np.uint8)
-    scale = min(0.42, panel.shape[1] / (8.2 * max(len(title), 1)) * 0.42)
-    cv2.putText(bar, title, (4, 15), 0, scale, (0, 0, 0), 1, cv2.LINE_AA)
-    return np.concatenate([bar, panel])
+    return titled(panel, title)
 
 
 def heat_at_size(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import cv2
@@ -16,7 +15,8 @@ from vmt.layers.transformer import SelfAttention
 from vmt.modeling.refiners.quadtree.refiner import STRIDES, QuadtreeRefiner
 from vmt.modeling.refiners.quadtree.sequence_encoder import sorted_by_block
 from vmt.modeling.refiners.quadtree.tree import SequenceQuadtree
-from vmt.visualization.colors import Rgb
+from vmt.visualization.colors import ADDED, REMOVED, Rgb
+from vmt.visualization.draw import titled
 
 Frame = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -24,11 +24,8 @@ Mask = npt.NDArray[np.bool_]
 #: Nodes at H/8, H/4 and H/2.
 LEVEL_COLORS: tuple[Rgb, ...] = ((255, 210, 50), (255, 120, 40), (255, 40, 90))
 MASK_COLOR: Rgb = (64, 156, 255)
-ADDED: Rgb = (56, 211, 118)
-REMOVED: Rgb = (255, 60, 60)
 _TITLES = ("coarse mask", "nodes: H/8 yellow, H/4 orange, H/2 red", "refined mask")
 _DIFFERENCE = "green added, red removed"
-_BAR = 22
 
 
 def refinement_row(
@@ -56,7 +53,7 @@ def refinement_row(
     count = int(((tree.tracklet == tracklet) & (tree.frame == index)).sum())
     titles = [_TITLES[0], f"{_TITLES[1]} ({count})", _TITLES[2], _DIFFERENCE]
     return np.concatenate(
-        [_titled(p, t, f"frame {index}") for p, t in zip(panels, titles, strict=True)], axis=1
+        [titled(p, f"frame {index}  {t}") for p, t in zip(panels, titles, strict=True)], axis=1
     )
 
 
@@ -80,14 +77,6 @@ def _paint_nodes(frame: Frame, tree: SequenceQuadtree, tracklet: int, index: int
         )
         painted[pixels > 0] = color
     return painted
-
-
-def _titled(panel: Frame, *texts: str) -> Frame:
-    bar = np.full((_BAR, panel.shape[1], 3), 255, dtype=np.uint8)
-    text = "  ".join(reversed(texts))
-    scale = min(0.42, panel.shape[1] / (8.2 * len(text)) * 0.42)
-    cv2.putText(bar, text, (4, 15), 0, scale, (0, 0, 0), 1, cv2.LINE_AA)
-    return np.concatenate([bar, panel])
 
 
 # --- where a node looked -------------------------------------------------------------------------
@@ -133,12 +122,7 @@ class LastAttention:
         ]
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         for hook in self._hooks:
             hook.remove()
 
@@ -217,11 +201,8 @@ def attention_picture(
             x, y = centres[node]
             cv2.drawMarker(panel, (x, y), (255, 255, 255), cv2.MARKER_CROSS, 19, 2, cv2.LINE_AA)
         share = sum(weight for _, weight in here)
-        panels.append(
-            _titled(
-                panel, f"{len(here)} of the top {len(others)}, weight {share:.2%}", f"frame {t}"
-            )
-        )
+        count = f"{len(here)} of the top {len(others)}"
+        panels.append(titled(panel, f"frame {t}  {count}, weight {share:.2%}"))
     return np.concatenate(panels, axis=1)
 
 

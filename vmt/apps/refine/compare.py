@@ -15,14 +15,12 @@ from cocoapi_hq.io import rle
 from cocoapi_hq.tubes.tracklet_quality import compare_tubes, temporal_stability
 from vmt.data.images import Frame
 from vmt.structures.masks import MaskCrop, decode_crop, encode_crop
-from vmt.visualization.colors import Rgb
+from vmt.visualization.colors import ADDED, REMOVED, Rgb
 
 BoolArray = npt.NDArray[np.bool_]
 
 BEFORE: Rgb = (255, 138, 28)
 AFTER: Rgb = (32, 208, 160)
-ADDED: Rgb = (56, 211, 118)
-REMOVED: Rgb = (255, 60, 60)
 #: Longest side of a picture, and how far small objects are enlarged.
 SIDE_PX, MOST_ZOOM = 560, 6.0
 _QUALITY = 86

@@ -16,7 +16,7 @@ from vmt.apps.refine.work_folder import WorkFolder, check_places, count_text
 from vmt.data.mask_files.base import MaskFile, MaskVideo, list_few
 from vmt.data.mask_files.entries import EntryOptions
 from vmt.data.mask_files.open import MaskOptions, has_frames, open_mask_file
-from vmt.data.void import read_void
+from vmt.data.names import read_void
 from vmt.inference.mask_refiner import FrameRefiner, MaskRefiner
 from vmt.utils.atomic import write_text
 from vmt.utils.errors import AnnotationError, OutputError, VideoError, VmtError

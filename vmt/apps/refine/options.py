@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmt.data.void import read_void
+from vmt.data.names import read_void
 from vmt.inference.refine_defaults import ACCEPT, ANY, WINDOW, weights_path
 from vmt.utils.errors import ConfigError
 

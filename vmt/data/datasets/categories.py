@@ -7,10 +7,11 @@ result writers alone turn category ids into labels and back.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
+from cocoapi_hq.io.fields import is_int
 from vmt.structures.labels import PUBLISHED_ROWS, YTVIS_2019, LabelSpace
 from vmt.utils.errors import ConfigError
 
@@ -127,6 +128,15 @@ def coco_map(name: str) -> Mapping[int, int]:
         ConfigError: there is none; the message suggests the nearest and lists all.
     """
     return _lookup(COCO_MAPS, name, "COCO map")
+
+
+def category_names(rows: Sequence[Any]) -> dict[int, str]:
+    """Category id -> name, of the sound rows of ``categories`` in a file."""
+    return {
+        int(row["id"]): str(row.get("name", row["id"]))
+        for row in rows
+        if isinstance(row, dict) and is_int(row.get("id"))
+    }
 
 
 def _lookup(table: Mapping[str, _Row], name: str, kind: str) -> _Row:

@@ -10,6 +10,7 @@ from typing import Any
 from cocoapi_hq.io import rle
 from cocoapi_hq.io.fields import is_int, short
 from cocoapi_hq.io.json_file import read_json
+from vmt.data.datasets.categories import category_names
 from vmt.data.records import PackedList, Tracklet, VideoRecord
 from vmt.utils.errors import AnnotationError, scoring_errors
 
@@ -105,18 +106,10 @@ def load_coco_json(
     Raises:
         AnnotationError: the file is missing, is no such JSON, or an entry breaks the format.
     """
-    with scoring_errors():
-        content = read_json(path)
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise AnnotationError(f"{path}: has no list {key!r}; it is no COCO instance file.")
+    content = read_coco(path)
     images = _images(content["images"], path)
     objects = _objects(content["annotations"], images, path, mask_key)
-    categories = {
-        int(row["id"]): str(row.get("name", row["id"]))
-        for row in content["categories"]
-        if isinstance(row, dict) and is_int(row.get("id"))
-    }
+    categories = category_names(content["categories"])
     if not objects:
         raise AnnotationError(f"{path}: no image has an object with a mask.")
     kept = [key for key in images if key in objects]
@@ -128,6 +121,20 @@ def load_coco_json(
         PackedList(images[key] for key in kept),
         PackedList(objects[key] for key in kept),
     )
+
+
+def read_coco(path: Path) -> dict[str, Any]:
+    """A JSON file with the lists images, annotations and categories.
+
+    Raises:
+        AnnotationError: the file is missing, or is no such JSON.
+    """
+    with scoring_errors():
+        content = read_json(path)
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise AnnotationError(f"{path}: has no list {key!r}; it is no COCO instance file.")
+    return dict(content)
 
 
 def _images(rows: Sequence[Any], path: Path) -> dict[int, list[Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from vmt.data.listing import list_frames
 from vmt.data.mask_files.base import FrameSet, join_notes, list_few
 from vmt.data.mask_files.folders import FolderFile, FolderVideo, FrameCodec
 from vmt.data.mask_files.open import MaskOptions, has_frames, open_mask_folder
+from vmt.data.names import VOID
 from vmt.data.records import Tracklet, VideoList, VideoRecord
-from vmt.data.void import VOID
 from vmt.utils.errors import AnnotationError, scoring_errors
 
 #: The class of objects whose class is not known.
@@ -68,62 +68,35 @@ def load_png_folders(
     for number, video in enumerate(folder.videos, start=1):
         below = not alone or (video.folder != "" and (image_root / video.folder).is_dir())
         place = video.folder if below or len(folder.videos) > 1 else ""
-        frames = _Frames(image_root, place)
-        files, note = _pair(video, frames, strict=strict, survey=report is not None)
+        paths = list(list_frames(image_root / place).values())
+        size = picture_size(paths[0])
+        files, note = _pair(video, paths, size, strict=strict, survey=report is not None)
         if report is not None and note:
             report(f"{video.label}: {note}")
-        stems = list(frames.paths)
+        annotations = FolderAnnotations(
+            files=tuple(files.values()),
+            codec=video.codec,
+            size=size,
+            category_ids=ids,
+            category_of=classes.get(video.folder, {}) if classes else None,
+            where=video.where,
+        )
+        file_names = tuple(paths[t].relative_to(image_root).as_posix() for t in files)
         records.append(
-            VideoRecord(
-                id=number,
-                name=video.label,
-                image_root=image_root,
-                file_names=tuple(frames.relative(stems[t]) for t in files),
-                height=frames.size[0],
-                width=frames.size[1],
-                annotations=FolderAnnotations(
-                    files=tuple(files.values()),
-                    codec=video.codec,
-                    size=frames.size,
-                    category_ids=ids,
-                    category_of=classes.get(video.folder, {}) if classes else None,
-                    where=video.where,
-                ),
-                dataset=name,
-            )
+            VideoRecord(number, video.label, image_root, file_names, *size, annotations, name)
         )
     return VideoList(name, names, records)
 
 
-class _Frames:
-    """The frames of one video.
-
-    Args:
-        root: folder of frames of all videos.
-        place: of this video below it; "" for the folder itself.
-    """
-
-    def __init__(self, root: Path, place: str) -> None:
-        self._place = place
-        self.folder = root / place if place else root
-        self.paths = list_frames(self.folder)
-        self.size = picture_size(next(iter(self.paths.values())))
-
-    def relative(self, stem: str) -> str:
-        """Path from the root."""
-        name = self.paths[stem].name
-        return f"{self._place}/{name}" if self._place else name
-
-
 def _pair(
-    video: FolderVideo, frames: _Frames, *, strict: bool, survey: bool
+    video: FolderVideo, paths: Sequence[Path], size: tuple[int, int], *, strict: bool, survey: bool
 ) -> tuple[dict[int, tuple[Path, ...]], str]:
     """Frame -> its files, and what to say."""
-    video.refuse_frames(frames.paths.values())
-    info = FrameSet(str(frames.folder), frames.size, tuple(frames.paths), len(frames.paths))
-    note = video.codec.survey(video.files if survey else (), frames.size)
-    files, pairing = video.pair(info)
-    bare = [stem for t, stem in enumerate(frames.paths) if t not in files]
+    video.refuse_frames(paths)
+    stems = tuple(path.stem for path in paths)
+    note = video.codec.survey(video.files if survey else (), size)
+    files, pairing = video.pair(FrameSet(str(paths[0].parent), size, stems, len(stems)))
+    bare = [stem for t, stem in enumerate(stems) if t not in files]
     if bare and strict:
         noun = video.codec.noun
         raise AnnotationError(
@@ -193,18 +166,15 @@ class FolderAnnotations:
             for path in self.files[t]:
                 for key, mask in self.codec.read(path, self.size).items():
                     masks.setdefault(key, {})[t] = rle.encode(mask)
-        return list(self._tracklets(frames, masks))
-
-    def _tracklets(
-        self, frames: Sequence[int], masks: Mapping[str, Mapping[int, rle.Rle]]
-    ) -> Iterator[Tracklet]:
-        for place, key in enumerate(sorted(masks, key=natural_key), start=1):
-            yield Tracklet(
+        return [
+            Tracklet(
                 id=int(key) if key.isdecimal() else place,
                 category_id=self.category_ids[self._category(key)],
                 masks=tuple(masks[key].get(t) for t in frames),
                 where=f"{self.where}: {self.codec.label(key)}",
             )
+            for place, key in enumerate(sorted(masks, key=natural_key), start=1)
+        ]
 
     def _category(self, key: str) -> str:
         if self.category_of is None:

@@ -65,7 +65,7 @@ def load_ytvis_json(
         records.append(
             VideoRecord(
                 id=video.id,
-                name=_video_name(video),
+                name=Path(video.file_names[0]).parent.name or f"video_{video.id}",
                 image_root=image_root,
                 file_names=video.file_names,
                 height=height,
@@ -102,11 +102,6 @@ def _check_video(video: Video, path: Path) -> tuple[int, int]:
             "(vmt check-annotations --fix fills them in)."
         )
     return video.height, video.width
-
-
-def _video_name(video: Video) -> str:
-    folder = Path(video.file_names[0]).parent.name
-    return folder or f"video_{video.id}"
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,9 @@ import numpy as np
 
 from cocoapi_hq.io import rle
 from cocoapi_hq.io.fields import short
-from vmt.data.formats.drawn import (
-    Drawings,
-    DrawnVideo,
-    Source,
-    open_frames,
-    order_note,
-    to_source,
-)
-from vmt.data.images import picture_size
+from vmt.data.formats.drawn import Drawings, DrawnVideo, Source, open_video, order_note, to_source
 from vmt.data.mask_files.base import Size, size_text
+from vmt.data.mask_files.polygons import IGNORED
 from vmt.utils.errors import AnnotationError
 
 SUFFIXES = frozenset((".xml", ".zip"))
@@ -60,12 +53,9 @@ def load_cvat(path: Path, images: Path) -> Source:
         videos = _read_images(path, root, images, drawings)
         notes = order_note(videos, "group the shapes of one object in CVAT where that is wrong")
     used = {label for video in videos for label in video.labels.values()}
-    classes = [name for name in classes if name in used or not _is_none(name)]
+    left_out = {*IGNORED, "background"}
+    classes = [name for name in classes if name in used or name.lower() not in left_out]
     return to_source(path, images, videos, classes=classes, notes=[*drawings.notes(), *notes])
-
-
-def _is_none(label: str) -> bool:
-    return not Drawings().is_object(label) or label.lower() == "background"
 
 
 def _parse(path: Path) -> Element:
@@ -98,17 +88,16 @@ def _parse(path: Path) -> Element:
 def _read_tracks(path: Path, root: Element, images: Path, drawings: Drawings) -> DrawnVideo:
     source = Path(root.findtext("meta//source") or "").stem
     name = root.findtext("meta//task/name") or source or path.stem
-    folder, frames = open_frames(images, [name, source, path.stem])
-    files = list(frames.values())
-    size = picture_size(files[0])
+    folder, video = open_video(images, [name, source, path.stem])
+    size, count = video.size, len(video.files)
     drawn_on = [root.findtext(f"meta//original_size/{side}") for side in ("height", "width")]
     if None not in drawn_on and drawn_on != [str(side) for side in size]:
         raise AnnotationError(
             f"{path}: was drawn on {drawn_on[1]}x{drawn_on[0]} pixels, but the frames of {folder} "
             f"are {size_text(size)}; give the frames that it was drawn on."
         )
-    index = _frame_index(path, root, folder, len(files))
-    video = DrawnVideo(folder.name, files, size, set(index.values()))
+    index = _frame_index(path, root, folder, count)
+    video.annotated.update(index.values())
     for track in root.findall("track"):
         label, number = track.get("label", "object").strip(), track.get("id", "")
         key = f"{label} {number}"
@@ -120,7 +109,7 @@ def _read_tracks(path: Path, root: Element, images: Path, drawings: Drawings) ->
             frame = shape.get("frame", "")
             if not frame.isdecimal() or int(frame) not in index:
                 raise AnnotationError(
-                    f"{where}: is in frame {short(frame)}, but {folder} has {len(files)} frames; "
+                    f"{where}: is in frame {short(frame)}, but {folder} has {count} frames; "
                     "give the frames of this task."
                 )
             mask = _mask(shape, f"{where}, frame {frame}", size, drawings)
@@ -162,10 +151,8 @@ def _read_images(path: Path, root: Element, images: Path, drawings: Drawings) ->
     videos = []
     for place, chosen in rows.items():
         name = path.stem if place == "." else place
-        folder, frames = open_frames(images, [name, Path(place).name])
-        files = list(frames.values())
-        video = DrawnVideo(folder.name, files, picture_size(files[0]))
-        index = {path.stem: t for t, path in enumerate(files)}
+        folder, video = open_video(images, [name, Path(place).name])
+        index = {path.stem: t for t, path in enumerate(video.files)}
         for row in chosen:
             _read_image(path, row, folder, index, video, drawings)
         videos.append(video)

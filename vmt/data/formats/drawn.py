@@ -10,6 +10,7 @@ from typing import Any
 
 from cocoapi_hq.io import rle
 from cocoapi_hq.io.listing import natural_key
+from vmt.data.images import picture_size
 from vmt.data.listing import list_frames
 from vmt.data.mask_files.base import Size, checked_mask, idle_note, idle_rings, list_few
 from vmt.data.mask_files.polygons import IGNORED
@@ -87,17 +88,18 @@ class DrawnVideo:
             self.add(key, label, frame, mask)
 
 
-def open_frames(images: Path, names: Sequence[str]) -> tuple[Path, dict[str, Path]]:
+def open_video(images: Path, names: Sequence[str]) -> tuple[Path, DrawnVideo]:
     """The frames of a video: of a folder of one of these names below ``images``, or ``images``.
 
     Returns:
-        The folder and its frames by their stem, in order.
+        The folder, and its video, in which nothing is drawn yet.
 
     Raises:
         VideoError: there is none.
     """
     folder = next((images / name for name in names if name and (images / name).is_dir()), images)
-    return folder, list_frames(folder)
+    files = list(list_frames(folder).values())
+    return folder, DrawnVideo(folder.name, files, picture_size(files[0]))
 
 
 class Drawings:

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from cocoapi_hq.io import rle
 from cocoapi_hq.io.listing import list_folders
-from vmt.data.formats.drawn import DrawnVideo, Source, open_frames, order_note, to_source
-from vmt.data.images import picture_size
+from vmt.data.formats.drawn import DrawnVideo, Source, open_video, order_note, to_source
 from vmt.data.mask_files.base import FrameSet
 from vmt.data.mask_files.folders import FolderVideo
 from vmt.data.mask_files.polygons import PolygonCodec, polygon_files, read_polygons
@@ -31,12 +30,13 @@ def load_labelme(path: Path, images: Path) -> Source:
     for name, files in found:
         if not files:
             continue
-        folder, frames = open_frames(images, [name or path.resolve().name])
+        folder, video = open_video(images, [name or path.resolve().name])
         if name and folder == images:
             raise AnnotationError(
                 f"{images / name}: no such folder; the frames of {path / name} must be there."
             )
-        video, note = _read(name or path.resolve().name, files, folder, list(frames.values()))
+        video.name = name or path.resolve().name
+        note = _read(files, folder, video)
         videos.append(video)
         notes += [f"{video.name}: {note}"] if note else []
     if not videos:
@@ -45,18 +45,16 @@ def load_labelme(path: Path, images: Path) -> Source:
     return to_source(path, images, videos, notes=notes)
 
 
-def _read(
-    name: str, files: tuple[Path, ...], folder: Path, frames: list[Path]
-) -> tuple[DrawnVideo, str]:
-    size = picture_size(frames[0])
-    shown = FrameSet(str(folder), size, tuple(path.stem for path in frames), len(frames))
-    codec = PolygonCodec()
-    note = codec.survey(files, size)
-    pairs, _ = FolderVideo.of(files, codec, name).pair(shown)
-    video = DrawnVideo(name, frames, size, set(pairs))
+def _read(files: tuple[Path, ...], folder: Path, video: DrawnVideo) -> str:
+    """Add the objects of a video's files; returns what a person should know."""
+    stems, codec = tuple(path.stem for path in video.files), PolygonCodec()
+    note = codec.survey(files, video.size)
+    frames = FrameSet(str(folder), video.size, stems, len(stems))
+    pairs, _ = FolderVideo.of(files, codec, video.name).pair(frames)
+    video.annotated.update(pairs)
     for t, (file,) in pairs.items():
         content = read_polygons(file)
-        for key, mask in content.masks(size).items():
+        for key, mask in content.masks(video.size).items():
             if rle.area(mask):
                 video.add(key, content.labels[key].strip(), t, mask)
-    return video, note
+    return note

@@ -8,16 +8,8 @@ from typing import Any
 
 from cocoapi_hq.io.fields import short
 from cocoapi_hq.io.json_file import read_json
-from vmt.data.formats.drawn import (
-    Drawings,
-    DrawnVideo,
-    Source,
-    open_frames,
-    order_note,
-    to_source,
-)
+from vmt.data.formats.drawn import Drawings, DrawnVideo, Source, open_video, order_note, to_source
 from vmt.data.formats.foreign import via_images
-from vmt.data.images import picture_size
 from vmt.data.mask_files.base import list_few
 from vmt.utils.errors import AnnotationError, scoring_errors
 
@@ -50,10 +42,8 @@ def load_via(path: Path, images: Path) -> Source:
     word = _label_attribute(path, [r for row in rows.values() for r in _regions(path, row)])
     videos = []
     for place, chosen in by_folder.items():
-        folder, frames = open_frames(images, [path.stem if place == "." else place])
-        files = list(frames.values())
-        video = DrawnVideo(folder.name, files, picture_size(files[0]))
-        index = {frame.name: t for t, frame in enumerate(files)}
+        _, video = open_video(images, [path.stem if place == "." else place])
+        index = {frame.name: t for t, frame in enumerate(video.files)}
         for row in chosen:
             _read(path, row, word, index, video, drawings)
         videos.append(video)
@@ -117,10 +107,8 @@ def _read(
         where = f"{path}: {name}: regions[{k}]"
         label = "object" if word is None else _word(attributes.get(word))
         if word is not None and not label:
-            raise AnnotationError(
-                f"{where}: its {word} is {short(attributes.get(word))}; say what it is, in one "
-                "word."
-            )
+            its = short(attributes.get(word))
+            raise AnnotationError(f"{where}: its {word} is {its}; say what it is, in one word.")
         where += f" ({label})"
         if not drawings.is_object(label):
             continue

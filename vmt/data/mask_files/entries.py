@@ -13,6 +13,7 @@ import numpy as np
 
 from cocoapi_hq.io import rle
 from cocoapi_hq.io.fields import is_int, short
+from vmt.data.datasets.categories import category_names
 from vmt.data.formats.foreign import foreign_tool
 from vmt.data.mask_files.base import (
     BoolArray,
@@ -88,6 +89,44 @@ def open_entries(content: JsonList, options: EntryOptions) -> EntryFile:
     if content.name == "results" and options.members is not None:
         listed = read_json_list(options.members)
     members = _members(listed, "images" if form.image else "videos")
+    rows = _rows_of_members(content, form, members, listed.path)
+    if not members:
+        members = {key: _unlisted(content, key, chosen[0]) for key, chosen in rows.items()}
+    crowds = sum(place.crowd for place in content.places)
+    if crowds and crowds == len(content.places):
+        raise AnnotationError(
+            f"{content.path}: all {crowds} masks are marked as crowd (iscrowd 1), and crowds are "
+            "not refined; some tools mark every mask that is stored as run lengths so: set iscrowd "
+            "to 0 where a mask is one object."
+        )
+    categories = listed.top.get("categories")
+    names = category_names(categories if isinstance(categories, list) else ())
+    videos = tuple(
+        EntryVideo(
+            key=f"{form.noun}_{member.id}",
+            label=member.label,
+            folder=member.folder,
+            file_names=member.file_names,
+            content=content,
+            form=form,
+            options=options,
+            member=member,
+            rows=tuple(rows[key]),
+            categories=names,
+        )
+        for key, member in members.items()
+        if key in rows
+    )
+    if not videos:
+        raise AnnotationError(f"{content.path}: {content.name} is empty; there is no mask.")
+    note = f"{crowds} crowd regions (iscrowd) are left alone" if crowds else ""
+    return EntryFile(content.path, form.text, videos, form.noun, note, content=content, kind=form)
+
+
+def _rows_of_members(
+    content: JsonList, form: _Form, members: Mapping[int | str, Member], listed: Path
+) -> dict[int | str, list[int]]:
+    """Id of a video or image -> places of its entries."""
     named = _by_name(members)
     rows: dict[int | str, list[int]] = {}
     for row, place in enumerate(content.places):
@@ -102,44 +141,15 @@ def open_entries(content: JsonList, options: EntryOptions) -> EntryFile:
         if members and key not in members:
             if by_name:
                 raise AnnotationError(
-                    f"{content.where(row)} is of the video {key!r}, but {listed.path} has none, or "
+                    f"{content.where(row)} is of the video {key!r}, but {listed} has none, or "
                     "several, of that name; give video_id, or the files that belong together."
                 )
             raise AnnotationError(
-                f"{content.where(row)}.{form.member} is {key}, but {listed.path} has no such "
+                f"{content.where(row)}.{form.member} is {key}, but {listed} has no such "
                 f"{form.noun}; give the files that belong together."
             )
         rows.setdefault(key, []).append(row)
-    if not members:
-        members = {key: _unlisted(content, key, chosen[0]) for key, chosen in rows.items()}
-    crowds = sum(place.crowd for place in content.places)
-    if crowds and crowds == len(content.places):
-        raise AnnotationError(
-            f"{content.path}: all {crowds} masks are marked as crowd (iscrowd 1), and crowds are "
-            "not refined; some tools mark every mask that is stored as run lengths so: set iscrowd "
-            "to 0 where a mask is one object."
-        )
-    categories = _categories(listed)
-    videos = tuple(
-        EntryVideo(
-            key=f"{form.noun}_{member.id}",
-            label=member.label,
-            folder=member.folder,
-            file_names=member.file_names,
-            content=content,
-            form=form,
-            options=options,
-            member=member,
-            rows=tuple(rows[key]),
-            categories=categories,
-        )
-        for key, member in members.items()
-        if key in rows
-    )
-    if not videos:
-        raise AnnotationError(f"{content.path}: {content.name} is empty; there is no mask.")
-    note = f"{crowds} crowd regions (iscrowd) are left alone" if crowds else ""
-    return EntryFile(content.path, form.text, videos, form.noun, note, content=content, kind=form)
+    return rows
 
 
 @dataclass(frozen=True)
@@ -194,15 +204,6 @@ def _what_it_is(content: JsonList) -> str:
     return f"It has {list_few(keys)}." if keys else "It holds no entry."
 
 
-def _categories(listed: JsonList) -> dict[int, str]:
-    rows = listed.top.get("categories")
-    return {
-        row["id"]: str(row.get("name", row["id"]))
-        for row in (rows if isinstance(rows, list) else ())
-        if isinstance(row, dict) and is_int(row.get("id"))
-    }
-
-
 def _members(listed: JsonList, key: str) -> dict[int | str, Member]:
     """The videos or images that a file lists; empty when it lists none (results)."""
     rows = listed.top.get(key)
@@ -223,15 +224,10 @@ def _members(listed: JsonList, key: str) -> dict[int | str, Member]:
             raise AnnotationError(f"{where} (id={row['id']}) does not list its frames; add them.")
         sides = row.get("height"), row.get("width")
         size = sides if all(is_int(side) and side > 0 for side in sides) else None
-        label = str(row.get("name") or _label(key, row["id"], names[0]))
+        folder = Path(names[0]).parent.name or f"video {row['id']}"
+        label = str(row.get("name") or (names[0] if key == "images" else folder))
         members[row["id"]] = Member(row["id"], label, "", tuple(names), size)  # type: ignore[arg-type]
     return members
-
-
-def _label(key: str, identity: int, name: str) -> str:
-    if key == "images":
-        return name
-    return Path(name).parent.name or f"video {identity}"
 
 
 def _by_name(members: Mapping[int | str, Member]) -> dict[str, int | str]:

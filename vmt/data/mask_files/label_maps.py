@@ -19,7 +19,7 @@ from vmt.data.label_maps import (
 )
 from vmt.data.mask_files.base import BoolArray, Change, Size, join_notes, list_few, size_text
 from vmt.data.mask_files.folders import FrameCodec
-from vmt.data.void import VOID
+from vmt.data.names import VOID
 from vmt.utils.errors import AnnotationError
 
 

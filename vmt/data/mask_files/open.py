@@ -16,7 +16,7 @@ from vmt.data.mask_files.folders import FolderFile, FolderVideo, FrameCodec
 from vmt.data.mask_files.json_list import read_json_list
 from vmt.data.mask_files.label_maps import LabelMapCodec, ObjectMapCodec
 from vmt.data.mask_files.polygons import PolygonCodec, polygon_files
-from vmt.data.void import VOID
+from vmt.data.names import VOID
 from vmt.utils.errors import AnnotationError
 
 #: For messages.
