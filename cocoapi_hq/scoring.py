@@ -50,12 +50,6 @@ def detect_protocol(truth: GroundTruth) -> str:
     return "ovis" if any(carry) else "hq_ytvis"
 
 
-def _check_metrics(metrics: Sequence[str]) -> None:
-    unknown = [m for m in metrics if m not in METRICS]
-    if unknown or not metrics:
-        raise ScoringError(f"no metric {unknown}; choose from {', '.join(METRICS)}.")
-
-
 def evaluate(
     gt: Source,
     results: Source,
@@ -99,20 +93,18 @@ def evaluate(
     Raises:
         ScoringError: bad input; the message names the place, the value and the fix.
     """
-    _check_metrics(metrics)
+    unknown = [m for m in metrics if m not in METRICS]
+    if unknown or not metrics:
+        raise ScoringError(f"no metric {unknown}; choose from {', '.join(METRICS)}.")
     if jobs < 1:
         raise ScoringError(f"jobs is {jobs}; give at least 1.")
-    out = Results(_source_name(results, "results"))
+    out = Results("results" if isinstance(results, (list, tuple, dict)) else str(results))
     tube_metrics = tuple(m for m in TUBE_METRICS if m in metrics)
     if tube_metrics:
-        options = {
-            "boundary": boundary,
-            "mask_field": mask_field,
-            "lengths": lengths,
-            "dilation_ratio": dilation_ratio,
-            "max_dets": None if max_dets is None else tuple(max_dets),
-            "class_agnostic": class_agnostic,
-        }
+        options: dict[str, Any] = {"boundary": boundary, "mask_field": mask_field}
+        options |= {"lengths": lengths, "dilation_ratio": dilation_ratio}
+        options["max_dets"] = None if max_dets is None else tuple(max_dets)
+        options["class_agnostic"] = class_agnostic
         _evaluate_tubes(out, gt, results, tube_metrics, protocol, options, per_video, jobs)
     for metric in metrics:
         if metric not in TUBE_METRICS:
@@ -123,12 +115,6 @@ def evaluate(
     for sentence in out.warnings:
         logger.warning("%s", sentence)
     return out
-
-
-def _source_name(source: Source, default: str) -> str:
-    if isinstance(source, (list, tuple, dict)):
-        return default
-    return str(source)
 
 
 def _evaluate_tubes(

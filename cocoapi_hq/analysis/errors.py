@@ -40,7 +40,7 @@ import numpy as np
 
 from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.io.runs import Int64
-from cocoapi_hq.io.ytvis_json import GroundTruth, Source, open_ground_truth, open_list
+from cocoapi_hq.io.ytvis_json import Source, open_ground_truth, open_list
 from cocoapi_hq.names import TUBE_METRICS
 from cocoapi_hq.tubes.arrays import Bool, Float64, VideoTubes
 from cocoapi_hq.tubes.protocol import TubeProtocol
@@ -197,17 +197,6 @@ def analyse_errors(
     for video in map_videos(job, tasks, jobs):
         detections += video.detections
         targets += video.targets
-    return _analysis(metric, foreground, background, truth, detections, targets)
-
-
-def _analysis(
-    metric: str,
-    foreground: float,
-    background: float,
-    truth: GroundTruth,
-    detections: list[Detection],
-    targets: list[TargetTube],
-) -> ErrorAnalysis:
     base = _mean_ap(detections, targets)
     gains = {kind: _mean_ap(*mend(detections, targets, kind)) - base for kind in ERROR_TYPES}
     matched = [d for d in detections if d.error is None]
@@ -315,29 +304,26 @@ def judge_video(
             _judge(tubes, protocol, metric, (overlap, mask_iou), asked, row, background)
         )
     pointed = {d.target for d in out.detections if d.error in _MENDED}
-    for g in np.flatnonzero(asked):
+    for g in np.flatnonzero(asked).tolist():
         same = np.flatnonzero((dt.categories == gt.categories[g]) | protocol.class_agnostic)
-        best = int(same[np.argmax(overlap[same, g])]) if len(same) else -1
-        key = int(gt.keys[g])
-        out.targets.append(
-            TargetTube(
-                tubes.video.id,
-                key,
-                _category(int(gt.categories[g]), protocol),
-                bool(matched[g]),
-                not matched[g] and key not in pointed,
-                float(overlap[best, g]) if best >= 0 else 0.0,
-                int(dt.keys[best]) if best >= 0 else -1,
-            )
-        )
+        out.targets.append(_target(tubes, g, overlap[:, g], same, bool(matched[g]), pointed))
     if protocol.class_agnostic:
         for d in out.detections:
             d.category, d.target_category = -1, -1
+        for tube in out.targets:
+            tube.category = -1
     return out
 
 
-def _category(category: int, protocol: TubeProtocol) -> int:
-    return -1 if protocol.class_agnostic else category
+def _target(
+    tubes: VideoTubes, row: int, overlap: Float64, same: Int64, matched: bool, pointed: set[Any]
+) -> TargetTube:
+    """A tube, whose overlap with every detection is known; ``same`` are those of its class."""
+    best, value = _best(overlap, same)
+    key, category = int(tubes.gt.keys[row]), int(tubes.gt.categories[row])
+    missed = not matched and key not in pointed
+    result = int(tubes.dt.keys[best]) if best >= 0 else -1
+    return TargetTube(tubes.video.id, key, category, matched, missed, value, result)
 
 
 def _detection(

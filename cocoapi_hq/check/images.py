@@ -112,7 +112,7 @@ def _check_video(
             where = "the video says" if size else "most images of the video are"
             problem, fix = _explain_size(image, usual, where, mixed=len(sizes) > 1)
             findings.append(Finding(t, list(image[:2]), problem, fix))
-        elif _is_doubtful(image):
+        elif 2 <= image.orientation <= (4 if image.height != image.width else 8):
             result.doubtful.append(name)
             result.orientations.add(image.orientation)
     if len(findings) == len(names) > 1 and len({f[2:] for f in findings}) == 1:
@@ -138,10 +138,4 @@ def _explain_size(
     return (
         problem,
         "give the images that the masks were drawn on, or correct height and width if these are",
-    )
-
-
-def _is_doubtful(image: OpenedImage) -> bool:
-    return image.orientation in (2, 3, 4) or (
-        image.orientation >= 5 and image.height == image.width
     )

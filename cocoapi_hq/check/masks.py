@@ -16,7 +16,7 @@ from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.io import rle
 from cocoapi_hq.io.fields import is_finite, is_int, short
 from cocoapi_hq.io.json_file import Json
-from cocoapi_hq.io.runs import open_masks
+from cocoapi_hq.io.runs import TubeSums, open_masks
 
 
 @dataclass(frozen=True)
@@ -229,10 +229,7 @@ def check_areas_and_boxes(
     """
     entries = row["segmentations"]
     undrawn = {t for t, mask in enumerate(masks) if mask is None and entries[t] is not None}
-    texts = ["" if m is None else m["counts"] for m in masks]
-    sizes = np.array([[0, 0] if m is None else m["size"] for m in masks], dtype=np.int32)
-    sizes = sizes.reshape(-1, 2)
-    store = open_masks(texts, sizes[:, 0], sizes[:, 1])
+    store = _store(masks)
     areas: list[Json] = [
         None if m is None else int(a) for m, a in zip(masks, store.areas, strict=True)
     ]
@@ -257,6 +254,13 @@ def check_areas_and_boxes(
                 checker.add(f"{path}[{t}]", found, "does not fit the mask", fix)
                 fixed[t] = true
         row[key] = fixed
+
+
+def _store(masks: list[rle.Rle | None]) -> TubeSums:
+    texts = ["" if m is None else m["counts"] for m in masks]
+    sizes = np.array([[0, 0] if m is None else m["size"] for m in masks], dtype=np.int32)
+    sizes = sizes.reshape(-1, 2)
+    return open_masks(texts, sizes[:, 0], sizes[:, 1])
 
 
 def _agrees(found: Json, true: Json) -> bool:
@@ -297,11 +301,7 @@ def describe_tracks(checker: Checker, videos: int) -> dict[str, float | int | st
     sizes: list[float] = []
     shared = covered = 0
     for tracks in by_video.values():
-        masks = [m for track in tracks for m in track.masks]
-        texts = ["" if m is None else m["counts"] for m in masks]
-        shape = np.array([[0, 0] if m is None else m["size"] for m in masks], dtype=np.int32)
-        shape = shape.reshape(-1, 2)
-        store = open_masks(texts, shape[:, 0], shape[:, 1])
+        store = _store([mask for track in tracks for mask in track.masks])
         lengths = [len(track.masks) for track in tracks]
         first = np.cumsum([0, *lengths])[:-1].astype(np.int64)
         for begin, length in zip(first.tolist(), lengths, strict=True):

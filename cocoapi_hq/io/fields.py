@@ -67,8 +67,8 @@ def is_crowd(entry: dict[str, Json], where: str) -> bool:
     """``iscrowd`` of an annotation, False where it is absent; ScoringError unless it is 0 or 1."""
     if entry.get("iscrowd") is None:
         return False
-    return bool(need(entry, "iscrowd", where, _is_flag, "0 or 1"))
 
+    def is_flag(value: Json) -> bool:
+        return isinstance(value, (int, np.integer)) and value in (0, 1)
 
-def _is_flag(value: Json) -> bool:
-    return isinstance(value, (int, bool, np.integer)) and value in (0, 1)
+    return bool(need(entry, "iscrowd", where, is_flag, "0 or 1"))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 NaturalKey = tuple[tuple[tuple[int, int, str], ...], str]
 
-#: Left in folders by macOS, Windows and network drives; hidden names need no mention.
+#: Left in folders by macOS, Windows and network drives, beside hidden names.
 _CLUTTER = frozenset(("__macosx", "thumbs.db", "desktop.ini", "@eadir"))
 
 
@@ -26,14 +26,10 @@ def natural_key(name: str) -> NaturalKey:
     return tuple(numbers), name
 
 
-def is_clutter(name: str) -> bool:
-    """Whether a file or folder of this name was left by a system: hidden ones and thumbnails."""
-    return name.startswith(".") or name.lower() in _CLUTTER
-
-
 def sort_paths(paths: Iterable[Path]) -> list[Path]:
-    """Paths in natural order, folder by folder, without clutter."""
-    clean = (path for path in paths if not is_clutter(path.name))
+    """Paths in natural order, folder by folder, without what systems left there."""
+    named = (path for path in paths if not path.name.startswith("."))
+    clean = (path for path in named if path.name.lower() not in _CLUTTER)
     return sorted(clean, key=lambda path: natural_key(path.as_posix()))
 
 

@@ -31,16 +31,12 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
 }
 
 
-def _candidates() -> list[Path]:
-    folder = Path(__file__).resolve().parents[1]
-    names = ["_kernel" + suffix for suffix in importlib.machinery.EXTENSION_SUFFIXES]
-    return [folder / name for name in names if (folder / name).is_file()]
-
-
 @lru_cache(maxsize=1)
 def _load() -> ctypes.CDLL | None:
     reason = "it was not built (no compiler at install time)"
-    for path in _candidates():
+    folder = Path(__file__).resolve().parents[1]
+    paths = [folder / f"_kernel{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES]
+    for path in filter(Path.is_file, paths):
         try:
             library = ctypes.CDLL(str(path))
             for name, (result, arguments) in _SIGNATURES.items():

@@ -17,6 +17,7 @@ from pycocotools import mask as _coco
 
 from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.io import native
+from cocoapi_hq.io.fields import is_int, short
 
 #: Frames beyond this are refused: positions are kept in 32 bits.
 MAX_PIXELS = 2**31 - 1
@@ -30,10 +31,6 @@ class Rle(TypedDict):
 
     size: list[int]
     counts: str
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_))
 
 
 def check_size(size: object, where: str = "size") -> tuple[int, int]:
@@ -50,9 +47,9 @@ def check_size(size: object, where: str = "size") -> tuple[int, int]:
         ScoringError: not two positive integers, or more pixels than 32 bits can count.
     """
     if not isinstance(size, (list, tuple, np.ndarray)) or len(size) != 2:
-        raise ScoringError(f"{where}: size is {_short(size)}; give two integers [height, width].")
-    if not (_is_int(size[0]) and _is_int(size[1])) or size[0] < 1 or size[1] < 1:
-        raise ScoringError(f"{where}: size is {_short(size)}; give two positive integers [h, w].")
+        raise ScoringError(f"{where}: size is {short(size)}; give two integers [height, width].")
+    if not (is_int(size[0]) and is_int(size[1])) or size[0] < 1 or size[1] < 1:
+        raise ScoringError(f"{where}: size is {short(size)}; give two positive integers [h, w].")
     h, w = int(size[0]), int(size[1])
     if h * w > MAX_PIXELS:
         raise ScoringError(f"{where}: size [{h}, {w}] has more than {MAX_PIXELS} pixels.")
@@ -76,37 +73,37 @@ def counts_to_runs(text: str | bytes, where: str = "counts") -> IntArray:
         raw = text.encode("ascii") if isinstance(text, str) else bytes(text)
     except UnicodeEncodeError:
         raise ScoringError(
-            f"{where}: counts {_short(text)} hold characters outside the code."
+            f"{where}: counts {short(text)} hold characters outside the code."
         ) from None
     code = np.frombuffer(raw, dtype=np.uint8).astype(np.int64) - 48
     if code.size == 0:
         raise ScoringError(f"{where}: counts are empty; write null for a frame without the object.")
     if raw[:2] in (b"b'", b'b"') and raw[-1:] == raw[1:2] and len(raw) > 2:
         raise ScoringError(
-            f"{where}: counts {_short(text)} are bytes that Python's str() turned into text; write "
+            f"{where}: counts {short(text)} are bytes that Python's str() turned into text; write "
             "counts.decode() instead of str(counts)."
         )
     if raw != raw.strip():
         raise ScoringError(
-            f"{where}: counts {_short(text)} begin or end with white space; strip it."
+            f"{where}: counts {short(text)} begin or end with white space; strip it."
         )
     if int(code.min()) < 0 or int(code.max()) > 63:
-        raise ScoringError(f"{where}: counts {_short(text)} hold characters outside the code.")
+        raise ScoringError(f"{where}: counts {short(text)} hold characters outside the code.")
     last = (code & 0x20) == 0
     if not last[-1]:
-        raise ScoringError(f"{where}: counts {_short(text)} end in the middle of a number.")
+        raise ScoringError(f"{where}: counts {short(text)} end in the middle of a number.")
     ends = np.flatnonzero(last)
     starts = np.concatenate([[0], ends[:-1] + 1])
     digits = ends - starts + 1
     if int(digits.max()) > 7:
-        raise ScoringError(f"{where}: counts {_short(text)} hold a number beyond 32 bits.")
+        raise ScoringError(f"{where}: counts {short(text)} hold a number beyond 32 bits.")
     shift = 5 * (np.arange(code.size) - np.repeat(starts, digits))
     values = np.add.reduceat((code & 0x1F) << shift, starts)
     values -= np.where((code[ends] & 0x10) != 0, np.int64(1) << (5 * digits), 0)
     values[1::2] = np.cumsum(values[1::2])
     values[2::2] = np.cumsum(values[2::2])
     if int(values.min()) < 0:
-        raise ScoringError(f"{where}: counts {_short(text)} hold a negative run.")
+        raise ScoringError(f"{where}: counts {short(text)} hold a negative run.")
     return values
 
 
@@ -136,13 +133,13 @@ def from_counts(counts: Sequence[int], h: int, w: int, where: str = "counts") ->
         ScoringError: a run is no integer or negative, or the runs do not fill the frame.
     """
     if not set(map(type, counts)) <= {int}:
-        bad = [n for n in counts if not _is_int(n)]
+        bad = [n for n in counts if not is_int(n)]
         if bad:
-            raise ScoringError(f"{where}: run length {_short(bad[0])} is not an integer.")
+            raise ScoringError(f"{where}: run length {short(bad[0])} is not an integer.")
         counts = [int(n) for n in counts]
     if len(counts) and (min(counts) < 0 or max(counts) > MAX_PIXELS):
         wrong = min(counts) if min(counts) < 0 else max(counts)
-        raise ScoringError(f"{where}: run length {_short(wrong)} lies outside [0, {MAX_PIXELS}].")
+        raise ScoringError(f"{where}: run length {short(wrong)} lies outside [0, {MAX_PIXELS}].")
     total = sum(counts)
     if total != h * w:
         raise ScoringError(
@@ -191,12 +188,12 @@ def split_rings(
     for k, ring in enumerate(polygons):
         if not isinstance(ring, (list, tuple, np.ndarray)) or len(ring) % 2:
             raise ScoringError(
-                f"{where}[{k}]: {_short(ring)} is no ring; give x0, y0, x1, y1, ... of at least "
+                f"{where}[{k}]: {short(ring)} is no ring; give x0, y0, x1, y1, ... of at least "
                 "three points."
             )
         for value in ring:
             if not _is_number(value) or not abs(value) <= 1e5:
-                raise ScoringError(f"{where}[{k}]: {_short(value)} is no coordinate in pixels.")
+                raise ScoringError(f"{where}[{k}]: {short(value)} is no coordinate in pixels.")
         points = [float(value) for value in ring]
         if len(points) < 6 or not _has_area(points):
             idle.append(k)
@@ -294,7 +291,7 @@ def validate(mask: object, where: str = "mask", frame_size: tuple[int, int] | No
             )
         return from_polygons(mask, *frame_size, where=where)
     if not isinstance(mask, dict):
-        raise ScoringError(f"{where}: {_short(mask)} is no mask; give run lengths or null.")
+        raise ScoringError(f"{where}: {short(mask)} is no mask; give run lengths or null.")
     for key in ("size", "counts"):
         if key not in mask:
             raise ScoringError(f"{where}: the mask has no {key!r}.")
@@ -303,7 +300,7 @@ def validate(mask: object, where: str = "mask", frame_size: tuple[int, int] | No
     if isinstance(counts, (list, tuple, np.ndarray)):
         return from_counts(list(counts), h, w, where)
     if not isinstance(counts, (str, bytes)):
-        raise ScoringError(f"{where}: counts are {_short(counts)}; give text or a list of runs.")
+        raise ScoringError(f"{where}: counts are {short(counts)}; give text or a list of runs.")
     check_runs(counts_to_runs(counts, where), h, w, where)
     return {"size": [h, w], "counts": counts if isinstance(counts, str) else counts.decode("ascii")}
 
@@ -364,9 +361,3 @@ def _merge(masks: Sequence[Rle], intersect: bool) -> Rle:
         raise ScoringError(f"cannot merge masks of sizes {sorted(sizes)}; one size is needed.")
     merged = _coco.merge(checked, intersect)
     return {"size": list(checked[0]["size"]), "counts": merged["counts"].decode("ascii")}
-
-
-def _short(value: object, limit: int = 60) -> str:
-    """A value for a message, cut to ``limit`` characters."""
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -235,8 +236,8 @@ class _VideoAccumulator:
     """Counters of one video for all classes at once; classes never meet in an allowed pair."""
 
     def __init__(self) -> None:
-        self.counts: dict[int, MotsCounts] = {}
-        self.tracks: dict[tuple[int, int], _Track] = {}
+        self.counts: defaultdict[int, MotsCounts] = defaultdict(MotsCounts)
+        self.tracks: defaultdict[tuple[int, int], _Track] = defaultdict(_Track)
         self.pair_frames: dict[tuple[int, int, int], int] = {}  # (class, GT id, predicted id)
 
     def update(self, pair: FramePair) -> None:
@@ -253,12 +254,9 @@ class _VideoAccumulator:
         else:
             matches = dict(zip(rows, cols, strict=True))
         for label in pair.pred_labels.tolist():
-            self._of(label).num_pred += 1
+            self.counts[label].num_pred += 1
         for row, key in enumerate(gt_keys):
-            track = self.tracks.get(key)
-            if track is None:
-                track = self.tracks[key] = _Track()
-            counts = self._of(key[0])
+            track, counts = self.tracks[key], self.counts[key[0]]
             counts.num_gt += 1
             track.num_frames += 1
             matched = matches.get(row)
@@ -292,12 +290,6 @@ class _VideoAccumulator:
             counts.false_positives = counts.num_pred - counts.num_matches
             counts.id_true_positives = self._id_true_positives(label)
         return self.counts
-
-    def _of(self, label: int) -> MotsCounts:
-        counts = self.counts.get(label)
-        if counts is None:
-            counts = self.counts[label] = MotsCounts()
-        return counts
 
     def _match(
         self, pair: FramePair, allowed: BoolArray, gt_keys: Sequence[tuple[int, int]]

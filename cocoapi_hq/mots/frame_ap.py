@@ -120,18 +120,6 @@ def evaluate_frame_ap(
     gt_frames = load_frames(gt, classes, is_gt=True, need_tracks=False)
     pred_frames = load_frames(results, classes, is_gt=False, need_tracks=False, need_scores=True)
     by_gt, by_pred = _key_frames(gt_frames, pred_frames)
-    unknown = [key for key in by_pred if key not in by_gt]
-    if unknown:
-        if len(unknown) == len(by_pred) and by_gt:
-            raise ScoringError(
-                f"results: no frame is in the ground truth, for example {unknown[0]!r}; name "
-                f"frames as in the ground truth, such as {min(by_gt)!r}."
-            )
-        logger.warning(
-            "results: %d frames are not in the ground truth and are left out, for example %r",
-            len(unknown),
-            unknown[0],
-        )
     tallies = [_ClassTally() for _ in classes.classes]
     num_overlapping = wrong_size = 0
     keys = sorted(by_gt)
@@ -229,7 +217,20 @@ def _key_frames(
                 )
             table[key] = frame
         tables.append(table)
-    return tables[0], tables[1]
+    by_gt, by_pred = tables
+    unknown = [key for key in by_pred if key not in by_gt]
+    if unknown and len(unknown) == len(by_pred) and by_gt:
+        raise ScoringError(
+            f"results: no frame is in the ground truth, for example {unknown[0]!r}; name "
+            f"frames as in the ground truth, such as {min(by_gt)!r}."
+        )
+    if unknown:
+        logger.warning(
+            "results: %d frames are not in the ground truth and are left out, for example %r",
+            len(unknown),
+            unknown[0],
+        )
+    return by_gt, by_pred
 
 
 def _add_frame(

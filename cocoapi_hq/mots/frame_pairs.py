@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -117,7 +118,7 @@ def pair_json(
                     "be filled (--fill-missing-frames)."
                 )
             pairs.num_filled += len(missing)
-        pairs.videos.append((name, _json_video(pairs, gt_frames, aligned)))
+        pairs.videos.append((name, partial(_json_frames, pairs, gt_frames, aligned)))
     return pairs
 
 
@@ -150,7 +151,8 @@ def pair_bitmasks(
                     f"{len(missing) - 1} more of {len(gt_files)}; write a PNG that is 0 everywhere."
                 )
         aligned = [pred_files.get(file.name) for file in gt_files]
-        pairs.videos.append((name, _bitmask_video(gt_files, aligned, config)))
+        frames = partial(_pair_bitmask, config=config)
+        pairs.videos.append((name, partial(map, frames, gt_files, aligned)))
     return pairs
 
 
@@ -221,28 +223,24 @@ def class_blocks(pair: FramePair, allowed: BoolArray) -> Iterator[tuple[IntArray
         yield np.flatnonzero(pair.gt_labels == label), np.flatnonzero(pair.pred_labels == label)
 
 
-def _json_video(
+def _json_frames(
     pairs: VideoPairs, gt_frames: Sequence[FrameMasks], pred_frames: Sequence[FrameMasks | None]
-) -> Callable[[], Iterator[FramePair]]:
-    nothing = FrameMasks("", "", 0)
-    preds_of = [nothing if frame is None else frame for frame in pred_frames]
-
-    def frames() -> Iterator[FramePair]:
-        wrong_size = 0
-        tables = mask_tables(gt_frames, preds_of)
-        for gt, preds, table in zip(gt_frames, preds_of, tables, strict=True):
-            pairs.num_overlapping += table.overlapping
-            wrong_size += table.sizes_differ
-            yield _pair_frame(gt, preds, table)
-        if wrong_size:
-            logger.warning(
-                "results: in %d frames of video %r masks differ in size from the ground truth; "
-                "such masks never match",
-                wrong_size,
-                gt_frames[0].video,
-            )
-
-    return frames
+) -> Iterator[FramePair]:
+    empty = FrameMasks("", "", 0)
+    preds_of = [empty if frame is None else frame for frame in pred_frames]
+    wrong_size = 0
+    tables = mask_tables(gt_frames, preds_of)
+    for gt, preds, table in zip(gt_frames, preds_of, tables, strict=True):
+        pairs.num_overlapping += table.overlapping
+        wrong_size += table.sizes_differ
+        yield _pair_frame(gt, preds, table)
+    if wrong_size:
+        logger.warning(
+            "results: in %d frames of video %r masks differ in size from the ground truth; "
+            "such masks never match",
+            wrong_size,
+            gt_frames[0].video,
+        )
 
 
 def _pair_frame(gt: FrameMasks, preds: FrameMasks, table: MaskTable) -> FramePair:
@@ -265,16 +263,6 @@ def _pair_frame(gt: FrameMasks, preds: FrameMasks, table: MaskTable) -> FramePai
     else:
         shares = np.zeros(len(pred_ids))
     return FramePair(gt_labels, gt_ids, pred_labels, pred_ids, iou, shares, has_ignored)
-
-
-def _bitmask_video(
-    gt_files: Sequence[Path], pred_files: Sequence[Path | None], config: MotsConfig
-) -> Callable[[], Iterator[FramePair]]:
-    def frames() -> Iterator[FramePair]:
-        for gt_file, pred_file in zip(gt_files, pred_files, strict=True):
-            yield _pair_bitmask(gt_file, pred_file, config)
-
-    return frames
 
 
 def _pair_bitmask(gt_file: Path, pred_file: Path | None, config: MotsConfig) -> FramePair:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -65,13 +65,8 @@ class HotaCounts:
 
     def add(self, other: HotaCounts) -> None:
         """Add the sums of another class or video."""
-        self.num_gt += other.num_gt
-        self.num_pred += other.num_pred
-        self.true_positives = self.true_positives + other.true_positives
-        self.association = self.association + other.association
-        self.association_recall = self.association_recall + other.association_recall
-        self.association_precision = self.association_precision + other.association_precision
-        self.iou_sum = self.iou_sum + other.iou_sum
+        for item in fields(self):
+            setattr(self, item.name, getattr(self, item.name) + getattr(other, item.name))
 
     def curves(self) -> dict[str, FloatArray]:
         """Numbers under ``ROW_KEYS`` against alpha, (19,) each; LocA is nan where TP = 0."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -114,20 +114,23 @@ def line_chart(
         turn = f"rotate(-90 14 {middle:.1f})"
         parts.append(_text(14, middle, y_label, fill=_TEXT, transform=turn))
     for line in lines:
-        points = [at(x, y) for x, y in line.points]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        parts.append(
-            f'<polyline points="{path}" fill="none" stroke="{line.color}" stroke-width='
-            f'"{1.8 if small else 2.4}" stroke-linejoin="round"{_dashes(line.dashed)}/>'
-        )
-        for (x, y), (vx, vy) in zip(points, line.points, strict=True):
-            if line.marks:
-                hint = escape(f"{line.label}: {vy:.1f} at {vx:g}")
-                parts.append(
-                    f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.4" fill="#fff" stroke="{line.color}" '
-                    f'stroke-width="2"><title>{hint}</title></circle>'
-                )
+        parts += _series(line, [at(x, y) for x, y in line.points], 1.8 if small else 2.4)
     return _svg(width, height, parts, title)
+
+
+def _series(line: Line, points: Sequence[tuple[float, float]], stroke: float) -> Iterator[str]:
+    """A line through points in pixels, with its marks."""
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    yield (
+        f'<polyline points="{path}" fill="none" stroke="{line.color}" stroke-width="{stroke}" '
+        f'stroke-linejoin="round"{_dashes(line.dashed)}/>'
+    )
+    for (x, y), (vx, vy) in zip(points, line.points if line.marks else (), strict=False):
+        hint = escape(f"{line.label}: {vy:.1f} at {vx:g}")
+        yield (
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.4" fill="#fff" stroke="{line.color}" '
+            f'stroke-width="2"><title>{hint}</title></circle>'
+        )
 
 
 def bar_chart(

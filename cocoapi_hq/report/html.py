@@ -220,18 +220,12 @@ def _comparison(files: Sequence[ReportFile], comparisons: Sequence[Comparison]) 
         ]
         if not rows:
             continue
+        others = zip(files[1:], comparison.differences[1:], comparison.wins[1:], strict=True)
         table = []
-        for f, gap, wins in list(zip(files, comparison.differences, comparison.wins, strict=True))[
-            1:
-        ]:
-            table.append(
-                [
-                    f.answer.name,
-                    f"{100 * gap.value:+.1f}",
-                    f"{100 * gap.low:+.1f} to {100 * gap.high:+.1f}",
-                    f"{100 * wins:.0f}%",
-                ]
-            )
+        for f, gap, wins in others:
+            interval = f"{100 * gap.low:+.1f} to {100 * gap.high:+.1f}"
+            change = f"{100 * gap.value:+.1f}"
+            table.append([f.answer.name, change, interval, f"{100 * wins:.0f}%"])
         header = [f"against {files[0].answer.name}", "difference", "95% interval", "better in"]
         blocks += [
             f"<h3>{escape(TITLES[comparison.metric])}</h3>",
@@ -274,19 +268,18 @@ def _errors(files: Sequence[ReportFile], tubes: Sequence[str]) -> str:
         "AP50 that an oracle would win by mending one type of error alone, and how often the type "
         "occurs (in brackets). The numbers do not add up: mending one type uncovers others."
     )
-    keys = _file_legend(files)
+    names = [(f.answer.name, f.color, False) for f in files]
+    keys = charts.legend(names) if len(files) > 1 else ""
     grid = f'<div class="two">{"".join(blocks)}</div><ul class="notes">{meanings}</ul>'
     return section("What costs AP", text, keys, grid)
 
 
-def _file_legend(files: Sequence[ReportFile]) -> str:
-    if len(files) < 2:
-        return ""
-    return charts.legend([(f.answer.name, f.color, False) for f in files])
-
-
 def _attributes(files: Sequence[ReportFile], tubes: Sequence[str]) -> str:
-    series = [(f, m) for f in files for m in tubes]
+    series = []
+    for f in files:
+        for m in tubes:
+            faint = "88" if len(files) > 1 and m == "tube_boundary" else ""
+            series.append((f, m, _series_color(files, f, m, tubes) + faint))
     groups = [row.group for row in files[0].attributes[tubes[0]]]
     blocks = []
     for attribute in dict.fromkeys(g.attribute for g in groups):
@@ -296,28 +289,15 @@ def _attributes(files: Sequence[ReportFile], tubes: Sequence[str]) -> str:
                 continue
             count = files[0].attributes[tubes[0]][i].tubes
             bars = []
-            for f, m in series:
+            for f, m, color in series:
                 ap = f.attributes[m][i].ap
-                color = _series_color(files, f, m, tubes)
-                if len(files) > 1 and m == "tube_boundary":
-                    color += "88"
                 bars.append(
                     Bar(None, "-", color) if ap < 0 else Bar(100 * ap, f"{100 * ap:.1f}", color)
                 )
             rows.append((f"{group.label} ({count})", bars))
         chart = charts.bar_chart(rows, title=attribute, limit=100, width=500)
         blocks.append(f"<div><h3>{escape(attribute)}</h3>{chart}</div>")
-    keys = charts.legend(
-        [
-            (
-                _series_label(files, f, m),
-                _series_color(files, f, m, tubes)
-                + ("88" if len(files) > 1 and m == "tube_boundary" else ""),
-                False,
-            )
-            for f, m in series
-        ]
-    )
+    keys = charts.legend([(_series_label(files, f, m), color, False) for f, m, color in series])
     text = (
         "AP of the tubes in each group, their number in brackets. Size: average area, bounds 128² "
         "and 256² pixels. Length: frames that show the object. Speed: IoU of the tube with itself "
@@ -398,9 +378,6 @@ def _categories(files: Sequence[ReportFile], tubes: Sequence[str]) -> str:
                 rows.append([first.category_label(key), str(count), *shown])
         blocks.append(f"<div><h3>{escape(TITLES[metric])}</h3>{_table(header, rows, set())}</div>")
     return section("Every class", "", f'<div class="two">{"".join(blocks)}</div>')
-
-
-# --- filmstrips -----------------------------------------------------------------------------------
 
 
 def _notes(files: Sequence[ReportFile], tubes: Sequence[str]) -> str:

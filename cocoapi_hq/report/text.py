@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from cocoapi_hq.analysis.bootstrap import Comparison
 from cocoapi_hq.analysis.errors import ErrorAnalysis
-from cocoapi_hq.io.tables import COLUMNS, format_number, metric_tables, text_table
-from cocoapi_hq.results import Results, TubeScores
+from cocoapi_hq.io.tables import COLUMNS, format_number, text_table
+from cocoapi_hq.results import TubeScores
 from cocoapi_hq.tubes.protocol import TubeProtocol
 
 _AREA_NAMES = {"s": "small", "m": "medium", "l": "large"}
@@ -41,11 +41,6 @@ def _coco_line(key: str, value: float, protocol: TubeProtocol) -> str:
         part = f"{kind}={_AREA_NAMES.get(rest, rest):>6s}"
     title, short = ("Average Recall", "AR") if recall else ("Average Precision", "AP")
     return f" {title:<18} ({short}) @[ IoU={iou:<9} | {part} | maxDets={dets:>3d} ] = {value:0.3f}"
-
-
-def results_table(results: Sequence[Results]) -> str:
-    """One block per metric, one row per result file; see :func:`tables.metric_tables`."""
-    return metric_tables([(r.name, r.to_dict()) for r in results])
 
 
 def category_table(scores: TubeScores) -> str:

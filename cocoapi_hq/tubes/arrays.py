@@ -408,22 +408,12 @@ def _check_common_length(
 
 def _side(rows: list[tuple[Any, ...]]) -> Side:
     columns = list(zip(*rows, strict=True)) if rows else [()] * 9
-    kinds = (
-        np.int64,
-        np.int64,
-        np.int64,
-        np.int32,
-        np.float64,
-        np.int64,
-        np.float64,
-        np.bool_,
-        np.float64,
-    )
+    kinds = ["i8", "i8", "i8", "i4", "f8", "i8", "f8", "?", "f8"]
     arrays: list[Any] = [_column(c, kind) for c, kind in zip(columns, kinds, strict=True)]
     return Side(*arrays)
 
 
-def _column(values: tuple[Any, ...], kind: type[np.generic]) -> npt.NDArray[Any]:
+def _column(values: tuple[Any, ...], kind: str) -> npt.NDArray[Any]:
     try:
         return np.array(values, dtype=kind)
     except OverflowError:

@@ -240,9 +240,8 @@ def score_video(
     groups = _groups(gt, dt, protocol)
     dt_pairs = [np.repeat(d, len(g)) for _, d, g in groups]
     gt_pairs = [np.tile(g, len(d)) for _, d, g in groups]
-    nothing = np.zeros(0, dtype=np.int64)
-    all_dt = np.concatenate([nothing, *dt_pairs])
-    all_gt = np.concatenate([nothing, *gt_pairs])
+    none = np.zeros(0, dtype=np.int64)
+    all_dt, all_gt = (np.concatenate([none, *pairs]) for pairs in (dt_pairs, gt_pairs))
     scores, vanished = pair_scores(tubes, all_dt, all_gt, metrics, protocol)
     dt_outside = outside_ranges(dt.area, None, protocol)
     gt_ignored = outside_ranges(gt.area, gt.occlusion, protocol) | gt.crowd
@@ -408,13 +407,6 @@ def mean_defined(values: Float64) -> float:
     return float(defined.mean()) if defined.size else -1.0
 
 
-def _nearest_threshold(protocol: TubeProtocol, value: float) -> int | None:
-    for t, threshold in enumerate(protocol.thresholds):
-        if abs(threshold - value) < 1e-9:
-            return t
-    return None
-
-
 def summary(
     curves: Curves, protocol: TubeProtocol, category: int | None = None
 ) -> dict[str, float]:
@@ -432,7 +424,8 @@ def summary(
     precision, recall = curves.precision[:, :, pick], curves.recall[:, pick]
     out = {"AP": mean_defined(precision[..., 0, -1])}
     for name, value in (("AP50", 0.5), ("AP75", 0.75)):
-        t = _nearest_threshold(protocol, value)
+        near = (t for t, bar in enumerate(protocol.thresholds) if abs(bar - value) < 1e-9)
+        t = next(near, None)
         out[name] = -1.0 if t is None else mean_defined(precision[t, ..., 0, -1])
     for r, part in enumerate(protocol.ranges):
         if part.label:

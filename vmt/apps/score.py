@@ -12,6 +12,7 @@ import cocoapi_hq
 from cocoapi_hq.analysis.bootstrap import Comparison, compare
 from cocoapi_hq.analysis.errors import ErrorAnalysis, analyse_errors
 from cocoapi_hq.io.json_file import write_json, write_text
+from cocoapi_hq.io.tables import metric_tables
 from cocoapi_hq.mots.scalabel_io import write_results
 from cocoapi_hq.report import text
 from vmt.data.frame_names import frame_path
@@ -49,7 +50,7 @@ class Scores:
         parts = []
         if self.per_category:
             parts += [text.category_table(t) for a in self.answers for t in a.tubes.values()]
-        parts.append(text.results_table(self.answers))
+        parts.append(metric_tables([(answer.name, answer.to_dict()) for answer in self.answers]))
         if "frame_ap" in self.answers[0].others:
             parts.append(f"frame_ap: overlap {'' if self.overlap else 'not '}allowed")
         parts += [text.comparison_table(comparison, names) for comparison in self.comparisons]
