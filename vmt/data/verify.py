@@ -101,7 +101,8 @@ def _damaged(data: VideoDataset, every: int) -> list[str]:
     for record in (data[k] for k in range(0, len(data), every)):
         there = [path for path in record.frame_paths if path.is_file()]  # others are named already
         looks: list[Callable[[], object]] = [partial(read_frame, p, record.size) for p in there]
-        for look in (*looks, partial(_decode_masks, record)):
+        looks.append(partial(_decode_masks, record))
+        for look in looks:
             try:
                 look()
             except VmtError as error:
