@@ -118,8 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.ERROR)
     if args.threads:
         torch.set_num_threads(args.threads)
-    memory: list[float] = []
-    started = time.perf_counter()
+    memory, started = list[float](), time.perf_counter()
 
     def sample(result: FrameResult) -> None:
         memory.append(resident_mb())

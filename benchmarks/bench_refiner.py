@@ -312,10 +312,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "frames": lambda row: row["frames"],
         "pixels": lambda row: row["height"] * row["width"],
     }
-    few = args.growth_base
     settings = {
-        "frames": [setting(args.heights[-1], n, few) for n in args.growth_frames],
-        "pixels": [setting(n, args.frames, few) for n in args.growth_heights],
+        "frames": [setting(args.heights[-1], n, args.growth_base) for n in args.growth_frames],
+        "pixels": [setting(n, args.frames, args.growth_base) for n in args.growth_heights],
     }
     settings = {name: changes for name, changes in settings.items() if changes}
     growth: dict[str, Any] = {name: {} for name in ("tracklets", *settings)}

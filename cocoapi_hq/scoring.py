@@ -93,18 +93,13 @@ def evaluate(
     Raises:
         ScoringError: bad input; the message names the place, the value and the fix.
     """
-    unknown = [m for m in metrics if m not in METRICS]
-    if unknown or not metrics:
-        raise ScoringError(f"no metric {unknown}; choose from {', '.join(METRICS)}.")
-    if jobs < 1:
-        raise ScoringError(f"jobs is {jobs}; give at least 1.")
+    _check_call(metrics, jobs)
     out = Results("results" if isinstance(results, (list, tuple, dict)) else str(results))
     tube_metrics = tuple(m for m in TUBE_METRICS if m in metrics)
     if tube_metrics:
         options: dict[str, Any] = {"boundary": boundary, "mask_field": mask_field}
         options |= {"lengths": lengths, "dilation_ratio": dilation_ratio}
-        options["max_dets"] = None if max_dets is None else tuple(max_dets)
-        options["class_agnostic"] = class_agnostic
+        options |= {"max_dets": max_dets, "class_agnostic": class_agnostic}
         _evaluate_tubes(out, gt, results, tube_metrics, protocol, options, per_video, jobs)
     for metric in metrics:
         if metric not in TUBE_METRICS:
@@ -115,6 +110,14 @@ def evaluate(
     for sentence in out.warnings:
         logger.warning("%s", sentence)
     return out
+
+
+def _check_call(metrics: Sequence[str], jobs: int) -> None:
+    unknown = [m for m in metrics if m not in METRICS]
+    if unknown or not metrics:
+        raise ScoringError(f"no metric {unknown}; choose from {', '.join(METRICS)}.")
+    if jobs < 1:
+        raise ScoringError(f"jobs is {jobs}; give at least 1.")
 
 
 def _evaluate_tubes(
@@ -132,6 +135,8 @@ def _evaluate_tubes(
     if protocol is None:
         protocol = detect_protocol(truth)
     rules = get_protocol(protocol) if isinstance(protocol, str) else protocol
+    if options["max_dets"] is not None:
+        options["max_dets"] = tuple(options["max_dets"])
     rules = rules.with_options(**options)
     job = Job(tube_ap.score_video, truth.categories, rules, {"metrics": metrics})
     videos: list[VideoScores] = list(map_videos(job, tasks_of(truth, entries), jobs))

@@ -118,40 +118,30 @@ def write_clips(
             cv2.imwrite(
                 str(frames / f"{t:05d}.jpg"), frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95]
             )
-        video_id = len(videos) + 1
-        videos.append(
-            {
-                "id": video_id,
-                "width": W,
-                "height": H,
-                "length": len(names),
-                "file_names": names,
-            }
-        )
+        shape = {"width": W, "height": H, "length": len(names)}
+        videos.append({"id": len(videos) + 1, **shape, "file_names": names})
         for tube in clip.masks[chosen]:
-            masks = [rle.encode(mask) if mask.any() else None for mask in tube]
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "video_id": video_id,
-                    "category_id": 1,
-                    "iscrowd": 0,
-                    "segmentations": masks,
-                    "bboxes": [mask and list(rle.to_box(mask)) for mask in masks],
-                    "areas": [mask and rle.area(mask) for mask in masks],
-                }
-            )
+            identity = {"id": len(annotations) + 1, "video_id": len(videos)}
+            annotations.append(identity | annotation_of(tube))
         if len(videos) % 100 == 0:
             pace = (time.perf_counter() - started) / len(videos)
             left = pace * (count - len(videos))
             logger.info("%d of %d clips, eta %.0f s", len(videos), count, left)
-    content = {
-        "videos": videos,
-        "annotations": annotations,
-        "categories": [{"id": 1, "name": "object"}],
-    }
-    write_text(target, json.dumps(content))
+    content = {"videos": videos, "annotations": annotations}
+    write_text(target, json.dumps(content | {"categories": [{"id": 1, "name": "object"}]}))
     logger.info("%s: %d clips, %d objects", target, len(videos), len(annotations))
+
+
+def annotation_of(tube: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """Masks (T, H, W) as an annotation without identity."""
+    masks = [rle.encode(mask) if mask.any() else None for mask in tube]
+    return {
+        "category_id": 1,
+        "iscrowd": 0,
+        "segmentations": masks,
+        "bboxes": [mask and list(rle.to_box(mask)) for mask in masks],
+        "areas": [mask and rle.area(mask) for mask in masks],
+    }
 
 
 @one_line_errors

@@ -46,15 +46,7 @@ def refine_video(
         OutputError: the disk is full.
     """
     source = work.frames[video.key]()
-    if isinstance(source, VideoFile):
-        source.check_whole()
-    frames = frame_set(source)
-    masks = video.load(frames)
-    if None not in (masks.length, frames.count) and masks.length != frames.count:
-        raise AnnotationError(
-            f"{video.label}: has masks for {masks.length} frames, but {frames.where} has "
-            f"{frames.count}; give the frames that the masks were drawn on."
-        )
+    frames, masks = _load(video, source)
     if not masks.names:
         work.begin(video, masks, frames).commit()
         return 0, f"{masks.note} There is no mask to refine.".strip()
@@ -73,8 +65,7 @@ def refine_video(
     with work.begin(video, masks, frames) as file:
         try:
             t = start - 1
-            for refined, (_, coarse) in zip(stream, for_areas, strict=False):
-                t += 1
+            for t, (refined, (_, coarse)) in enumerate(zip(stream, for_areas, strict=False), start):
                 rows = _rows(refined, coarse)
                 if rows:
                     file.write(spell([t, masks.names[t], rows]))
@@ -90,6 +81,20 @@ def refine_video(
                 f"only {t + 1} frames; give the video that the masks belong to."
             )
     return count, masks.note
+
+
+def _load(video: MaskVideo, source: VideoSource) -> tuple[FrameSet, VideoMasks]:
+    """What masks must know of the frames of a video, and the masks; both are of one length."""
+    if isinstance(source, VideoFile):
+        source.check_whole()
+    frames = frame_set(source)
+    masks = video.load(frames)
+    if None not in (masks.length, frames.count) and masks.length != frames.count:
+        raise AnnotationError(
+            f"{video.label}: has masks for {masks.length} frames, but {frames.where} has "
+            f"{frames.count}; give the frames that the masks were drawn on."
+        )
+    return frames, masks
 
 
 def _pairs(

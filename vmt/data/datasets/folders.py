@@ -57,7 +57,6 @@ def load_png_folders(
         AnnotationError: no masks of a known kind, or masks and frames do not agree.
         VideoError: a folder of frames is missing or empty.
     """
-    del mask_key
     if not masks.is_dir():
         raise AnnotationError(f"{masks}: no such folder of label maps.")
     alone = has_frames(image_root)
@@ -66,13 +65,10 @@ def load_png_folders(
     ids = {word: key for key, word in names.items()}
     records = []
     for number, video in enumerate(folder.videos, start=1):
-        below = not alone or (video.folder != "" and (image_root / video.folder).is_dir())
-        place = video.folder if below or len(folder.videos) > 1 else ""
-        paths = list(list_frames(image_root / place).values())
+        in_root = alone and len(folder.videos) == 1 and not (image_root / video.folder).is_dir()
+        paths = list(list_frames(image_root / ("" if in_root else video.folder)).values())
         size = picture_size(paths[0])
-        files, note = _pair(video, paths, size, strict=strict, survey=report is not None)
-        if report is not None and note:
-            report(f"{video.label}: {note}")
+        files = _pair(video, paths, size, strict, report)
         annotations = FolderAnnotations(
             files=tuple(files.values()),
             codec=video.codec,
@@ -89,12 +85,16 @@ def load_png_folders(
 
 
 def _pair(
-    video: FolderVideo, paths: Sequence[Path], size: tuple[int, int], *, strict: bool, survey: bool
-) -> tuple[dict[int, tuple[Path, ...]], str]:
-    """Frame -> its files, and what to say."""
+    video: FolderVideo,
+    paths: Sequence[Path],
+    size: tuple[int, int],
+    strict: bool,
+    report: Callable[[str], object] | None,
+) -> dict[int, tuple[Path, ...]]:
+    """Frame -> its files; see ``load_png_folders`` for the rest."""
     video.refuse_frames(paths)
     stems = tuple(path.stem for path in paths)
-    note = video.codec.survey(video.files if survey else (), size)
+    note = video.codec.survey(video.files if report is not None else (), size)
     files, pairing = video.pair(FrameSet(str(paths[0].parent), size, stems, len(stems)))
     bare = [stem for t, stem in enumerate(stems) if t not in files]
     if bare and strict:
@@ -103,7 +103,10 @@ def _pair(
             f"{video.where}: {len(bare)} frames have no {noun} (first: {bare[0]}); add them, "
             "or convert with --sparse, which leaves these frames out."
         )
-    return files, join_notes(pairing, note)
+    said = join_notes(pairing, note)
+    if report is not None and said:
+        report(f"{video.label}: {said}")
+    return files
 
 
 def _classes(masks: Path, folder: FolderFile) -> tuple[dict[int, str], dict[str, dict[int, str]]]:
