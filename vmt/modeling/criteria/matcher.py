@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from vmt.modeling.criteria.finite import NonFiniteError
@@ -102,6 +101,8 @@ class HungarianClipMatcher:
                 f"{targets.name}: matching costs of decoder layer {layer} hold NaN or infinity, "
                 "so its logits or boxes do; the step before this one has most likely diverged."
             )
+        from scipy.optimize import linear_sum_assignment  # a second that inference saves
+
         pairs = [linear_sum_assignment(cost) for cost in costs.numpy()]
         device = logits.device
         return [
