@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vmt.layers.deformable_encoder import Levels
 from vmt.modeling.seqformer.decoder import Decoder
-from vmt.modeling.seqformer.encoder import Levels
 from vmt.modeling.seqformer.heads import BoxHeads
 
 DIM, FRAMES = 16, 2

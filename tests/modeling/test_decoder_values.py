@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from vmt.layers.deformable_encoder import Levels, _cell_centres, _valid_ratio
 from vmt.modeling.seqformer.decoder import Decoder, inverse_sigmoid
-from vmt.modeling.seqformer.encoder import Levels, _cell_centres, _valid_ratio
 from vmt.modeling.seqformer.heads import BoxHeads
 from vmt.modeling.seqformer.mask_head import MaskHead, relative_coordinates
 

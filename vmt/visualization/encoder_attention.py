@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vmt.layers.deformable_encoder import Encoder, EncoderLayer, Levels
 from vmt.modeling.msts.encoder import SplitAttention
-from vmt.modeling.seqformer.encoder import Encoder, EncoderLayer, Levels
 
 Frame = npt.NDArray[np.uint8]
 #: Height of the bar with a panel's title, in pixels.

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vmt.layers.adapter import Adapter
+from vmt.layers.deformable_encoder import Levels
 from vmt.layers.ms_deform_attn import MSDeformAttn
 from vmt.layers.transformer import SelfAttention
-from vmt.modeling.seqformer.encoder import Levels
 from vmt.modeling.seqformer.heads import BoxHeads
 from vmt.ops.frames import fold_frames, frame_chunks, unfold_frames
 from vmt.utils.precision import no_autocast

@@ -11,10 +11,10 @@ from fvcore.common.config import CfgNode
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
+from vmt.layers.deformable_encoder import Encoder, Levels
 from vmt.modeling.backbones.base import Backbone
 from vmt.modeling.registry import DECODER_ADAPTERS, ENCODER_ADAPTERS, lookup
 from vmt.modeling.seqformer.decoder import Decoder, LayerState
-from vmt.modeling.seqformer.encoder import Encoder, Levels
 from vmt.modeling.seqformer.heads import BoxHeads, ClassHeads
 from vmt.modeling.seqformer.mask_head import MaskHead
 from vmt.modeling.seqformer.neck import Neck
