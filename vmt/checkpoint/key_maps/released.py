@@ -68,6 +68,7 @@ RELEASED = KeyMap(
         ),
         Rename("encoder.{x*}", "refiner.encoder.{x*}"),
     ),
+    mark="detr.",
 )
 
 

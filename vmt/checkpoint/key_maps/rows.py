@@ -91,10 +91,13 @@ class KeyMap:
     Args:
         name: for reports.
         rows: the table.
+        mark: some name of every file of the family begins so, and no name of ours; the longest
+            mark that fits a file chooses its table.
     """
 
-    def __init__(self, name: str, rows: Sequence[Row]) -> None:
+    def __init__(self, name: str, rows: Sequence[Row], mark: str) -> None:
         self.name = name
+        self.mark = mark
         self.rows = tuple(rows)
         self._released = [(_pattern(row.released), row) for row in self.rows]
         self._ours = [(_pattern(row.ours), row) for row in self.rows if isinstance(row, Rename)]
