@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from vmt.layers.deformable_encoder import Levels, _cell_centres, _valid_ratio
-from vmt.modeling.seqformer.decoder import Decoder, inverse_sigmoid
+from vmt.modeling.seqformer.decoder import Decoder
 from vmt.modeling.seqformer.heads import BoxHeads
 from vmt.modeling.seqformer.mask_head import MaskHead, relative_coordinates
+from vmt.structures.boxes import inverse_sigmoid
 
 SHAPES = ((4, 6), (2, 3))
 TOKENS = 24 + 6

@@ -10,6 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+#: Boxes are moved in log-odds; this keeps those of 0 and 1 finite (Deformable DETR's code).
+LOGIT_EPSILON = 1e-5
+
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     """(..., 4) cxcywh to (..., 4) xyxy, same unit."""
@@ -21,6 +24,12 @@ def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     """(..., 4) xyxy to (..., 4) cxcywh, same unit."""
     low, high = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(low + high) / 2, high - low], dim=-1)
+
+
+def inverse_sigmoid(x: Tensor) -> Tensor:
+    """Log-odds of probabilities, both sides of the quotient at least ``LOGIT_EPSILON``."""
+    x = x.clamp(0, 1)
+    return torch.log(x.clamp(min=LOGIT_EPSILON) / (1 - x).clamp(min=LOGIT_EPSILON))
 
 
 def giou(boxes_xyxy: Tensor, others_xyxy: Tensor) -> Tensor:
