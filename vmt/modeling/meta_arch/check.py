@@ -7,9 +7,10 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
+from vmt.layers.projection import NORM_GROUPS
 from vmt.modeling.meta_arch.mask_refiner import GROUPS
 from vmt.modeling.msts.attention import preset
-from vmt.modeling.seqformer.neck import NORM_GROUPS, STRIDES
+from vmt.modeling.seqformer.neck import STRIDES
 from vmt.utils.errors import ConfigError
 
 #: Keys that count something, and the least that works.
