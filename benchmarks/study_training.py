@@ -42,9 +42,10 @@ from cocoapi_hq.io import rle
 from tests.synthetic import write_moving_shapes
 from vmt.checkpoint.files import write_weights
 from vmt.checkpoint.training_state import seed_everything
-from vmt.cli.main import main as vmt
 from vmt.config.node import load_config
 from vmt.data.labels import label_space_from_json
+from vmt.engine.defaults import Job, run_job
+from vmt.engine.launch import LaunchOptions
 from vmt.modeling.meta_arch.build import build_model
 
 CONFIG = REPO / "configs/quick/seqformer_study.yaml"
@@ -70,17 +71,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(parser, argv, DRY_RUN)
     read_data(args)
     overrides = prepare(args)
-    options = ["--num-gpus", "0", "--config-file", str(args.config_file), *overrides]
     initial = args.output / "initial.safetensors"
     if not initial.is_file():
         write_initial_weights(args.config_file, overrides, initial)
     before, training = args.output / "before", args.output / "training"
-    evaluate = ["--eval-only", "--weights", str(initial), "--output", str(before)]
-    train_net([*options, *evaluate], args.dry_run)
-    options += ["--resume", "--weights", str(initial), "--output", str(training)]
+    overrides += ["MODEL.WEIGHTS", str(initial), "OUTPUT_DIR"]
+    config_file = str(args.config_file)
+    do(Job(config_file, (*overrides, str(before)), eval_only=True))
+    job = Job(config_file, (*overrides, str(training)), resume=True)
     if not args.dry_run:
-        train_and_kill(args.steps, options, training)
-    train_net(options, args.dry_run)
+        train_and_kill(args.steps, job, training)
+    do(job)
     report(args, {0: before / "inference/truth", **evaluations(training)})
 
 
@@ -183,19 +184,10 @@ def write_initial_weights(config_file: Path, overrides: Sequence[str], path: Pat
     write_weights(model.state_dict(), path, {"categories": json.dumps(CATEGORIES)})
 
 
-def command(options: Sequence[str]) -> list[str]:
-    """A run of ``train_net.py``."""
-    return [sys.executable, str(REPO / "tools/train_net.py"), *options]
-
-
-def train_net(options: Sequence[str], here: bool) -> None:
-    """``train_net.py`` to its end, in a process of its own or here."""
-    if here:
-        status = vmt(["train", *options])
-    else:
-        status = subprocess.run(command(options), cwd=REPO).returncode
-    if status:
-        raise BenchmarkError(f"train_net.py failed with status {status}.")
+def do(job: Job) -> None:
+    """Train or evaluate on the CPU."""
+    if status := run_job(job, LaunchOptions(num_gpus=0)):
+        raise BenchmarkError(f"the training failed with status {status}.")
 
 
 def killed(output: Path) -> Path:
@@ -203,11 +195,13 @@ def killed(output: Path) -> Path:
     return output / "killed"
 
 
-def train_and_kill(steps: int, options: Sequence[str], output: Path) -> None:
+def train_and_kill(steps: int, job: Job, output: Path) -> None:
     """Train in a process that is killed at the first checkpoint of the second half."""
     marker = killed(output)
     if not marker.is_file():
-        process = subprocess.Popen(command(options), cwd=REPO)
+        command = [sys.executable, str(REPO / "tools/train_net.py"), "--num-gpus", "0", "--resume"]
+        command += ["--config-file", str(job.config_file), *job.overrides]
+        process = subprocess.Popen(command, cwd=REPO)
         while process.poll() is None and newest(output) < steps // 2:
             time.sleep(POLL)
         process.kill()

@@ -19,13 +19,7 @@ Examples:
 import argparse
 from collections.abc import Sequence
 
-from vmt.checkpoint.files import read_weights
-from vmt.engine.parity import compare, read_arrays, read_reference
-from vmt.engine.reference import run_fixture, run_network, write_outputs
-from vmt.inference.load import load_model
-from vmt.modeling.video_model import ClipModel, FrameModel
 from vmt.utils.console import exit_with, one_line_errors
-from vmt.utils.errors import ConfigError
 
 
 @one_line_errors
@@ -53,6 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def compare_with_golden(args: argparse.Namespace) -> int:
     """Print a table; 1 when the network differs."""
+    from vmt.engine.parity import compare, read_reference
+    from vmt.inference.load import load_model
+    from vmt.modeling.video_model import ClipModel
+    from vmt.utils.errors import ConfigError
+
     reference = read_reference(args.golden)
     model = load_model(args.config, args.weights, args.opts, args.device)
     if not isinstance(model, ClipModel):
@@ -67,6 +66,13 @@ def compare_with_golden(args: argparse.Namespace) -> int:
 
 def produce(args: argparse.Namespace) -> int:
     """Write arrays, and numbers of a training step."""
+    from vmt.checkpoint.files import read_weights
+    from vmt.engine.parity import read_arrays
+    from vmt.engine.reference import run_fixture, run_network, write_outputs
+    from vmt.inference.load import load_model
+    from vmt.modeling.video_model import FrameModel
+    from vmt.utils.errors import ConfigError
+
     inputs = read_arrays(args.inputs)
     if args.fixture:
         write_outputs(args.output, run_fixture(args.fixture, inputs))

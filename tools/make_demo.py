@@ -16,7 +16,6 @@ import argparse
 import json
 import logging
 import math
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,15 +26,17 @@ import numpy.typing as npt
 from PIL import Image
 
 from cocoapi_hq.io import rle
-from vmt.cli.main import main as vmt
+from vmt.apps.refine.job import refine_masks
+from vmt.apps.refine.options import RefineOptions
 from vmt.data.mask_files.base import FrameSet, VideoMasks
 from vmt.data.mask_files.open import MaskOptions, open_mask_file
+from vmt.inference.refine_defaults import ANY
 from vmt.inference.sources import open_videos
 from vmt.inference.video_writer import VideoWriter, write_png
 from vmt.structures.masks import Rle
 from vmt.utils.atomic import make_folder
-from vmt.utils.console import exit_with
-from vmt.utils.errors import ConfigError, VmtError
+from vmt.utils.console import exit_with, one_line_errors
+from vmt.utils.errors import ConfigError
 from vmt.visualization.draw import OverlayStyle, draw_tracks
 
 SIZE = (384, 576)
@@ -78,8 +79,12 @@ def camera(photo: Image.Image) -> Iterator[View]:
 
 def make_clip(folder: Path) -> tuple[Path, Path]:
     """Write the clip and its polygons; needs scikit-image (in the extras ``demo`` and ``dev``)."""
-    from skimage import data
-
+    try:
+        from skimage import data
+    except ImportError as error:
+        raise ConfigError(
+            f"{error}; pip install scikit-image, or give --video and --masks."
+        ) from None
     photo = Image.fromarray(data.coffee())
     clip, masks = folder / "clip.mp4", make_folder(folder / "coarse")
     height, width = SIZE
@@ -104,9 +109,9 @@ def show(video: Path, coarse: Path, refined: Path, output: Path, first: int | No
     height, width = frames[0].shape[:2]
     sides: list[VideoMasks] = []
     for path in (coarse, refined):
-        found = FrameSet(str(video), (height, width), None, len(frames))
+        clip = FrameSet(str(video), (height, width), None, len(frames))
         options = MaskOptions(one_video=True, first_number=first)
-        sides.append(open_mask_file(path, options).videos[0].load(found))
+        sides.append(open_mask_file(path, options).videos[0].load(clip))
     style = OverlayStyle(labels=False)
     pictured = _middle_frame_with_a_mask(sides[1])
     with VideoWriter(output / "overlay.mp4", FPS, (height, 2 * width)) as writer:
@@ -128,6 +133,7 @@ def _middle_frame_with_a_mask(masks: VideoMasks) -> int:
     return seen[len(seen) // 2] if seen else 0
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the clip, refine its masks, show them; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -139,34 +145,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--first-number", type=int, metavar="N", help="see vmt refine --help; asked for if needed"
     )
-    parser.add_argument("--weights", help="default: those that come with the package")
+    parser.add_argument("--weights", default=ANY, help="default: those that come with the package")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.ERROR)
     started = time.perf_counter()
-    try:
-        if (args.video is None) != (args.masks is None):
-            raise ConfigError(
-                "--video and --masks go together: what to refine, and in which video."
-            )
-        output = make_folder(args.output)
-        video, masks = args.video, args.masks
-        if video is None:
-            video, masks = make_clip(output)
-            print(f"clip: {video}, a photograph that ships in scikit-image; masks: {masks}")
-        refined = output / "refined"
-        command = ["refine", "--masks", str(masks), "--video", str(video), "--output", str(refined)]
-        command += ["--report", str(output / "report.html")]
-        if args.weights:
-            command += ["--weights", args.weights]
-        if args.first_number is not None:
-            command += ["--first-number", str(args.first_number)]
-        status = vmt(command)
-        if status:
-            return status
-        show(video, masks, refined, output, args.first_number)
-    except (VmtError, ImportError) as error:
-        print(f"make_demo: {error}", file=sys.stderr)
-        return 2
+    if (args.video is None) != (args.masks is None):
+        raise ConfigError("--video and --masks go together: what to refine, and in which video.")
+    output = make_folder(args.output)
+    video, masks = args.video, args.masks
+    if video is None:
+        video, masks = make_clip(output)
+        print(f"clip: {video}, a photograph that ships in scikit-image; masks: {masks}")
+    options = RefineOptions(
+        masks=masks,
+        video=video,
+        output=output / "refined",
+        report=output / "report.html",
+        weights=args.weights,
+        first_number=args.first_number,
+    )
+    print(refine_masks(options, print))
+    show(video, masks, options.output, output, args.first_number)
     print(f"everything together took {time.perf_counter() - started:.1f} s; look at")
     for name in ("report.html", "overlay.mp4", "picture.png", "refined"):
         print(f"  {output / name}")

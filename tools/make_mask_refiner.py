@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -30,8 +31,10 @@ from pathlib import Path
 from vmt.checkpoint.files import read_weights, write_weights
 from vmt.config.node import load_config
 from vmt.config.summary import dump_changes
+from vmt.engine.defaults import Job, run_job
+from vmt.engine.launch import LaunchOptions
 from vmt.inference.refine_defaults import ANY, LOW_RES
-from vmt.utils.atomic import AtomicFile, make_folder
+from vmt.utils.atomic import make_folder, write_text
 from vmt.utils.console import exit_with, one_line_errors
 from vmt.utils.errors import ConfigError, OutputError, VmtError
 
@@ -80,7 +83,6 @@ TRAININGS = {
             "INPUT.CLIP_FRAMES": "3",
             "INPUT.MIN_SIZE_TRAIN": "[160, 192, 224, 288]",
             "INPUT.DEGRADE": "[paper, paper, paper, halo, halo, low_res, clean]",
-            "MODEL.MASK_REFINER.PROMPT_LEVELS": "1",
             "MODEL.LOSS.REFINE_MASK_WEIGHT": "20.0",
             "MODEL.LOSS.REFINE_DICE_WEIGHT": "1.0",
             "MODEL.LOSS.REFINE_BOUNDARY_WEIGHT": "2.0",
@@ -206,8 +208,7 @@ def ship(trained: dict[str, Path], annotations: Path, folder: Path) -> None:
         write_weights(state, folder / f"{name}.safetensors")
     texts = {"config.yaml": configs.pop(), "ATTRIBUTION.md": attribution(annotations)}
     for name, text in texts.items():
-        with AtomicFile(folder / name) as file:
-            file.write(text.encode())
+        write_text(folder / name, text)
     print(f"{folder}: {size / 2**20:.1f} MiB of weights")
 
 
@@ -220,10 +221,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", required=True, help="COCO JSON@FOLDER, openly licensed")
     parser.add_argument("--output", type=Path, required=True, help="folder of the training")
     parser.add_argument("--ship", type=Path, required=True, help="folder of the weights")
-    parser.add_argument("--num-gpus", default="0", help="default 0: the CPU")
+    parser.add_argument("--num-gpus", type=int, default=0, help="default 0: the CPU")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config keys")
     args = parser.parse_args(argv)
     annotations, _, folder = args.images.partition("@")
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     sets = {STILLS: f"{args.output / 'stills.json'}@{folder}"}
     for name, options in COMPOSITES.items():
         target = args.output / "composites" / name
@@ -251,19 +253,19 @@ def large_regions(annotations: Path, target: Path) -> None:
     content["annotations"] = [
         row for row in content["annotations"] if not row.get("iscrowd") and row["area"] >= MIN_AREA
     ]
-    shown = {row["image_id"] for row in content["annotations"]}
-    content["images"] = [row for row in content["images"] if row["id"] in shown]
-    with AtomicFile(target) as file:
-        file.write(json.dumps(content).encode())
+    pictured = {row["image_id"] for row in content["annotations"]}
+    content["images"] = [row for row in content["images"] if row["id"] in pictured]
+    write_text(target, json.dumps(content))
 
 
-def train(folder: Path, num_gpus: str, keys: dict[str, str], overrides: Sequence[str]) -> Path:
+def train(folder: Path, num_gpus: int, keys: dict[str, str], overrides: Sequence[str]) -> Path:
     """Train, or go on, or find it done; returns the weights."""
     weights = folder / "model_final.safetensors"
     if not weights.exists():
-        command = [sys.executable, "-m", "vmt.cli.main", "train", "--config-file", str(CONFIG)]
-        command += ["--num-gpus", num_gpus, "--output", str(folder), "--resume"]
-        run([*command, *(part for pair in keys.items() for part in pair), *overrides])
+        words = [part for pair in keys.items() for part in pair]
+        job = Job(str(CONFIG), (*words, "OUTPUT_DIR", str(folder), *overrides), resume=True)
+        if status := run_job(job, LaunchOptions(num_gpus=num_gpus)):
+            raise VmtError(f"{folder}: the training ended with status {status}; see above.")
     return weights
 
 

@@ -27,7 +27,7 @@ CONFIG = "configs/quick/vmt_tiny_released.yaml"
 
 @pytest.fixture(autouse=True)
 def blobs(monkeypatch: pytest.MonkeyPatch, repo: Path) -> None:
-    monkeypatch.setattr(segment, "load_model", lambda *args: BlobModel())
+    monkeypatch.setattr(segment, "load_clip_model", lambda *args: BlobModel())
     monkeypatch.chdir(repo)
 
 
@@ -239,7 +239,7 @@ class Slow(BlobModel):
         time.sleep(0.1)
         return super().segment_clip(frames)
 
-segment.load_model = lambda *args: Slow()
+segment.load_clip_model = lambda *args: Slow()
 sys.exit(main(sys.argv[1:]))
 """
 

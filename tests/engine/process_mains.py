@@ -19,6 +19,7 @@ from vmt.engine.optimizer import build_optimizer
 from vmt.engine.parallel import distribute
 from vmt.engine.train_loop import Hook, Trainer
 from vmt.modeling.meta_arch.build import build_model
+from vmt.modeling.msts import separability
 from vmt.utils import comm
 from vmt.utils.errors import ConfigError
 
@@ -29,6 +30,7 @@ def train_and_save(path: str, kind: str, name: str, steps: int, resume: str, ove
     cfg = quick_config(name, *overrides)
     torch.manual_seed(0)
     model = build_model(cfg, SHAPES).train()
+    separability.LR = 1e-5  # a small rate, see test_adversarial
     adversary = build_adversary(cfg, torch.device("cpu"))
     module = distribute(model, kind, torch.device("cpu"))
 

@@ -55,10 +55,9 @@ def test_one_step(name: str) -> None:
     after = model.state_dict()
     moved = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
     parts = {"backbone", "neck", "encoder", "decoder", "heads", "coarse"}
+    if cfg.MODEL.META_ARCHITECTURE == "QueryMaskRefiner":
+        parts = set()
     if cfg.MODEL.META_ARCHITECTURE == "MaskRefiner":
         parts = {"backbone", "laterals", "fuse", "stride2", "query"}
-        if cfg.MODEL.MASK_REFINER.QUERY_SOURCE == "detector":
-            parts = set()
-        elif cfg.MODEL.MASK_REFINER.DENSE_WEIGHT:
-            parts |= {"dense"}
+        parts |= {"dense"} if cfg.MODEL.MASK_REFINER.DENSE_WEIGHT else set()
     assert moved == parts | ({"refiner"} if refines else set())

@@ -33,8 +33,7 @@ POOL = {
     "MODEL.REFINER.EMBED_DIM": "16",
 }
 DETECTOR = {
-    "MODEL.META_ARCHITECTURE": "MaskRefiner",
-    "MODEL.MASK_REFINER.QUERY_SOURCE": "detector",
+    "MODEL.META_ARCHITECTURE": "QueryMaskRefiner",
     "MODEL.NEW_PARAMETERS": "[backbone., neck., encoder., decoder., heads., coarse., refiner.]",
 }
 ADVERSARY = {"MODEL.ADVERSARY": "foreground_background"}
@@ -67,7 +66,7 @@ REFUSED = {
     ("mask_pool", "compile"): "ENGINE.COMPILE compiles a network's stages",
     ("detector", "recompute"): "ENGINE.ACTIVATION_CHECKPOINTING has nothing to recompute",
     ("detector", "adversary"): "MODEL.ADVERSARY foreground_background judges the masks",
-    ("detector", "no_degrade"): "INPUT.DEGRADE is empty, but MODEL.META_ARCHITECTURE MaskRefiner",
+    ("detector", "no_degrade"): "INPUT.DEGRADE is empty, but MODEL.META_ARCHITECTURE Query",
 }
 
 

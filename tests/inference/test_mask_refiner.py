@@ -11,7 +11,7 @@ from vmt.data.composites import CompositeOptions, composite_clip
 from vmt.data.degrade import degrade_tube
 from vmt.inference.mask_refiner import MaskRefiner
 from vmt.inference.refine_defaults import SHIPPED
-from vmt.modeling.mask_refiner.prompt import RefinedTube
+from vmt.modeling.video_model import RefinedTube
 from vmt.ops.crops import Place
 from vmt.utils.errors import ConfigError
 

@@ -54,7 +54,7 @@ def ffn(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def split_attention(
-    branch: SplitAttention, x: Tensor, shapes: tuple[tuple[int, int], ...], concat: str
+    branch: SplitAttention, x: Tensor, shapes: tuple[tuple[int, int], ...]
 ) -> Tensor:
     """(T, S, C), nothing padded, one clip -> (T, S, C)."""
     num_frames, heads = len(x), branch.intra.num_heads
@@ -89,16 +89,8 @@ def split_attention(
             for column in range(w):
                 target = [attended[index][t][row][column] for t in range(num_frames)]
                 other = [partner[t][row][column] for t in range(num_frames)]
-                if concat == "token":
-                    f = [inter.target(token) for token in target]
-                    everything = f + [inter.partner(token) for token in other]
-                else:
-                    both = torch.cat([inter.target.weight, inter.partner.weight], dim=1)
-                    f = [
-                        both @ torch.cat(pair) + inter.target.bias
-                        for pair in zip(target, other, strict=True)
-                    ]
-                    everything = f
+                f = [inter.target(token) for token in target]
+                everything = f + [inter.partner(token) for token in other]
                 n = [inter.norm1(token) for token in everything]
                 width = inter.attn_out.in_features
                 q, k, v = (

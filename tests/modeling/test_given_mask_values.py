@@ -1,4 +1,4 @@
-"""What the networks for given masks tell their refiner, by hand."""
+"""What refiners read of given masks, by hand."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.config.keys.pairs import Pair, network
 from tests.config.keys.test_mask_refiner_keys import GIVEN, clip
 
 
-def told(masks: torch.Tensor | None = None, *overrides: str) -> Any:
-    """The refiner's input for masks in two frames of 96x128, if not those of ``clip``."""
+def refiner_input(masks: torch.Tensor | None = None, *overrides: str) -> Any:
+    """For masks in two frames of 96x128, if not those of ``clip``."""
     base, _ = Pair("OUTPUT_DIR", "x", GIVEN).configs(*overrides)
     net, seen = network(base).eval(), []
     net.refiner.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
@@ -23,22 +23,20 @@ def told(masks: torch.Tensor | None = None, *overrides: str) -> Any:
 
 
 def test_centres_lie_in_the_middle_of_the_mask() -> None:
-    """A cut-out of 64x96 pixels around a mask that is wider than high."""
+    """A cut-out of 96x128 pixels around a mask that is wider than high."""
     masks = torch.zeros(1, 2, 96, 128, dtype=torch.bool)
     masks[..., 40:60, 20:90] = True
-    near = {"MIN_MARGIN_PX": "6", "MARGIN": "0.0", "CROP_SIZES": "[32, 256]"}
-    words = [w for key, value in near.items() for w in (f"MODEL.MASK_REFINER.{key}", value)]
-    inputs = told(masks, *words)
-    assert inputs.frame_size == (64, 96)
-    # the window begins at row 50 - 32 = 18 and column 55 - 48 = 7
-    assert inputs.centres_px[0, 0].tolist() == pytest.approx([55 - 7, 50 - 18])
-    expected = [48 / 96, 32 / 64, 70 / 96, 20 / 64]
+    inputs = refiner_input(masks)
+    assert inputs.frame_size == (96, 128)
+    # the window begins at row 50 - 48 = 2 and column 55 - 64 = -9
+    assert inputs.centres_px[0, 0].tolist() == pytest.approx([55 + 9, 50 - 2])
+    expected = [64 / 128, 48 / 96, 70 / 128, 20 / 96]
     assert inputs.boxes_cxcywh[0, 0].tolist() == pytest.approx(expected)
 
 
 def test_coarse_masks_stand_for_logits() -> None:
     """4 where a cell lies inside, -4 outside, linear in between."""
-    inputs = told()
+    inputs = refiner_input()
     logits = inputs.coarse_logits[0, 0]
     assert logits.shape == (12, 12)
     # rows 40 to 60, columns 20 to 40; 96 px around (50, 30) begin at 2 and -18: 38 to 58 of either
@@ -47,10 +45,16 @@ def test_coarse_masks_stand_for_logits() -> None:
     assert logits[4, 5] == pytest.approx(4 * (2 * 2 / 8 - 1))
 
 
+@pytest.mark.parametrize(("name", "levels"), [("MaskRefiner", 3), ("QueryMaskRefiner", 1)])
+def test_levels_that_know_the_mask(name: str, levels: int) -> None:
+    inputs = refiner_input(None, "MODEL.META_ARCHITECTURE", name)
+    assert (len(inputs.given), len(inputs.coarse_levels)) == (levels, levels if levels > 1 else 0)
+
+
 @pytest.mark.parametrize(("match", "cost"), [("name", 2.0), ("any", 0.0)])
 def test_labels_take_part_in_the_match_where_they_are_classes(match: str, cost: float) -> None:
     base, _ = Pair("OUTPUT_DIR", "x", (
-        *GIVEN, "MODEL.MASK_REFINER.QUERY_SOURCE", "detector", "DATASETS.CLASS_MATCH", match,
+        *GIVEN, "MODEL.META_ARCHITECTURE", "QueryMaskRefiner", "DATASETS.CLASS_MATCH", match,
     )).configs()  # fmt: skip
     net = network(base).train()
     costs: list[float] = []

@@ -10,8 +10,6 @@ from tests.config.keys.pairs import Pair, outline
 from vmt.utils.errors import ConfigError
 
 GIVEN = ("MODEL.META_ARCHITECTURE", "MaskRefiner", "MODEL.REFINER.NAME", "quadtree")
-MSTS = ("MODEL.SEQFORMER.ENCODER_ADAPTER", "msts",
-        "MODEL.SEQFORMER.DECODER_ADAPTER", "temporal_attention")  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -39,8 +37,6 @@ MSTS = ("MODEL.SEQFORMER.ENCODER_ADAPTER", "msts",
         ("MASK_REFINER.CROP_SIZES", [64], "two sizes", GIVEN),
         ("MASK_REFINER.CROP_SIZES", [96, 64], "the shorter one first", GIVEN),
         ("MASK_REFINER.DIM", 20, "multiple of 8", GIVEN),
-        ("MSTS.NUM_HEADS", 7, "a divisor of 64", MSTS),
-        ("MSTS.ADV_BETAS", [0.5], "two numbers", ()),
     ],
 )  # fmt: skip
 def test_impossible_values_are_named(key: str, value: Any, said: str, common: Any) -> None:

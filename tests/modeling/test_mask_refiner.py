@@ -8,7 +8,7 @@ import torch
 from vmt.config.node import load_config
 from vmt.modeling.mask_refiner.prompt import prompt_of
 from vmt.modeling.meta_arch.build import build_model, build_network
-from vmt.modeling.meta_arch.mask_refiner import MaskRefinerNetwork
+from vmt.modeling.meta_arch.mask_refiner import PooledMaskRefiner
 from vmt.structures.clip import ClipTargets
 from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import ConfigError
@@ -22,10 +22,10 @@ SMALL = (
 )  # fmt: skip
 
 
-def network(*overrides: str) -> MaskRefinerNetwork:
+def network(*overrides: str) -> PooledMaskRefiner:
     torch.manual_seed(0)
     built = build_network(load_config(CONFIG, [*SMALL, *overrides]), THING)
-    assert isinstance(built, MaskRefinerNetwork)
+    assert isinstance(built, PooledMaskRefiner)
     return built
 
 
@@ -61,26 +61,24 @@ def test_only_pixels_below_roots_are_looked_at():
 def test_a_mask_speaks_at_every_level_or_at_the_coarsest():
     share = torch.zeros(1, 1, 32, 64)
     share[..., 24:] = 1
-    told = prompt_of(share, band_cells=1, levels=3)
+    prompt = prompt_of(share, band_cells=1, levels=3)
     # The contour runs along cell 2 of the coarsest level; the band reaches 8 pixels beyond its
     # cells on every level.
     for cells, width, (first, last) in zip(
-        told.given, (8, 16, 32), ((1, 3), (3, 7), (7, 15)), strict=True
+        prompt.given, (8, 16, 32), ((1, 3), (3, 7), (7, 15)), strict=True
     ):
-        wanted = (torch.arange(width) >= first) & (torch.arange(width) <= last)
-        assert torch.equal(cells, wanted.expand(1, 1, width // 2, width))
-    for level, stride in zip(told.coarse_levels, (8, 4, 2), strict=True):
+        band = (torch.arange(width) >= first) & (torch.arange(width) <= last)
+        assert torch.equal(cells, band.expand(1, 1, width // 2, width))
+    for level, stride in zip(prompt.coarse_levels, (8, 4, 2), strict=True):
         covered = torch.nn.functional.avg_pool2d(share, stride)
         torch.testing.assert_close(level, ((2 * covered - 1) * 4).sigmoid())
     # Children of the finer bands have their parents.
-    for coarse, fine in zip(told.given, told.given[1:], strict=False):
+    for coarse, fine in zip(prompt.given, prompt.given[1:], strict=False):
         assert not (fine & ~coarse.repeat_interleave(2, -1).repeat_interleave(2, -2)).any()
     alone = prompt_of(share, band_cells=1, levels=1)
     assert alone.coarse_levels == ()
-    assert torch.equal(alone.given[0], told.given[0])
+    assert torch.equal(alone.given[0], prompt.given[0])
     assert len(alone.given) == 1
-    with pytest.raises(ConfigError, match=r"PROMPT_LEVELS must be 1 or 3, not 2"):
-        network("MODEL.MASK_REFINER.PROMPT_LEVELS", "2")
 
 
 def test_frames_without_the_object_and_tracklets_without_masks():
@@ -147,15 +145,15 @@ def test_a_dense_loss_asks_the_coarsest_map_for_the_mask_at_stride_2():
     assert set(net.state_dict()) - set(plain.state_dict()) == {"dense.weight", "dense.bias"}
     assert "loss_mask_dense" not in plain.train()([data])
     masks, coarse = data["targets"].masks[0], data["coarse"][0]
-    crop = net._follow(coarse)
-    fused = net._inputs(data["image"], coarse, crop, None).fused
-    wanted = crop.cut(masks[:, None])[:, 0] >= 0.5
-    told, expected = net.dense(fused), []
+    crop = net.cut_out(coarse)
+    fused = net.refiner_input(data["image"], coarse, crop).fused
+    cut = crop.cut(masks[:, None])[:, 0] >= 0.5
+    logits, expected = net.dense(fused), []
     for t, y, x in torch.cartesian_prod(*(torch.arange(n) for n in (3, *fused.shape[-2:]))):
         for k in range(16):  # cell k of the 4 x 4 stride-2 cells in a stride-8 cell
             top, left = 8 * y + 2 * (k // 4), 8 * x + 2 * (k % 4)
-            share = wanted[t, top : top + 2, left : left + 2].float().mean()
-            p = told[t, k, y, x].sigmoid()
+            share = cut[t, top : top + 2, left : left + 2].float().mean()
+            p = logits[t, k, y, x].sigmoid()
             expected.append(-(share * p.log() + (1 - share) * (1 - p).log()))
     loss = net([data])["loss_mask_dense"]
     torch.testing.assert_close(loss, 5 * torch.stack(expected).mean())
@@ -168,11 +166,6 @@ def test_it_segments_no_videos():
     cfg = load_config(CONFIG, SMALL)
     with pytest.raises(ConfigError, match=r"MaskRefiner.*vmt refine"):
         build_model(cfg, THING)
-
-
-def test_unknown_query_source():
-    with pytest.raises(ConfigError, match="QUERY_SOURCE"):
-        network("MODEL.MASK_REFINER.QUERY_SOURCE", "guess")
 
 
 def test_a_backbone_without_a_stride_2_map():

@@ -28,7 +28,6 @@ from vmt.utils.errors import CheckpointError, ConfigError
 SMALL = ("MODEL.SEQFORMER.HIDDEN_DIM", "32", "MODEL.SEQFORMER.NUM_QUERIES", "6")
 SHAPES_HW = ((5, 7), (3, 4), (2, 2), (1, 1))
 TOKENS = sum(h * w for h, w in SHAPES_HW)
-CONCATS = pytest.mark.parametrize("concat", ["token", "channel"])
 
 
 def count(module: nn.Module) -> int:
@@ -39,10 +38,10 @@ def layout(batch: int, padding: Tensor | None = None) -> Levels:
     return Levels(SHAPES_HW, torch.ones(batch, len(SHAPES_HW), 2), padding)
 
 
-def open_branch(concat: str = "token", intra_only: bool = False, dim: int = 16) -> SplitAttention:
+def open_branch(dim: int = 16) -> SplitAttention:
     """A small one whose gate is open."""
     torch.manual_seed(0)
-    branch = SplitAttention(dim, Widths(8, 12, False), 2, 0.1, concat, intra_only)
+    branch = SplitAttention(dim, Widths(8, 12, False), 2, 0.1)
     for parameter in branch.parameters():
         if parameter.ndim == 1:
             nn.init.normal_(parameter, 0.5, 0.5)
@@ -79,12 +78,11 @@ def test_the_network_grows_by_the_additions_alone(config_of) -> None:
 # --- numbers -----------------------------------------------------------------------------------
 
 
-@CONCATS
 @torch.no_grad()
-def test_equals_loops_over_levels_positions_frames(concat: str) -> None:
-    branch = open_branch(concat).double()
+def test_equals_loops_over_levels_positions_frames() -> None:
+    branch = open_branch().double()
     x = tokens(3).double()
-    expected = split_attention(branch, x, SHAPES_HW, concat)
+    expected = split_attention(branch, x, SHAPES_HW)
     torch.testing.assert_close(branch(x, layout(3), 3), expected, atol=1e-9, rtol=1e-9)
     single = branch.float()(x.float(), layout(3), 3)
     torch.testing.assert_close(single, expected.float(), atol=1e-5, rtol=1e-5)
@@ -111,9 +109,8 @@ def test_decoder_attention_equals_loops() -> None:
     torch.testing.assert_close(mixer(box_query), expected, atol=1e-9, rtol=1e-9)
 
 
-@CONCATS
-def test_positions_in_parts_give_the_same(concat: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    branch, x = open_branch(concat), tokens(6)
+def test_positions_in_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    branch, x = open_branch(), tokens(6)
     with torch.no_grad():
         whole = branch(x, layout(6), 3)
         monkeypatch.setattr(msts_attention, "MAX_TOKENS", 24)
@@ -123,11 +120,10 @@ def test_positions_in_parts_give_the_same(concat: str, monkeypatch: pytest.Monke
 # --- symmetries --------------------------------------------------------------------------------
 
 
-@CONCATS
 @pytest.mark.parametrize("frames", [1, 3, 5, 12])
 @torch.no_grad()
-def test_any_number_of_frames_in_any_order(concat: str, frames: int) -> None:
-    branch = open_branch(concat)
+def test_any_number_of_frames_in_any_order(frames: int) -> None:
+    branch = open_branch()
     x = tokens(frames)
     out = branch(x, layout(frames), frames)
     assert out.shape == x.shape
@@ -152,10 +148,9 @@ def test_clips_of_a_batch_do_not_meet() -> None:
         torch.testing.assert_close(branch(x[rows], layout(3), 3), together[rows])
 
 
-@CONCATS
 @torch.no_grad()
-def test_padding_changes_nothing(concat: str) -> None:
-    branch = open_branch(concat)
+def test_padding_changes_nothing() -> None:
+    branch = open_branch()
     maps = [torch.zeros(2, h, w, dtype=torch.bool) for h, w in SHAPES_HW]
     for level in maps[:3]:
         level[:, :, -level.shape[-1] // 3 :] = True
@@ -193,15 +188,14 @@ def test_what_a_position_reads() -> None:
         x = tokens(2)
         moved = x.clone()
         moved[0, starts[changed]] += 1.0  # the first cell of that level
-        for intra_only in (True, False):
-            branch = open_branch(intra_only=intra_only)
-            difference = (branch(moved, layout(2), 2) - branch(x, layout(2), 2)).abs().amax(-1)
-            hit = [bool(difference[:, a:b].max() > 0) for a, b in itertools.pairwise(starts)]
-            reached = {changed} if intra_only else {changed, max(changed - 1, 0)}
-            assert {level for level, yes in enumerate(hit) if yes} == reached
-            own = difference[:, starts[changed] : starts[changed + 1]]
-            assert (own[:, 0] > 0).all()  # both frames read the one that changed
-            assert (own[:, 1:] == 0).all()
+        branch = open_branch()
+        difference = (branch(moved, layout(2), 2) - branch(x, layout(2), 2)).abs().amax(-1)
+        hit = [bool(difference[:, a:b].max() > 0) for a, b in itertools.pairwise(starts)]
+        reached = {changed, max(changed - 1, 0)}
+        assert {level for level, yes in enumerate(hit) if yes} == reached
+        own = difference[:, starts[changed] : starts[changed + 1]]
+        assert (own[:, 0] > 0).all()  # both frames read the one that changed
+        assert (own[:, 1:] == 0).all()
 
 
 # --- in the network ----------------------------------------------------------------------------
@@ -298,16 +292,9 @@ def test_gates_and_norms_of_additions_are_not_decayed() -> None:
     assert rates == {cfg.SOLVER.BASE_LR}
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "said"),
-    [
-        ("PRESET", "huge", "MODEL.MSTS.PRESET 'huge' must be one of lean, full"),
-        ("CONCAT", "time", "MODEL.MSTS.CONCAT 'time' must be one of token, channel"),
-    ],
-)
-def test_unknown_values_are_refused(key: str, value: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        build_model(quick_config("msts_tiny", f"MODEL.MSTS.{key}", value), SHAPES)
+def test_an_unknown_preset_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"MODEL\.MSTS\.PRESET 'huge' must be one of lean, full"):
+        build_model(quick_config("msts_tiny", "MODEL.MSTS.PRESET", "huge"), SHAPES)
 
 
 # --- weights -----------------------------------------------------------------------------------

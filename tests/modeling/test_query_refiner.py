@@ -14,9 +14,10 @@ from tests.synthetic import write_moving_shapes
 from vmt.cli.main import main
 from vmt.config.node import load_config
 from vmt.inference.mask_refiner import MaskRefiner
+from vmt.modeling.mask_refiner.detector import clip_prompt
 from vmt.modeling.mask_refiner.prompt import looked_at_cells
 from vmt.modeling.meta_arch.build import build_model, build_network
-from vmt.modeling.meta_arch.query_refiner import QueryRefiner
+from vmt.modeling.meta_arch.query_mask_refiner import QueryMaskRefiner
 from vmt.modeling.refiners.base import RefinerOutput
 from vmt.modeling.seqformer.decoder import LayerState
 from vmt.structures.boxes import masks_to_boxes
@@ -25,15 +26,15 @@ from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import ConfigError
 
 CONFIG = "configs/quick/vmt_tiny.yaml"
-DETECTOR = ("MODEL.META_ARCHITECTURE", "MaskRefiner", "MODEL.MASK_REFINER.QUERY_SOURCE", "detector")
+DETECTOR = ("MODEL.META_ARCHITECTURE", "QueryMaskRefiner")
 SMALL = ("MODEL.SEQFORMER.NUM_QUERIES", "6", "MODEL.REFINER.NUM_LAYERS", "1")
 THINGS = LabelSpace("things", ("round", "square"), (1, 2))
 
 
-def network(*overrides: str) -> QueryRefiner:
+def network(*overrides: str) -> QueryMaskRefiner:
     torch.manual_seed(0)
     built = build_network(load_config(CONFIG, [*DETECTOR, *SMALL, *overrides]), THINGS)
-    assert isinstance(built, QueryRefiner)
+    assert isinstance(built, QueryMaskRefiner)
     return built
 
 
@@ -82,7 +83,7 @@ def test_every_mask_gets_the_query_whose_boxes_are_nearest():
     near = [boxes[k] + torch.tensor([0.03, -0.02, 0.04, 0.0]) for k in (0, 1)]
     found = [first_frame_only, near[1], far, near[0]]
     net.decoder = MadeUpBase(torch.stack(found), 64)
-    inputs, kept = net._inputs(frames, masks)
+    inputs, kept = net.given_input(frames, masks)
     assert kept.tolist() == [0, 1]
     assert inputs.query[:, 0].tolist() == [3, 1]
     assert inputs.box_query[:, :, 0].tolist() == [[3, 3], [1, 1]]
@@ -102,7 +103,7 @@ def test_classes_have_a_say_where_they_are_known():
         net.decoder = MadeUpBase(torch.stack([boxes[0], boxes[0] + off, boxes[1]]), 64)
         logits = torch.tensor([[8.0, -8.0], [-8.0, 8.0], [8.0, -8.0]])
         net.class_logits = lambda layer, query: logits[None]
-        return net._inputs(frames, masks, targets)[0].query[:, 0].tolist()
+        return net.given_input(frames, masks, targets)[0].query[:, 0].tolist()
 
     assert matched() == [0, 2]
     assert matched(targets=targets) == [1, 2]
@@ -113,7 +114,7 @@ def test_the_mask_is_the_coarse_map_and_its_contour_is_refined():
     net = network().eval()
     frames, masks = two_things()
     masks[0, 1] = False
-    inputs, _ = net._inputs(frames[..., :90, :125], masks[..., :90, :125])  # no multiples of 8
+    inputs, _ = net.given_input(frames[..., :90, :125], masks[..., :90, :125])  # no multiples of 8
     assert inputs.coarse_logits.shape == inputs.given[0].shape == (2, 2, 12, 16)
     assert inputs.coarse_logits[0, 0, 3, 4] == 4
     assert inputs.coarse_logits[0, 0, 9, 10] == -4
@@ -126,7 +127,7 @@ def test_the_mask_is_the_coarse_map_and_its_contour_is_refined():
     # at the frame's edge there is no contour
     right = torch.zeros(1, 2, 90, 125, dtype=torch.bool)
     right[..., 40:] = True
-    roots = net._prompt(right, (90, 125)).given[0]
+    roots = clip_prompt(right, (90, 125)).given[0]
     assert not roots[..., 8:].any()
 
 
@@ -212,7 +213,7 @@ def test_order_of_tracklets_does_not_matter_and_the_base_runs_once():
 def test_cells_that_the_detector_found_are_looked_at_too():
     net = network().eval()
     frames, masks = two_things()
-    inputs, _ = net._inputs(frames, masks)
+    inputs, _ = net.given_input(frames, masks)
     output = net.refiner(inputs)
     cells = looked_at_cells(inputs.given[0], output)
     tree = output.tree
@@ -317,7 +318,7 @@ def test_trained_from_the_console_and_loaded(tmp_path):
     )  # fmt: skip
     assert main(words[3:]) == 0
     refiner = vmt.MaskRefiner.from_pretrained(tmp_path / "out/model_final.safetensors", "cpu")
-    assert isinstance(refiner.network, QueryRefiner)
+    assert isinstance(refiner.network, QueryMaskRefiner)
     assert refiner.network.label_space.names == ("circle", "square", "triangle")
     data = clip(2)
     frames = np.ascontiguousarray(data["image"].permute(0, 2, 3, 1).numpy())
@@ -326,7 +327,5 @@ def test_trained_from_the_console_and_loaded(tmp_path):
 
 
 def test_values_that_do_not_fit():
-    with pytest.raises(ConfigError, match=r"mask_pool, detector.*'guess'"):
-        network("MODEL.MASK_REFINER.QUERY_SOURCE", "guess")
     with pytest.raises(ConfigError, match=r"REFINER\.NAME is none.*quadtree"):
         network("MODEL.REFINER.NAME", "none")

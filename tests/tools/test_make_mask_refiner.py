@@ -71,7 +71,8 @@ def test_each_training_goes_on_from_the_last_and_what_ships_loads(tool, tmp_path
     assert configs[-1].MODEL.REFINER.SHARED_HEAD
     assert "refiner.decoder.shared.0.weight" in trained[-1]
     # Called again, it has nothing left to do but to ship.
-    monkeypatch.setattr(tool, "run", lambda command: pytest.fail(" ".join(command)))
+    for name in ("run", "run_job"):
+        monkeypatch.setattr(tool, name, lambda *asked: pytest.fail(str(asked)))
     assert tool.main(arguments) == 0
 
 

@@ -14,7 +14,7 @@ from cocoapi_hq.io.json_file import is_json_name
 from vmt.apps.segment_options import DEFAULT_WINDOW, WHOLE_VIDEO_FRAMES, SegmentOptions
 from vmt.config.node import load_config
 from vmt.data.labels import label_space_from_json, result_ids
-from vmt.inference.load import load_model
+from vmt.inference.load import load_clip_model
 from vmt.inference.predictor import FrameResult, PredictorOptions, TrackMask, VideoPredictor
 from vmt.inference.results import LabelMapWriter, ResultsWriter, TrackTable
 from vmt.inference.sources import FirstFrames, VideoSource, open_videos
@@ -85,7 +85,7 @@ def segment(asked: SegmentOptions, say: Say, warn: Say) -> str:
         openers = [lambda: only]
     make_folder(asked.output)
     take_free_cores()
-    model = load_model(asked.config_file, asked.weights, asked.overrides, asked.device)
+    model = load_clip_model(asked.config_file, asked.weights, asked.overrides, asked.device)
     weights = asked.weights or cfg.MODEL.WEIGHTS
     say(f"network: {asked.config_file} on {model.device}")
     say(f"weights: {weights}" if weights else "weights: random weights: masks mean nothing")

@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
     from vmt.config.node import load_config
     from vmt.engine.defaults import Job, run_job
     from vmt.engine.launch import LaunchOptions
+    from vmt.modeling.meta_arch.build import architecture
 
     job = Job(args.config_file, tuple(overrides), args.resume, args.eval_only)
     launch = {field.name: getattr(args, field.name) for field in fields(LaunchOptions)}
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     if status == 0 and not args.eval_only:
         cfg = load_config(args.config_file, overrides)
         weights = f"{cfg.OUTPUT_DIR}/model_final.safetensors"
-        if cfg.MODEL.META_ARCHITECTURE == "MaskRefiner":
+        if architecture(cfg).needs_coarse_masks:
             print(f"use it: vmt refine --weights {weights} --masks M --images DIR --output OUT")
         else:
             print(

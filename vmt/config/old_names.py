@@ -24,6 +24,14 @@ OLD_KEYS = {
     "MODEL.AUXILIARY": "is called MODEL.ADVERSARY",
     "MODEL.SEQFORMER.ENCODER_BRANCH": "is called MODEL.SEQFORMER.ENCODER_ADAPTER",
     "MODEL.SEQFORMER.BOX_MIXER": "is called MODEL.SEQFORMER.DECODER_ADAPTER",
+    "MODEL.MSTS.NUM_HEADS": f"{_ALWAYS}: 8",
+    "MODEL.MSTS.CONCAT": f"{_ALWAYS}: token",
+    "MODEL.MSTS.INTRA_ONLY": f"{_ALWAYS}: levels attend to each other too",
+    "MODEL.MSTS.ADV_THROUGH_FEATURES": f"{_ALWAYS}: through the encoder's maps too",
+    "MODEL.MSTS.ADV_REAL_LABEL": f"{_ALWAYS}: 0.9",
+    "MODEL.MSTS.ADV_LR": f"{_ALWAYS}: 1e-4",
+    "MODEL.MSTS.ADV_BETAS": f"{_ALWAYS}: 0.5 and 0.999",
+    "MODEL.MSTS.ADV_CLIP": f"{_ALWAYS}: 1.0",
     "MODEL.REFINER.BOX_MASK": f"{_ALWAYS}: boxes wrap as in the released code",
     "MODEL.REFINER.REGION_RULE": "is a value of MODEL.REFINER.REGION: incoherent (for residue) "
     "or mixed",
@@ -40,6 +48,13 @@ OLD_KEYS = {
             *("next-steps", "accept", "window"),
         )
     },
+    "MODEL.MASK_REFINER.QUERY_SOURCE": "is chosen by MODEL.META_ARCHITECTURE: MaskRefiner (for "
+    "mask_pool) or QueryMaskRefiner (for detector)",
+    "MODEL.MASK_REFINER.PROMPT_LEVELS": f"{_ALWAYS}: all levels in MaskRefiner, the coarsest in "
+    "QueryMaskRefiner",
+    "MODEL.MASK_REFINER.BAND_CELLS": f"{_ALWAYS}: 1",
+    "MODEL.MASK_REFINER.MARGIN": f"{_ALWAYS}: 0.1",
+    "MODEL.MASK_REFINER.MIN_MARGIN_PX": f"{_ALWAYS}: 24",
 }
 
 

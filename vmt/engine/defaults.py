@@ -168,7 +168,7 @@ def evaluate_only(cfg: CfgNode, beside: Path | None = None) -> int:
     if not cfg.DATASETS.TEST:
         raise ConfigError("DATASETS.TEST is empty; name a data set, or my.json@my/images.")
     device = process_device(cfg.MODEL.DEVICE, comm.world_size())
-    model = model_from_config(cfg, beside, device)
+    model = model_from_config(cfg, build_model, beside, device)
     results = {}
     for name, title in set_titles(cfg.DATASETS.TEST).items():
         found = evaluate_set(cfg, model, name, Path(cfg.OUTPUT_DIR) / "inference" / title)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from fvcore.common.config import CfgNode
@@ -12,20 +13,27 @@ from fvcore.common.config import CfgNode
 from vmt.checkpoint.load import load_weights
 from vmt.config.node import load_config
 from vmt.data.labels import resolve_label_space
-from vmt.modeling.meta_arch.build import build_model
-from vmt.modeling.video_model import ClipModel
+from vmt.modeling.meta_arch.build import architecture, build_model, build_network
+from vmt.modeling.video_model import ClipModel, VideoModel
+from vmt.structures.labels import LabelSpace
 from vmt.utils.device import resolve_device
 
 logger = logging.getLogger(__name__)
 
+Network = TypeVar("Network", bound=VideoModel)
+
 
 def model_from_config(
-    cfg: CfgNode, beside: Path | None = None, device: torch.device | None = None
-) -> ClipModel:
+    cfg: CfgNode,
+    build: Callable[[CfgNode, LabelSpace], Network],
+    beside: Path | None = None,
+    device: torch.device | None = None,
+) -> Network:
     """Build, fill and place the network of a config, in evaluation mode.
 
     Args:
         cfg: the config.
+        build: of ``vmt.modeling.meta_arch.build``; says which kind of network is needed.
         beside: see ``resolve_label_space``.
         device: where to; None: ``MODEL.DEVICE``.
 
@@ -37,7 +45,8 @@ def model_from_config(
         cfg = cfg.clone()
         cfg.defrost()
         cfg.MODEL.BACKBONE.PRETRAINED = False
-    model = build_model(cfg, resolve_label_space(cfg.MODEL.LABEL_SPACE, beside))
+    space = cfg.MODEL.LABEL_SPACE if architecture(cfg).knows_classes else "object"
+    model = build(cfg, resolve_label_space(space, beside))
     if cfg.MODEL.WEIGHTS:
         # NEW_PARAMETERS are for the start of a training; a network that is run has none.
         report = load_weights(model, cfg.MODEL.WEIGHTS)
@@ -54,8 +63,8 @@ def load_model(
     weights: str | Path | None = None,
     overrides: Sequence[str] = (),
     device: str | None = None,
-) -> ClipModel:
-    """Build a network from a YAML file.
+) -> VideoModel:
+    """Build a network from a YAML file: one that segments videos, or one that refines masks.
 
     Args:
         config_file: None for the defaults (SeqFormer R50).
@@ -69,10 +78,30 @@ def load_model(
     Example:
         ``model = vmt.load_model("configs/hq_ytvis/vmt_R50_released.yaml", "vmt_r50.pth")``
     """
+    return _load(build_network, config_file, weights, overrides, device)
+
+
+def load_clip_model(
+    config_file: str | Path | None = None,
+    weights: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    device: str | None = None,
+) -> ClipModel:
+    """``load_model`` for one that segments videos; ConfigError for any other."""
+    return _load(build_model, config_file, weights, overrides, device)
+
+
+def _load(
+    build: Callable[[CfgNode, LabelSpace], Network],
+    config_file: str | Path | None,
+    weights: str | Path | None,
+    overrides: Sequence[str],
+    device: str | None,
+) -> Network:
     extra: list[str] = []
     if weights is not None:
         extra += ["MODEL.WEIGHTS", str(weights)]
     if device is not None:
         extra += ["MODEL.DEVICE", device]
     beside = Path(config_file).parent if config_file is not None else None
-    return model_from_config(load_config(config_file, [*overrides, *extra]), beside)
+    return model_from_config(load_config(config_file, [*overrides, *extra]), build, beside)

@@ -15,14 +15,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vmt.checkpoint.load import load_weights
 from vmt.config.node import load_config
-from vmt.data.labels import resolve_label_space
 from vmt.inference.flow_votes import steady_mask
+from vmt.inference.load import model_from_config
 from vmt.inference.refine_defaults import ACCEPT, ANY, MIN_IOU, SHIPPED, WINDOW, weights_path
 from vmt.inference.window_votes import Vote, mean_vote, votes_of
 from vmt.inference.windows import iter_windows
-from vmt.modeling.meta_arch.build import build_network
+from vmt.modeling.meta_arch.build import build_mask_refiner
 from vmt.modeling.refiners.base import points_left_out
 from vmt.modeling.video_model import MaskRefinerModel
 from vmt.utils.device import resolve_device
@@ -172,21 +171,13 @@ class MaskRefiner:
                 f"{path}: its config must lie beside it, as {beside[0].name} or config.yaml; vmt "
                 f"train writes it there. Weights of the package: {', '.join(SHIPPED)}."
             )
-        cfg = load_config(config)
-        cfg.defrost()
-        cfg.MODEL.BACKBONE.PRETRAINED = False
-        name = "object"
-        if cfg.MODEL.MASK_REFINER.QUERY_SOURCE == "detector":  # the only one with classes
-            name = cfg.MODEL.LABEL_SPACE
-        space = resolve_label_space(name, config.parent)
-        network = build_network(cfg, space)
-        if not isinstance(network, MaskRefinerModel):
-            raise ConfigError(
-                f"{config}: MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, but a mask "
-                "refiner is needed; see configs/refine/."
-            )
-        load_weights(network, path)
-        return cls(network.to(resolve_device(device)).eval(), steady)
+        cfg = load_config(config, ["MODEL.WEIGHTS", str(path)])
+        place = resolve_device(device)
+        try:
+            network = model_from_config(cfg, build_mask_refiner, config.parent, place)
+        except ConfigError as error:
+            raise ConfigError(f"{config}: {error}") from None
+        return cls(network, steady)
 
     def refine(
         self,

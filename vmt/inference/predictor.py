@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,8 @@ from vmt.inference.association.windows import WindowAssociation
 from vmt.inference.postprocess import masks_at_video_size
 from vmt.inference.windows import Window, iter_windows
 from vmt.modeling.refiners.base import points_left_out
+from vmt.modeling.video_model import ClipModel
 from vmt.ops.resize import network_size
-from vmt.structures.labels import LabelSpace
 from vmt.structures.masks import Rle, encode_crop
 from vmt.structures.predictions import ClipTracklets
 from vmt.utils.errors import ConfigError, VideoError
@@ -33,25 +33,6 @@ Frame = npt.NDArray[np.uint8]
 
 #: Longest side that a resized frame may have, in pixels: beyond it memory is the video's fault.
 MAX_LONG_SIDE = 8192
-
-
-class ClipModel(Protocol):
-    """What a network must offer to run over videos.
-
-    Attributes:
-        label_space: names of its classes.
-    """
-
-    label_space: LabelSpace
-
-    @property
-    def device(self) -> torch.device:
-        """Where frames are wanted."""
-        ...
-
-    def segment_clip(self, frames: Tensor) -> ClipTracklets:
-        """Tracklets of a clip (T, 3, H, W) uint8 or float RGB in [0, 255], at network size."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -150,6 +150,8 @@ class VideoModel(nn.Module, ABC):
 
     #: Whether ``losses`` calls an adversary.
     takes_adversary = False
+    #: Whether the network has classes; one without is built for any label space.
+    knows_classes = True
     #: Whether ``losses`` needs ``ClipBatch.coarse_masks``.
     needs_coarse_masks = False
 

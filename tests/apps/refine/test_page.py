@@ -8,7 +8,7 @@ from skimage.segmentation import find_boundaries
 
 from cocoapi_hq.io import rle
 from vmt.apps.refine.compare import example_pictures, measure
-from vmt.apps.refine.page import Page, build_page
+from vmt.apps.refine.page import build_page
 from vmt.apps.refine.summary import Example, Tally
 from vmt.data.mask_files.base import Change
 
@@ -70,7 +70,7 @@ def test_the_page_needs_nothing_from_outside_and_escapes_names():
     other = measure(_codes([_disk()]), _codes([_disk()]))
     rows = [(tally, None), (Tally("v2", "cat", ("v2", 0), 3, 1000, 100, 2.4), other)]
     figures = [(example, example_pictures(frame, _disk(radius=34), _disk()))]
-    page = build_page(Page("Refined", [("2", "masks")], rows, 4, figures, [("Masks", "a&b")]))
+    page = build_page("Refined", [("2", "masks")], rows, 4, figures, [("Masks", "a&b")])
     sources = re.findall(r'src="([^"]{0,30})', page)
     assert len(sources) == 3
     assert all(source.startswith("data:image/jpeg;base64,") for source in sources)

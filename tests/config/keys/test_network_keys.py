@@ -20,7 +20,7 @@ from vmt.utils.errors import CheckpointError
 @shows("MODEL.META_ARCHITECTURE", "MaskRefiner", "MODEL.REFINER.NAME", "quadtree")
 def test_architecture(pair: Pair) -> None:
     names = [type(outline(cfg)).__name__ for cfg in pair]
-    assert names == ["VideoMaskTransfiner", "MaskRefinerNetwork"]
+    assert names == ["VideoMaskTransfiner", "PooledMaskRefiner"]
 
 
 @shows("MODEL.DEVICE", "meta")
@@ -215,15 +215,6 @@ def _branch(net: Any) -> Any:
                                n.decoder.layers[1].mixer.qkv.out_features],
             [192, 64, 192], [768, 1024, 768],
         ),
-        "MODEL.MSTS.NUM_HEADS": (
-            2, lambda n: [_branch(n).intra.num_heads, _branch(n).inter.num_heads,
-                          n.decoder.layers[1].mixer.num_heads], [8] * 3, [2] * 3,
-        ),
-        # along channels target and partner are one input of one layer with one bias
-        "MODEL.MSTS.CONCAT": (
-            "channel", lambda n: _branch(n).inter.partner.bias is None, False, True
-        ),
-        "MODEL.MSTS.INTRA_ONLY": (True, lambda n: _branch(n).inter is None, False, True),
     },
     "measure,before,after",
     "MODEL.SEQFORMER.ENCODER_ADAPTER", "msts",

@@ -111,12 +111,12 @@ def frame_set(source: VideoSource) -> FrameSet:
     count = source.num_frames
     if count is None and isinstance(source, VideoFile):  # whatever its header says
         status = source.path.stat()
-        count = _count_file(source.path, status.st_size, status.st_mtime_ns)
+        count = _count(source.path, status.st_size, status.st_mtime_ns)
     return FrameSet(where, source.size, stems, count, turned)
 
 
-@lru_cache
-def _count_file(path: Path, size: int, changed: int) -> int:
+@lru_cache  # it may decode the whole file
+def _count(path: Path, size: int, changed: int) -> int:
     del size, changed
     return count_frames(path)
 

@@ -10,24 +10,24 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from vmt.apps.refine.frames import VideoFrames, find_frames
 from vmt.apps.refine.options import RefineOptions
-from vmt.apps.refine.page import build_page
-from vmt.apps.refine.report import collect
-from vmt.apps.refine.summary import Summary, count_text
+from vmt.apps.refine.report import make_page
+from vmt.apps.refine.summary import Summary
 from vmt.apps.refine.videos import refine_video
-from vmt.apps.refine.work_folder import WorkFolder, check_output
+from vmt.apps.refine.work_folder import WorkFolder, check_places, count_text
 from vmt.data.mask_files.base import MaskFile, MaskVideo, list_few
 from vmt.data.mask_files.entries import EntryOptions
 from vmt.data.mask_files.open import MaskOptions, has_frames, open_mask_file
 from vmt.data.void import read_void
 from vmt.inference.mask_refiner import FrameRefiner, MaskRefiner
-from vmt.utils.atomic import AtomicFile, make_folder
+from vmt.utils.atomic import AtomicFile
 from vmt.utils.errors import AnnotationError, OutputError, VideoError, VmtError
 from vmt.utils.threads import take_free_cores
 
+Say = Callable[[str], object]
 
-def refine_masks(options: RefineOptions, say: Callable[[str], object]) -> str:
+
+def refine_masks(options: RefineOptions, say: Say) -> str:
     """Do what ``vmt refine`` does.
 
     Args:
@@ -40,28 +40,33 @@ def refine_masks(options: RefineOptions, say: Callable[[str], object]) -> str:
     Raises:
         VmtError: the masks, their frames or the network cannot be used, or the files not written.
     """
-    void, guess = read_void(options.void)
     entries = EntryOptions(options.mask_key, options.min_score, options.annotations)
     one_video = options.video is not None or has_frames(options.images)
     masks = open_mask_file(
-        options.masks, MaskOptions(entries, void, guess, one_video, options.first_number)
+        options.masks,
+        MaskOptions(entries, *read_void(options.void), one_video, options.first_number),
     )
-    check_output(masks, options.output)
-    _check_beside(masks, options)
-    run = _Run(masks, options, say)
+    check_places(masks, options)
+    work = WorkFolder(masks, options)
     about = [masks.form, count_text(len(masks.videos), masks.noun), masks.note]
     say(f"{masks.path}: {', '.join(text for text in about if text)}")
-    run.refine()
-    run.check_bad()
-    summary = run.summary()
-    text = summary.text(run.fresh, run.seconds)
-    run.work.write_output(masks)
+    bad = [_leave(*problem) for problem in work.problems]
+    count, seconds = _refine(masks, work, options, bad, say)
+    _check_bad(bad, masks, work, skip=options.skip_bad)
+    summary = Summary()
+    for video in masks.videos:
+        if (finished := work.finished(video.key)) is not None:
+            summary.add(video, finished)
+    text = summary.text(count, seconds)
+    work.write_output()
+    settings = {key: getattr(options, key) for key in ("weights", "accept", "window", "steady")}
+    log = {"masks": str(masks.path), "settings": settings, "left_alone": bad}
+    files = [options.output, options.log_path]
     try:
-        log = run.log(summary)
-        _write(options.log_path, json.dumps(log, indent=1) + "\n")
+        _write(options.log_path, json.dumps(log | {"videos": summary.videos}, indent=1) + "\n")
         if options.report is not None:
-            page = collect(options, masks, run.bad, summary, run.work, run.frames)
-            _write(options.report, build_page(page))
+            _write(options.report, make_page(options, masks, bad, summary, work))
+            files.append(options.report)
     except VmtError as error:
         say(f"{text}\nwritten: {options.output}")
         away = f"move {options.output} away, " if masks.path.is_dir() else ""
@@ -69,9 +74,8 @@ def refine_masks(options: RefineOptions, say: Callable[[str], object]) -> str:
             f"{error} The masks are complete, in {options.output}; for what is missing, {away}name "
             "another place and run again: nothing is refined twice."
         ) from None
-    run.work.remove()
-    files = [options.output, options.log_path, options.report]
-    return f"{text}\nwritten: {', '.join(str(path) for path in files if path is not None)}"
+    work.remove()
+    return f"{text}\nwritten: {', '.join(map(str, files))}"
 
 
 def load_refiner(options: RefineOptions) -> FrameRefiner:
@@ -82,144 +86,55 @@ def load_refiner(options: RefineOptions) -> FrameRefiner:
     )
 
 
-def _check_beside(masks: MaskFile, options: RefineOptions) -> None:
-    """Refuse a report or log that cannot be written, before any work is done."""
-    taken = {"--masks": masks.path.resolve(), "--output": options.output.resolve()}
-    for option, path in (("--log", options.log_path), ("--report", options.report)):
-        if path is None:
-            continue
-        for other, place in taken.items():
-            if path.resolve() == place:
-                raise OutputError(f"{option} {path}: is the file of {other}; give another name.")
-        if path.is_dir():
-            raise OutputError(f"{option} {path}: is a folder; name a file.")
-        make_folder(path.parent)
-        AtomicFile(path).discard()
-        taken[option] = path.resolve()
+def _refine(
+    masks: MaskFile, work: WorkFolder, options: RefineOptions, bad: list[str], say: Say
+) -> tuple[int, float]:
+    """Refine what is not done yet; number of masks and seconds. ``bad`` gets what fails."""
+    todo = [v for v in masks.videos if v.key in work.frames and work.finished(v.key) is None]
+    if len(todo) < len(work.frames):
+        say(f"{count_text(len(work.frames) - len(todo), masks.noun)} of an earlier run kept")
+    if not todo:
+        return 0, 0.0
+    refiner = load_refiner(options)
+    start = time.perf_counter()
+    alone, count = len(todo) == 1, 0
+    with tqdm(total=len(todo), unit=f" {masks.noun}s", disable=alone) as bar:
+        for video in todo:
+            try:
+                with tqdm(unit=" frames", disable=not alone) as frames:
+                    done, note = refine_video(video, refiner, work, options, frames)
+            except (VideoError, AnnotationError) as error:
+                if len(masks.videos) == 1:
+                    raise
+                bad.append(_leave(video, error))
+            else:
+                count += done
+                if note:
+                    tqdm.write(f"{video.label}: {note}")
+            bar.update()
+    return count, time.perf_counter() - start
+
+
+def _leave(video: MaskVideo, error: VmtError) -> str:
+    """Say why a video stays as it is; its name."""
+    tqdm.write(f"vmt refine: {error}", file=sys.stderr)
+    return video.label
+
+
+def _check_bad(bad: list[str], masks: MaskFile, work: WorkFolder, *, skip: bool) -> None:
+    """VideoError when the output shall not be written."""
+    total = len(masks.videos)
+    if not bad or (skip and len(bad) < total):
+        return
+    which = f"{count_text(len(bad), masks.noun)} of {total} could not be refined (see above)"
+    if len(bad) == total:
+        raise VideoError(f"{which}; there is nothing to write.")
+    raise VideoError(
+        f"{which}: {list_few(bad)}. The others are kept in {work.path}: mend these and run again, "
+        "or add --skip-bad to leave their masks as they are."
+    )
 
 
 def _write(path: Path, text: str) -> None:
     with AtomicFile(path) as file:
         file.write(text.encode())
-
-
-class _Run:
-    """The videos of a mask file; all frames are looked for before the first is read.
-
-    Args:
-        masks: the file.
-        options: how they are refined.
-        say: hears notes.
-
-    Attributes:
-        work: has what is done.
-        frames: of the videos that have them, by key.
-        bad: names of the videos that could not be refined.
-        fresh: masks refined by this run, in ``seconds``.
-
-    Raises:
-        VideoError: there are no frames for any video.
-    """
-
-    def __init__(
-        self, masks: MaskFile, options: RefineOptions, say: Callable[[str], object]
-    ) -> None:
-        self.work = WorkFolder(options.output, options.stamp())
-        self.frames: dict[str, VideoFrames] = {}
-        self.bad: list[str] = []
-        self.fresh = 0
-        self.seconds = 0.0
-        self._masks = masks
-        self._options = options
-        self._say = say
-        problems: list[tuple[MaskVideo, VideoError]] = []
-        for video in masks.videos:
-            try:
-                frames = find_frames(masks, video, options.images, options.video)
-            except VideoError as error:
-                problems.append((video, error))
-                continue
-            self.frames[video.key] = frames
-            self.work.expect(video, frames)
-        if not self.frames:
-            raise problems[0][1]
-        for video, problem in problems:
-            self._leave(video, problem)
-
-    def refine(self) -> None:
-        """Refine what is not done yet.
-
-        Raises:
-            VmtError: of the only video; OutputError and what the network raises.
-        """
-        noun, count = self._masks.noun, len(self._masks.videos)
-        todo = [
-            video
-            for video in self._masks.videos
-            if video.key in self.frames and self.work.finished(video.key) is None
-        ]
-        if len(todo) < len(self.frames):
-            self._say(f"{count_text(len(self.frames) - len(todo), noun)} of an earlier run kept")
-        if not todo:
-            return
-        refiner = load_refiner(self._options)
-        start = time.perf_counter()
-        with tqdm(total=len(todo), unit=f" {noun}s", disable=len(todo) == 1) as bar:
-            for video in todo:
-                try:
-                    self._refine_one(video, refiner, alone=len(todo) == 1)
-                except (VideoError, AnnotationError) as error:
-                    if count == 1:
-                        raise
-                    self._leave(video, error)
-                bar.update()
-        self.seconds = time.perf_counter() - start
-
-    def _refine_one(self, video: MaskVideo, refiner: FrameRefiner, *, alone: bool) -> None:
-        source = self.frames[video.key].open()
-        with tqdm(unit=" frames", disable=not alone) as bar:
-
-            def progress(done: int, total: int | None) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
-
-            masks, note = refine_video(video, source, refiner, self.work, self._options, progress)
-        self.fresh += masks
-        if note:
-            tqdm.write(f"{video.label}: {note}")
-
-    def _leave(self, video: MaskVideo, error: VmtError) -> None:
-        self.bad.append(video.label)
-        tqdm.write(f"vmt refine: {error}", file=sys.stderr)
-
-    def check_bad(self) -> None:
-        """VideoError when the output shall not be written."""
-        bad, total = len(self.bad), len(self._masks.videos)
-        if not bad or (self._options.skip_bad and bad < total):
-            return
-        which = f"{count_text(bad, self._masks.noun)} of {total} could not be refined (see above)"
-        if bad == total:
-            raise VideoError(f"{which}; there is nothing to write.")
-        raise VideoError(
-            f"{which}: {list_few(self.bad)}. The others are kept in {self.work.path}: mend these "
-            "and run again, or add --skip-bad to leave their masks as they are."
-        )
-
-    def summary(self) -> Summary:
-        """What became of the masks, in the order of the file."""
-        summary = Summary()
-        for video in self._masks.videos:
-            finished = self.work.finished(video.key)
-            if finished is not None:
-                summary.add(video, finished)
-        return summary
-
-    def log(self, summary: Summary) -> dict[str, object]:
-        """The change log."""
-        names = ("weights", "accept", "window", "steady")
-        return {
-            "masks": str(self._masks.path),
-            "settings": {name: getattr(self._options, name) for name in names},
-            "left_alone": self.bad,
-            "videos": summary.videos,
-        }

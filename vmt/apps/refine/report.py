@@ -1,18 +1,18 @@
-"""Collects the report of a run: tracklets are measured and examples drawn, video by video."""
+"""The report of a run: tracklets are measured and examples drawn, video by video."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from operator import attrgetter
 
 from cocoapi_hq.io import rle
 from vmt.apps.refine.compare import Difference, Pictures, example_pictures, measure
-from vmt.apps.refine.frames import VideoFrames, chosen_frames, frame_set
+from vmt.apps.refine.frames import chosen_frames, frame_set
 from vmt.apps.refine.options import RefineOptions
-from vmt.apps.refine.page import Page
-from vmt.apps.refine.summary import REJECTED, Example, Summary, count_text
-from vmt.apps.refine.work_folder import WorkFolder
+from vmt.apps.refine.page import build_page
+from vmt.apps.refine.summary import REJECTED, Example, Summary
+from vmt.apps.refine.work_folder import WorkFolder, count_text
 from vmt.data.mask_files.base import Change, MaskFile, VideoMasks, list_few
 from vmt.inference.sources import VideoSource
 
@@ -20,23 +20,17 @@ from vmt.inference.sources import VideoSource
 MAX_MEASURED = 1500
 
 
-def collect(
-    options: RefineOptions,
-    masks: MaskFile,
-    bad: Sequence[str],
-    summary: Summary,
-    work: WorkFolder,
-    frames: Mapping[str, VideoFrames],
-) -> Page:
-    """Everything on the page.
+def make_page(
+    options: RefineOptions, masks: MaskFile, bad: Sequence[str], summary: Summary, work: WorkFolder
+) -> str:
+    """The text of the page.
 
     Args:
         options: of the run.
         masks: the file.
         bad: names of the videos that were left alone.
         summary: of the finished videos.
-        work: has them.
-        frames: of the videos, by their keys.
+        work: has them and their frames.
     """
     differences: dict[tuple[str, int], Difference] = {}
     pictures: dict[Example, Pictures] = {}
@@ -45,7 +39,7 @@ def collect(
         tracklets = [tally.place[1] for tally in summary.rows if tally.place[0] == video.key]
         examples = [e for e in summary.examples if e.tally.place[0] == video.key]
         if tracklets or examples:
-            source = frames[video.key].open()
+            source = work.frames[video.key]()
             loaded = video.load(frame_set(source))
             changes = work.finished(video.key) or ()
             for n, difference in _measure(changes, loaded, tracklets, limit).items():
@@ -66,7 +60,7 @@ def collect(
     ]
     if bad:
         settings.append((f"{masks.noun}s left alone".capitalize(), list_few(bad)))
-    return Page(
+    return build_page(
         title=f"Refined masks: {options.masks.name}",
         totals=[
             (number, noun),

@@ -6,11 +6,10 @@ Built in one pass over the finished videos, in memory that does not grow with th
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vmt.apps.refine.work_folder import FinishedVideo
+from vmt.apps.refine.work_folder import FinishedVideo, count_text
 from vmt.data.mask_files.base import Change, MaskVideo, list_few
 from vmt.inference.refine_defaults import MIN_IOU
 
@@ -67,23 +66,29 @@ class Tally:
         self.changed_px += changed_px
         self.confidences += confidences
 
+    def log_row(self) -> dict[str, Any]:
+        """Of the change log."""
+        return {
+            "tracklet": self.tracklet,
+            "masks": self.masks,
+            "changed_px": self.changed_px,
+            "changed_share": round(self.share, 6),
+            "mean_confidence": round(self.confidence, 4),
+            "rejected_frames": self.rejected,
+        }
+
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """A frame to look at, by how much its contour moved.
-
-    Args:
-        tally: of the tracklet.
-        change: of its mask, which is new.
-    """
+    """A frame to look at: the new mask of a tracklet."""
 
     tally: Tally
     change: Change
 
     @property
-    def score(self) -> float:
-        """Pixels changed per length of contour, up to the object's shape."""
-        return float(self.change.changed_px / self.change.area**0.5)
+    def score(self) -> tuple[float, int]:
+        """Pixels changed per length of contour, up to the object's shape; then the frame."""
+        return self.change.changed_px / self.change.area**0.5, self.change.frame
 
 
 class Summary:
@@ -106,31 +111,25 @@ class Summary:
 
     def add(self, video: MaskVideo, finished: FinishedVideo) -> None:
         """Read what became of one more video."""
-        tallies = [
-            Tally(video.label, label, (video.key, n)) for n, label in enumerate(finished.labels)
-        ]
+        name, total = video.label, self.total
+        tallies = [Tally(name, label, (video.key, n)) for n, label in enumerate(finished.labels)]
         best: dict[int, list[Example]] = {}
         for change in finished:
             tally = tallies[change.tracklet]
             tally.add(1, change.area, change.changed_px, change.confidence)
-            if change.rejected:
-                tally.rejected.append(change.name)
+            tally.rejected += [change.name] if change.rejected else []
             if change.mask is not None and change.area >= MIN_EXAMPLE_PX:
                 _offer(best.setdefault(change.tracklet, []), Example(tally, change))
         for tally in tallies:
-            self.total.add(tally.masks, tally.area, tally.changed_px, tally.confidences)
-            self.total.rejected += [f"{video.label} {name}" for name in tally.rejected]
-        self.videos.append(
-            {"video": video.label, "note": finished.note, "tracklets": _log_rows(tallies)}
-        )
+            total.add(tally.masks, tally.area, tally.changed_px, tally.confidences)
+            total.rejected += [f"{name} {frame}" for frame in tally.rejected]
+        log_rows = [tally.log_row() for tally in tallies]
+        self.videos.append({"video": name, "note": finished.note, "tracklets": log_rows})
         present = [tally for tally in tallies if tally.masks]
         self.tracklets += len(present)
         self.rows = heapq.nlargest(MAX_ROWS, [*self.rows, *present], key=lambda tally: tally.share)
-        self.examples = heapq.nlargest(
-            MAX_EXAMPLES,
-            [*self.examples, *(example for some in best.values() for example in some)],
-            key=lambda example: example.score,
-        )
+        examples = [*self.examples, *(example for some in best.values() for example in some)]
+        self.examples = heapq.nlargest(MAX_EXAMPLES, examples, key=lambda some: some.score[0])
 
     def text(self, masks_now: int, seconds: float) -> str:
         """For people.
@@ -155,36 +154,13 @@ class Summary:
         return text
 
 
-def count_text(number: int, noun: str) -> str:
-    """A number of things."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def _offer(best: list[Example], example: Example) -> None:
     """Put an example among the best of its tracklet, which do not follow one another."""
-
-    def order(example: Example) -> tuple[float, int]:
-        return example.score, example.change.frame
-
     frame = example.change.frame
     near = next((other for other in best if abs(other.change.frame - frame) < MIN_STEP), None)
     if near is None:
         best.append(example)
-    elif order(example) > order(near):
+    elif example.score > near.score:
         best[best.index(near)] = example
-    best.sort(key=order, reverse=True)
+    best.sort(key=lambda some: some.score, reverse=True)
     del best[MAX_PER_TRACKLET:]
-
-
-def _log_rows(tallies: Sequence[Tally]) -> list[dict[str, Any]]:
-    return [
-        {
-            "tracklet": tally.tracklet,
-            "masks": tally.masks,
-            "changed_px": tally.changed_px,
-            "changed_share": round(tally.share, 6),
-            "mean_confidence": round(tally.confidence, 4),
-            "rejected_frames": tally.rejected,
-        }
-        for tally in tallies
-    ]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import tee
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from cocoapi_hq.io import rle
 from vmt.apps.refine.frames import frame_set
@@ -22,21 +23,19 @@ from vmt.utils.errors import AnnotationError, VideoError, VmtError
 
 def refine_video(
     video: MaskVideo,
-    source: VideoSource,
     refiner: FrameRefiner,
     work: WorkFolder,
     options: RefineOptions,
-    progress: Callable[[int, int | None], object] = lambda done, total: None,
+    bar: tqdm[Any],
 ) -> tuple[int, str]:
     """Refine the masks of one video and put what became of them into the work folder.
 
     Args:
         video: of a mask file.
-        source: its frames.
         refiner: sharpens them.
-        work: gets the changes.
+        work: opens its frames and gets the changes.
         options: how.
-        progress: hears how many frames are finished, and of how many (None where it is unknown).
+        bar: counts finished frames.
 
     Returns:
         Number of masks, and what a person should know, which may be empty.
@@ -46,6 +45,7 @@ def refine_video(
         VideoError: a frame cannot be read.
         OutputError: the disk is full.
     """
+    source = work.frames[video.key]()
     if isinstance(source, VideoFile):
         source.check_whole()
     frames = frame_set(source)
@@ -62,6 +62,7 @@ def refine_video(
     if isinstance(source, FrameList):
         start = masks.frames[0]
         source = FrameList(source.name, source.paths[start : last + 1])
+    bar.total = source.num_frames
     for_frames, for_masks, for_areas = tee(_pairs(video, source, masks, frames, start), 3)
     stream = refiner.stream(
         (frame for frame, _ in for_frames),
@@ -78,7 +79,7 @@ def refine_video(
                 if rows:
                     file.write(spell([t, masks.names[t], rows]))
                 count += len(rows)
-                progress(t + 1 - start, source.num_frames)
+                bar.update()
         except VmtError:
             raise
         except ValueError as error:

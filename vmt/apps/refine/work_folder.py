@@ -10,61 +10,72 @@ import json
 import re
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cocoapi_hq.io import rle
-from vmt.apps.refine.frames import VideoFrames
+from vmt.apps.refine.frames import find_frames
+from vmt.apps.refine.options import RefineOptions
 from vmt.data.mask_files.base import Change, FrameSet, MaskFile, MaskVideo, VideoMasks
+from vmt.inference.sources import VideoSource
 from vmt.utils.atomic import AtomicFile, make_folder, output_error
-from vmt.utils.errors import OutputError
+from vmt.utils.errors import OutputError, VideoError
 
 
 class WorkFolder:
-    """Finished videos of a run.
+    """The videos of a run, and what became of those that are done.
 
     Args:
-        output: file or folder that the run makes.
-        stamp: of its options; a finished video of another one is done again.
+        masks: the file; the frames of all its videos are looked for, none is read.
+        options: of the run; a video that was finished under others is done again.
+
+    Attributes:
+        frames: key of a video -> opens its frames.
+        problems: videos that have none.
 
     Raises:
-        OutputError: it cannot be made.
+        VideoError: no video has frames.
+        OutputError: the folder cannot be made.
     """
 
-    def __init__(self, output: Path, stamp: str) -> None:
-        self.path = make_folder(output.with_name(output.name + ".part"))
-        self._output = output
-        self._options = stamp
+    def __init__(self, masks: MaskFile, options: RefineOptions) -> None:
+        self.frames: dict[str, Callable[[], VideoSource]] = {}
+        self.problems: list[tuple[MaskVideo, VideoError]] = []
+        self._masks = masks
+        self._output = options.output
         self._stamps: dict[str, str] = {}
-
-    def expect(self, video: MaskVideo, frames: VideoFrames) -> None:
-        """Say which frames a video has; without them it is never finished."""
-        self._stamps[video.key] = f"{video.stamp()} {frames.stamp} {self._options}"
+        for video in masks.videos:
+            try:
+                frames = find_frames(masks, video, options.images, options.video)
+            except VideoError as error:
+                self.problems.append((video, error))
+                continue
+            self.frames[video.key] = frames.open
+            self._stamps[video.key] = f"{video.stamp()} {frames.stamp} {options.stamp()}"
+        if not self.frames:
+            raise self.problems[0][1]
+        self.path = make_folder(options.output.with_name(options.output.name + ".part"))
 
     def finished(self, key: str) -> FinishedVideo | None:
         """A video that is done, unless its masks, frames or the options have changed since."""
-        if key not in self._stamps:
-            return None
+        path = self._file(key)
         try:
-            with self._file(key).open(encoding="utf-8") as file:
+            with path.open(encoding="utf-8") as file:
                 header: dict[str, Any] = json.loads(file.readline())
-            height, width = header["size"]
-            keys, labels = (
-                zip(*header["tracklets"], strict=True) if header["tracklets"] else ((), ())
-            )
-            video = FinishedVideo(self._file(key), header["note"], (height, width), keys, labels)
-        except (OSError, ValueError, KeyError, TypeError):
+            if header["run"] != self._stamps.get(key):
+                return None
+            keys, labels = ([row[k] for row in header["tracklets"]] for k in (0, 1))
+            return FinishedVideo(path, header["note"], header["size"], keys, labels)
+        except (OSError, ValueError, LookupError, TypeError):
             return None  # not there, or damaged
-        return video if header.get("run") == self._stamps[key] else None
 
     def begin(self, video: MaskVideo, masks: VideoMasks, frames: FrameSet) -> AtomicFile:
         """File for the changes of a video; it counts as finished when it is committed."""
         file = AtomicFile(self._file(video.key), durable=False)
         header = {
             "run": self._stamps[video.key],
-            "label": video.label,
             "note": masks.note,
             "size": list(frames.size),
             "tracklets": [[t.key, t.label] for t in masks.tracklets],
@@ -75,10 +86,10 @@ class WorkFolder:
     def _file(self, key: str) -> Path:
         safe = re.sub(r"[^\w.-]", "_", key)[:120]
         # Two names may become one; a checksum keeps them apart.
-        checksum = zlib.crc32(key.encode())
-        return self.path / (f"{safe}.jsonl" if safe == key else f"{safe}_{checksum:08x}.jsonl")
+        checksum = "" if safe == key else f"_{zlib.crc32(key.encode()):08x}"
+        return self.path / f"{safe}{checksum}.jsonl"
 
-    def write_output(self, masks: MaskFile) -> None:
+    def write_output(self) -> None:
         """Put the output together; it appears whole or not at all.
 
         Raises:
@@ -88,7 +99,7 @@ class WorkFolder:
         try:
             if result.is_dir():
                 shutil.rmtree(result)
-            for relative, pieces in masks.rewrite(lambda key: self.finished(key) or ()):
+            for relative, pieces in self._masks.rewrite(lambda key: self.finished(key) or ()):
                 target = result / relative if relative else result
                 make_folder(target.parent)
                 with AtomicFile(target, durable=not relative) as file:
@@ -121,9 +132,9 @@ class FinishedVideo:
 
     path: Path
     note: str
-    size: tuple[int, int]
-    keys: tuple[str, ...]
-    labels: tuple[str, ...]
+    size: list[int]
+    keys: list[str]
+    labels: list[str]
 
     def __iter__(self) -> Iterator[Change]:
         with self.path.open(encoding="utf-8") as file:
@@ -131,7 +142,7 @@ class FinishedVideo:
             for line in file:
                 t, name, rows = json.loads(line)
                 for n, area, changed, confidence, rejected, counts in rows:
-                    mask = rle.Rle(size=list(self.size), counts=counts) if counts else None
+                    mask = rle.Rle(size=self.size, counts=counts) if counts else None
                     key = self.keys[n]
                     yield Change(t, name, n, key, area, changed, confidence, bool(rejected), mask)
 
@@ -141,16 +152,33 @@ def spell(record: Any) -> bytes:
     return json.dumps(record, separators=(",", ":")).encode() + b"\n"
 
 
-def check_output(masks: MaskFile, output: Path) -> None:
-    """Refuse outputs that would lose something, before any work is done.
+def check_places(masks: MaskFile, options: RefineOptions) -> None:
+    """Refuse outputs that would lose something or cannot be written, before any work is done.
 
     Raises:
-        OutputError: it is the input, or something else stands there.
+        OutputError: one is the input or another output, or something else stands there.
     """
-    if output.resolve() == masks.path.resolve():
+    source, output = masks.path, options.output
+    if output.resolve() == source.resolve():
         raise OutputError(f"{output}: would overwrite the input; give another name.")
-    if masks.path.is_dir() and output.exists() and (output.is_file() or any(output.iterdir())):
+    if source.is_dir() and output.exists() and (output.is_file() or any(output.iterdir())):
         raise OutputError(f"{output}: exists and is not empty; delete it or give another name.")
-    if not masks.path.is_dir() and output.is_dir():
+    if not source.is_dir() and output.is_dir():
         raise OutputError(f"{output}: is a folder, but {masks.form} are one file; name a file.")
     make_folder(output.parent)
+    taken = {source.resolve(): "--masks", output.resolve(): "--output"}
+    for option, path in (("--log", options.log_path), ("--report", options.report)):
+        if path is None:
+            continue
+        if other := taken.get(path.resolve()):
+            raise OutputError(f"{option} {path}: is the file of {other}; give another name.")
+        if path.is_dir():
+            raise OutputError(f"{option} {path}: is a folder; name a file.")
+        make_folder(path.parent)
+        AtomicFile(path).discard()
+        taken[path.resolve()] = option
+
+
+def count_text(number: int, noun: str) -> str:
+    """A number of things."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""Refiners fed with masks that are given, not found: what they are told, and what they answer."""
+"""Masks that are given, as a refiner reads them: logits, levels, and cells near the contour."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from fvcore.common.config import CfgNode
 from torch import Tensor
 
 from vmt.modeling.refiners.base import RefinerOutput
 from vmt.modeling.refiners.quadtree.criterion import QuadtreeOutput
-from vmt.utils.errors import ConfigError
 
 #: Strides of the quadtree's levels, in pixels, and the coarsest.
 STRIDES = (8, 4, 2)
@@ -20,16 +18,6 @@ STRIDE = STRIDES[0]
 #: Logit of a cell that lies wholly inside the given mask
 #: (docs/reference/released_code.md#given-mask).
 SURE = 4.0
-
-
-def prompt_levels(cfg: CfgNode) -> int:
-    """``MODEL.MASK_REFINER.PROMPT_LEVELS``; ConfigError when it is neither 1 nor 3."""
-    levels: int = cfg.MODEL.MASK_REFINER.PROMPT_LEVELS
-    if levels not in (1, len(STRIDES)):
-        raise ConfigError(
-            f"MODEL.MASK_REFINER.PROMPT_LEVELS must be 1 or {len(STRIDES)}, not {levels!r}."
-        )
-    return levels
 
 
 @dataclass(frozen=True)

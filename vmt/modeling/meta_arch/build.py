@@ -11,7 +11,7 @@ from fvcore.common.config import CfgNode
 from vmt.modeling import meta_arch
 from vmt.modeling.meta_arch.check import check_model
 from vmt.modeling.registry import META_ARCHITECTURES, lookup
-from vmt.modeling.video_model import ClipModel, VideoModel
+from vmt.modeling.video_model import ClipModel, MaskRefinerModel, VideoModel
 from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import ConfigError
 from vmt.utils.precision import checked_precision
@@ -22,6 +22,18 @@ def register_methods() -> None:
     """Import the files of this folder, each of which registers a method."""
     for module in pkgutil.iter_modules(meta_arch.__path__, f"{meta_arch.__name__}."):
         importlib.import_module(module.name)
+
+
+def architecture(cfg: CfgNode) -> type[VideoModel]:
+    """The class that ``MODEL.META_ARCHITECTURE`` names.
+
+    Raises:
+        ConfigError: no such name.
+    """
+    register_methods()
+    name = cfg.MODEL.META_ARCHITECTURE
+    entry: type[VideoModel] = lookup(META_ARCHITECTURES, name, "MODEL.META_ARCHITECTURE")
+    return entry
 
 
 def build_network(cfg: CfgNode, label_space: LabelSpace) -> VideoModel:
@@ -37,15 +49,10 @@ def build_network(cfg: CfgNode, label_space: LabelSpace) -> VideoModel:
     Raises:
         ConfigError: an unknown name, or values that do not fit together.
     """
-    register_methods()
-    architecture = lookup(
-        META_ARCHITECTURES, cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE"
-    )
+    network = architecture(cfg)
     checked_precision(cfg.TEST.PRECISION, "TEST.PRECISION")
     check_model(cfg)
-    network = architecture.from_config(cfg, label_space)
-    assert isinstance(network, VideoModel), "a registered architecture must build one"
-    return network
+    return network.from_config(cfg, label_space)
 
 
 def build_model(cfg: CfgNode, label_space: LabelSpace) -> ClipModel:
@@ -59,5 +66,20 @@ def build_model(cfg: CfgNode, label_space: LabelSpace) -> ClipModel:
         raise ConfigError(
             f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} finds no objects in videos; it "
             "sharpens given masks: vmt refine runs it, vmt train without DATASETS.TEST trains it."
+        )
+    return model
+
+
+def build_mask_refiner(cfg: CfgNode, label_space: LabelSpace) -> MaskRefinerModel:
+    """``build_network`` for one that sharpens given masks.
+
+    Raises:
+        ConfigError: see there; or the network does something else.
+    """
+    model = build_network(cfg, label_space)
+    if not isinstance(model, MaskRefinerModel):
+        raise ConfigError(
+            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, but a mask refiner is "
+            "needed; see configs/refine/."
         )
     return model

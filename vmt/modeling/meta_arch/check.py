@@ -8,8 +8,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from vmt.layers.projection import NORM_GROUPS
-from vmt.modeling.meta_arch.mask_refiner import GROUPS
-from vmt.modeling.msts.attention import preset
+from vmt.modeling.mask_refiner.pooled import GROUPS
 from vmt.modeling.seqformer.neck import STRIDES
 from vmt.utils.errors import ConfigError
 
@@ -20,7 +19,6 @@ _LEAST = {
         "NUM_POINTS": 1, "NUM_QUERIES": 1, "MASK_CHANNELS": 1, "NUM_HEADS": 1,
     },
     "REFINER": {"NUM_HEADS": 1, "FFN_DIM": 1},
-    "MSTS": {"NUM_HEADS": 1},
 }  # fmt: skip
 
 #: Key, its value, whether it works, and what would.
@@ -53,9 +51,6 @@ def _rules(model: CfgNode) -> Iterator[_Rule]:
     yield from _widths(model)
     costs = [model.MATCHER[f"{n}_COST"] for n in _COSTS]
     yield "MATCHER.CLASS_COST", costs[0], any(costs), "a weight to one of the three costs"
-    betas = model.MSTS.ADV_BETAS
-    works = len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
-    yield "MSTS.ADV_BETAS", betas, works, "two numbers in [0, 1)"
 
 
 _COSTS = ("CLASS", "BOX", "GIOU")
@@ -79,6 +74,3 @@ def _widths(model: CfgNode) -> Iterator[_Rule]:
         yield "MASK_REFINER.DIM", width, width > 0 and width % GROUPS == 0, (
             f"a multiple of {GROUPS}"
         )  # fmt: skip
-    if "none" not in (node.ENCODER_ADAPTER, node.DECODER_ADAPTER):
-        width, heads = preset(model.MSTS.PRESET).dim, model.MSTS.NUM_HEADS
-        yield "MSTS.NUM_HEADS", heads, width % heads == 0, f"a divisor of {width}"

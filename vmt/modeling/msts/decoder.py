@@ -44,13 +44,7 @@ class TemporalAttention(DecoderAdapter):
         """
         widths = preset(cfg.MODEL.MSTS.PRESET)
         node = cfg.MODEL.SEQFORMER
-        return cls(
-            node.HIDDEN_DIM,
-            widths.dim,
-            cfg.MODEL.MSTS.NUM_HEADS,
-            node.DROPOUT,
-            widths.mixer_bias,
-        )
+        return cls(node.HIDDEN_DIM, widths.dim, dropout=node.DROPOUT, bias=widths.mixer_bias)
 
     def forward(self, box_query: Tensor) -> Tensor:
         """(B, T, Q, C) -> (B, T, Q, C)."""

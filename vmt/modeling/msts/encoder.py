@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from fvcore.common.config import CfgNode
@@ -12,10 +10,6 @@ from torch import Tensor, nn
 from vmt.layers.deformable_encoder import EncoderAdapter, Levels
 from vmt.modeling.msts.attention import Widths, attend_frames, by_positions, preset
 from vmt.ops.frames import fold_frames, unfold_frames
-from vmt.utils.errors import ConfigError
-
-Concat = Literal["token", "channel"]
-CONCATS: tuple[Concat, ...] = ("token", "channel")
 
 
 def linear(in_dim: int, out_dim: int, bias: bool = True) -> nn.Linear:
@@ -85,26 +79,21 @@ class InterScale(nn.Module):
     """Tokens of a level attend to themselves and to the next coarser level at their place.
 
     f = W_t target, g = W_p partner; o = f + attention(LN f over LN [f, g]); o = o + FFN(LN o);
-    W_out o. With ``concat`` "channel": f = W [target, partner], which attends to itself.
+    W_out o.
 
     Args:
         dim: channels.
         widths: of attention and feed-forward part.
         num_heads: of the attention.
         dropout: in training.
-        concat: along which axis target and partner meet.
     """
 
-    def __init__(
-        self, dim: int, widths: Widths, num_heads: int, dropout: float, concat: Concat
-    ) -> None:
+    def __init__(self, dim: int, widths: Widths, num_heads: int, dropout: float) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.concat = concat
         width = widths.dim
         self.target = linear(dim, width)
-        # the bias of the channel variant is that of ``target``: one layer, written as two halves
-        self.partner = linear(dim, width, bias=concat == "token")
+        self.partner = linear(dim, width)
         self.norm1 = nn.LayerNorm(width)
         self.qkv = linear(width, 3 * width, bias=False)
         self.attn_out = linear(width, width)
@@ -140,14 +129,11 @@ class InterScale(nn.Module):
     def forward(self, target: Tensor, partner: Tensor) -> Tensor:
         """(B, T, P, C) and what ``project`` gave -> (B, T, P, C)."""
         tokens = self.target(target)
-        if self.concat == "channel":
-            tokens = tokens + partner
         query, key, value = self.qkv(self.norm1(tokens)).chunk(3, dim=-1)
-        if self.concat == "token":
-            width = query.shape[-1]
-            both = F.linear(self.norm1(partner), self.qkv.weight[width:])
-            key = torch.cat([key, both[..., :width]], dim=1)
-            value = torch.cat([value, both[..., width:]], dim=1)
+        width = query.shape[-1]
+        both = F.linear(self.norm1(partner), self.qkv.weight[width:])
+        key = torch.cat([key, both[..., :width]], dim=1)
+        value = torch.cat([value, both[..., width:]], dim=1)
         mixed = self.attn_out(attend_frames(query, key, value, self.num_heads))
         tokens = tokens + self.drop(mixed)
         tokens = tokens + self.ffn(self.norm2(tokens))
@@ -166,8 +152,6 @@ class SplitAttention(EncoderAdapter):
         widths: see ``PRESETS``.
         num_heads: of both attentions.
         dropout: in training.
-        concat: see ``InterScale``.
-        intra_only: leave the attention between levels out.
     """
 
     def __init__(
@@ -176,12 +160,10 @@ class SplitAttention(EncoderAdapter):
         widths: Widths,
         num_heads: int = 8,
         dropout: float = 0.1,
-        concat: Concat = "token",
-        intra_only: bool = False,
     ) -> None:
         super().__init__()
         self.intra = IntraScale(dim, widths, num_heads, dropout)
-        self.inter = None if intra_only else InterScale(dim, widths, num_heads, dropout, concat)
+        self.inter = InterScale(dim, widths, num_heads, dropout)
         self.gate = nn.Parameter(torch.zeros(dim))
 
     @classmethod
@@ -189,34 +171,21 @@ class SplitAttention(EncoderAdapter):
         """Build from ``MODEL.MSTS`` and ``MODEL.SEQFORMER``.
 
         Raises:
-            ConfigError: an unknown preset or way to concatenate.
+            ConfigError: an unknown preset.
         """
-        node = cfg.MODEL.MSTS
-        if node.CONCAT not in CONCATS:
-            raise ConfigError(
-                f"MODEL.MSTS.CONCAT {node.CONCAT!r} must be one of {', '.join(CONCATS)}."
-            )
-        return cls(
-            cfg.MODEL.SEQFORMER.HIDDEN_DIM,
-            preset(node.PRESET),
-            node.NUM_HEADS,
-            cfg.MODEL.SEQFORMER.DROPOUT,
-            node.CONCAT,
-            node.INTRA_ONLY,
-        )
+        node = cfg.MODEL.SEQFORMER
+        return cls(node.HIDDEN_DIM, preset(cfg.MODEL.MSTS.PRESET), dropout=node.DROPOUT)
 
     def forward(self, x: Tensor, levels: Levels, num_frames: int) -> Tensor:
         """See ``EncoderAdapter``; padding is zero, and no valid token depends on what it held."""
         x = unfold_frames(_without_padding(x, levels), num_frames)  # (B, T, S, C)
         out = by_positions(self.intra, x)
-        if self.inter is not None:
-            out = self._between_levels(self.inter, x, out, levels)
+        out = self._between_levels(x, out, levels)
         out = _without_padding(fold_frames(out), levels)
         gated: Tensor = self.gate.to(out.dtype) * out
         return gated
 
-    @staticmethod
-    def _between_levels(inter: InterScale, x: Tensor, attended: Tensor, levels: Levels) -> Tensor:
+    def _between_levels(self, x: Tensor, attended: Tensor, levels: Levels) -> Tensor:
         """Each level with the next coarser one; the coarsest with its own input."""
         clean = unfold_frames(_without_padding(fold_frames(attended), levels), x.shape[1])
         targets = clean.split(levels.sizes, dim=2)
@@ -224,8 +193,8 @@ class SplitAttention(EncoderAdapter):
         shapes = [*levels.shapes[1:], levels.shapes[-1]]
         out = []
         for level, (target, partner) in enumerate(zip(targets, partners, strict=True)):
-            projected = inter.project(partner, shapes[level], levels.shapes[level])
-            out.append(by_positions(inter, target, projected))
+            projected = self.inter.project(partner, shapes[level], levels.shapes[level])
+            out.append(by_positions(self.inter, target, projected))
         return torch.cat(out, dim=2)
 
 

@@ -21,6 +21,10 @@ logger = logging.getLogger(__name__)
 
 #: A discriminator this close to its best loss, for so many steps on end, has nothing to teach.
 EASY_LOSS, EASY_STEPS = 0.05, 200
+#: What the discriminator should say about annotations.
+REAL_LABEL = 0.9
+#: Its Adam, and the largest norm of its gradients.
+LR, BETAS, CLIP_GRADIENTS = 1e-4, (0.5, 0.999), 1.0
 
 
 class Separability(AdversarialNetwork):
@@ -33,33 +37,15 @@ class Separability(AdversarialNetwork):
         dim: channels of the encoder's memory.
         weight: of the loss for the model, behind the ramp.
         ramp_steps: steps in which the weight grows from 0.
-        through_features: whether the model may also move the memory itself to fool it.
-        real_label: what the discriminator should say about annotations.
-        lr: of Adam.
-        betas: of Adam.
-        clip_gradients: largest norm of the discriminator's gradients.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        weight: float = 0.1,
-        ramp_steps: int = 1000,
-        through_features: bool = True,
-        real_label: float = 0.9,
-        lr: float = 1e-4,
-        betas: Sequence[float] = (0.5, 0.999),
-        clip_gradients: float = 1.0,
-    ) -> None:
+    clip_gradients = CLIP_GRADIENTS
+
+    def __init__(self, dim: int, weight: float = 0.1, ramp_steps: int = 1000) -> None:
         super().__init__()
         self.network = Discriminator(dim)
         self.weight = weight
         self.ramp_steps = ramp_steps
-        self.through_features = through_features
-        self.real_label = real_label
-        self.lr = lr
-        self.betas = (float(betas[0]), float(betas[1]))
-        self.clip_gradients = clip_gradients
         self._step = 0
         self._easy_steps = 0
         self._gradients: dict[str, Tensor] = {}
@@ -68,20 +54,11 @@ class Separability(AdversarialNetwork):
     def from_config(cls, cfg: CfgNode) -> Separability:
         """Build from ``MODEL.MSTS``."""
         node = cfg.MODEL.MSTS
-        return cls(
-            cfg.MODEL.SEQFORMER.HIDDEN_DIM,
-            node.ADV_WEIGHT,
-            node.ADV_RAMP_STEPS,
-            node.ADV_THROUGH_FEATURES,
-            node.ADV_REAL_LABEL,
-            node.ADV_LR,
-            node.ADV_BETAS,
-            node.ADV_CLIP,
-        )
+        return cls(cfg.MODEL.SEQFORMER.HIDDEN_DIM, node.ADV_WEIGHT, node.ADV_RAMP_STEPS)
 
     def build_optimizer(self) -> Optimizer:
         """Adam without weight decay."""
-        return Adam(self.network.parameters(), lr=self.lr, betas=self.betas)
+        return Adam(self.network.parameters(), lr=LR, betas=BETAS)
 
     def begin_step(self, step: int) -> None:
         """See ``AdversarialNetwork``."""
@@ -104,14 +81,13 @@ class Separability(AdversarialNetwork):
         scores = self.network(image.repeat(2, 1, 1, 1), [m.repeat(2, 1, 1, 1) for m in maps], masks)
         real, fake = scores.chunk(2)
         weights = cell_weights(inputs)
-        return 0.5 * (_bce(real, self.real_label, weights) + _bce(fake, 0.0, weights))
+        return 0.5 * (_bce(real, REAL_LABEL, weights) + _bce(fake, 0.0, weights))
 
     def end_step(self, own_loss: float) -> bool:
         """Without a tracklet in any process there is nothing to learn; nor when it is too easy."""
         if own_loss == 0.0:
             return False
-        label = min(max(self.real_label, 1e-12), 1 - 1e-12)
-        least = -0.5 * (label * math.log(label) + (1 - label) * math.log(1 - label))
+        least = -0.5 * sum(p * math.log(p) for p in (REAL_LABEL, 1 - REAL_LABEL))
         easy = own_loss - least < EASY_LOSS
         self._easy_steps = self._easy_steps + 1 if easy else 0
         if self._easy_steps == EASY_STEPS:
@@ -125,8 +101,7 @@ class Separability(AdversarialNetwork):
 
     def losses(self, inputs: AdversaryInput) -> dict[str, Tensor]:
         """``loss_adversarial``: the model's masks should pass for true ones."""
-        maps = encoder_maps(inputs)
-        maps = self._watched("features", maps) if self.through_features else _detached(maps)
+        maps = self._watched("features", encoder_maps(inputs))
         (mask,) = self._watched("masks", [predicted_union(inputs)])
         frozen = {name: p.detach() for name, p in self.network.named_parameters()}
         scores = functional_call(self.network, frozen, (images(inputs), maps, mask))
@@ -232,7 +207,3 @@ def _valid(inputs: AdversaryInput, level: int) -> Tensor:
 def _bce(logits: Tensor, label: float, weights: Tensor) -> Tensor:
     wanted = torch.full_like(logits, label)
     return F.binary_cross_entropy_with_logits(logits, wanted, weights, reduction="sum")
-
-
-def _detached(tensors: Sequence[Tensor]) -> list[Tensor]:
-    return [x.detach() for x in tensors]
