@@ -32,7 +32,13 @@ class SelfAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor, position: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        position: Tensor,
+        lengths: Sequence[int] | None = None,
+        visible: Tensor | None = None,
+    ) -> Tensor:
         """Attend among the tokens of each sequence.
 
         Args:
@@ -40,13 +46,15 @@ class SelfAttention(nn.Module):
             position: (B, S, C), or broadcastable to it.
             lengths: of sequences that lie one after another along S, none 0; tokens attend within
                 theirs. None: S is one sequence.
+            visible: (S, S) bool, which token (row) reads which (column), each at least one; None:
+                each reads all. Not together with ``lengths``.
 
         Returns:
             (B, S, C).
         """
         heads = self._heads(x, position)
         if lengths is None or len(lengths) == 1:
-            read = self._attend(heads)
+            read = self._attend(heads, visible)
         else:
             parts = [part.split(list(lengths), 2) for part in heads]
             read = torch.cat([self._attend(part) for part in zip(*parts, strict=True)], 1)
@@ -65,11 +73,13 @@ class SelfAttention(nn.Module):
             part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (query, key, value)
         ]
 
-    def _attend(self, heads: Sequence[Tensor]) -> Tensor:
+    def _attend(self, heads: Sequence[Tensor], visible: Tensor | None = None) -> Tensor:
         """Query, key and value -> (B, S, C), what the heads read, side by side."""
         query, key, value = heads
         dropout = self.dropout if self.training else 0.0
-        out = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=self.scale)
+        out = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=visible, dropout_p=dropout, scale=self.scale
+        )
         return out.transpose(1, 2).flatten(2)
 
     def weights_of(self, x: Tensor, position: Tensor, token: int) -> Tensor:
