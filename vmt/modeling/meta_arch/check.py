@@ -8,8 +8,8 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from vmt.layers.projection import NORM_GROUPS
+from vmt.modeling.backbones.neck import STRIDES
 from vmt.modeling.mask_refiner.pooled import GROUPS
-from vmt.modeling.seqformer.neck import STRIDES
 from vmt.utils.errors import ConfigError
 
 #: Keys that count something, and the least that works.

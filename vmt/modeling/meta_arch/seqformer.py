@@ -8,13 +8,13 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
+from vmt.layers.mask_head import STRIDE
 from vmt.modeling.adversarial import Adversary, AdversaryInput
 from vmt.modeling.backbones.build import build_backbone
 from vmt.modeling.criteria.set_criterion import CriterionResult, SetCriterion
 from vmt.modeling.refiners.base import RefinerOutput
 from vmt.modeling.seqformer.decoder import LayerState, QueryStates
 from vmt.modeling.seqformer.detector import ClipFeatures, Detector, DetectorParts
-from vmt.modeling.seqformer.mask_head import STRIDE
 from vmt.modeling.video_model import ClipBatch, ModelOptions
 from vmt.ops.frames import unfold_frames
 from vmt.ops.resize import aligned_upsample2

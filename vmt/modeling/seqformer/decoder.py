@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from vmt.layers.adapter import Adapter
 from vmt.layers.deformable_encoder import Levels
 from vmt.layers.ms_deform_attn import MSDeformAttn
+from vmt.layers.query_heads import BoxHeads
 from vmt.layers.transformer import SelfAttention
-from vmt.modeling.seqformer.heads import BoxHeads
 from vmt.ops.frames import fold_frames, frame_chunks, unfold_frames
 from vmt.structures.boxes import inverse_sigmoid
 from vmt.utils.precision import no_autocast
