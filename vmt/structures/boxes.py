@@ -69,6 +69,23 @@ def pairwise_giou(boxes_xyxy: Tensor, others_xyxy: Tensor) -> Tensor:
     return giou(boxes_xyxy[..., :, None, :], others_xyxy[..., None, :, :])
 
 
+def pairwise_iou(boxes_xyxy: Tensor, others_xyxy: Tensor) -> Tensor:
+    """IoU of every box with every other one; 0 where neither has an area.
+
+    Args:
+        boxes_xyxy: (Q, 4).
+        others_xyxy: (G, 4).
+
+    Returns:
+        (Q, G) in [0, 1]; fp32, or fp64 if an input is.
+    """
+    boxes, others = _at_least_fp32(boxes_xyxy)[:, None], _at_least_fp32(others_xyxy)[None]
+    low = torch.maximum(boxes[..., :2], others[..., :2])
+    high = torch.minimum(boxes[..., 2:], others[..., 2:])
+    intersection = (high - low).clamp(min=0).prod(-1)
+    return intersection / _no_zero(_area(boxes) + _area(others) - intersection)
+
+
 def masks_to_boxes(masks: Tensor) -> Tensor:
     """Tightest boxes around masks.
 

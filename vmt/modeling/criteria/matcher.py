@@ -139,11 +139,15 @@ class HungarianClipMatcher:
                 f"{targets.name}: labels {targets.labels.tolist()} exceed a head of "
                 f"{num_classes} classes; MODEL.LABEL_SPACE and the data set disagree."
             )
-        probs = logits[..., targets.labels].sigmoid()
-        alpha, gamma = self.focal_alpha, self.focal_gamma
-        positive = alpha * (1 - probs) ** gamma * -(probs + 1e-8).log()
-        negative = (1 - alpha) * probs**gamma * -(1 - probs + 1e-8).log()
-        return positive - negative
+        return focal_cost(logits[..., targets.labels], self.focal_alpha, self.focal_gamma)
+
+
+def focal_cost(logits: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Focal loss of each logit as a positive minus that as a negative, same shape."""
+    probs = logits.sigmoid()
+    positive = alpha * (1 - probs) ** gamma * -(probs + 1e-8).log()
+    negative = (1 - alpha) * probs**gamma * -(1 - probs + 1e-8).log()
+    return positive - negative
 
 
 def _box_cost(boxes: Tensor, boxes_gt: Tensor) -> Tensor:
