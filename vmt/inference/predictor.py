@@ -313,6 +313,7 @@ class TrackStream(Iterator[FrameResult]):
             record.input_size,
             self._video_size,
             crop_to_input=self._options.crop_to_input,
+            upsampling=record.upsampling,
         )
         rows = zip(record.track_ids, record.labels, record.scores, crops, strict=True)
         tracks = []

@@ -46,6 +46,7 @@ class FrameLogits:
         logits: (N, h, w) mask logits, on the device of the network.
         mask_stride: input pixels per cell of ``logits``.
         input_size: (H, W) of the frame that went into the network, in pixels.
+        upsampling: see ``masks_at_video_size``.
     """
 
     index: int
@@ -55,12 +56,14 @@ class FrameLogits:
     logits: Tensor
     mask_stride: int
     input_size: tuple[int, int]
+    upsampling: str = "aligned"
 
 
 class Association(Protocol[Output]):
     """Makes tracks of one video out of what a network says about its windows.
 
-    ``Output`` is what the network gives for a window: ``ClipTracklets`` of a network for clips.
+    ``Output`` is what the network gives for a window: ``ClipTracklets`` of a network for clips, a
+    list of ``FrameOutputs`` of one for frames.
     """
 
     def add(self, start: int, output: Output) -> None:
