@@ -15,8 +15,8 @@ from vmt.checkpoint.files import WeightFile
 from vmt.structures.labels import PUBLISHED_ROWS, normalise_name
 from vmt.utils.errors import CheckpointError
 
-#: Weights and biases of class heads: axis 0 counts the classes.
-HEAD = re.compile(r"heads\.cls\.\d+\.(weight|bias)")
+#: Weights and biases of class heads, and embeddings of labels: axis 0 counts the classes.
+HEAD = re.compile(r"(heads\.cls(\.\d+)?|denoising\.labels)\.(weight|bias)")
 
 
 @dataclass(frozen=True)

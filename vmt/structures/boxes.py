@@ -32,7 +32,7 @@ def inverse_sigmoid(x: Tensor) -> Tensor:
     return torch.log(x.clamp(min=LOGIT_EPSILON) / (1 - x).clamp(min=LOGIT_EPSILON))
 
 
-def giou(boxes_xyxy: Tensor, others_xyxy: Tensor) -> Tensor:
+def giou(boxes_xyxy: Tensor, others_xyxy: Tensor, epsilon: float = 0.0) -> Tensor:
     """Generalised IoU of boxes that lie side by side; shapes broadcast.
 
     IoU minus the share of the smallest enclosing box that neither covers (arXiv:1902.09630). Two
@@ -41,6 +41,7 @@ def giou(boxes_xyxy: Tensor, others_xyxy: Tensor) -> Tensor:
     Args:
         boxes_xyxy: (..., 4), right >= left and bottom >= top.
         others_xyxy: (..., 4), the same.
+        epsilon: added to both areas that are divided by.
 
     Returns:
         (...) in [-1, 1]; fp32, or fp64 if an input is.
@@ -53,20 +54,22 @@ def giou(boxes_xyxy: Tensor, others_xyxy: Tensor) -> Tensor:
     outer_low = torch.minimum(boxes[..., :2], others[..., :2])
     outer_high = torch.maximum(boxes[..., 2:], others[..., 2:])
     enclosing = (outer_high - outer_low).clamp(min=0).prod(-1)
-    return intersection / _no_zero(union) - (enclosing - union) / _no_zero(enclosing)
+    outside = (enclosing - union) / _no_zero(enclosing + epsilon)
+    return intersection / _no_zero(union + epsilon) - outside
 
 
-def pairwise_giou(boxes_xyxy: Tensor, others_xyxy: Tensor) -> Tensor:
+def pairwise_giou(boxes_xyxy: Tensor, others_xyxy: Tensor, epsilon: float = 0.0) -> Tensor:
     """Generalised IoU of every box with every other one.
 
     Args:
         boxes_xyxy: (..., Q, 4).
         others_xyxy: (..., G, 4), leading axes as ``boxes_xyxy``.
+        epsilon: see ``giou``.
 
     Returns:
         (..., Q, G) in [-1, 1]; fp32, or fp64 if an input is.
     """
-    return giou(boxes_xyxy[..., :, None, :], others_xyxy[..., None, :, :])
+    return giou(boxes_xyxy[..., :, None, :], others_xyxy[..., None, :, :], epsilon)
 
 
 def pairwise_iou(boxes_xyxy: Tensor, others_xyxy: Tensor) -> Tensor:

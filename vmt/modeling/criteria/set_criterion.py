@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 
 import torch
@@ -215,11 +215,11 @@ class SetCriterion:
         return self.weights[stem if layer.isdigit() else name]
 
 
-def mean_tracklets(targets: Sequence[ClipTargets], device: torch.device) -> float | Tensor:
+def mean_tracklets(targets: Sequence[Sized], device: torch.device) -> float | Tensor:
     """Target tracklets of the batch, averaged over processes, at least 1.
 
     Args:
-        targets: this process's clips.
+        targets: this process's clips, or whatever else its length counts.
         device: where the numbers of the processes are added up.
 
     Returns:
