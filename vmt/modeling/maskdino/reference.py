@@ -1,0 +1,125 @@
+"""What reference files of MaskDINO's published code hold, made by our network."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vmt.modeling.criteria.matcher import Match
+from vmt.modeling.criteria.point_sampling import PointSampler, reference_points
+from vmt.modeling.maskdino.criterion import PROPOSALS, MaskDINOCriterion
+from vmt.modeling.maskdino.denoising import Noise
+from vmt.modeling.maskdino.detector import Detector
+from vmt.modeling.video_model import ReferenceInputs, ReferenceOutputs
+from vmt.structures.boxes import xyxy_to_cxcywh
+from vmt.structures.frame_targets import FrameTargets
+
+#: Of the channels of encoder levels the files hold every fourth.
+CHANNEL_STEP = 4
+
+
+@torch.inference_mode()
+def inference_outputs(model: Detector, inputs: ReferenceInputs) -> ReferenceOutputs:
+    """Outputs of every stage.
+
+    Args:
+        model: on its device.
+        inputs: ``images`` (1, 3, H, W), normalised; ``initialize_box_type``; ``selected`` (1, N),
+            the queries of ``masks`` and ``interm_masks``, as ranks in ``token_order`` (1, Q),
+            token ids.
+    """
+    kind = str(inputs["initialize_box_type"])
+    frames, _ = model.pad([_tensor(inputs, "images").float().to(model.device)])
+    out = model.forward_frames(frames, "regressed" if kind == "no" else kind)
+    pixel, proposals, states = out.features.pixel, out.proposals, out.states
+    chosen = _ranks(proposals.token[0], inputs)
+    logits = [model.heads.classes(state.embeds) for state in states]
+    arrays = {
+        "mask_features": pixel,
+        "top_tokens": proposals.token.int(),
+        "interm_logits": proposals.logits,
+        "interm_boxes": proposals.boxes,
+        "interm_masks": model.heads.masks(proposals.content[:, chosen], pixel),
+        "initial_boxes": states[0].boxes,
+        "boxes_all_layers": torch.stack([state.boxes for state in states]),
+        "logits_all_layers": torch.stack(logits[: -1 : max((len(logits) - 1) // 2, 1)]),
+        "logits": logits[-1],
+        "boxes": states[-1].boxes,
+        "masks": model.heads.masks(states[-1].embeds[:, chosen], pixel),
+        "query": states[-1].embeds,
+    }
+    levels = enumerate(out.features.levels)
+    return ReferenceOutputs(
+        arrays | {f"encoder_level_{index}": level[:, ::CHANNEL_STEP] for index, level in levels}
+    )
+
+
+def training_outputs(
+    model: Detector, criterion: MaskDINOCriterion, inputs: ReferenceInputs
+) -> ReferenceOutputs:
+    """A step with the boxes of the encoder, denoising queries without noise and fixed points.
+
+    Args:
+        model: on its device.
+        criterion: its losses; places for masks are those of the file.
+        inputs: per image b ``image_b``, ``labels_b``, ``boxes_b``, ``masks_b`` and ``size_b``;
+            ``groups`` of denoising queries.
+    """
+    count = sum(name.startswith("image_") for name in inputs)
+    images = [_tensor(inputs, f"image_{b}").float().to(model.device)[None] for b in range(count)]
+    frames, _ = model.pad(images)
+    targets = [_target(inputs, b, frames) for b in range(count)]
+    noise = Noise(int(inputs["groups"]) * max(map(len, targets)), 0.0)
+    out = model.forward_training(frames, targets, noise, "regressed")
+    fixed = MaskDINOCriterion(
+        criterion.weights, criterion.costs, PointSampler(draw=reference_points), *criterion.focal
+    )
+    objects = float(max(sum(map(len, targets)), 1))
+    result = fixed(out.outputs, out.noisy, targets, out.pixel, objects)
+    last = out.outputs[""].part(slice(len(out.noisy) if out.noisy is not None else 0, None))
+    arrays = {
+        "logits": last.logits,
+        "pred_boxes": last.boxes,
+        "interm_boxes": out.outputs[PROPOSALS].boxes,
+        "top_tokens": out.proposals.token.int(),
+        "match": _rows(list(result.matches.values())),
+    }
+    weights = {name: fixed.weight(name) for name in result.losses}
+    return ReferenceOutputs(arrays, losses=result.losses, weights=weights)
+
+
+def _target(inputs: ReferenceInputs, index: int, frames: Tensor) -> FrameTargets:
+    """Objects of an image, padded as the frames (N, 3, H, W) are."""
+    width = int(inputs[f"size_{index}"][1])
+    bits = np.unpackbits(np.asarray(inputs[f"masks_{index}"], np.uint8), axis=-1, count=width)
+    masks = torch.from_numpy(bits).bool()
+    H, W = int(frames.shape[-2]), int(frames.shape[-1])
+    masks = F.pad(masks, (0, W - masks.shape[-1], 0, H - masks.shape[-2]))
+    boxes = xyxy_to_cxcywh(_tensor(inputs, f"boxes_{index}").float()) / torch.tensor([W, H, W, H])
+    labels = _tensor(inputs, f"labels_{index}").long()
+    device = frames.device
+    return FrameTargets(labels.to(device), boxes.to(device), masks.to(device), f"image {index}")
+
+
+def _rows(calls: list[list[Match]]) -> Tensor:
+    """(M, 4) int32: image, call of the matcher, query, object."""
+    rows = [
+        (image, call, int(query), int(target))
+        for call, matches in enumerate(calls)
+        for image, match in enumerate(matches)
+        for query, target in zip(*match, strict=True)
+    ]
+    return torch.tensor(rows, dtype=torch.int32).view(-1, 4)
+
+
+def _ranks(tokens: Tensor, inputs: ReferenceInputs) -> Tensor:
+    """Ranks among our queries of those that ``selected`` names, by their tokens: (N,)."""
+    order = _tensor(inputs, "token_order")[0].to(tokens)
+    chosen = order[_tensor(inputs, "selected")[0].to(tokens)]
+    return (tokens[None] == chosen[:, None]).int().argmax(-1)
+
+
+def _tensor(inputs: ReferenceInputs, name: str) -> Tensor:
+    return torch.from_numpy(np.asarray(inputs[name]))
