@@ -47,10 +47,7 @@ def giou(boxes_xyxy: Tensor, others_xyxy: Tensor, epsilon: float = 0.0) -> Tenso
         (...) in [-1, 1]; fp32, or fp64 if an input is.
     """
     boxes, others = _at_least_fp32(boxes_xyxy), _at_least_fp32(others_xyxy)
-    low = torch.maximum(boxes[..., :2], others[..., :2])
-    high = torch.minimum(boxes[..., 2:], others[..., 2:])
-    intersection = (high - low).clamp(min=0).prod(-1)
-    union = _area(boxes) + _area(others) - intersection
+    intersection, union = _areas(boxes, others)
     outer_low = torch.minimum(boxes[..., :2], others[..., :2])
     outer_high = torch.maximum(boxes[..., 2:], others[..., 2:])
     enclosing = (outer_high - outer_low).clamp(min=0).prod(-1)
@@ -83,10 +80,8 @@ def pairwise_iou(boxes_xyxy: Tensor, others_xyxy: Tensor) -> Tensor:
         (Q, G) in [0, 1]; fp32, or fp64 if an input is.
     """
     boxes, others = _at_least_fp32(boxes_xyxy)[:, None], _at_least_fp32(others_xyxy)[None]
-    low = torch.maximum(boxes[..., :2], others[..., :2])
-    high = torch.minimum(boxes[..., 2:], others[..., 2:])
-    intersection = (high - low).clamp(min=0).prod(-1)
-    return intersection / _no_zero(_area(boxes) + _area(others) - intersection)
+    intersection, union = _areas(boxes, others)
+    return intersection / _no_zero(union)
 
 
 def masks_to_boxes(masks: Tensor) -> Tensor:
@@ -114,6 +109,14 @@ def _extent(occupied: Tensor) -> tuple[Tensor, Tensor]:
     end = torch.where(occupied, index + 1, 0).amax(-1)
     first = torch.where(end > 0, first, 0)
     return first.float(), end.float()
+
+
+def _areas(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Intersection and union of xyxy boxes that lie side by side; shapes broadcast."""
+    low = torch.maximum(boxes[..., :2], others[..., :2])
+    high = torch.minimum(boxes[..., 2:], others[..., 2:])
+    intersection = (high - low).clamp(min=0).prod(-1)
+    return intersection, _area(boxes) + _area(others) - intersection
 
 
 def _area(boxes: Tensor) -> Tensor:
