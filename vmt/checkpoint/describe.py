@@ -66,6 +66,11 @@ def describe(file: WeightFile) -> Description:
         folder, stem = "ytvis_2019", "" if refined else "msts"
     head = state.get("heads.cls.0.weight")
     config = f"configs/{folder}/{stem}_{label}.yaml" if stem and label else ""
+    if "selection.linear.weight" in names:
+        levels = {"R50": {3: "R50_3s", 5: "R50_5levels"}}.get(label, {})
+        label = levels.get(len(state["encoder.level_embed"]), label)
+        method, head = "MaskDINO", state.get("heads.cls.weight")
+        config = f"configs/coco/maskdino_{label}.yaml" if label else ""
     return Description(
         layout="published" if file.published else "ours",
         method=method,

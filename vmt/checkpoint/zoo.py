@@ -126,6 +126,24 @@ def _start(size: str, backbone: str, starts: str, file_id: str) -> ZooFile:
     )
 
 
+def _maskdino(
+    name: str, network: str, config: str, published: str, scores: tuple[float, float]
+) -> ZooFile:
+    file = f"maskdino_{published}_mask{scores[0]}ap_box{scores[1]}ap.pth"
+    return ZooFile(
+        name=f"maskdino_{name}",
+        about=f"MaskDINO, {network}, trained on COCO",
+        file_name=file,
+        config=f"configs/coco/maskdino_{config}.yaml",
+        page="https://github.com/IDEA-Research/MaskDINO",
+        url="https://github.com/IDEA-Research/detrex-storage/releases/download/maskdino-v0.1.0/"
+        + file,
+        evaluated_on="COCO val",
+        expected={"mask AP": scores[0], "box AP": scores[1]},
+        licence="Apache 2.0, that of the repository",
+    )
+
+
 _FILES: Final = (
     # https://github.com/SysCV/vmt, model zoo (its column "AR^M_75" is AP^M_75)
     _vmt("R50", "ResNet-50", "1e9hKCC-pAGB-wSO0_qyUNoEe-5XzRocz", (30.7, 24.2, 31.5, 50.5, 54.5)),
@@ -140,7 +158,16 @@ _FILES: Final = (
     _start("R50", "ResNet-50", "resnet50", "1aWCeak2DY5arbUzYzbsAgrUfFnVkI8qi"),
     _start("R101", "ResNet-101", "resnet101", "1dxPfPQiTFoN-hfyGvVxpmF2cwFYjeJgI"),
     _start("Swin-L", "Swin-L", "swin_l_p4w12", "19A4mgRqq6b-TTFN_ntYLQ3dQcaHYOD_p"),
-)
+    # https://github.com/IDEA-Research/MaskDINO, table of COCO instance segmentation
+    _maskdino("r50", "ResNet-50", "R50",
+              "r50_50ep_300q_hid2048_3sd1_instance_maskenhanced", (46.3, 51.7)),
+    _maskdino("r50_3s", "ResNet-50, three levels", "R50_3s",
+              "r50_50ep_300q_hid1024_3sd1_instance_maskenhanced", (46.1, 51.5)),
+    _maskdino("swinl", "Swin-L", "SwinL",
+              "swinl_50ep_300q_hid2048_3sd1_instance_maskenhanced", (52.3, 59.0)),
+    _maskdino("swinl_regressed", "Swin-L with MODEL.MASKDINO.BOX_INIT regressed", "SwinL",
+              "swinl_50ep_300q_hid2048_3sd1_instance", (52.1, 58.3)),
+)  # fmt: skip
 
 #: Every published file by name.
 ZOO: Final[Mapping[str, ZooFile]] = {file.name: file for file in _FILES}

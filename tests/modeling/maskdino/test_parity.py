@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 import torch
 
+from vmt.checkpoint.describe import describe
 from vmt.checkpoint.files import read_weights
 from vmt.checkpoint.key_maps.maskdino import MASKDINO
 from vmt.config.node import load_config
@@ -50,7 +51,11 @@ def test_outputs_are_those_of_the_published_code(
     weights, output = tmp_path / "weights.pth", tmp_path / "produced.npz"
     torch.save({"model": drawn}, weights)
     model = load_model(repo / "configs" / CONFIGS[order], weights, [], "cpu")
-    write_outputs(output, *run_network(model, inputs, read_weights(weights).key_map))
+    file = read_weights(weights)
+    description = describe(file)
+    assert description.config == f"configs/{CONFIGS[order]}"
+    assert (description.method, description.num_classes) == ("MaskDINO", 80)
+    write_outputs(output, *run_network(model, inputs, file.key_map))
     compare = module_at(folder / "compare.py")
     rows = compare.arrays(str(golden), str(output), [])
     if name == "training":
