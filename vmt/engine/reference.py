@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vmt.checkpoint.key_maps.rows import KeyMap
 from vmt.inference.association.reference import FIXTURES, associated_arrays
+from vmt.layers.transformer import SelfAttention
 from vmt.modeling.video_model import FrameModel, ReferenceInputs
 from vmt.utils.errors import ConfigError
 
@@ -46,7 +47,7 @@ def run_network(
     if training:
         total = torch.stack([outputs.weights[k] * v for k, v in outputs.losses.items()]).sum()
         total.backward()
-        numbers["losses"] = {name: float(value) for name, value in outputs.losses.items()}
+        numbers["losses"] = {k: float(v.detach()) for k, v in outputs.losses.items()}
         numbers["gradient_norms"] = gradient_norms(model, key_map)
     arrays = dict(outputs.arrays)
     if outputs.frames:
@@ -74,7 +75,7 @@ def without_dropout(model: nn.Module) -> None:
     for part in model.modules():
         if isinstance(part, nn.Dropout):
             part.p = 0.0
-        elif isinstance(part, nn.MultiheadAttention):
+        elif isinstance(part, (nn.MultiheadAttention, SelfAttention)):
             part.dropout = 0.0
 
 
