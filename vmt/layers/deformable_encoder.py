@@ -199,7 +199,7 @@ class Encoder(nn.Module):
         """
         batch = maps[0].shape[0]
         shapes = tuple((int(m.shape[-2]), int(m.shape[-1])) for m in maps)
-        valid = [_valid_cells(padding, m) for m in maps]
+        valid = self.valid_cells(padding, maps)
         ratios = torch.stack([_valid_ratio(v) for v in valid], dim=1)  # (B or 1, L, 2)
         position = torch.cat(
             [
@@ -218,6 +218,14 @@ class Encoder(nn.Module):
         for layer in self.layers:
             x = layer(x, position, reference, levels, num_frames)
         return x, levels
+
+    def valid_cells(self, padding: Tensor | None, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Which cells of a level are no padding; arguments as in ``forward``.
+
+        Returns:
+            Per level (B*T, H_l, W_l) bool, or one row of True when nothing is padded.
+        """
+        return [_valid_cells(padding, level) for level in maps]
 
 
 def _valid_cells(padding: Tensor | None, level: Tensor) -> Tensor:
