@@ -257,5 +257,5 @@ def test_rows_are_complete_and_their_configs_exist() -> None:
         assert all(0 < value < 100 for value in row.expected.values())
         config = load_config(REPOSITORY / row.config)
         space = "coco" if row.evaluated_on.startswith("COCO") else "ytvis_2019_release"
-        assert config.MODEL.LABEL_SPACE == space, row.config
+        assert space == config.MODEL.LABEL_SPACE, row.config
     assert len({row.file_name for row in ZOO.values()}) == len(ZOO)

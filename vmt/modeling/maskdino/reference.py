@@ -26,28 +26,29 @@ def inference_outputs(model: Detector, inputs: ReferenceInputs) -> ReferenceOutp
 
     Args:
         model: on its device.
-        inputs: ``images`` (1, 3, H, W), normalised; ``initialize_box_type``; ``selected`` (1, N),
-            the queries of ``masks`` and ``interm_masks``, as ranks in ``token_order`` (1, Q),
+        inputs: ``images`` (B, 3, H, W), normalised; ``initialize_box_type``; ``selected`` (B, N),
+            the queries of ``masks`` and ``interm_masks``, as ranks in ``token_order`` (B, Q),
             token ids.
     """
     kind = str(inputs["initialize_box_type"])
     frames, _ = model.pad([_tensor(inputs, "images").float().to(model.device)])
     out = model.forward_frames(frames, "regressed" if kind == "no" else kind)
     pixel, proposals, states = out.features.pixel, out.proposals, out.states
-    chosen = _ranks(proposals.token[0], inputs)
+    rows = torch.arange(len(frames), device=model.device)[:, None]
+    chosen = rows, _ranks(proposals.token, inputs)
     logits = [model.heads.classes(state.embeds) for state in states]
     arrays = {
         "mask_features": pixel,
         "top_tokens": proposals.token.int(),
         "interm_logits": proposals.logits,
         "interm_boxes": proposals.boxes,
-        "interm_masks": model.heads.masks(proposals.content[:, chosen], pixel),
+        "interm_masks": model.heads.masks(proposals.content[chosen], pixel),
         "initial_boxes": states[0].boxes,
         "boxes_all_layers": torch.stack([state.boxes for state in states]),
         "logits_all_layers": torch.stack(logits[: -1 : max((len(logits) - 1) // 2, 1)]),
         "logits": logits[-1],
         "boxes": states[-1].boxes,
-        "masks": model.heads.masks(states[-1].embeds[:, chosen], pixel),
+        "masks": model.heads.masks(states[-1].embeds[chosen], pixel),
         "query": states[-1].embeds,
     }
     levels = enumerate(out.features.levels)
@@ -91,13 +92,17 @@ def training_outputs(
 
 
 def _target(inputs: ReferenceInputs, index: int, frames: Tensor) -> FrameTargets:
-    """Objects of an image, padded as the frames (N, 3, H, W) are."""
-    width = int(inputs[f"size_{index}"][1])
+    """Objects of an image, padded as the frames (N, 3, H, W) are.
+
+    As published, boxes are relative to the image before padding, unlike those that are predicted.
+    """
+    height, width = (int(side) for side in inputs[f"size_{index}"])
     bits = np.unpackbits(np.asarray(inputs[f"masks_{index}"], np.uint8), axis=-1, count=width)
     masks = torch.from_numpy(bits).bool()
     H, W = int(frames.shape[-2]), int(frames.shape[-1])
     masks = F.pad(masks, (0, W - masks.shape[-1], 0, H - masks.shape[-2]))
-    boxes = xyxy_to_cxcywh(_tensor(inputs, f"boxes_{index}").float()) / torch.tensor([W, H, W, H])
+    boxes = xyxy_to_cxcywh(_tensor(inputs, f"boxes_{index}").float())
+    boxes = boxes / torch.tensor([width, height, width, height])
     labels = _tensor(inputs, f"labels_{index}").long()
     device = frames.device
     return FrameTargets(labels.to(device), boxes.to(device), masks.to(device), f"image {index}")
@@ -115,10 +120,10 @@ def _rows(calls: list[list[Match]]) -> Tensor:
 
 
 def _ranks(tokens: Tensor, inputs: ReferenceInputs) -> Tensor:
-    """Ranks among our queries of those that ``selected`` names, by their tokens: (N,)."""
-    order = _tensor(inputs, "token_order")[0].to(tokens)
-    chosen = order[_tensor(inputs, "selected")[0].to(tokens)]
-    return (tokens[None] == chosen[:, None]).int().argmax(-1)
+    """Ranks among our queries (B, Q) of those that ``selected`` names, by their tokens: (B, N)."""
+    order, selected = (_tensor(inputs, name).to(tokens) for name in ("token_order", "selected"))
+    chosen = order.gather(1, selected)
+    return (tokens[:, None] == chosen[:, :, None]).int().argmax(-1)
 
 
 def _tensor(inputs: ReferenceInputs, name: str) -> Tensor:
