@@ -146,7 +146,7 @@ def test_a_recipe_says_what_it_is_made_of(name: str) -> None:
     assert rows[cfg.DATASETS.TEST[0]].categories == classes
     assert len(maps) == len(train_sets)
     published = name.endswith("_published")
-    if folder == "ovis":
+    if folder == "ovis" or "/idol_" in name:  # as published, without images
         assert (train_sets[1:], maps) == ([], [""])
     else:
         fox = "_release" if published and classes == "ytvis_2019" else ""
@@ -157,3 +157,6 @@ def test_a_recipe_says_what_it_is_made_of(name: str) -> None:
     assert (cfg.COMPAT == "released") == published
     expected = [6, 10] if "msts" in name and not published else [4, 10]
     assert expected == cfg.SOLVER.MILESTONES
+    if "/idol_" in name:
+        assert (cfg.SOLVER.MAX_STEPS, cfg.SOLVER.MILESTONE_STEPS) == (12000, [8000])
+        assert (cfg.INPUT.CLIP_FRAMES, cfg.INPUT.SAMPLER_RANGE) == (2, 10)
