@@ -71,6 +71,9 @@ def describe(file: WeightFile) -> Description:
         label = levels.get(len(state["encoder.level_embed"]), label)
         method, head = "MaskDINO", state.get("heads.cls.weight")
         config = f"configs/coco/maskdino_{label}.yaml" if label else ""
+    if "association_head.layers.0.weight" in names and head is not None:
+        method, folder = "IDOL", {25: "ovis", 80: "coco"}.get(len(head), "ytvis_2019")
+        config = f"configs/{folder}/idol_{label}.yaml" if label else ""
     return Description(
         layout="published" if file.published else "ours",
         method=method,

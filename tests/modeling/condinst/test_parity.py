@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 import torch
 
+from vmt.checkpoint.describe import describe
 from vmt.checkpoint.files import read_weights
 from vmt.checkpoint.key_maps import key_map_of
 from vmt.checkpoint.key_maps.idol import IDOL
@@ -45,7 +46,11 @@ def test_outputs_are_those_of_the_published_code(
     weights, output = tmp_path / "weights.pth", tmp_path / "produced.npz"
     torch.save({"model": drawn}, weights)
     model = load_model(repo / CONFIG, weights, [], "cpu")
-    write_outputs(output, *run_network(model, inputs, read_weights(weights).key_map))
+    file = read_weights(weights)
+    description = describe(file)
+    assert (description.method, description.num_classes) == ("IDOL", 40)
+    assert description.config == CONFIG
+    write_outputs(output, *run_network(model, inputs, file.key_map))
     compare = module_at(folder / "compare.py")
     deviations = compare.arrays(str(golden), str(output), [])
     if name == "r50_training":
