@@ -46,8 +46,8 @@ class SelfAttention(nn.Module):
             position: (B, S, C), or broadcastable to it.
             lengths: of sequences that lie one after another along S, none 0; tokens attend within
                 theirs. None: S is one sequence.
-            visible: (S, S) bool, which token (row) reads which (column), each at least one; None:
-                each reads all. Not together with ``lengths``.
+            visible: (S, S) or (B, 1, S, S) bool, which token (row) reads which (column), each at
+                least one; None: each reads all. Not together with ``lengths``.
 
         Returns:
             (B, S, C).

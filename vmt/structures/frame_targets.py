@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -20,15 +21,31 @@ class FrameTargets:
         boxes_cxcywh: (G, 4) in [0, 1] of the padded frame.
         masks: (G, H, W) bool, padding included.
         name: for messages.
+        track: (G,) int64, which of the clip's tracklets each is; None: the i-th is i.
+        num_tracks: of the clip; 0: as many as objects.
     """
 
     labels: Tensor
     boxes_cxcywh: Tensor
     masks: Tensor
     name: str = "frame"
+    track: Tensor | None = None
+    num_tracks: int = 0
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def slots(self) -> Tensor:
+        """(G,) int64: the same place in every frame of a clip."""
+        if self.track is not None:
+            return self.track
+        return torch.arange(len(self), device=self.labels.device)
+
+    @property
+    def num_slots(self) -> int:
+        """Places of the clip."""
+        return max(self.num_tracks, len(self))
 
 
 def frame_targets(
@@ -53,6 +70,13 @@ def frame_targets(
             seen = clip.valid[:, t]
             masks = F.pad(clip.masks[seen, t], (0, right, 0, below))
             frames.append(
-                FrameTargets(clip.labels[seen], boxes[seen, t], masks, f"{clip.name}, frame {t}")
+                FrameTargets(
+                    clip.labels[seen],
+                    boxes[seen, t],
+                    masks,
+                    f"{clip.name}, frame {t}",
+                    seen.nonzero()[:, 0],
+                    len(clip),
+                )
             )
     return frames

@@ -45,6 +45,9 @@ def _attention(net: Any) -> Any:
             "regressed", lambda net: net.box_init, ["mask", "regressed"],
         ),
         "MODEL.MASKDINO.DN_QUERIES": (7, lambda net: net.noise.num_queries, [100, 7]),
+        "MODEL.MASKDINO.DN_KIND": (
+            "contrastive", lambda net: net.noise.kind, ["positive", "contrastive"],
+        ),
         "MODEL.MASKDINO.DN_NOISE": (0.2, lambda net: net.noise.scale, [0.4, 0.2]),
     },
     "read,values",

@@ -132,7 +132,7 @@ def test_denoising_queries_stand_first_and_have_their_own_divisor() -> None:
     [matches] = criterion.match([matching], targets, pixel)
     for name, value in criterion.losses(matching, matches, targets, pixel, 3.0).items():
         assert float(value) == float(result.losses[name])
-    pairs = [noisy.pairs(2), noisy.pairs(1)]
+    pairs = [noisy.pairs(target) for target in targets]
     for name, value in criterion.losses(denoising, pairs, targets, pixel, 6.0).items():
         assert float(value) == float(result.losses[f"{name}_dn"])
 
@@ -158,3 +158,23 @@ def test_not_a_number_is_named() -> None:
     )
     with pytest.raises(NonFiniteError, match="clip 7: matching costs"):
         MaskDINOCriterion(sampler=SAMPLER).match([output], targets, pixel)
+
+
+def test_slots_of_absent_objects_take_no_part_and_negatives_are_background() -> None:
+    output, targets, pixel = world(4)
+    criterion = MaskDINOCriterion(sampler=SAMPLER)
+    present = torch.tensor([[True] * 4, [True, False] * 2])  # one group: two positives, negatives
+    noisy = NoisyQueries(torch.zeros(2, 4, 1), torch.zeros(2, 4, 4), 1, 2, present)
+    output.logits.requires_grad_()
+    result = criterion({"": output}, noisy, targets, pixel, 3.0)
+    slow = 0.0
+    for frame, target in enumerate(targets):
+        for query, label in itertools.product(range(4), range(3)):
+            if present[frame, query]:
+                right = query < len(target) and int(target.labels[query]) == label
+                slow += slow_focal(output.logits[frame, query, label].item(), right) / 3
+    assert result.losses["loss_ce_dn"].item() == pytest.approx(slow, abs=1e-5)
+    result.losses["loss_ce_dn"].backward()
+    assert output.logits.grad is not None
+    moved = output.logits.grad.abs().sum(-1) > 0
+    assert torch.equal(moved[:, :4], present)

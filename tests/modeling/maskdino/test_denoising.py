@@ -5,8 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vmt.modeling.maskdino.denoising import Denoising, Noise, noisy_boxes, noisy_labels
-from vmt.structures.boxes import inverse_sigmoid
+from vmt.modeling.maskdino.denoising import (
+    Denoising,
+    Noise,
+    contrastive_boxes,
+    noisy_boxes,
+    noisy_labels,
+)
+from vmt.structures.boxes import cxcywh_to_xyxy, inverse_sigmoid
 from vmt.structures.frame_targets import FrameTargets
 
 
@@ -50,7 +56,7 @@ def test_who_reads_whom() -> None:
 def test_pairs_of_a_frame_with_fewer_objects() -> None:
     queries = Denoising(8, 5)([target(0, 1, 2), target(4, 4)], Noise(6, 0.0))
     assert queries is not None
-    pairs = queries.pairs(2)
+    pairs = queries.pairs(target(4, 4))
     assert pairs.query_index.tolist() == [0, 1, 3, 4]
     assert pairs.target_index.tolist() == [0, 1, 0, 1]
 
@@ -82,3 +88,67 @@ def test_share_of_new_labels() -> None:
     changed = (noisy_labels(labels, 0.2, 10) != 3).float().mean()
     assert abs(float(changed) - 0.2 * 0.9) < 0.01
     assert torch.equal(noisy_labels(labels, 0.0, 10), labels)
+
+
+# --- contrastive --------------------------------------------------------------------------------
+
+
+def clip_frame(tracks: list[int], num_tracks: int) -> FrameTargets:
+    """A frame that shows some tracklets of a clip."""
+    objects = target(*tracks)
+    return FrameTargets(
+        objects.labels, objects.boxes_cxcywh, objects.masks, "", torch.tensor(tracks), num_tracks
+    )
+
+
+def test_contrastive_queries_keep_the_slot_of_a_tracklet() -> None:
+    part = Denoising(8, 5)
+    frames = [clip_frame([0, 1, 2], 3), clip_frame([2], 3)]
+    queries = part(frames, Noise(7, 0.4, "contrastive"))
+    assert queries is not None
+    assert (queries.groups, queries.slots, len(queries)) == (2, 3, 12)
+    assert queries.present is not None
+    # per group: positives of slots 0 to 2, then their negatives
+    assert queries.present.tolist() == [[True] * 12, [False, False, True] * 4]
+    assert not queries.content[1][~queries.present[1]].any()
+    pairs = queries.pairs(frames[1])
+    table = {tuple(row) for row in part.labels.weight.tolist()}
+    assert all(tuple(row) in table for row in queries.content[1, pairs.query_index].tolist())
+    assert pairs.query_index.tolist() == [2, 8]
+    assert pairs.target_index.tolist() == [0, 0]
+
+
+def test_who_reads_whom_in_contrastive_groups() -> None:
+    frames = [clip_frame([0, 1], 2), clip_frame([1], 2)]
+    queries = Denoising(8, 5)(frames, Noise(4, 0.4, "contrastive"))
+    assert queries is not None
+    visible = queries.visible(3)
+    assert visible.shape == (2, 1, 11, 11)
+    for frame, absent in ((0, []), (1, [0, 2, 4, 6])):
+        for row in range(11):
+            for column in range(11):
+                sees = column >= 8 or (row < 8 and row // 4 == column // 4)
+                assert bool(visible[frame, 0, row, column]) == (sees and column not in absent)
+
+
+def test_there_is_a_contrastive_group_however_many_objects() -> None:
+    queries = Denoising(8, 5)([target(0, 1, 2)], Noise(2, 0.4, "contrastive"))
+    assert queries is not None
+    assert (queries.groups, len(queries)) == (1, 6)
+    assert Denoising(8, 5)([target(0)], Noise(0, 0.4, "contrastive")) is None
+
+
+def test_negatives_move_further_than_positives() -> None:
+    torch.manual_seed(0)
+    box = torch.tensor([0.5, 0.4, 0.2, 0.3])
+    noisy = cxcywh_to_xyxy(contrastive_boxes(box.expand(3000, 2, 1, 4), 0.4))
+    half = torch.tensor([0.1, 0.15, 0.1, 0.15])
+    steps = (noisy - cxcywh_to_xyxy(box)) / half / 0.4
+    positive, negative = steps[:, 0].abs(), steps[:, 1].abs()
+    assert positive.max() <= 1 + 1e-4
+    assert negative.min() >= 1 - 1e-4
+    assert negative.max() <= 2 + 1e-4
+    assert (positive.amax((0, 1)) > 0.95).all()
+    assert (negative.amax((0, 1)) > 1.95).all()
+    for sign in (steps > 0).float().mean((0, 2)).flatten():
+        assert abs(float(sign) - 0.5) < 0.05  # either way, each coordinate by itself

@@ -163,10 +163,24 @@ def test_a_clip_without_objects_gives_the_same_losses(tiny: Build) -> None:
 def test_denoising_queries_change_nothing_for_the_others(tiny: Build) -> None:
     clip = shape_clip(1, (64, 96), 0)
     both = [losses_of(tiny("MODEL.MASKDINO.DN_QUERIES", count), clip) for count in ("0", "20")]
+    contrastive = ("MODEL.MASKDINO.DN_KIND", "contrastive")
+    torch.testing.assert_close(
+        losses_of(tiny(*contrastive), clip)["loss_bbox"], both[0]["loss_bbox"], atol=1e-4, rtol=1e-4
+    )
     for name in ("loss_ce", "loss_bbox", "loss_giou", "loss_ce_0", "loss_ce_interm"):
         torch.testing.assert_close(both[0][name], both[1][name], atol=1e-4, rtol=1e-4)
     assert float(both[0]["loss_ce_dn"]) == 0
     assert float(both[1]["loss_ce_dn"].detach()) > 0
+
+
+@pytest.mark.parametrize("kind", ["positive", "contrastive"])
+def test_both_kinds_of_denoising_train(tiny: Build, kind: str) -> None:
+    model = tiny("MODEL.MASKDINO.DN_KIND", kind)
+    losses = losses_of(model, shape_clip(2, (64, 96), 0), shape_clip(2, (64, 96), 1, 1))
+    assert all(torch.isfinite(value) for value in losses.values())
+    torch.stack(list(losses.values())).sum().backward()
+    assert model.denoising.labels.weight.grad is not None
+    assert model.denoising.labels.weight.grad.any()
 
 
 def test_it_counts_objects_of_frames(tiny: Build) -> None:
@@ -198,6 +212,7 @@ def test_norms_and_embeddings_keep_their_size(tiny: Build) -> None:
         ("DROPOUT", "1.0", r"\[0, 1\)"),
         ("DN_QUERIES", "-1", "0 for none"),
         ("DN_NOISE", "3.0", r"\[0, 2\]"),
+        ("DN_KIND", "negative", "positive, contrastive"),
     ],
 )
 def test_impossible_values_are_named(tiny: Build, key: str, value: str, message: str) -> None:

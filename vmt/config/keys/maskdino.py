@@ -39,3 +39,6 @@ def add_keys(cfg: Node) -> None:
     # another one.
     cfg.MODEL.MASKDINO.DN_QUERIES = 100
     cfg.MODEL.MASKDINO.DN_NOISE = 0.4
+    # "positive", as MaskDINO; "contrastive", as DINO and RefineVIS: each has a negative beside it,
+    # and DN_NOISE moves corners, in half sides.
+    cfg.MODEL.MASKDINO.DN_KIND = "positive"

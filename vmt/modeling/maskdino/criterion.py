@@ -54,6 +54,13 @@ class Predictions:
             self.logits[:, queries], self.boxes[:, queries], self.kernels[:, queries]
         )
 
+    def without(self, present: Tensor | None) -> Predictions:
+        """The same without class, and without its gradient, where ``present`` (B, Q) is False."""
+        if present is None:
+            return self
+        logits = self.logits.masked_fill(~present[..., None], -100.0)
+        return Predictions(logits, self.boxes, self.kernels)
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -179,10 +186,9 @@ class MaskDINOCriterion:
             if noisy is None:
                 losses |= {f"{loss}_dn{name}": pixel.new_zeros(()) for loss in LOSSES}
                 continue
-            pairs = [noisy.pairs(len(target)) for target in targets]
-            found = self.losses(
-                output.part(slice(first)), pairs, targets, pixel, count * noisy.groups
-            )
+            pairs = [noisy.pairs(target) for target in targets]
+            denoised = output.part(slice(first)).without(noisy.present)
+            found = self.losses(denoised, pairs, targets, pixel, count * noisy.groups)
             losses |= {f"{loss}_dn{name}": value for loss, value in found.items()}
         return CriterionResult(losses, matches)
 

@@ -69,7 +69,8 @@ class DecoderLayer(nn.Module):
             anchors: (B, Q, 4) cxcywh in [0, 1] of the padded frame.
             memory: (B, S, C).
             shapes: (H_l, W_l) per level.
-            visible: (Q, Q) bool, which query (row) reads which (column); None: each reads all.
+            visible: (Q, Q) or (B, 1, Q, Q) bool, which query (row) reads which (column); None: each
+                reads all.
 
         Returns:
             (B, Q, C).

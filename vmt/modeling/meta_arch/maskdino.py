@@ -62,7 +62,7 @@ class MaskDINO(Detector):
             MaskDINOOptions.from_config(cfg),
             ModelOptions.from_config(cfg, label_space),
             MaskDINOCriterion.from_config(cfg),
-            Noise(node.DN_QUERIES, node.DN_NOISE),
+            Noise(node.DN_QUERIES, node.DN_NOISE, node.DN_KIND),
         )
 
     def losses(self, batch: ClipBatch, adversary: Adversary | None = None) -> dict[str, Tensor]:
