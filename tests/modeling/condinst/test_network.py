@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -12,9 +12,12 @@ from torch import Tensor
 
 from tests.synthetic import shape_clip
 from vmt.layers.deformable_encoder import Encoder
+from vmt.modeling.condinst.criterion import IDOLCriterion, MasksOf, Predictions
 from vmt.modeling.condinst.encoder import CondInstEncoder
+from vmt.modeling.criteria.ota import OtaMatch
 from vmt.modeling.meta_arch.idol import IDOL
 from vmt.modeling.video_model import ClipBatch
+from vmt.structures.frame_targets import FrameTargets
 from vmt.utils.errors import ConfigError
 
 Build = Callable[..., IDOL]
@@ -160,6 +163,38 @@ def test_what_the_reference_frame_alone_shows_is_left_out(tiny: Build) -> None:
     one, other = losses_of(model, first), losses_of(model, with_second)
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+class Seen(IDOLCriterion):
+    """Notes the masks of two queries of every key frame."""
+
+    masks: ClassVar[list[Tensor]] = []
+
+    def frame_losses(
+        self,
+        layers: Sequence[Predictions],
+        matches: Sequence[Sequence[OtaMatch]],
+        targets: Sequence[FrameTargets],
+        masks_of: MasksOf,
+    ) -> dict[str, Tensor]:
+        query = torch.tensor([3, 7])
+        self.masks[:] = [masks_of(len(layers) - 1, b, query) for b in range(len(targets))]
+        return super().frame_losses(layers, matches, targets, masks_of)
+
+
+def test_masks_in_training_are_those_of_inference(tiny: Build) -> None:
+    """Of clips of different sizes, which are padded to one."""
+    model = tiny()
+    samples = [shape_clip(2, size, seed) for seed, size in enumerate([(64, 96), (90, 60)])]
+    clips = [model.normalise(sample["image"]) for sample in samples]
+    with torch.no_grad():
+        out = model.forward_frames(*model.pad(clips))
+        criterion = Seen(model.criterion.weights)
+        model.forward_training(clips, [sample["targets"] for sample in samples], criterion)
+        for b, sample in enumerate(samples):
+            frame = model.outputs(out, sample["targets"].input_size)[2 * b]
+            expected = frame.mask_logits[[3, 7]]
+            torch.testing.assert_close(criterion.masks[b], expected, atol=1e-3, rtol=1e-4)
 
 
 def test_clips_of_one_frame_teach_frames_and_of_three_frames_two_pairs(tiny: Build) -> None:
