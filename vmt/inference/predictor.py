@@ -290,7 +290,6 @@ class TrackStream(Iterator[FrameResult]):
     def _finished(
         self, window: Window[_Held], records: Sequence[FrameLogits]
     ) -> Iterator[FrameResult]:
-        ends_video = window.final_until == window.end
         originals = iter(self._source) if self._rereads else None
         for record in records:
             started = time.perf_counter()
@@ -299,7 +298,7 @@ class TrackStream(Iterator[FrameResult]):
             self._visible.update(track.track_id for track in tracks)
             closed: Sequence[TrackSummary] = ()
             if record is records[-1]:
-                closed = self._closed(ends_video=ends_video)
+                closed = self._closed(ends_video=window.last)
             original = next(originals, None) if originals else None
             if originals is None and self._keep:
                 original = window.frames[record.index - window.start].original

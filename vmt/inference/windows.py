@@ -20,11 +20,13 @@ class Window(Generic[Item]):
         start: index of its first frame.
         frames: T frames.
         final_until: frames before this index are in no later window.
+        last: no window follows.
     """
 
     start: int
     frames: list[Item]
     final_until: int
+    last: bool
 
     @property
     def end(self) -> int:
@@ -62,7 +64,7 @@ def iter_windows(frames: Iterable[Item], length: int, stride: int) -> Iterator[W
         ahead = [] if length == 0 else list(islice(source, stride))
         # Fewer frames than a step: the next window is the last and moves back to be full.
         step = len(ahead) if ahead else len(held)
-        yield Window(start, held, start + step)
+        yield Window(start, held, start + step, last=not ahead)
         held = held[step:] + ahead
         start += step
     if source.error is not None:
