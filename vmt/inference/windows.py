@@ -71,6 +71,31 @@ def iter_windows(frames: Iterable[Item], length: int, stride: int) -> Iterator[W
         raise source.error
 
 
+def iter_chunks(frames: Iterable[Item], length: int) -> Iterator[Window[Item]]:
+    """Cut a stream into windows that share no frame, without reading ahead of the window.
+
+    No window is marked as the last, since none knows; for a source that fails see
+    ``iter_windows``.
+
+    Args:
+        frames: read once, in order.
+        length: frames per window, at least 1; the last window may be shorter.
+
+    Yields:
+        Windows in order.
+
+    Raises:
+        VmtError: of the source, behind the last window.
+    """
+    source = _Guarded(frames)
+    start = 0
+    while held := list(islice(source, length)):
+        yield Window(start, held, start + len(held), last=False)
+        start += len(held)
+    if source.error is not None:
+        raise source.error
+
+
 class _Guarded(Generic[Item]):
     """An iterator that ends where its source fails, and keeps the error."""
 

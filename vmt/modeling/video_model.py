@@ -359,6 +359,10 @@ class FrameModel(VideoModel):
         """
 
 
+#: A network that finds the objects of videos.
+Segmenter = ClipModel | FrameModel
+
+
 @dataclass(frozen=True)
 class RefinedTube:
     """One tracklet of a window of frames, sharpened where it had a mask.

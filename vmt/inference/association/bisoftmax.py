@@ -9,20 +9,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import starmap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from fvcore.common.config import CfgNode
 from torch import Tensor
 
 from vmt.inference.association.base import ClassScore, FrameLogits, TrackSummary
 from vmt.inference.association.memory import MemoryOptions, TrackMemory
+from vmt.inference.association.registry import ASSOCIATIONS
 from vmt.inference.association.selection import (
     Detections,
     SelectionOptions,
     select_by_box,
     without_same_masks,
 )
-from vmt.modeling.video_model import FrameOutputs
+from vmt.modeling.registry import register
+from vmt.modeling.video_model import FrameModel, FrameOutputs
+from vmt.utils.errors import ConfigError
+
+if TYPE_CHECKING:
+    from vmt.inference.predictor import PredictorOptions
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,25 @@ class BisoftmaxOptions:
     best_score: bool = False
     short_matches: int = 3
     short_from: int = 9
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> BisoftmaxOptions:
+        """Read ``TEST.BISOFTMAX``.
+
+        Raises:
+            ConfigError: a word that is none of its values.
+        """
+        node = cfg.TEST.BISOFTMAX
+        for key, values in (("MATCHING", ("greedy", "hungarian")), ("SCORE", ("mean", "max"))):
+            if node[key] not in values:
+                raise ConfigError(
+                    f"TEST.BISOFTMAX.{key} is {node[key]!r}; choose {' or '.join(values)}."
+                )
+        return cls(
+            SelectionOptions(score=node.SELECT_SCORE, mask_iou=node.MASK_IOU),
+            MemoryOptions(birth_score=node.BIRTH_SCORE, optimal=node.MATCHING == "hungarian"),
+            best_score=node.SCORE == "max",
+        )
 
 
 @dataclass
@@ -72,6 +98,7 @@ class _State:
     closed: list[TrackSummary] = field(default_factory=list)
 
 
+@register(ASSOCIATIONS, "bisoftmax")
 class BisoftmaxAssociation:
     """Joins the detections of each frame to the tracklets in a memory of embeddings.
 
@@ -88,6 +115,11 @@ class BisoftmaxAssociation:
         self._memory = TrackMemory(self._options.memory)
         self._now = _State()
         self._pending: list[FrameLogits] = []
+
+    @classmethod
+    def from_options(cls, options: PredictorOptions, model: FrameModel) -> BisoftmaxAssociation:
+        """See ``registry``."""
+        return cls(options.bisoftmax)
 
     def add(self, start: int, output: Sequence[FrameOutputs]) -> None:
         """See ``Association``; windows share no frame."""
@@ -182,7 +214,7 @@ class BisoftmaxAssociation:
         return TrackSummary(track.number, tuple(s for s in scores if s.score > least))
 
     def state(self) -> dict[str, Any]:
-        """See ``Association``."""
+        """See ``ResumableAssociation``."""
         now = self._now
         return {
             "memory": self._memory.state(),
@@ -193,7 +225,7 @@ class BisoftmaxAssociation:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """See ``Association``."""
+        """See ``ResumableAssociation``."""
         self._memory.load_state(state["memory"])
         next_frame, next_number = state["next"]
         tracks = {tracklet: _Track(**values) for tracklet, values in state["tracks"].items()}

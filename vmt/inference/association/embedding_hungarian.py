@@ -6,7 +6,7 @@ Source: MinVIS, arXiv:2208.02245, section 3.3, and its code for the rules of the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +14,15 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from vmt.inference.association.base import ClassScore, FrameLogits, TrackSummary
-from vmt.modeling.video_model import FrameOutputs, class_probs
+from vmt.inference.association.registry import ASSOCIATIONS
+from vmt.modeling.registry import register
+from vmt.modeling.video_model import FrameModel, FrameOutputs, class_probs
+
+if TYPE_CHECKING:
+    from vmt.inference.predictor import PredictorOptions
 
 
+@register(ASSOCIATIONS, "embedding_hungarian")
 class EmbeddingHungarianAssociation:
     """Pairs the queries of successive frames by the cosine of their embeddings, all of them.
 
@@ -34,6 +40,13 @@ class EmbeddingHungarianAssociation:
         self._logits: Tensor | None = None  # (Q, num_classes), summed over the frames, by slot
         self._no_object = False
         self._pending: list[FrameLogits] = []
+
+    @classmethod
+    def from_options(
+        cls, options: PredictorOptions, model: FrameModel
+    ) -> EmbeddingHungarianAssociation:
+        """See ``registry``."""
+        return cls(options.top_k)
 
     def add(self, start: int, output: Sequence[FrameOutputs]) -> None:
         """See ``Association``; windows share no frame."""

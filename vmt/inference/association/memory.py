@@ -90,8 +90,9 @@ class TrackMemory:
         ids: list[int | None] = [None] * len(scores)
         if self.entries:
             ids = self._match(embeddings)
+        born = (scores > birth).tolist()
         for row, (score, embedding) in enumerate(zip(scores.tolist(), embeddings, strict=True)):
-            if ids[row] is None and score > birth:
+            if ids[row] is None and born[row]:
                 ids[row], self._next_id = self._next_id, self._next_id + 1
                 self.entries[self._next_id - 1] = Entry([], [], 0, frame)
             if (track := ids[row]) is not None:
