@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vmt.layers.deformable_encoder import Levels
 from vmt.layers.ms_deform_attn import MSDeformAttn
 from vmt.layers.transformer import SelfAttention
 
@@ -44,7 +45,14 @@ class DeformableDecoderLayer(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, position: Tensor, reference: Tensor, memory: Tensor, levels: Levels
+        self,
+        x: Tensor,
+        position: Tensor,
+        reference: Tensor,
+        memory: Tensor,
+        shapes: Sequence[tuple[int, int]],
+        padding: Tensor | None = None,
+        visible: Tensor | None = None,
     ) -> Tensor:
         """Update the queries.
 
@@ -53,15 +61,16 @@ class DeformableDecoderLayer(nn.Module):
             position: (B, Q, C).
             reference: (B, Q, L, 2 or 4), see ``MSDeformAttn.sample``.
             memory: (B, S, C).
-            levels: layout of its tokens.
+            shapes: (H_l, W_l) per level.
+            padding: (B, S) bool, True on padding of the memory; None when nothing is padded.
+            visible: (Q, Q) or (B, 1, Q, Q) bool, which query (row) reads which (column); None: each
+                reads all.
 
         Returns:
             (B, Q, C).
         """
-        x = self.self_norm(x + self.drop(self.self_attn(x, position)))
-        sampled = self.cross_attn(
-            x + position, reference, memory, levels.shapes, levels.padding_mask
-        )
+        x = self.self_norm(x + self.drop(self.self_attn(x, position, visible=visible)))
+        sampled = self.cross_attn(x + position, reference, memory, shapes, padding)
         x = self.cross_norm(x + self.drop(sampled))
         hidden = self.drop(F.relu_(self.linear1(x)))
         out: Tensor = self.ffn_norm(x + self.drop(self.linear2(hidden)))

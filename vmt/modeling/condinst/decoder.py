@@ -76,7 +76,8 @@ class Decoder(nn.Module):
         states = []
         for layer, box_head in zip(self.layers, box_heads, strict=True):
             scale = ratios if reference.shape[-1] == 2 else torch.cat([ratios, ratios], -1)
-            x = layer(x, position, reference[:, :, None] * scale, memory, levels)
+            places = reference[:, :, None] * scale  # (B, Q, L, 2 or 4)
+            x = layer(x, position, places, memory, levels.shapes, levels.padding_mask)
             with no_autocast(memory.device):
                 delta = box_head(x.to(self.query_pos.dtype)).float()
             origin = inverse_sigmoid(reference.float())

@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vmt.layers.deformable_decoder import DeformableDecoderLayer
 from vmt.layers.mlp import MLP
-from vmt.layers.ms_deform_attn import MSDeformAttn
 from vmt.layers.position import sine_features
-from vmt.layers.transformer import SelfAttention
 from vmt.modeling.maskdino.heads import Heads
 from vmt.modeling.maskdino.options import MaskDINOOptions
 from vmt.structures.boxes import inverse_sigmoid
@@ -33,56 +31,6 @@ class QueryStates:
     boxes: Tensor
 
 
-class DecoderLayer(nn.Module):
-    """Self attention, deformable attention to the anchor's surroundings, feed-forward; post-norm.
-
-    Args:
-        options: see ``MaskDINOOptions``.
-    """
-
-    def __init__(self, options: MaskDINOOptions) -> None:
-        super().__init__()
-        dim, heads = options.dim, options.num_heads
-        self.self_attn = SelfAttention(dim, heads, options.dropout)
-        self.self_norm = nn.LayerNorm(dim)
-        self.cross_attn = MSDeformAttn(dim, options.num_levels, heads, options.num_points)
-        self.cross_norm = nn.LayerNorm(dim)
-        self.linear1 = nn.Linear(dim, options.decoder_ffn_dim)
-        self.linear2 = nn.Linear(options.decoder_ffn_dim, dim)
-        self.ffn_norm = nn.LayerNorm(dim)
-        self.drop = nn.Dropout(options.dropout)
-
-    def forward(
-        self,
-        x: Tensor,
-        position: Tensor,
-        anchors: Tensor,
-        memory: Tensor,
-        shapes: Sequence[tuple[int, int]],
-        visible: Tensor | None,
-    ) -> Tensor:
-        """Update the queries.
-
-        Args:
-            x: (B, Q, C).
-            position: (B, Q, C).
-            anchors: (B, Q, 4) cxcywh in [0, 1] of the padded frame.
-            memory: (B, S, C).
-            shapes: (H_l, W_l) per level.
-            visible: (Q, Q) or (B, 1, Q, Q) bool, which query (row) reads which (column); None: each
-                reads all.
-
-        Returns:
-            (B, Q, C).
-        """
-        x = self.self_norm(x + self.drop(self.self_attn(x, position, visible=visible)))
-        reference = anchors[:, :, None].expand(-1, -1, len(shapes), -1)
-        x = self.cross_norm(x + self.drop(self.cross_attn(x + position, reference, memory, shapes)))
-        hidden = self.drop(F.relu_(self.linear1(x)))
-        out: Tensor = self.ffn_norm(x + self.drop(self.linear2(hidden)))
-        return out
-
-
 class Decoder(nn.Module):
     """DINO's decoder (arXiv:2203.03605), as MaskDINO uses it.
 
@@ -94,7 +42,17 @@ class Decoder(nn.Module):
         super().__init__()
         self.num_features = options.dim // 2
         self.position = MLP(4 * self.num_features, options.dim, options.dim, 2)
-        self.layers = nn.ModuleList(DecoderLayer(options) for _ in range(options.decoder_layers))
+        self.layers = nn.ModuleList(
+            DeformableDecoderLayer(
+                options.dim,
+                options.num_levels,
+                options.num_heads,
+                options.num_points,
+                options.decoder_ffn_dim,
+                options.dropout,
+            )
+            for _ in range(options.decoder_layers)
+        )
 
     def forward(
         self,
@@ -116,7 +74,7 @@ class Decoder(nn.Module):
             memory: (B, S, C).
             shapes: (H_l, W_l) per level, in the order of the memory.
             heads: move the anchors, and hold the norm.
-            visible: see ``DecoderLayer``.
+            visible: see ``DeformableDecoderLayer``.
 
         Returns:
             The queries that enter, un-normed as published, then one state per layer.
@@ -128,7 +86,8 @@ class Decoder(nn.Module):
             anchors = origin.detach()
             with no_autocast(memory.device):
                 position = self.position(box_features(anchors, self.num_features))
-            x = layer(x, position, anchors, memory, shapes, visible)
+            reference = anchors[:, :, None].expand(-1, -1, len(shapes), -1)
+            x = layer(x, position, reference, memory, shapes, visible=visible)
             embeds = heads.norm(x)
             with no_autocast(memory.device):
                 boxes = (heads.box(embeds.float()) + inverse_sigmoid(origin)).sigmoid()
