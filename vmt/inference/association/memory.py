@@ -97,10 +97,11 @@ class TrackMemory:
                 self.entries[self._next_id - 1] = Entry([], [], 0, frame)
             if (track := ids[row]) is not None:
                 self._remember(self.entries[track], frame, score, embedding)
-        for track in [
-            i for i, e in self.entries.items() if frame - e.last_frame >= options.max_gap
-        ]:
-            del self.entries[track]
+        self.entries = {
+            track: entry
+            for track, entry in self.entries.items()
+            if frame - entry.last_frame < options.max_gap
+        }
         return ids
 
     def _remember(self, entry: Entry, frame: int, score: float, embedding: Tensor) -> None:
@@ -127,9 +128,7 @@ class TrackMemory:
         count = acceptable.sum(-1, keepdim=True)
         mean = (matches * acceptable).sum(-1, keepdim=True) / count
         weighted = affinity * torch.where(acceptable, matches, mean)
-        return (
-            torch.where(count > 1, weighted, affinity) if self._options.frame_weight else affinity
-        )
+        return torch.where(count > 1, weighted, affinity)
 
     def _greedy_pairs(self, affinity: Tensor, matches: Tensor) -> list[int | None]:
         """Each detection in turn takes its best tracklet that is free."""
