@@ -6,14 +6,18 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
+from fvcore.common.config import CfgNode
 from torch import Tensor
 
 from tests.synthetic import shape_clip
 from vmt.layers.deformable_encoder import Levels
 from vmt.modeling.maskdino.decoder import box_features
 from vmt.modeling.maskdino.levels import reverse_levels, split_levels
+from vmt.modeling.meta_arch.build import build_network
 from vmt.modeling.meta_arch.maskdino import MaskDINO
 from vmt.modeling.video_model import ClipBatch
+from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import ConfigError
 
 Build = Callable[..., MaskDINO]
@@ -218,3 +222,24 @@ def test_norms_and_embeddings_keep_their_size(tiny: Build) -> None:
 def test_impossible_values_are_named(tiny: Build, key: str, value: str, message: str) -> None:
     with pytest.raises(ConfigError, match=f"MODEL.MASKDINO.{key} is .*{message}"):
         tiny(f"MODEL.MASKDINO.{key}", value)
+
+
+@pytest.mark.slow
+def test_it_learns_a_clip(config_of: Callable[..., tuple[CfgNode, LabelSpace]]) -> None:
+    torch.manual_seed(0)
+    model = build_network(*config_of("quick/maskdino_tiny")).train()
+    assert isinstance(model, MaskDINO)
+    clip = shape_clip(2, (96, 128), 0)
+    optimizer = torch.optim.AdamW(model.parameters(), 5e-4)
+    for _ in range(45):
+        loss = torch.stack(list(model.losses(ClipBatch.from_inputs([clip])).values())).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    targets = clip["targets"]
+    for t, output in enumerate(model.eval().segment_frames(clip["image"])):
+        masks = F.interpolate(output.mask_logits[None], scale_factor=4.0, mode="bilinear")[0] > 0
+        for label, truth in zip(targets.labels, targets.masks[:, t], strict=True):
+            best = masks[output.logits[:, label].argmax()]
+            assert float((best & truth).sum() / (best | truth).sum()) > 0.8

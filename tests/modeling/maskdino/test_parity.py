@@ -79,3 +79,16 @@ def test_export_has_exactly_the_published_names(
     assert {name: list(value.shape) for name, value in released.state.items()} == {
         name: shape for name, (shape, _) in published.items()
     }
+
+
+@pytest.mark.parametrize("config", ["R50_5levels", "SwinL"])
+def test_names_of_larger_networks_go_both_ways(repo: Path, config: str) -> None:
+    cfg = load_config(repo / f"configs/coco/maskdino_{config}.yaml")
+    with torch.device("meta"):
+        ours = build_network(cfg, label_space(cfg.MODEL.LABEL_SPACE)).state_dict()
+    released = MASKDINO.to_released(ours)
+    assert released.unknown == []
+    assert released.state["sem_seg_head.pixel_decoder.transformer.level_embed"].shape == (5, 256)
+    assert "sem_seg_head.predictor.bbox_embed.8.layers.2.bias" in released.state
+    names = {name: torch.zeros(1) for name in released.state}  # values of meta tensors say nothing
+    assert set(MASKDINO.to_ours(names).state) == set(ours)
