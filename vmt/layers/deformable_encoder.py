@@ -228,6 +228,15 @@ class Encoder(nn.Module):
         return [_valid_cells(padding, level) for level in maps]
 
 
+def split_levels(memory: Tensor, levels: Levels) -> list[Tensor]:
+    """Memory (B, S, C) -> L maps (B, C, h_l, w_l)."""
+    parts = memory.split(levels.sizes, dim=1)
+    return [
+        part.transpose(1, 2).unflatten(2, shape)
+        for part, shape in zip(parts, levels.shapes, strict=True)
+    ]
+
+
 def _valid_cells(padding: Tensor | None, level: Tensor) -> Tensor:
     """(B, H_l, W_l) bool; one row of all True when nothing is padded."""
     if padding is None:

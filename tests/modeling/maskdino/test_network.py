@@ -11,9 +11,9 @@ from fvcore.common.config import CfgNode
 from torch import Tensor
 
 from tests.synthetic import shape_clip
-from vmt.layers.deformable_encoder import Levels
+from vmt.layers.deformable_encoder import Levels, split_levels
 from vmt.modeling.maskdino.decoder import box_features
-from vmt.modeling.maskdino.levels import reverse_levels, split_levels
+from vmt.modeling.maskdino.levels import reverse_levels
 from vmt.modeling.meta_arch.build import build_network
 from vmt.modeling.meta_arch.maskdino import MaskDINO
 from vmt.modeling.video_model import ClipBatch

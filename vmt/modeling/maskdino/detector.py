@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vmt.layers.deformable_encoder import Encoder
+from vmt.layers.deformable_encoder import Encoder, split_levels
 from vmt.layers.pixel_map import PixelMap
 from vmt.modeling.backbones.base import Backbone
 from vmt.modeling.maskdino.criterion import PROPOSALS, Predictions
 from vmt.modeling.maskdino.decoder import Decoder, QueryStates
 from vmt.modeling.maskdino.denoising import Denoising, Noise, NoisyQueries
 from vmt.modeling.maskdino.heads import Heads
-from vmt.modeling.maskdino.levels import LevelNeck, reverse_levels, split_levels
+from vmt.modeling.maskdino.levels import LevelNeck, reverse_levels
 from vmt.modeling.maskdino.options import MaskDINOOptions
 from vmt.modeling.maskdino.proposals import Proposals, QuerySelection, first_anchors
 from vmt.modeling.video_model import FrameModel, ModelOptions

@@ -46,15 +46,6 @@ class LevelNeck(nn.ModuleList):
         return [*levels, *extras] if self.fine_first else [*extras[::-1], *levels]
 
 
-def split_levels(memory: Tensor, levels: Levels) -> list[Tensor]:
-    """Memory (B, S, C) -> L maps (B, C, h_l, w_l)."""
-    parts = memory.split(levels.sizes, dim=1)
-    return [
-        part.transpose(1, 2).unflatten(2, shape)
-        for part, shape in zip(parts, levels.shapes, strict=True)
-    ]
-
-
 def reverse_levels(memory: Tensor, levels: Levels) -> tuple[Tensor, tuple[tuple[int, int], ...]]:
     """The decoder reads the levels in the opposite order.
 
