@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vmt.checkpoint.key_maps.rows import KeyMap
 from vmt.inference.association.reference import FIXTURES, associated_arrays
-from vmt.layers.transformer import SelfAttention
+from vmt.layers.transformer import Attention
 from vmt.modeling.video_model import FrameModel, ReferenceInputs
 from vmt.utils.errors import ConfigError
 
@@ -75,7 +75,7 @@ def without_dropout(model: nn.Module) -> None:
     for part in model.modules():
         if isinstance(part, nn.Dropout):
             part.p = 0.0
-        elif isinstance(part, (nn.MultiheadAttention, SelfAttention)):
+        elif isinstance(part, (nn.MultiheadAttention, Attention)):
             part.dropout = 0.0
 
 
