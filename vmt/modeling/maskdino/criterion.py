@@ -6,22 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from fvcore.common.config import CfgNode
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from vmt.modeling.criteria.finite import NonFiniteError
 from vmt.modeling.criteria.losses import (
     FOCAL_ALPHA,
     FOCAL_GAMMA,
     box_l1_loss,
     class_loss,
-    dice_loss,
     full_precision,
     giou_loss,
 )
-from vmt.modeling.criteria.matcher import Match, focal_cost
+from vmt.modeling.criteria.matcher import Match, focal_cost, match_costs
+from vmt.modeling.criteria.point_masks import cross_entropy_cost, dice_cost, mask_losses
 from vmt.modeling.criteria.point_sampling import PointSampler, at_points
 from vmt.modeling.maskdino.denoising import NoisyQueries
 from vmt.structures.boxes import cxcywh_to_xyxy, pairwise_giou
@@ -227,15 +224,9 @@ class MaskDINOCriterion:
                     )
                     for output in outputs
                 ]
-            ).cpu()
-            if not bool(torch.isfinite(costs).all()):
-                raise NonFiniteError(
-                    f"{target.name}: matching costs hold NaN or infinity, so logits, boxes or "
-                    "masks do; the step before this one has most likely diverged."
-                )
-            for pairs, cost in zip(matches, costs.numpy(), strict=True):
-                rows, columns = map(torch.from_numpy, linear_sum_assignment(cost))
-                pairs.append(Match(rows.to(pixel.device), columns.to(pixel.device)))
+            )
+            for pairs, match in zip(matches, match_costs(costs, target.name), strict=True):
+                pairs.append(match)
         return matches
 
     @full_precision
@@ -261,17 +252,12 @@ class MaskDINOCriterion:
         """
         wanted = target.boxes_cxcywh
         overlap = pairwise_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(wanted), GIOU_EPSILON)
-        background = F.softplus(mask_logits).sum(1, keepdim=True)
-        cross_entropy = (background - mask_logits @ truth.T) / truth.shape[1]
-        inside = mask_logits.sigmoid()
-        total = inside.sum(1, keepdim=True) + truth.sum(1)
-        dice = 1 - (2 * inside @ truth.T + 1) / (total + 1)
         return (
             self.costs.ce * focal_cost(logits[:, target.labels], *self.focal)
             + self.costs.bbox * torch.cdist(boxes, wanted, p=1)
             - self.costs.giou * overlap
-            + self.costs.mask * cross_entropy
-            + self.costs.dice * dice
+            + self.costs.mask * cross_entropy_cost(mask_logits, truth)
+            + self.costs.dice * dice_cost(mask_logits, truth)
         )
 
     # --- losses ---------------------------------------------------------------------------------
@@ -308,24 +294,7 @@ class MaskDINOCriterion:
                 "loss_giou": giou_loss(boxes, truth, count, GIOU_EPSILON),
             }
             kernels = output.kernels[frame, query]
-            losses |= self._mask_losses(kernels, pixel[frame], target.masks[chosen], count)
+            masks = target.masks[chosen]
+            losses |= mask_losses(self.sampler, kernels, pixel[frame], masks, count)
             sums = {name: sums[name] + losses[name] for name in LOSSES}
         return sums
-
-    def _mask_losses(
-        self, kernels: Tensor, pixel: Tensor, masks: Tensor, count: float | Tensor
-    ) -> dict[str, Tensor]:
-        """Cross entropy and dice at points: (N, mask_dim), (mask_dim, h, w) and (N, H, W)."""
-        if not len(kernels):  # tied to the graph, so that every process has the same losses
-            nothing = kernels.sum() + 0.0 * pixel.sum()
-            return {"loss_mask": nothing, "loss_dice": nothing}
-        logits = torch.einsum("nc,chw->nhw", kernels, pixel).float()
-        points = self.sampler.uncertain(logits.detach())
-        with torch.no_grad():
-            truth = at_points(masks[:, None].float(), points)[:, 0]
-        read = at_points(logits[:, None], points)[:, 0]  # (N, P)
-        cross_entropy = F.binary_cross_entropy_with_logits(read, truth, reduction="none")
-        return {
-            "loss_mask": cross_entropy.mean(1).sum() / count,
-            "loss_dice": dice_loss(read, truth, count),
-        }

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from vmt.modeling.criteria.matcher import Match
 from vmt.modeling.criteria.point_sampling import PointSampler, reference_points
 from vmt.modeling.maskdino.criterion import PROPOSALS, MaskDINOCriterion
 from vmt.modeling.maskdino.denoising import Noise
 from vmt.modeling.maskdino.detector import Detector
+from vmt.modeling.reference_files import match_rows, tensor, training_images
 from vmt.modeling.video_model import ReferenceInputs, ReferenceOutputs
-from vmt.structures.boxes import xyxy_to_cxcywh
-from vmt.structures.frame_targets import FrameTargets
 
 #: Of the channels of encoder levels the files hold every fourth.
 CHANNEL_STEP = 4
@@ -31,7 +27,7 @@ def inference_outputs(model: Detector, inputs: ReferenceInputs) -> ReferenceOutp
             token ids.
     """
     kind = str(inputs["initialize_box_type"])
-    frames, _ = model.pad([_tensor(inputs, "images").float().to(model.device)])
+    frames, _ = model.pad([tensor(inputs, "images").float().to(model.device)])
     out = model.forward_frames(frames, "regressed" if kind == "no" else kind)
     pixel, proposals, states = out.features.pixel, out.proposals, out.states
     rows = torch.arange(len(frames), device=model.device)[:, None]
@@ -68,10 +64,7 @@ def training_outputs(
         inputs: per image b ``image_b``, ``labels_b``, ``boxes_b``, ``masks_b`` and ``size_b``;
             ``groups`` of denoising queries.
     """
-    count = sum(name.startswith("image_") for name in inputs)
-    images = [_tensor(inputs, f"image_{b}").float().to(model.device)[None] for b in range(count)]
-    frames, _ = model.pad(images)
-    targets = [_target(inputs, b, frames) for b in range(count)]
+    frames, targets = training_images(model, inputs)
     noise = Noise(int(inputs["groups"]) * max(map(len, targets)), 0.0)
     out = model.forward_training(frames, targets, noise, "regressed")
     fixed = MaskDINOCriterion(
@@ -85,46 +78,14 @@ def training_outputs(
         "pred_boxes": last.boxes,
         "interm_boxes": out.outputs[PROPOSALS].boxes,
         "top_tokens": out.proposals.token.int(),
-        "match": _rows(list(result.matches.values())),
+        "match": match_rows(result.matches.values()),
     }
     weights = {name: fixed.weight(name) for name in result.losses}
     return ReferenceOutputs(arrays, losses=result.losses, weights=weights)
 
 
-def _target(inputs: ReferenceInputs, index: int, frames: Tensor) -> FrameTargets:
-    """Objects of an image, padded as the frames (N, 3, H, W) are.
-
-    As published, boxes are relative to the image before padding, unlike those that are predicted.
-    """
-    height, width = (int(side) for side in inputs[f"size_{index}"])
-    bits = np.unpackbits(np.asarray(inputs[f"masks_{index}"], np.uint8), axis=-1, count=width)
-    masks = torch.from_numpy(bits).bool()
-    H, W = int(frames.shape[-2]), int(frames.shape[-1])
-    masks = F.pad(masks, (0, W - masks.shape[-1], 0, H - masks.shape[-2]))
-    boxes = xyxy_to_cxcywh(_tensor(inputs, f"boxes_{index}").float())
-    boxes = boxes / torch.tensor([width, height, width, height])
-    labels = _tensor(inputs, f"labels_{index}").long()
-    device = frames.device
-    return FrameTargets(labels.to(device), boxes.to(device), masks.to(device), f"image {index}")
-
-
-def _rows(calls: list[list[Match]]) -> Tensor:
-    """(M, 4) int32: image, call of the matcher, query, object."""
-    rows = [
-        (image, call, int(query), int(target))
-        for call, matches in enumerate(calls)
-        for image, match in enumerate(matches)
-        for query, target in zip(*match, strict=True)
-    ]
-    return torch.tensor(rows, dtype=torch.int32).view(-1, 4)
-
-
 def _ranks(tokens: Tensor, inputs: ReferenceInputs) -> Tensor:
     """Ranks among our queries (B, Q) of those that ``selected`` names, by their tokens: (B, N)."""
-    order, selected = (_tensor(inputs, name).to(tokens) for name in ("token_order", "selected"))
+    order, selected = (tensor(inputs, name).to(tokens) for name in ("token_order", "selected"))
     chosen = order.gather(1, selected)
     return (tokens[:, None] == chosen[:, :, None]).int().argmax(-1)
-
-
-def _tensor(inputs: ReferenceInputs, name: str) -> Tensor:
-    return torch.from_numpy(np.asarray(inputs[name]))
