@@ -59,6 +59,8 @@ def test_one_step(name: str) -> None:
         parts = parts - {"coarse"} | {"pixel_map", "selection", "denoising"}
     if cfg.MODEL.META_ARCHITECTURE == "IDOL":
         parts = parts - {"coarse"} | {"masks", "association_head"}
+    if cfg.MODEL.META_ARCHITECTURE == "MinVIS":
+        parts = parts - {"coarse"} | {"pixel_map"}
     if cfg.MODEL.META_ARCHITECTURE == "QueryMaskRefiner":
         parts = set()
     if cfg.MODEL.META_ARCHITECTURE == "MaskRefiner":

@@ -147,7 +147,7 @@ def test_a_recipe_says_what_it_is_made_of(name: str) -> None:
     assert rows[cfg.DATASETS.TEST[0]].categories == classes
     assert len(maps) == len(train_sets)
     published = name.endswith("_published")
-    if folder == "ovis" or "/idol_" in name:  # as published, without images
+    if folder == "ovis" or "/idol_" in name or "/minvis_" in name:  # as published, without images
         assert (train_sets[1:], maps) == ([], [""])
     else:
         fox = "_release" if published and classes == "ytvis_2019" else ""
@@ -161,3 +161,7 @@ def test_a_recipe_says_what_it_is_made_of(name: str) -> None:
     if "/idol_" in name:
         assert (cfg.SOLVER.MAX_STEPS, cfg.SOLVER.MILESTONE_STEPS) == (12000, [8000])
         assert (cfg.INPUT.CLIP_FRAMES, cfg.INPUT.SAMPLER_RANGE) == (2, 10)
+    if "/minvis_" in name:
+        steps = {"ytvis_2021": (8000, [5500]), "ovis": (10000, [7000])}.get(folder, (6000, [4000]))
+        assert steps == (cfg.SOLVER.MAX_STEPS, cfg.SOLVER.MILESTONE_STEPS)
+        assert cfg.INPUT.CLIP_FRAMES == 1
