@@ -179,6 +179,38 @@ def _idol_start(size: str, starts: str, file_id: str) -> ZooFile:
     )
 
 
+def _mask2former(name: str, starts: str, epochs: int, path: str, score: float) -> ZooFile:
+    return ZooFile(
+        name=f"mask2former_{name.lower()}",
+        about=f"Mask2Former, {_BACKBONES[name]}, trained on COCO for {epochs} epochs",
+        file_name=f"mask2former_{name.lower()}.pkl",
+        config=f"configs/coco/mask2former_{name}.yaml",
+        page="https://github.com/facebookresearch/Mask2Former/blob/main/MODEL_ZOO.md",
+        url=f"https://dl.fbaipublicfiles.com/maskformer/mask2former/coco/instance/{path}",
+        evaluated_on="COCO val",
+        expected={"mask AP": score},
+        licence="CC BY-NC 4.0",
+        starts=starts,
+        architecture="MinVIS",
+    )
+
+
+def _minvis(folder: str, data: str, name: str, file_id: str, score: float) -> ZooFile:
+    page, url = _drive(file_id)
+    file = f"minvis_{folder}_{name.lower()}"
+    return ZooFile(
+        name=file,
+        about=f"MinVIS, {_BACKBONES[name]}, trained on {data}",
+        file_name=f"{file}.pth",
+        config=f"configs/{folder}/minvis_{name}.yaml",
+        page=page,
+        url=url,
+        evaluated_on=f"{data} val",
+        expected={"AP": score},
+        licence="CC BY-NC-SA 4.0",
+    )
+
+
 _BACKBONES: Final = {"R50": "ResNet-50", "R101": "ResNet-101", "SwinL": "Swin-L"}
 _FILES: Final = (
     # https://github.com/SysCV/vmt, model zoo (its column "AR^M_75" is AP^M_75)
@@ -223,6 +255,17 @@ _FILES: Final = (
     _idol_start("R50", "resnet50", "1ip-pxavMcyWOxfBcl_4cUIBKXRTA4wrO"),
     _idol_start("R101", "resnet101", "1Gm162LthxorsS6pMX_XoVTn5iDAAMWbU"),
     _idol_start("SwinL", "swin_l_p4w12", "1o-q4WIcMn_D5p1tSubJBWlPAnJLQ5Cbb"),
+    # https://github.com/facebookresearch/Mask2Former/blob/main/MODEL_ZOO.md
+    _mask2former("R50", "resnet50", 50, "maskformer2_R50_bs16_50ep/model_final_3c8ec9.pkl", 43.7),
+    _mask2former("SwinL", "swin_l_p4w12", 100,
+                 "maskformer2_swin_large_IN21k_384_bs16_100ep/model_final_e5f453.pkl", 50.1),
+    # https://github.com/NVlabs/MinVIS/blob/main/MODEL_ZOO.md
+    _minvis("ytvis_2019", "YouTube-VIS 2019", "R50", "1mdrL6QRVmoz-QizohZ7SnyGDlpAWFCVf", 47.3),
+    _minvis("ytvis_2019", "YouTube-VIS 2019", "SwinL", "12yL72Qv8OBqapgvGmLHXAb6YZv4SS_6D", 62.0),
+    _minvis("ytvis_2021", "YouTube-VIS 2021", "R50", "1efuTrDtaHKDY6924fCB2ROiY5LICt_ts", 43.9),
+    _minvis("ytvis_2021", "YouTube-VIS 2021", "SwinL", "1j46M_NFGzpt2Ga4ptOumTRAjmr8eQb1Y", 55.4),
+    _minvis("ovis", "OVIS", "R50", "1CaJhmej8ySruccKklDJcIK6lKuEskpXj", 26.7),
+    _minvis("ovis", "OVIS", "SwinL", "1fkRrN8PCyhhMAb1YYOb--2K6JnpBk7oR", 41.7),
 )  # fmt: skip
 
 #: Every published file by name.
