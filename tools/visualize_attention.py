@@ -33,7 +33,7 @@ from tools.visualize_refinement import Clip, read_clip
 from vmt.config.node import load_config
 from vmt.inference.load import load_model
 from vmt.inference.video_writer import write_png
-from vmt.modeling.seqformer.encoder import Encoder
+from vmt.layers.deformable_encoder import Encoder
 from vmt.utils.atomic import make_folder
 from vmt.utils.console import exit_with, one_line_errors
 from vmt.utils.errors import ConfigError

@@ -163,3 +163,13 @@ def test_classes_stay_with_converted_weights(tmp_path: Path, suffix: str) -> Non
     again = tmp_path / f"again{suffix}"
     assert main(["convert", str(tmp_path / "own.safetensors"), str(again)]) == 0
     assert classes_of_file(read_weights(again), 40) == space.names
+
+
+def test_a_row_for_no_object_is_the_last_of_both(tmp_path: Path) -> None:
+    """Heads of a softmax have one row more than there are classes."""
+    net = Net(own_space("fox", "owl"))
+    net.heads = nn.ModuleDict({"cls": nn.ModuleList(nn.Linear(DIM, 3) for _ in range(2))})
+    report = load_weights(net, file_of(tmp_path / "w.safetensors", 4, ("owl", "deer", "fox")))
+    assert report.classes is not None
+    assert dict(report.classes.rows) == {0: 2, 1: 0, 2: 3}
+    assert net.heads["cls"][0].bias.tolist() == [1002, 1000, 1003]

@@ -171,7 +171,7 @@ def bad_file(kind: str, good: Path, folder: Path) -> Path:
         ("text", "is a web page, not weights"),
         ("pickle_with_code", "could run code"),
         ("plain_pickle_with_code", "could run code|not a complete"),
-        ("other_network", "no SeqFormer or VMT weights"),
+        ("other_network", "no published SeqFormer / VMT weights"),
         ("no_tensors", "holds no tensors"),
         ("a_list", "holds a list"),
         ("box_heads_differ", "should repeat the box head"),

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from cocoapi_hq.io import rle
-from tests.inference.fake_model import BlobModel, blob_video
+from tests.inference.fake_model import BlobFrameModel, BlobModel, blob_video
 from vmt.apps import segment
 from vmt.cli.main import main
 from vmt.inference.video_file import VideoFile
@@ -27,7 +27,7 @@ CONFIG = "configs/quick/vmt_tiny_released.yaml"
 
 @pytest.fixture(autouse=True)
 def blobs(monkeypatch: pytest.MonkeyPatch, repo: Path) -> None:
-    monkeypatch.setattr(segment, "load_clip_model", lambda *args: BlobModel())
+    monkeypatch.setattr(segment, "load_segmenter", lambda *args: BlobModel())
     monkeypatch.chdir(repo)
 
 
@@ -50,6 +50,21 @@ def results(output: Path) -> list[dict]:
 def rows(path: Path) -> list[dict]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("association", ["bisoftmax", "embedding_hungarian"])
+def test_a_network_for_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, association: str
+) -> None:
+    """No windows are spoken of, and the tracks are those of the two colours."""
+    monkeypatch.setattr(segment, "load_segmenter", lambda *args: BlobFrameModel(association))
+    spec, out = video(tmp_path / "a.mp4", frames=60), tmp_path / "out"
+    assert run(spec, out, "--save-masks") == 0
+    assert "in windows" not in capsys.readouterr().out
+    entries = [e for e in results(out) if e["score"] > 0.5]
+    assert sorted(e["category_id"] for e in entries) == [10, 20]
+    assert all(len(e["segmentations"]) == 60 and all(e["segmentations"]) for e in entries)
+    assert len({row["track"] for row in rows(out / "tracks.csv")}) == 2
 
 
 @pytest.mark.parametrize("window", ["5", "all"])
@@ -239,7 +254,7 @@ class Slow(BlobModel):
         time.sleep(0.1)
         return super().segment_clip(frames)
 
-segment.load_clip_model = lambda *args: Slow()
+segment.load_segmenter = lambda *args: Slow()
 sys.exit(main(sys.argv[1:]))
 """
 

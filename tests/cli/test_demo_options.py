@@ -42,7 +42,7 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def blobs(monkeypatch: pytest.MonkeyPatch) -> BlobModel:
     model = BlobModel()
-    monkeypatch.setattr(vmt.apps.segment, "load_clip_model", lambda *args: model)
+    monkeypatch.setattr(vmt.apps.segment, "load_segmenter", lambda *args: model)
     return model
 
 

@@ -58,6 +58,12 @@ def test_one_step(name: str) -> None:
     after = model.state_dict()
     moved = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
     parts = {"backbone", "neck", "encoder", "decoder", "heads", "coarse"}
+    if cfg.MODEL.META_ARCHITECTURE == "MaskDINO":
+        parts = parts - {"coarse"} | {"pixel_map", "selection", "denoising"}
+    if cfg.MODEL.META_ARCHITECTURE == "IDOL":
+        parts = parts - {"coarse"} | {"masks", "association_head"}
+    if cfg.MODEL.META_ARCHITECTURE == "MinVIS":
+        parts = parts - {"coarse"} | {"pixel_map"}
     if cfg.MODEL.META_ARCHITECTURE == "QueryMaskRefiner":
         parts = set()
     if cfg.MODEL.META_ARCHITECTURE == "MaskRefiner":

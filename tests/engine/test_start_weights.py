@@ -32,14 +32,22 @@ def refusal(tmp_path: Path, data: Path, capsys, config: Path = RECIPE, **keys: s
     return message
 
 
-@pytest.mark.parametrize("config", ["hq_ytvis/vmt_R50", "ovis/seqformer_R101", "ovis/msts_SwinL"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        *("hq_ytvis/vmt_R50", "ovis/seqformer_R101", "ovis/msts_SwinL", "ovis/idol_SwinL"),
+        "ytvis_2019/minvis_R50",
+    ],
+)
 def test_published_recipes_do_not_start_random(config: str) -> None:
     cfg = load_config(CONFIGS / f"{config}.yaml")
     with torch.device("meta"):
         model = build_network(cfg, label_space(cfg.MODEL.LABEL_SPACE))
     with pytest.raises(ConfigError, match="random, they learn nothing") as caught:
         check_random_start(cfg, model)
-    file = ZOO[f"seqformer_coco_{config.rsplit('_', 1)[-1].lower()}"]
+    method = config.split("/")[1].split("_")[0]
+    start = {"idol": "idol_coco", "minvis": "mask2former"}.get(method, "seqformer_coco")
+    file = ZOO[f"{start}_{config.rsplit('_', 1)[-1].lower()}"]
     assert f"vmt zoo --download {file.name}" in str(caught.value)
     assert f"--weights weights/{file.file_name}" in str(caught.value)
     for name, value in (("BACKBONE.PRETRAINED", "True"), ("NEW_PARAMETERS", "[backbone.]")):

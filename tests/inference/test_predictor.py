@@ -63,6 +63,15 @@ def test_masks_do_not_depend_on_the_window(window: int, stride: int) -> None:
     assert best == {1: (0, 0.91), 2: (1, 0.91)}
 
 
+@pytest.mark.parametrize(("window", "stride"), [(1, 1), (4, 4)])
+def test_windows_that_share_no_frame_are_one_video(window: int, stride: int) -> None:
+    options = {"stride": stride, "similarity_weight": 1.0}
+    results = list(predictor(BlobModel(), window, **options).stream(frames(9)))
+    assert {tuple(t.track_id for t in r.tracks) for r in results} == {(1, 2)}
+    assert all(not r.closed for r in results[:-1])
+    assert sorted(summaries(results)) == [1, 2]
+
+
 def test_an_object_that_leaves_and_another_that_comes() -> None:
     video = frames(8, blobs=1) + frames(8, blobs=0) + [f.numpy() for f in blob_video(8, SIZE, 1)]
     results = list(predictor(BlobModel(), 3).stream(video))

@@ -26,6 +26,7 @@ def test_windows_follow_the_rule(length: int) -> None:
                 assert window.frames == list(range(window.start, window.end))
             later = [w.start for w in windows[1:]] + ([frames] if windows else [])
             assert [w.final_until for w in windows] == later
+            assert [w.last for w in windows] == [False] * (len(windows) - 1) + [True] * bool(frames)
 
 
 def test_the_whole_video_is_one_window() -> None:

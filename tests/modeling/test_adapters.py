@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from tests.engine.clips import SHAPES, make_trainer, quick_config
+from vmt.layers.deformable_encoder import EncoderAdapter, Levels
 from vmt.modeling.adversarial import AdversaryInput
 from vmt.modeling.meta_arch.build import build_model
 from vmt.modeling.registry import DECODER_ADAPTERS, ENCODER_ADAPTERS
 from vmt.modeling.seqformer.decoder import DecoderAdapter
-from vmt.modeling.seqformer.encoder import EncoderAdapter, Levels
 from vmt.utils.errors import ConfigError
 
 SMALL = ("MODEL.SEQFORMER.HIDDEN_DIM", "32", "MODEL.SEQFORMER.NUM_QUERIES", "6")

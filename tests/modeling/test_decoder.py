@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vmt.layers.deformable_encoder import Levels
+from vmt.layers.query_heads import BoxHeads
 from vmt.modeling.seqformer.decoder import Decoder
-from vmt.modeling.seqformer.encoder import Levels
-from vmt.modeling.seqformer.heads import BoxHeads
 
 DIM, FRAMES = 16, 2
 #: (h, w) of two levels without padding, and of the padded maps that hold them.

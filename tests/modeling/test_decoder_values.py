@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from vmt.modeling.seqformer.decoder import Decoder, inverse_sigmoid
-from vmt.modeling.seqformer.encoder import Levels, _cell_centres, _valid_ratio
-from vmt.modeling.seqformer.heads import BoxHeads
-from vmt.modeling.seqformer.mask_head import MaskHead, relative_coordinates
+from vmt.layers.deformable_encoder import Levels, _cell_centres, _valid_ratio
+from vmt.layers.mask_head import MaskHead, relative_coordinates
+from vmt.layers.query_heads import BoxHeads
+from vmt.modeling.seqformer.decoder import Decoder
+from vmt.structures.boxes import inverse_sigmoid
 
 SHAPES = ((4, 6), (2, 3))
 TOKENS = 24 + 6

@@ -16,13 +16,13 @@ from vmt.checkpoint.files import read_weights, write_weights
 from vmt.checkpoint.key_maps.released import RELEASED
 from vmt.checkpoint.load import load_weights
 from vmt.engine.optimizer import build_optimizer
+from vmt.layers.deformable_encoder import Levels
 from vmt.modeling.meta_arch.build import build_model
 from vmt.modeling.msts import attention as msts_attention
 from vmt.modeling.msts.attention import PRESETS, Widths
 from vmt.modeling.msts.decoder import TemporalAttention
 from vmt.modeling.msts.discriminator import Discriminator
 from vmt.modeling.msts.encoder import SplitAttention
-from vmt.modeling.seqformer.encoder import Levels
 from vmt.utils.errors import CheckpointError, ConfigError
 
 SMALL = ("MODEL.SEQFORMER.HIDDEN_DIM", "32", "MODEL.SEQFORMER.NUM_QUERIES", "6")

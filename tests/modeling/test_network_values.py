@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tests.config.keys.pairs import Pair, network
 from tests.synthetic import shape_clip
+from vmt.layers.deformable_encoder import Levels
 from vmt.modeling.adversarial import AdversaryInput
 from vmt.modeling.backbones.swin import SwinBlock, shift_mask
 from vmt.modeling.backbones.timm_features import TimmFeatures
@@ -17,7 +18,6 @@ from vmt.modeling.msts.attention import preset
 from vmt.modeling.msts.encoder import SplitAttention
 from vmt.modeling.msts.separability import cell_weights, predicted_union, true_union
 from vmt.modeling.refiners.dense_band import band_points, box_masks, edge_band
-from vmt.modeling.seqformer.encoder import Levels
 from vmt.modeling.video_model import ClipBatch
 
 

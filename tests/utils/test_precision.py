@@ -15,7 +15,7 @@ from vmt.layers.dynamic_conv import apply_dynamic_layers
 from vmt.layers.ms_deform_attn import MSDeformAttn
 from vmt.modeling.meta_arch.build import build_model
 from vmt.modeling.refiners.quadtree.detector import IncoherenceDetector
-from vmt.modeling.seqformer.decoder import inverse_sigmoid
+from vmt.structures.boxes import inverse_sigmoid
 from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import ConfigError
 from vmt.utils.precision import arithmetic, checked_precision, fp32_products

@@ -14,12 +14,13 @@ from cocoapi_hq.io.json_file import is_json_name
 from vmt.apps.segment_options import DEFAULT_WINDOW, WHOLE_VIDEO_FRAMES, SegmentOptions
 from vmt.config.node import load_config
 from vmt.data.labels import label_space_from_json, result_ids
-from vmt.inference.load import load_clip_model
+from vmt.inference.load import load_segmenter
 from vmt.inference.predictor import FrameResult, PredictorOptions, TrackMask, VideoPredictor
 from vmt.inference.results import LabelMapWriter, ResultsWriter, TrackTable
 from vmt.inference.sources import FirstFrames, VideoSource, open_videos
 from vmt.inference.threads import ReadAhead, WriteBehind
 from vmt.inference.video_writer import VideoWriter, write_png
+from vmt.modeling.video_model import FrameModel
 from vmt.structures.labels import LabelSpace
 from vmt.utils.atomic import DiskReserve, make_folder
 from vmt.utils.errors import AnnotationError, ConfigError, OutputError, VideoError
@@ -85,7 +86,7 @@ def segment(asked: SegmentOptions, say: Say, warn: Say) -> str:
         openers = [lambda: only]
     make_folder(asked.output)
     take_free_cores()
-    model = load_clip_model(asked.config_file, asked.weights, asked.overrides, asked.device)
+    model = load_segmenter(asked.config_file, asked.weights, asked.overrides, asked.device)
     weights = asked.weights or cfg.MODEL.WEIGHTS
     say(f"network: {asked.config_file} on {model.device}")
     say(f"weights: {weights}" if weights else "weights: random weights: masks mean nothing")
@@ -103,7 +104,9 @@ def segment(asked: SegmentOptions, say: Say, warn: Say) -> str:
                 source = open_one()
                 if asked.max_frames is not None:
                     source = FirstFrames(source, asked.max_frames)
-                fitted = _fit_window(options, source, say, chosen=asked.window is not None)
+                fitted = options
+                if not isinstance(model, FrameModel):
+                    fitted = _fit_window(options, source, say, chosen=asked.window is not None)
                 pipeline = Pipeline(VideoPredictor(model, fitted), files, results, reserve, say)
                 pipeline.run(source, folder_of(source), signals)
             except VideoError as error:

@@ -15,8 +15,10 @@ from vmt.checkpoint.files import WeightFile
 from vmt.structures.labels import PUBLISHED_ROWS, normalise_name
 from vmt.utils.errors import CheckpointError
 
-#: Weights and biases of class heads: axis 0 counts the classes.
-HEAD = re.compile(r"heads\.cls\.\d+\.(weight|bias)")
+#: Weights and biases of class heads, and embeddings of labels: axis 0 counts the classes.
+HEAD = re.compile(r"(heads\.cls(\.\d+)?|denoising\.labels)\.(weight|bias)")
+#: The last row of heads that have one more than there are classes.
+NO_OBJECT = "(no object)"
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ def classes_of_file(file: WeightFile, count: int) -> tuple[str, ...] | None:
         names = tuple(str(row["name"]) for row in json.loads(file.metadata.get("categories", "[]")))
     if not names and count == len(PUBLISHED_ROWS):
         names = PUBLISHED_ROWS
+    if names and count == len(names) + 1:
+        names = (*names, NO_OBJECT)
     return names if len(names) == count else None
 
 
@@ -112,6 +116,8 @@ def with_class_rows(
     if not heads:
         return dict(state), None
     count = len(state[heads[0]])
+    if len(model_state[heads[0]]) == len(target) + 1:
+        target = (*target, NO_OBJECT)
     source = classes_of_file(file, count)
     if source is None and not new_heads:
         if count == len(target):

@@ -66,6 +66,20 @@ def describe(file: WeightFile) -> Description:
         folder, stem = "ytvis_2019", "" if refined else "msts"
     head = state.get("heads.cls.0.weight")
     config = f"configs/{folder}/{stem}_{label}.yaml" if stem and label else ""
+    if "selection.linear.weight" in names:
+        levels = {"R50": {3: "R50_3s", 5: "R50_5levels"}}.get(label, {})
+        label = levels.get(len(state["encoder.level_embed"]), label)
+        method, head = "MaskDINO", state.get("heads.cls.weight")
+        config = f"configs/coco/maskdino_{label}.yaml" if label else ""
+    if "association_head.layers.0.weight" in names and head is not None:
+        method, folder = "IDOL", {25: "ovis", 80: "coco"}.get(len(head), "ytvis_2019")
+        config = f"configs/{folder}/idol_{label}.yaml" if label else ""
+    if "decoder.layers.0.cross_attn.in_proj_weight" in names:
+        method, head = "Mask2Former or MinVIS", state.get("heads.cls.weight")
+        head = None if head is None else head[:-1]  # the last row is "no object"
+        sets = {80: "coco/mask2former", 25: "ovis/minvis"}
+        stem = sets.get(0 if head is None else len(head), "ytvis_2019/minvis")
+        config = f"configs/{stem}_{label}.yaml" if label else ""
     return Description(
         layout="published" if file.published else "ours",
         method=method,

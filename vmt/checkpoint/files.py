@@ -1,7 +1,7 @@
 """Weight files: read without executing anything, written atomically, renamed where needed.
 
-Two layouts exist. *Published*: ``torch.save({"model": state_dict, ...})`` with the names of the
-SeqFormer and VMT releases. *Ours*: safetensors with the names of our modules. Both may come in the
+Two layouts exist. *Published*: ``torch.save({"model": state_dict, ...})`` with the names of a
+release, see ``key_maps``. *Ours*: safetensors with the names of our modules. Both may come in the
 wrapping of other frameworks, see ``wrappers``.
 """
 
@@ -22,8 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from vmt.checkpoint.key_maps.released import RELEASED
-from vmt.checkpoint.key_maps.rows import UNUSED
+from vmt.checkpoint.key_maps import key_map_of
+from vmt.checkpoint.key_maps.rows import UNUSED, KeyMap
 from vmt.checkpoint.unpickle import read_pickle, read_torch
 from vmt.checkpoint.wrappers import unwrap
 from vmt.checkpoint.zoo import ZOO
@@ -33,8 +33,6 @@ from vmt.utils.errors import CheckpointError, OutputError
 SAFETENSORS = ".safetensors"
 #: End of the name of the index of a safetensors file in parts.
 INDEX = ".safetensors.index.json"
-#: Every published file has entries with this beginning, none of ours has.
-PUBLISHED_PREFIX = "detr."
 
 
 @dataclass(frozen=True)
@@ -43,17 +41,22 @@ class WeightFile:
 
     Args:
         path: where it was.
-        published: whether its names are those of the releases.
+        key_map: from its names to ours; None where they are ours.
         state: entries as in the file.
         metadata: what stands beside the weights (epoch, format, ...), as text.
         notes: what was taken of several things in the file.
     """
 
     path: Path
-    published: bool
+    key_map: KeyMap | None
     state: dict[str, Tensor]
     metadata: dict[str, str]
     notes: tuple[str, ...] = ()
+
+    @property
+    def published(self) -> bool:
+        """Whether its names are those of a release."""
+        return self.key_map is not None
 
     def ours(self) -> dict[str, Tensor]:
         """Entries under our names, unused ones included.
@@ -77,13 +80,13 @@ class WeightFile:
         return state
 
     def _renamed(self) -> dict[str, Tensor]:
-        if not self.published:
+        if self.key_map is None:
             return self.state
-        conversion = RELEASED.to_ours(self.state)
+        conversion = self.key_map.to_ours(self.state)
         if conversion.unknown:
             raise CheckpointError(
-                f"{self.path}: {len(conversion.unknown)} entries are no SeqFormer or VMT weights, "
-                f"first {conversion.unknown[0]!r}; is it a file of another network?"
+                f"{self.path}: {len(conversion.unknown)} entries are no {self.key_map.name} "
+                f"weights, first {conversion.unknown[0]!r}; is it a file of another network?"
             )
         if conversion.conflicts:
             raise CheckpointError(
@@ -123,8 +126,7 @@ def read_weights(path: str | Path) -> WeightFile:
             state, metadata, notes = unwrap(_read_pickled(path, head), str(path))
     if not state:
         raise CheckpointError(f"{path}: holds no tensors; it is not a weight file.")
-    published = any(name.startswith(PUBLISHED_PREFIX) for name in state)
-    return WeightFile(path, published, state, metadata, tuple(notes))
+    return WeightFile(path, key_map_of(state), state, metadata, tuple(notes))
 
 
 @contextlib.contextmanager

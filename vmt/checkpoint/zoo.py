@@ -57,6 +57,7 @@ class ZooFile:
         licence: of the weights, as far as their authors say.
         sha256: published checksum; None where there is none.
         starts: backbone whose trainings start from it; empty: none.
+        architecture: the one whose trainings do; empty: SeqFormer and what stands on it.
     """
 
     name: str
@@ -70,6 +71,7 @@ class ZooFile:
     licence: str = NOT_STATED
     sha256: str | None = None
     starts: str = ""
+    architecture: str = ""
 
 
 def _drive(file_id: str) -> tuple[str, str]:
@@ -126,6 +128,90 @@ def _start(size: str, backbone: str, starts: str, file_id: str) -> ZooFile:
     )
 
 
+def _maskdino(
+    name: str, network: str, config: str, published: str, scores: tuple[float, float]
+) -> ZooFile:
+    file = f"maskdino_{published}_mask{scores[0]}ap_box{scores[1]}ap.pth"
+    return ZooFile(
+        name=f"maskdino_{name}",
+        about=f"MaskDINO, {network}, trained on COCO",
+        file_name=file,
+        config=f"configs/coco/maskdino_{config}.yaml",
+        page="https://github.com/IDEA-Research/MaskDINO",
+        url="https://github.com/IDEA-Research/detrex-storage/releases/download/maskdino-v0.1.0/"
+        + file,
+        evaluated_on="COCO val",
+        expected={"mask AP": scores[0], "box AP": scores[1]},
+        licence="Apache 2.0, that of the repository",
+    )
+
+
+def _idol(
+    data: str, size: str, file_id: str, scores: tuple[float, ...], suffix: str = ""
+) -> ZooFile:
+    page, url = _drive(file_id)
+    folder = data.lower().replace("youtube-vis", "ytvis").replace(" ", "_")
+    file = f"idol_{folder}_{size.lower()}{suffix}"
+    return ZooFile(
+        name=file,
+        about=f"IDOL, {_BACKBONES[size]}, trained on {data}",
+        file_name=f"{file}.pth",
+        config=f"configs/{folder}/idol_{size}.yaml",
+        page=page,
+        url=url,
+        evaluated_on=f"{data} val",
+        expected=dict(zip(("AP", "AP_50", "AP_75", "AR_1", "AR_10"), scores, strict=True)),
+    )
+
+
+def _idol_start(size: str, starts: str, file_id: str) -> ZooFile:
+    page, url = _drive(file_id)
+    return ZooFile(
+        name=f"idol_coco_{size.lower()}",
+        about=f"IDOL, {_BACKBONES[size]}, trained on pairs of views of COCO's images",
+        file_name=f"idol_coco_{size.lower()}.pth",
+        config=f"configs/coco/idol_{size}.yaml",
+        page=page,
+        url=url,
+        evaluated_on="",
+        starts=starts,
+        architecture="IDOL",
+    )
+
+
+def _mask2former(name: str, starts: str, epochs: int, path: str, score: float) -> ZooFile:
+    return ZooFile(
+        name=f"mask2former_{name.lower()}",
+        about=f"Mask2Former, {_BACKBONES[name]}, trained on COCO for {epochs} epochs",
+        file_name=f"mask2former_{name.lower()}.pkl",
+        config=f"configs/coco/mask2former_{name}.yaml",
+        page="https://github.com/facebookresearch/Mask2Former/blob/main/MODEL_ZOO.md",
+        url=f"https://dl.fbaipublicfiles.com/maskformer/mask2former/coco/instance/{path}",
+        evaluated_on="COCO val",
+        expected={"mask AP": score},
+        licence="CC BY-NC 4.0",
+        starts=starts,
+        architecture="MinVIS",
+    )
+
+
+def _minvis(folder: str, data: str, name: str, file_id: str, score: float) -> ZooFile:
+    page, url = _drive(file_id)
+    file = f"minvis_{folder}_{name.lower()}"
+    return ZooFile(
+        name=file,
+        about=f"MinVIS, {_BACKBONES[name]}, trained on {data}",
+        file_name=f"{file}.pth",
+        config=f"configs/{folder}/minvis_{name}.yaml",
+        page=page,
+        url=url,
+        evaluated_on=f"{data} val",
+        expected={"AP": score},
+        licence="CC BY-NC-SA 4.0",
+    )
+
+
+_BACKBONES: Final = {"R50": "ResNet-50", "R101": "ResNet-101", "SwinL": "Swin-L"}
 _FILES: Final = (
     # https://github.com/SysCV/vmt, model zoo (its column "AR^M_75" is AP^M_75)
     _vmt("R50", "ResNet-50", "1e9hKCC-pAGB-wSO0_qyUNoEe-5XzRocz", (30.7, 24.2, 31.5, 50.5, 54.5)),
@@ -140,7 +226,47 @@ _FILES: Final = (
     _start("R50", "ResNet-50", "resnet50", "1aWCeak2DY5arbUzYzbsAgrUfFnVkI8qi"),
     _start("R101", "ResNet-101", "resnet101", "1dxPfPQiTFoN-hfyGvVxpmF2cwFYjeJgI"),
     _start("Swin-L", "Swin-L", "swin_l_p4w12", "19A4mgRqq6b-TTFN_ntYLQ3dQcaHYOD_p"),
-)
+    # https://github.com/IDEA-Research/MaskDINO, table of COCO instance segmentation
+    _maskdino("r50", "ResNet-50", "R50",
+              "r50_50ep_300q_hid2048_3sd1_instance_maskenhanced", (46.3, 51.7)),
+    _maskdino("r50_3s", "ResNet-50, three levels", "R50_3s",
+              "r50_50ep_300q_hid1024_3sd1_instance_maskenhanced", (46.1, 51.5)),
+    _maskdino("swinl", "Swin-L", "SwinL",
+              "swinl_50ep_300q_hid2048_3sd1_instance_maskenhanced", (52.3, 59.0)),
+    _maskdino("swinl_regressed", "Swin-L with MODEL.MASKDINO.BOX_INIT regressed", "SwinL",
+              "swinl_50ep_300q_hid2048_3sd1_instance", (52.1, 58.3)),
+    # https://github.com/wjf5203/VNext, projects/IDOL/IDOL.md
+    _idol("YouTube-VIS 2019", "R50", "1FFbrfbK1oN4zTO5q_cw3zws2Z2Ppuzv7",
+          (49.3, 74.0, 52.8, 47.6, 58.7)),
+    _idol("YouTube-VIS 2019", "R50", "1BAZX99coA23RPrK8He3hDx59j11N7bUa",
+          (50.2, 75.1, 53.6, 48.4, 59.3), "_second"),
+    _idol("YouTube-VIS 2019", "R101", "1T8S3_tZRcMJ1c5ioe3MGUNwKg9UP5ROW",
+          (50.1, 73.1, 56.1, 47.0, 57.9)),
+    _idol("YouTube-VIS 2019", "SwinL", "1Otlq8eqb_xg0eRF5dQHyxKvuEceOgwBk",
+          (64.3, 87.5, 71.0, 55.6, 69.1)),
+    _idol("YouTube-VIS 2021", "R50", "1GqE7HEaJZCqUogsNi52vp_9NVEsiJwxL",
+          (47.7, 71.5, 53.3, 41.1, 55.5)),
+    _idol("YouTube-VIS 2021", "R101", "1hYu32qR95QiZLKz40tsXrM_vsC9dcLLe",
+          (48.5, 71.4, 53.9, 41.4, 55.9)),
+    _idol("YouTube-VIS 2021", "SwinL", "17CSYz31VvaD-3RjLo3x5JjD-wL3zcDSq",
+          (60.8, 84.9, 67.1, 47.5, 65.3)),
+    _idol("OVIS", "R50", "1CalS2qLNm1MRlNdWkKhAKvS4CyM7vHTv", (29.5, 50.1, 29.4, 14.9, 37.1)),
+    _idol("OVIS", "SwinL", "1XXr5bx3CEwyurQvO4B8XMn2t6awYodGw", (41.4, 64.1, 44.0, 17.6, 48.4)),
+    _idol_start("R50", "resnet50", "1ip-pxavMcyWOxfBcl_4cUIBKXRTA4wrO"),
+    _idol_start("R101", "resnet101", "1Gm162LthxorsS6pMX_XoVTn5iDAAMWbU"),
+    _idol_start("SwinL", "swin_l_p4w12", "1o-q4WIcMn_D5p1tSubJBWlPAnJLQ5Cbb"),
+    # https://github.com/facebookresearch/Mask2Former/blob/main/MODEL_ZOO.md
+    _mask2former("R50", "resnet50", 50, "maskformer2_R50_bs16_50ep/model_final_3c8ec9.pkl", 43.7),
+    _mask2former("SwinL", "swin_l_p4w12", 100,
+                 "maskformer2_swin_large_IN21k_384_bs16_100ep/model_final_e5f453.pkl", 50.1),
+    # https://github.com/NVlabs/MinVIS/blob/main/MODEL_ZOO.md
+    _minvis("ytvis_2019", "YouTube-VIS 2019", "R50", "1mdrL6QRVmoz-QizohZ7SnyGDlpAWFCVf", 47.3),
+    _minvis("ytvis_2019", "YouTube-VIS 2019", "SwinL", "12yL72Qv8OBqapgvGmLHXAb6YZv4SS_6D", 62.0),
+    _minvis("ytvis_2021", "YouTube-VIS 2021", "R50", "1efuTrDtaHKDY6924fCB2ROiY5LICt_ts", 43.9),
+    _minvis("ytvis_2021", "YouTube-VIS 2021", "SwinL", "1j46M_NFGzpt2Ga4ptOumTRAjmr8eQb1Y", 55.4),
+    _minvis("ovis", "OVIS", "R50", "1CaJhmej8ySruccKklDJcIK6lKuEskpXj", 26.7),
+    _minvis("ovis", "OVIS", "SwinL", "1fkRrN8PCyhhMAb1YYOb--2K6JnpBk7oR", 41.7),
+)  # fmt: skip
 
 #: Every published file by name.
 ZOO: Final[Mapping[str, ZooFile]] = {file.name: file for file in _FILES}

@@ -21,7 +21,7 @@ from vmt.evaluation.scoring import score
 from vmt.inference.predictor import PredictorOptions, VideoPredictor
 from vmt.inference.results import ResultsWriter
 from vmt.inference.sources import YTVIS_FPS, FrameList
-from vmt.modeling.video_model import ClipModel
+from vmt.modeling.video_model import Segmenter
 from vmt.structures.labels import LabelSpace
 from vmt.utils import comm
 from vmt.utils.atomic import DiskReserve, make_folder, write_text
@@ -50,7 +50,7 @@ class SetResults:
 
 def evaluate_set(
     cfg: CfgNode,
-    model: ClipModel,
+    model: Segmenter,
     name: str,
     folder: Path,
     stopping: Callable[[], bool] = lambda: False,
@@ -113,7 +113,7 @@ def _say_which_classes(
 
 def _predict(
     cfg: CfgNode,
-    model: ClipModel,
+    model: Segmenter,
     name: str,
     records: Sequence[VideoRecord],
     store: ResultFolder,

@@ -43,17 +43,26 @@ def read_reference(path: str | Path) -> dict[str, NDArray[np.generic]]:
     Raises:
         AnnotationError: unreadable, or an array is missing.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise AnnotationError(f"{path}: not a readable .npz file ({error}).") from None
+    arrays = read_arrays(path)
     lacking = [name for name in NEEDED if name not in arrays]
     if lacking:
         raise AnnotationError(
             f"{path}: lacks the array {lacking[0]!r}; it holds {', '.join(arrays)}."
         )
     return arrays
+
+
+def read_arrays(path: str | Path) -> dict[str, NDArray[np.generic]]:
+    """Everything in a file of arrays.
+
+    Raises:
+        AnnotationError: unreadable.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise AnnotationError(f"{path}: not a readable .npz file ({error}).") from None
 
 
 def compare(model: ClipModel, reference: dict[str, NDArray[np.generic]]) -> ParityReport:

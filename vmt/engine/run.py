@@ -30,7 +30,7 @@ from vmt.engine.start_weights import pretrained_backbone, start_training
 from vmt.engine.switches import check_switches
 from vmt.engine.train_loop import Hook, StepOptions, Trainer
 from vmt.modeling.meta_arch.build import build_model, build_network
-from vmt.modeling.video_model import ClipModel, VideoModel
+from vmt.modeling.video_model import Segmenter, VideoModel
 from vmt.structures.labels import LabelSpace
 from vmt.utils import comm
 from vmt.utils.atomic import make_folder, write_text
@@ -237,16 +237,16 @@ class TrainingRun:
             first = scored.numbers if first is None else first
         return first
 
-    def _evaluation_model(self, trainer: Trainer) -> ClipModel:
+    def _evaluation_model(self, trainer: Trainer) -> Segmenter:
         sharded = self.cfg.ENGINE.PARALLEL == "fsdp" and comm.world_size() > 1
         if self._ema is None and not sharded:
-            assert isinstance(trainer.model, ClipModel), "built by build_model"
+            assert isinstance(trainer.model, Segmenter), "built by build_model"
             return trainer.model
         weights = self.weights(trainer)
         devices = [trainer.device] if trainer.device.type == "cuda" else []
         with torch.random.fork_rng(devices):  # an evaluation must not change the training
             model = self._build_model(pretrained=False)
-        assert isinstance(model, ClipModel), "built by build_model"
+        assert isinstance(model, Segmenter), "built by build_model"
         model.load_state_dict(weights)
         return model.to(trainer.device).eval()
 

@@ -86,8 +86,10 @@ def _is_frozen_norm(part: nn.Module) -> bool:
 
 def _where(cfg: CfgNode) -> str:
     """Which published file starts it."""
-    known = [file for file in ZOO.values() if file.starts == cfg.MODEL.BACKBONE.NAME]
+    rows = [file for file in ZOO.values() if file.starts == cfg.MODEL.BACKBONE.NAME]
+    own = [file for file in rows if file.architecture == cfg.MODEL.META_ARCHITECTURE]
+    known = own or [file for file in rows if not file.architecture]
     if not known:
         return "Give --weights FILE (vmt zoo lists published ones)"
-    name, file = known[0].name, known[0].file_name
-    return f"Fetch SeqFormer's (vmt zoo --download {name}) and give --weights weights/{file}"
+    name, file, method = known[0].name, known[0].file_name, known[0].about.split(",")[0]
+    return f"Fetch {method}'s (vmt zoo --download {name}) and give --weights weights/{file}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fvcore.common.config import CfgNode
 
-from vmt.modeling.video_model import ClipModel, FrameModel, VideoModel
+from vmt.modeling.video_model import Segmenter, VideoModel
 from vmt.utils.errors import ConfigError
 
 
@@ -34,7 +34,7 @@ def check_switches(cfg: CfgNode, model: VideoModel, processes: int) -> None:
             f"MODEL.ADVERSARY {cfg.MODEL.ADVERSARY} judges the masks and features of a detector "
             f"that is trained, and {name} trains none; set none."
         )
-    if engine.OVERLAY_PERIOD and not isinstance(model, ClipModel | FrameModel):
+    if engine.OVERLAY_PERIOD and not isinstance(model, Segmenter):
         raise ConfigError(
             f"ENGINE.OVERLAY_PERIOD draws the objects that a network finds, and {name} finds "
             "none; set 0. tools/visualize_refinement.py draws refined masks."

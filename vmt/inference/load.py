@@ -14,7 +14,7 @@ from vmt.checkpoint.load import load_weights
 from vmt.config.node import load_config
 from vmt.data.labels import resolve_label_space
 from vmt.modeling.meta_arch.build import architecture, build_model, build_network
-from vmt.modeling.video_model import ClipModel, VideoModel
+from vmt.modeling.video_model import Segmenter, VideoModel
 from vmt.structures.labels import LabelSpace
 from vmt.utils.device import resolve_device
 
@@ -81,12 +81,12 @@ def load_model(
     return _load(build_network, config_file, weights, overrides, device)
 
 
-def load_clip_model(
+def load_segmenter(
     config_file: str | Path | None = None,
     weights: str | Path | None = None,
     overrides: Sequence[str] = (),
     device: str | None = None,
-) -> ClipModel:
+) -> Segmenter:
     """``load_model`` for one that segments videos; ConfigError for any other."""
     return _load(build_model, config_file, weights, overrides, device)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vmt.inference.separable import axis_matrix, resized_region
 from vmt.ops.resize import aligned_upsample2
 from vmt.structures.masks import MaskCrop
 
@@ -25,6 +26,7 @@ def masks_at_video_size(
     video_size: tuple[int, int],
     *,
     crop_to_input: bool = True,
+    upsampling: str = "aligned",
 ) -> list[MaskCrop]:
     """Threshold N masks of one frame at the size of the video.
 
@@ -36,6 +38,9 @@ def masks_at_video_size(
         crop_to_input: True maps cells by their exact stride, so that what the ceil-sized maps
             hold beyond H x W is cut off; False stretches the whole map over the frame, as the
             released code does.
+        upsampling: "aligned": the three steps above. "bilinear": as detectron2 does, bilinear by
+            the stride, cut, bilinear. "nearest": as IDOL does, with nearest in the last step;
+            both cut to the input in any case.
 
     Returns:
         N crops on the CPU, in the frame of ``video_size``.
@@ -43,12 +48,23 @@ def masks_at_video_size(
     count, h, w = logits.shape
     if not count:
         return []
+    if upsampling != "aligned":
+        sides = zip((h, w), input_size, video_size, strict=True)
+        matrices = [axis_matrix(cells, mask_stride, *side, upsampling) for cells, *side in sides]
+        return [
+            _EMPTY if box is None else _crop_of(resized_region(mask, box, *matrices))
+            for mask, box in zip(logits, _positive_boxes(logits), strict=True)
+        ]
     spans = _Axis(h, mask_stride, input_size[0], video_size[0], crop_to_input, logits.device)
     columns = _Axis(w, mask_stride, input_size[1], video_size[1], crop_to_input, logits.device)
     return [
         _EMPTY if box is None else _upsample_region(mask, box, spans, columns)
         for mask, box in zip(logits, _positive_boxes(logits), strict=True)
     ]
+
+
+def _crop_of(region: tuple[Tensor, int, int] | None) -> MaskCrop:
+    return _EMPTY if region is None else MaskCrop((region[0] > 0).cpu().numpy(), *region[1:])
 
 
 def _positive_boxes(logits: Tensor) -> list[tuple[int, int, int, int] | None]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,16 +17,24 @@ from PIL import Image
 from torch import Tensor
 
 from vmt.config.compat import behaviour
-from vmt.inference.association.base import Association, FrameLogits, TrackSummary
+from vmt.inference.association.base import (
+    Association,
+    FrameLogits,
+    ResumableAssociation,
+    TrackSummary,
+)
+from vmt.inference.association.bisoftmax import BisoftmaxOptions
+from vmt.inference.association.registry import frame_association
 from vmt.inference.association.whole_video import WholeVideoAssociation
 from vmt.inference.association.windows import WindowAssociation
 from vmt.inference.postprocess import masks_at_video_size
-from vmt.inference.windows import Window, iter_windows
-from vmt.modeling.video_model import ClipModel, MaskRefinerModel, VideoModel
+from vmt.inference.windows import Window, iter_chunks, iter_windows
+from vmt.modeling.video_model import FrameModel, FrameOutputs, Segmenter, VideoModel
 from vmt.ops.resize import network_size
 from vmt.structures.masks import Rle, encode_crop
 from vmt.structures.predictions import ClipTracklets
-from vmt.utils.errors import ConfigError, VideoError
+from vmt.utils.atomic import AtomicFile
+from vmt.utils.errors import CheckpointError, ConfigError, VideoError
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +49,8 @@ class PredictorOptions:
     """How a video is cut, resized and put together again.
 
     Args:
-        window: frames per window; 0: the whole video at once, by the rules of the release.
+        window: frames per window; 0: the whole video at once, by the rules of the release. A
+            network for frames gets windows that share none, 0 means one frame at a time.
         stride: step between windows, at most ``window``; 0: ``window - 1``.
         top_k: (query, class) pairs kept of a whole video; windows are limited by the network.
         min_size: short side of the network's input in pixels.
@@ -50,6 +61,9 @@ class PredictorOptions:
         min_score: (track, class) pairs kept of a video in windows, in [0, 1].
         link_threshold: lowest affinity that joins two tracklets.
         similarity_weight: weight of the query similarity in the affinity; 0 is the published rule.
+        frame_association: how frames of a network for frames become tracks; "auto": as its method
+            is published, see ``association.registry``.
+        bisoftmax: of the association of that name.
 
     Raises:
         ConfigError: values that contradict each other.
@@ -65,6 +79,8 @@ class PredictorOptions:
     min_score: float = 0.05
     link_threshold: float = 0.01
     similarity_weight: float = 0.0
+    frame_association: str = "auto"
+    bisoftmax: BisoftmaxOptions = field(default_factory=BisoftmaxOptions)
 
     def __post_init__(self) -> None:
         if self.window < 0 or self.stride < 0:
@@ -97,8 +113,10 @@ class PredictorOptions:
         """Whether no frame comes out before the last one went in."""
         return not self.window
 
-    def association(self) -> Association[ClipTracklets]:
+    def association(self, model: Segmenter) -> Association[Any]:
         """What makes tracks of one video: the one place where a strategy is chosen."""
+        if isinstance(model, FrameModel):
+            return frame_association(self, model)
         if self.whole_video:
             return WholeVideoAssociation(self.top_k)
         return WindowAssociation(
@@ -119,6 +137,8 @@ class PredictorOptions:
             frame_chunk=cfg.TEST.FRAME_CHUNK,
             crop_to_input=behaviour(cfg).crop_to_input,
             similarity_weight=1.0 if cfg.TEST.WINDOW == 1 else 0.0,
+            frame_association=cfg.TEST.ASSOCIATION,
+            bisoftmax=BisoftmaxOptions.from_config(cfg),
         )
 
 
@@ -162,7 +182,9 @@ class FrameResult:
 
 
 class VideoPredictor:
-    """Runs a network over videos; holds no state of any video, so streams may overlap.
+    """Runs a network over videos; streams hold their own state, so they may overlap.
+
+    A network for frames can also be stepped through one live video, whose state is here.
 
     Args:
         model: put on its device and in evaluation mode by ``load_model``.
@@ -173,13 +195,14 @@ class VideoPredictor:
     """
 
     def __init__(self, model: VideoModel, options: PredictorOptions | None = None) -> None:
-        if isinstance(model, MaskRefinerModel) and not isinstance(model, ClipModel):
+        if not isinstance(model, Segmenter):
             raise ConfigError(
                 f"{type(model).__name__} sharpens given masks and finds no objects in videos; "
                 "vmt.MaskRefiner runs it."
             )
-        self.model = cast(ClipModel, model)
+        self.model = model
         self.options = options if options is not None else PredictorOptions()
+        self._live: TrackStream | None = None
 
     def stream(self, frames: Iterable[Frame], *, keep_frames: bool = False) -> TrackStream:
         """Segment a video frame by frame.
@@ -195,6 +218,53 @@ class VideoPredictor:
         """
         return TrackStream(self.model, self.options, frames, keep_frames)
 
+    def step(self, frame: Frame) -> FrameResult:
+        """Segment the next frame of a live video.
+
+        Args:
+            frame: (H, W, 3) uint8 RGB, of the size of the frames before.
+
+        Raises:
+            ConfigError: the network sees clips, not frames.
+            VideoError: the frame has another size.
+        """
+        return self._stepped().step(frame)
+
+    def finish(self) -> list[TrackSummary]:
+        """End the live video, and give the scores of the tracks that no frame closed."""
+        live, self._live = self._stepped(), None
+        return live.finish()
+
+    def save_state(self, path: str | Path) -> None:
+        """Write everything about the live video; ``load_state`` goes on there, to the bit."""
+        state = self._stepped().state()
+        with AtomicFile(Path(path)) as file:
+            torch.save(state, cast("IO[bytes]", file))
+
+    def load_state(self, path: str | Path) -> None:
+        """Go on with the live video of ``save_state``, with the same network and options.
+
+        Raises:
+            CheckpointError: the file is none of ``save_state``, or of another association.
+        """
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            self._live = None
+            self._stepped().load_state(state)
+        except (OSError, RuntimeError, pickle.UnpicklingError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{path}: no state of a live video of {type(self.model).__name__} ({error})."
+            ) from None
+
+    def _stepped(self) -> TrackStream:
+        if not isinstance(self.model, FrameModel):
+            raise ConfigError(
+                f"{type(self.model).__name__} sees whole clips; use stream, which reads ahead."
+            )
+        if self._live is None:
+            self._live = TrackStream(self.model, self.options, (), keep_frames=False)
+        return self._live
+
 
 @dataclass
 class _Held:
@@ -208,7 +278,8 @@ class TrackStream(Iterator[FrameResult]):
     """The finished frames of one video; reads, segments and links as it is asked.
 
     When the source breaks off, the frames before come first, then its VideoError. A caller that
-    stops early gets the scores of the tracks so far from ``finish``.
+    stops early gets the scores of the tracks so far from ``finish``, which a network for frames
+    needs at the end of a video too: it does not read ahead to know where that is.
 
     Attributes:
         seconds: time spent so far by stage: read, resize, network, link, masks.
@@ -216,7 +287,7 @@ class TrackStream(Iterator[FrameResult]):
 
     def __init__(
         self,
-        model: ClipModel,
+        model: Segmenter,
         options: PredictorOptions,
         frames: Iterable[Frame],
         keep_frames: bool,
@@ -226,8 +297,11 @@ class TrackStream(Iterator[FrameResult]):
         self._options = options
         self._source = frames
         self._keep = keep_frames
-        self._rereads = keep_frames and options.whole_video and iter(frames) is not frames
-        self._association = options.association()
+        self._by_frame = isinstance(model, FrameModel)
+        whole = options.whole_video and not self._by_frame
+        self._rereads = keep_frames and whole and iter(frames) is not frames
+        self._association = options.association(model)
+        self._next_frame = 0  # of ``step``
         self._video_size: tuple[int, int] | None = None
         self._visible: set[int] = set()  # open tracks with at least one pixel so far
         self._frames: Generator[FrameResult, None, None] = self._run()
@@ -249,14 +323,49 @@ class TrackStream(Iterator[FrameResult]):
 
     def _run(self) -> Generator[FrameResult, None, None]:
         options = self._options
-        for window in iter_windows(self._read(), options.window, options.step):
-            output = self._segment(window)
-            started = time.perf_counter()
-            self._association.add(window.start, output)
-            records = self._association.pop_frames(window.final_until)
-            self.seconds["link"] += time.perf_counter() - started
-            yield from self._finished(window, records)
+        if self._by_frame:
+            windows = iter_chunks(self._read(), max(options.window, 1))
+        else:
+            windows = iter_windows(self._read(), options.window, options.step)
+        for window in windows:
+            yield from self._results(window)
         self._report()
+
+    def _results(self, window: Window[_Held]) -> Iterator[FrameResult]:
+        output = self._segment(window)
+        started = time.perf_counter()
+        self._association.add(window.start, output)
+        records = self._association.pop_frames(window.final_until)
+        self.seconds["link"] += time.perf_counter() - started
+        yield from self._finished(window, records)
+
+    def step(self, frame: Frame) -> FrameResult:
+        """See ``VideoPredictor.step``."""
+        with torch.inference_mode():
+            window = Window(self._next_frame, [self._held(frame)], self._next_frame + 1, last=False)
+            self._next_frame += 1
+            (result,) = self._results(window)
+        return result
+
+    @property
+    def _resumable(self) -> ResumableAssociation[Any]:
+        return cast("ResumableAssociation[Any]", self._association)
+
+    def state(self) -> dict[str, Any]:
+        """Of a stream that is stepped: tensors, numbers and containers of them."""
+        return {
+            "association": self._resumable.state(),
+            "video_size": self._video_size,
+            "visible": sorted(self._visible),
+            "next_frame": self._next_frame,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on where ``state`` was taken."""
+        self._resumable.load_state(state["association"])
+        self._video_size = state["video_size"]
+        self._visible = set(state["visible"])
+        self._next_frame = state["next_frame"]
 
     def _read(self) -> Iterator[_Held]:
         source = iter(self._source)
@@ -266,38 +375,41 @@ class TrackStream(Iterator[FrameResult]):
             self.seconds["read"] += time.perf_counter() - started
             if frame is None:
                 return
-            size = (frame.shape[0], frame.shape[1])
-            if self._video_size is None:
-                self._video_size = size
-            if size != self._video_size:
-                raise VideoError(
-                    f"a frame of {size[1]}x{size[0]} pixels follows frames of "
-                    f"{self._video_size[1]}x{self._video_size[0]}; one video has one size."
-                )
-            started = time.perf_counter()
-            small = resize_frame(frame, self._options.min_size, self._options.max_size)
-            self.seconds["resize"] += time.perf_counter() - started
-            held = frame if self._keep and not self._rereads else None
-            yield _Held(torch.from_numpy(small).permute(2, 0, 1), held)
+            yield self._held(frame)
 
-    def _segment(self, window: Window[_Held]) -> ClipTracklets:
+    def _held(self, frame: Frame) -> _Held:
+        size = (frame.shape[0], frame.shape[1])
+        if self._video_size is None:
+            self._video_size = size
+        if size != self._video_size:
+            raise VideoError(
+                f"a frame of {size[1]}x{size[0]} pixels follows frames of "
+                f"{self._video_size[1]}x{self._video_size[0]}; one video has one size."
+            )
         started = time.perf_counter()
+        small = resize_frame(frame, self._options.min_size, self._options.max_size)
+        self.seconds["resize"] += time.perf_counter() - started
+        held = frame if self._keep and not self._rereads else None
+        return _Held(torch.from_numpy(small).permute(2, 0, 1), held)
+
+    def _segment(self, window: Window[_Held]) -> ClipTracklets | list[FrameOutputs]:
+        model, started = self._model, time.perf_counter()
         frames = torch.stack([held.small for held in window.frames])  # (T, 3, H, W)
+        segment = model.segment_frames if isinstance(model, FrameModel) else model.segment_clip
         try:
-            clip = self._model.segment_clip(frames.to(self._model.device))
+            output = segment(frames.to(model.device))
         except torch.OutOfMemoryError:
             raise ConfigError(
                 f"{len(frames)} frames of {frames.shape[3]}x{frames.shape[2]} pixels do not fit "
-                f"into the memory of {self._model.device}; choose a smaller TEST.WINDOW "
+                f"into the memory of {model.device}; choose a smaller TEST.WINDOW "
                 "(--window), TEST.FRAME_CHUNK or INPUT.MIN_SIZE_TEST."
             ) from None
         self.seconds["network"] += time.perf_counter() - started
-        return clip
+        return output
 
     def _finished(
         self, window: Window[_Held], records: Sequence[FrameLogits]
     ) -> Iterator[FrameResult]:
-        ends_video = window.final_until == window.end
         originals = iter(self._source) if self._rereads else None
         for record in records:
             started = time.perf_counter()
@@ -306,7 +418,7 @@ class TrackStream(Iterator[FrameResult]):
             self._visible.update(track.track_id for track in tracks)
             closed: Sequence[TrackSummary] = ()
             if record is records[-1]:
-                closed = self._closed(ends_video=ends_video)
+                closed = self._closed(ends_video=window.last)
             original = next(originals, None) if originals else None
             if originals is None and self._keep:
                 original = window.frames[record.index - window.start].original
@@ -320,6 +432,7 @@ class TrackStream(Iterator[FrameResult]):
             record.input_size,
             self._video_size,
             crop_to_input=self._options.crop_to_input,
+            upsampling=record.upsampling,
         )
         rows = zip(record.track_ids, record.labels, record.scores, crops, strict=True)
         tracks = []

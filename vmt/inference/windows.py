@@ -20,11 +20,13 @@ class Window(Generic[Item]):
         start: index of its first frame.
         frames: T frames.
         final_until: frames before this index are in no later window.
+        last: no window follows.
     """
 
     start: int
     frames: list[Item]
     final_until: int
+    last: bool
 
     @property
     def end(self) -> int:
@@ -62,9 +64,34 @@ def iter_windows(frames: Iterable[Item], length: int, stride: int) -> Iterator[W
         ahead = [] if length == 0 else list(islice(source, stride))
         # Fewer frames than a step: the next window is the last and moves back to be full.
         step = len(ahead) if ahead else len(held)
-        yield Window(start, held, start + step)
+        yield Window(start, held, start + step, last=not ahead)
         held = held[step:] + ahead
         start += step
+    if source.error is not None:
+        raise source.error
+
+
+def iter_chunks(frames: Iterable[Item], length: int) -> Iterator[Window[Item]]:
+    """Cut a stream into windows that share no frame, without reading ahead of the window.
+
+    No window is marked as the last, since none knows; for a source that fails see
+    ``iter_windows``.
+
+    Args:
+        frames: read once, in order.
+        length: frames per window, at least 1; the last window may be shorter.
+
+    Yields:
+        Windows in order.
+
+    Raises:
+        VmtError: of the source, behind the last window.
+    """
+    source = _Guarded(frames)
+    start = 0
+    while held := list(islice(source, length)):
+        yield Window(start, held, start + len(held), last=False)
+        start += len(held)
     if source.error is not None:
         raise source.error
 

@@ -9,11 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class SelfAttention(nn.Module):
-    """Multi-head self attention in which positions steer who looks where, not what is read.
+class Attention(nn.Module):
+    """Parameters of multi-head attention, named as those of ``nn.MultiheadAttention``.
 
-    Queries and keys come from ``x + position``, values from ``x``. Parameter names are those of
-    ``nn.MultiheadAttention``; the computation is ``scaled_dot_product_attention``.
+    The computation is ``scaled_dot_product_attention``.
 
     Args:
         dim: channels.
@@ -32,7 +31,29 @@ class SelfAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor, position: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
+    def _attend(self, heads: Sequence[Tensor], visible: Tensor | None = None) -> Tensor:
+        """Query, key and value -> (B, S, C), what the heads read, side by side."""
+        query, key, value = heads
+        dropout = self.dropout if self.training else 0.0
+        out = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=visible, dropout_p=dropout, scale=self.scale
+        )
+        return out.transpose(1, 2).flatten(2)
+
+
+class SelfAttention(Attention):
+    """Multi-head self attention in which positions steer who looks where, not what is read.
+
+    Queries and keys come from ``x + position``, values from ``x``.
+    """
+
+    def forward(
+        self,
+        x: Tensor,
+        position: Tensor,
+        lengths: Sequence[int] | None = None,
+        visible: Tensor | None = None,
+    ) -> Tensor:
         """Attend among the tokens of each sequence.
 
         Args:
@@ -40,13 +61,15 @@ class SelfAttention(nn.Module):
             position: (B, S, C), or broadcastable to it.
             lengths: of sequences that lie one after another along S, none 0; tokens attend within
                 theirs. None: S is one sequence.
+            visible: (S, S) or (B, 1, S, S) bool, which token (row) reads which (column), each at
+                least one; None: each reads all. Not together with ``lengths``.
 
         Returns:
             (B, S, C).
         """
         heads = self._heads(x, position)
         if lengths is None or len(lengths) == 1:
-            read = self._attend(heads)
+            read = self._attend(heads, visible)
         else:
             parts = [part.split(list(lengths), 2) for part in heads]
             read = torch.cat([self._attend(part) for part in zip(*parts, strict=True)], 1)
@@ -65,13 +88,6 @@ class SelfAttention(nn.Module):
             part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (query, key, value)
         ]
 
-    def _attend(self, heads: Sequence[Tensor]) -> Tensor:
-        """Query, key and value -> (B, S, C), what the heads read, side by side."""
-        query, key, value = heads
-        dropout = self.dropout if self.training else 0.0
-        out = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=self.scale)
-        return out.transpose(1, 2).flatten(2)
-
     def weights_of(self, x: Tensor, position: Tensor, token: int) -> Tensor:
         """How much one token reads of every other, mean over heads: for people to look at.
 
@@ -87,6 +103,30 @@ class SelfAttention(nn.Module):
         scores = torch.einsum("md,msd->ms", query[:, token], key) * self.scale
         weights: Tensor = scores.softmax(-1).mean(0)
         return weights
+
+
+class MaskedAttention(Attention):
+    """Multi-head attention to other tokens, each query within its mask."""
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:
+        """Attend.
+
+        Args:
+            query: (B, Q, C).
+            key: (B, S, C).
+            value: (B, S, C).
+            visible: (B, Q, S) bool, which query reads which token, each at least one.
+
+        Returns:
+            (B, Q, C).
+        """
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        heads = [
+            F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
+        ]
+        mixed: Tensor = self.out_proj(self._attend(heads, visible[:, None]))
+        return mixed
 
 
 class EncoderLayer(nn.Module):

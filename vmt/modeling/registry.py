@@ -14,7 +14,7 @@ _Entry = TypeVar("_Entry")
 BACKBONES = Registry("BACKBONES")
 META_ARCHITECTURES = Registry("META_ARCHITECTURES")
 REFINERS = Registry("REFINERS")
-#: Adapters of every encoder layer, see ``vmt.modeling.seqformer.encoder.EncoderAdapter``.
+#: Adapters of every encoder layer, see ``vmt.layers.deformable_encoder.EncoderAdapter``.
 ENCODER_ADAPTERS = Registry("ENCODER_ADAPTERS")
 #: Adapters of every decoder layer but the first, see
 #: ``vmt.modeling.seqformer.decoder.DecoderAdapter``.

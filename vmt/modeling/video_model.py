@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from fvcore.common.config import CfgNode
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vmt.layers.adapter import Adapter
@@ -252,22 +254,69 @@ class FrameOutputs:
     """What a network says about one frame, before frames are associated.
 
     Args:
-        logits: (Q, num_classes).
-        boxes_cxcywh: (Q, 4) in [0, 1] of the frame before padding.
-        mask_logits: (Q, h, w) at stride ``mask_stride``.
-        embeddings: (Q, C), by which queries of different frames are associated.
+        logits: (Q, num_classes), sigmoid scores; with ``no_object`` a softmax's, one column more.
+        boxes_cxcywh: (Q, 4) in [0, 1] of the frame before padding; None without boxes.
+        mask_logits: (Q, h, w) at stride ``mask_stride``, padding included.
+        embeddings: (Q, C_e), by which queries of different frames are associated.
         mask_stride: input pixels per cell.
+        input_size: (H, W) of the frame that went in, in pixels.
+        query: (Q, C), what the class and mask heads took; None where nothing needs it later.
+        pixel: features of the frame as ``FrameModel.mask_head`` takes them, or None.
+        refs: (Q, 2) as ``FrameModel.mask_head`` takes them; None for heads without.
+        no_object: the last column of ``logits`` says "no object".
+        upsampling: from cells to pixels of the video, see ``masks_at_video_size``.
     """
 
     logits: Tensor
-    boxes_cxcywh: Tensor
+    boxes_cxcywh: Tensor | None
     mask_logits: Tensor
     embeddings: Tensor
     mask_stride: int
+    input_size: tuple[int, int]
+    query: Tensor | None = None
+    pixel: Tensor | None = None
+    refs: Tensor | None = None
+    no_object: bool = False
+    upsampling: str = "bilinear"
+
+    def class_probs(self) -> Tensor:
+        """(Q, num_classes) in [0, 1]."""
+        return class_probs(self.logits, no_object=self.no_object)
+
+
+def class_probs(logits: Tensor, *, no_object: bool) -> Tensor:
+    """(..., num_classes) in [0, 1]: sigmoid, or softmax without the last of its columns."""
+    logits = logits.float()
+    return logits.softmax(-1)[..., :-1] if no_object else logits.sigmoid()
+
+
+#: What lies in an inputs file of reference data, by name.
+ReferenceInputs = Mapping[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class ReferenceOutputs:
+    """Outputs of every stage of a network, to be held against published code.
+
+    Args:
+        arrays: by the name that the reference files have. Masks are bool, not packed.
+        frames: in evaluation, for tracks and results over frames, which ``tools/check_parity.py``
+            adds; empty without.
+        losses: in training, not weighted, by published name; scalars with their graph.
+        weights: of each loss; the total that is differentiated is the sum of the products.
+    """
+
+    arrays: Mapping[str, Tensor]
+    frames: Sequence[FrameOutputs] = ()
+    losses: Mapping[str, Tensor] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
 
 
 class FrameModel(VideoModel):
     """Finds objects frame by frame; an association of ``vmt.inference`` makes tracks of them."""
+
+    #: The association that the method is published with, where ``TEST.ASSOCIATION`` is "auto".
+    association = "bisoftmax"
 
     @abstractmethod
     def segment_frames(self, frames: Tensor) -> list[FrameOutputs]:
@@ -277,22 +326,38 @@ class FrameModel(VideoModel):
             frames: (T, 3, H, W) RGB in [0, 255], uint8 or float, any device, any size.
         """
 
+    def predict(self, clip: Mapping[str, Any]) -> dict[str, Any]:
+        """``frames``: what ``segment_frames`` finds in ``image``."""
+        return {"frames": self.segment_frames(clip["image"])}
+
+    def reference_outputs(self, inputs: ReferenceInputs) -> ReferenceOutputs:
+        """Outputs for ``tools/check_parity.py``; in training mode with losses.
+
+        Args:
+            inputs: arrays as they lie in the file; images are normalised already.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no reference files")
+
     @abstractmethod
     def class_head(self, embeds: Tensor) -> Tensor:
         """(..., C) query embeddings -> (..., num_classes) logits."""
 
     @abstractmethod
-    def mask_head(self, embeds: Tensor, pixel: Tensor, refs: Tensor) -> Tensor:
+    def mask_head(self, embeds: Tensor, pixel: Tensor, refs: Tensor | None) -> Tensor:
         """Masks of queries.
 
         Args:
             embeds: (Q, C) query embeddings.
             pixel: (C_m, h, w), features of the frame.
-            refs: (Q, 2) as (x, y) in [0, 1], where the objects are.
+            refs: (Q, 2) as (x, y) in pixels of the input; None for heads without.
 
         Returns:
             (Q, h, w) logits.
         """
+
+
+#: A network that finds the objects of videos.
+Segmenter = ClipModel | FrameModel
 
 
 @dataclass(frozen=True)

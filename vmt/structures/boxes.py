@@ -10,6 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+#: Boxes are moved in log-odds; this keeps those of 0 and 1 finite (Deformable DETR's code).
+LOGIT_EPSILON = 1e-5
+
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     """(..., 4) cxcywh to (..., 4) xyxy, same unit."""
@@ -23,7 +26,13 @@ def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     return torch.cat([(low + high) / 2, high - low], dim=-1)
 
 
-def giou(boxes_xyxy: Tensor, others_xyxy: Tensor) -> Tensor:
+def inverse_sigmoid(x: Tensor) -> Tensor:
+    """Log-odds of probabilities, both sides of the quotient at least ``LOGIT_EPSILON``."""
+    x = x.clamp(0, 1)
+    return torch.log(x.clamp(min=LOGIT_EPSILON) / (1 - x).clamp(min=LOGIT_EPSILON))
+
+
+def giou(boxes_xyxy: Tensor, others_xyxy: Tensor, epsilon: float = 0.0) -> Tensor:
     """Generalised IoU of boxes that lie side by side; shapes broadcast.
 
     IoU minus the share of the smallest enclosing box that neither covers (arXiv:1902.09630). Two
@@ -32,32 +41,47 @@ def giou(boxes_xyxy: Tensor, others_xyxy: Tensor) -> Tensor:
     Args:
         boxes_xyxy: (..., 4), right >= left and bottom >= top.
         others_xyxy: (..., 4), the same.
+        epsilon: added to both areas that are divided by.
 
     Returns:
         (...) in [-1, 1]; fp32, or fp64 if an input is.
     """
     boxes, others = _at_least_fp32(boxes_xyxy), _at_least_fp32(others_xyxy)
-    low = torch.maximum(boxes[..., :2], others[..., :2])
-    high = torch.minimum(boxes[..., 2:], others[..., 2:])
-    intersection = (high - low).clamp(min=0).prod(-1)
-    union = _area(boxes) + _area(others) - intersection
+    intersection, union = _areas(boxes, others)
     outer_low = torch.minimum(boxes[..., :2], others[..., :2])
     outer_high = torch.maximum(boxes[..., 2:], others[..., 2:])
     enclosing = (outer_high - outer_low).clamp(min=0).prod(-1)
-    return intersection / _no_zero(union) - (enclosing - union) / _no_zero(enclosing)
+    outside = (enclosing - union) / _no_zero(enclosing + epsilon)
+    return intersection / _no_zero(union + epsilon) - outside
 
 
-def pairwise_giou(boxes_xyxy: Tensor, others_xyxy: Tensor) -> Tensor:
+def pairwise_giou(boxes_xyxy: Tensor, others_xyxy: Tensor, epsilon: float = 0.0) -> Tensor:
     """Generalised IoU of every box with every other one.
 
     Args:
         boxes_xyxy: (..., Q, 4).
         others_xyxy: (..., G, 4), leading axes as ``boxes_xyxy``.
+        epsilon: see ``giou``.
 
     Returns:
         (..., Q, G) in [-1, 1]; fp32, or fp64 if an input is.
     """
-    return giou(boxes_xyxy[..., :, None, :], others_xyxy[..., None, :, :])
+    return giou(boxes_xyxy[..., :, None, :], others_xyxy[..., None, :, :], epsilon)
+
+
+def pairwise_iou(boxes_xyxy: Tensor, others_xyxy: Tensor) -> Tensor:
+    """IoU of every box with every other one; 0 where neither has an area.
+
+    Args:
+        boxes_xyxy: (Q, 4).
+        others_xyxy: (G, 4).
+
+    Returns:
+        (Q, G) in [0, 1]; fp32, or fp64 if an input is.
+    """
+    boxes, others = _at_least_fp32(boxes_xyxy)[:, None], _at_least_fp32(others_xyxy)[None]
+    intersection, union = _areas(boxes, others)
+    return intersection / _no_zero(union)
 
 
 def masks_to_boxes(masks: Tensor) -> Tensor:
@@ -85,6 +109,14 @@ def _extent(occupied: Tensor) -> tuple[Tensor, Tensor]:
     end = torch.where(occupied, index + 1, 0).amax(-1)
     first = torch.where(end > 0, first, 0)
     return first.float(), end.float()
+
+
+def _areas(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Intersection and union of xyxy boxes that lie side by side; shapes broadcast."""
+    low = torch.maximum(boxes[..., :2], others[..., :2])
+    high = torch.minimum(boxes[..., 2:], others[..., 2:])
+    intersection = (high - low).clamp(min=0).prod(-1)
+    return intersection, _area(boxes) + _area(others) - intersection
 
 
 def _area(boxes: Tensor) -> Tensor:

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vmt.layers.deformable_encoder import Encoder, EncoderLayer, Levels
 from vmt.modeling.msts.encoder import SplitAttention
-from vmt.modeling.seqformer.encoder import Encoder, EncoderLayer, Levels
 from vmt.visualization.draw import titled
 
 Frame = npt.NDArray[np.uint8]

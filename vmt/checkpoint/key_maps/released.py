@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from vmt.checkpoint.key_maps.backbones import swin
 from vmt.checkpoint.key_maps.rows import Alias, KeyMap, Rename, Split, Unused
 
 _BODY = "detr.backbone.0.body"
@@ -22,10 +23,7 @@ RELEASED = KeyMap(
     "published SeqFormer / VMT",
     (
         # backbone
-        Unused(_BODY + ".{x*}.relative_position_index", "follows from the window size"),
-        Rename(_BODY + ".patch_embed.{x*}", "backbone.patch_embed.{x*}"),
-        Rename(_BODY + ".layers.{s}.{x*}", "backbone.stages.{s}.{x*}"),
-        *(Rename(f"{_BODY}.norm{s}.{{p}}", f"backbone.out_norm.{s}.{{p}}") for s in range(4)),
+        *swin(_BODY + "."),
         Rename(_BODY + ".{x*}", "backbone.body.{x*}"),
         Rename("detr.input_proj.{l}.0.{p}", "neck.{l}.conv.{p}"),
         Rename("detr.input_proj.{l}.1.{p}", "neck.{l}.norm.{p}"),
@@ -70,6 +68,7 @@ RELEASED = KeyMap(
         ),
         Rename("encoder.{x*}", "refiner.encoder.{x*}"),
     ),
+    mark="detr.",
 )
 
 

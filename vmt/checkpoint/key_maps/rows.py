@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -34,6 +34,12 @@ def _fill(template: str, values: Mapping[str, str]) -> str:
     return re.sub(r"\{(\w+)\*?\}", lambda m: values[m[1]], template)
 
 
+def _matches(template: str, names: Iterable[str]) -> list[tuple[str, dict[str, str]]]:
+    """The names that fit, each with what stands for the placeholders."""
+    fits = [(name, _pattern(template).fullmatch(name)) for name in names]
+    return [(name, match.groupdict()) for name, match in fits if match is not None]
+
+
 @dataclass(frozen=True)
 class Rename:
     """One name for another; templates as in ``_pattern``."""
@@ -53,10 +59,15 @@ class Split:
 
 @dataclass(frozen=True)
 class Alias:
-    """A released entry that repeats another one, whose name ``released_source`` gives."""
+    """A released entry that repeats another one, whose name ``released_source`` gives.
+
+    Where it is repeated more than once, once per layer say, ``each`` is an entry of every layer,
+    which gives the parts of the name that the source lacks.
+    """
 
     released: str
     released_source: str
+    each: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,10 +102,13 @@ class KeyMap:
     Args:
         name: for reports.
         rows: the table.
+        mark: some name of every file of the family begins so, and no name of ours; the longest
+            mark that fits a file chooses its table.
     """
 
-    def __init__(self, name: str, rows: Sequence[Row]) -> None:
+    def __init__(self, name: str, rows: Sequence[Row], mark: str) -> None:
         self.name = name
+        self.mark = mark
         self.rows = tuple(rows)
         self._released = [(_pattern(row.released), row) for row in self.rows]
         self._ours = [(_pattern(row.ours), row) for row in self.rows if isinstance(row, Rename)]
@@ -148,11 +162,10 @@ class KeyMap:
     def _add_aliases(self, released: dict[str, Tensor]) -> None:
         for row in self.rows:
             if isinstance(row, Alias):
-                source = _pattern(row.released_source)
-                for name in list(released):
-                    match = source.fullmatch(name)
-                    if match is not None:
-                        released[_fill(row.released, match.groupdict())] = released[name]
+                each = _matches(row.each, released) if row.each else [("", {})]
+                for name, values in _matches(row.released_source, released):
+                    for _, more in each:
+                        released[_fill(row.released, values | more)] = released[name]
 
     @staticmethod
     def _match(

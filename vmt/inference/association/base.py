@@ -5,11 +5,13 @@ A strategy is a file of this room; ``PredictorOptions.association`` says which o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
+#: What a network gives for a window: ``ClipTracklets``, or a list of ``FrameOutputs``.
 Output = TypeVar("Output", contravariant=True)
 
 
@@ -46,6 +48,7 @@ class FrameLogits:
         logits: (N, h, w) mask logits, on the device of the network.
         mask_stride: input pixels per cell of ``logits``.
         input_size: (H, W) of the frame that went into the network, in pixels.
+        upsampling: see ``masks_at_video_size``.
     """
 
     index: int
@@ -55,13 +58,11 @@ class FrameLogits:
     logits: Tensor
     mask_stride: int
     input_size: tuple[int, int]
+    upsampling: str = "aligned"
 
 
 class Association(Protocol[Output]):
-    """Makes tracks of one video out of what a network says about its windows.
-
-    ``Output`` is what the network gives for a window: ``ClipTracklets`` of a network for clips.
-    """
+    """Makes tracks of one video out of what a network says about its windows."""
 
     def add(self, start: int, output: Output) -> None:
         """Take in a window.
@@ -92,4 +93,16 @@ class Association(Protocol[Output]):
         Returns:
             Summaries by ascending id, those without a class or a pixel included.
         """
+        ...
+
+
+class ResumableAssociation(Association[Output], Protocol[Output]):
+    """One whose state between two windows can be saved."""
+
+    def state(self) -> dict[str, Any]:
+        """Everything, as tensors, numbers, strings and containers of them."""
+        ...
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on where ``state`` was taken, to the bit."""
         ...

@@ -159,16 +159,19 @@ def box_l1_loss(boxes: Tensor, targets: Tensor, num_tracklets: float | Tensor) -
 
 
 @full_precision
-def giou_loss(boxes: Tensor, targets: Tensor, num_tracklets: float | Tensor) -> Tensor:
+def giou_loss(
+    boxes: Tensor, targets: Tensor, num_tracklets: float | Tensor, epsilon: float = 0.0
+) -> Tensor:
     """1 - generalised IoU, averaged over frames, summed over tubes.
 
     Args:
         boxes: (N, T, 4) cxcywh in [0, 1].
         targets: (N, T, 4), the same.
         num_tracklets: divisor of the sum.
+        epsilon: see ``giou``.
 
     Returns:
         Scalar.
     """
-    loss = 1 - giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(targets))
+    loss = 1 - giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(targets), epsilon)
     return loss.mean(1).sum() / num_tracklets

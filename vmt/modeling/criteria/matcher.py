@@ -24,6 +24,36 @@ class Match(NamedTuple):
     target_index: Tensor
 
 
+def match_costs(costs: Tensor, name: str) -> list[Match]:
+    """The pairs of least total cost at several places of a network, with one copy to the host.
+
+    Args:
+        costs: (places, Q, G).
+        name: of what is matched, for the error.
+
+    Returns:
+        One match per place, on the device of the costs.
+
+    Raises:
+        NonFiniteError: a cost is NaN or infinite.
+    """
+    device, costs = costs.device, costs.detach().cpu()
+    finite = torch.isfinite(costs).flatten(1).all(1)
+    if not bool(finite.all()):
+        place = int((~finite).nonzero()[0])
+        raise NonFiniteError(
+            f"{name}: matching costs of decoder layer {place} hold NaN or infinity, so its logits, "
+            "boxes or masks do; the step before this one has most likely diverged."
+        )
+    from scipy.optimize import linear_sum_assignment  # a second that inference saves
+
+    pairs = [linear_sum_assignment(cost) for cost in costs.numpy()]
+    return [
+        Match(torch.from_numpy(rows).to(device), torch.from_numpy(columns).to(device))
+        for rows, columns in pairs
+    ]
+
+
 class HungarianClipMatcher:
     """Pairs of query and tracklet with the least total cost of class, boxes and overlap.
 
@@ -93,22 +123,7 @@ class HungarianClipMatcher:
                 f"{targets.name}: predictions have {boxes.shape[-3]} frames, "
                 f"targets {targets.num_frames}."
             )
-        costs = self.cost(logits, boxes, targets).cpu()
-        finite = torch.isfinite(costs).flatten(1).all(1)
-        if not bool(finite.all()):
-            layer = int((~finite).nonzero()[0])
-            raise NonFiniteError(
-                f"{targets.name}: matching costs of decoder layer {layer} hold NaN or infinity, "
-                "so its logits or boxes do; the step before this one has most likely diverged."
-            )
-        from scipy.optimize import linear_sum_assignment  # a second that inference saves
-
-        pairs = [linear_sum_assignment(cost) for cost in costs.numpy()]
-        device = logits.device
-        return [
-            Match(torch.from_numpy(rows).to(device), torch.from_numpy(columns).to(device))
-            for rows, columns in pairs
-        ]
+        return match_costs(self.cost(logits, boxes, targets), targets.name)
 
     @torch.no_grad()
     def cost(self, logits: Tensor, boxes: Tensor, targets: ClipTargets) -> Tensor:
@@ -140,11 +155,15 @@ class HungarianClipMatcher:
                 f"{targets.name}: labels {targets.labels.tolist()} exceed a head of "
                 f"{num_classes} classes; MODEL.LABEL_SPACE and the data set disagree."
             )
-        probs = logits[..., targets.labels].sigmoid()
-        alpha, gamma = self.focal_alpha, self.focal_gamma
-        positive = alpha * (1 - probs) ** gamma * -(probs + 1e-8).log()
-        negative = (1 - alpha) * probs**gamma * -(1 - probs + 1e-8).log()
-        return positive - negative
+        return focal_cost(logits[..., targets.labels], self.focal_alpha, self.focal_gamma)
+
+
+def focal_cost(logits: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Focal loss of each logit as a positive minus that as a negative, same shape."""
+    probs = logits.sigmoid()
+    positive = alpha * (1 - probs) ** gamma * -(probs + 1e-8).log()
+    negative = (1 - alpha) * probs**gamma * -(1 - probs + 1e-8).log()
+    return positive - negative
 
 
 def _box_cost(boxes: Tensor, boxes_gt: Tensor) -> Tensor:

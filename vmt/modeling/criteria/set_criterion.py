@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 
 import torch
@@ -210,8 +210,8 @@ class SetCriterion:
         return self.weights[stem if layer.isdigit() else name]
 
 
-def mean_tracklets(targets: Sequence[ClipTargets], device: torch.device) -> float | Tensor:
-    """Target tracklets of this process's clips, see ``mean_count``."""
+def mean_tracklets(targets: Sequence[Sized], device: torch.device) -> float | Tensor:
+    """Target tracklets (or objects) of this process's batch, see ``mean_count``."""
     return mean_count(sum(map(len, targets)), device)
 
 

@@ -11,7 +11,7 @@ from fvcore.common.config import CfgNode
 from vmt.modeling import meta_arch
 from vmt.modeling.meta_arch.check import check_model
 from vmt.modeling.registry import META_ARCHITECTURES, lookup
-from vmt.modeling.video_model import ClipModel, MaskRefinerModel, VideoModel
+from vmt.modeling.video_model import MaskRefinerModel, Segmenter, VideoModel
 from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import ConfigError
 from vmt.utils.precision import checked_precision
@@ -55,14 +55,14 @@ def build_network(cfg: CfgNode, label_space: LabelSpace) -> VideoModel:
     return network.from_config(cfg, label_space)
 
 
-def build_model(cfg: CfgNode, label_space: LabelSpace) -> ClipModel:
+def build_model(cfg: CfgNode, label_space: LabelSpace) -> Segmenter:
     """``build_network`` for one that segments videos.
 
     Raises:
         ConfigError: as there; or the network does something else.
     """
     model = build_network(cfg, label_space)
-    if not isinstance(model, ClipModel):
+    if not isinstance(model, Segmenter):
         raise ConfigError(
             f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} finds no objects in videos; it "
             "sharpens given masks: vmt refine runs it, vmt train without DATASETS.TEST trains it."

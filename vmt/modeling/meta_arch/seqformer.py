@@ -8,14 +8,14 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
+from vmt.layers.mask_head import STRIDE
+from vmt.layers.query_heads import best_queries
 from vmt.modeling.adversarial import Adversary
 from vmt.modeling.backbones.build import build_backbone
 from vmt.modeling.criteria.set_criterion import SetCriterion
 from vmt.modeling.refiners.base import RefinerOutput
 from vmt.modeling.seqformer.decoder import QueryStates
 from vmt.modeling.seqformer.detector import ClipFeatures, Detector, DetectorParts, TrainingStep
-from vmt.modeling.seqformer.heads import best_queries
-from vmt.modeling.seqformer.mask_head import STRIDE
 from vmt.modeling.video_model import ClipBatch, ModelOptions
 from vmt.ops.frames import unfold_frames
 from vmt.ops.resize import aligned_upsample2

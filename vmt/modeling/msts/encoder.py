@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
+from vmt.layers.deformable_encoder import EncoderAdapter, Levels
 from vmt.modeling.msts.attention import Widths, attend_frames, by_positions, preset
-from vmt.modeling.seqformer.encoder import EncoderAdapter, Levels
 from vmt.ops.frames import fold_frames, unfold_frames
 
 

@@ -10,21 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vmt.layers.adapter import Adapter
+from vmt.layers.deformable_encoder import Levels
 from vmt.layers.ms_deform_attn import MSDeformAttn
+from vmt.layers.query_heads import BoxHeads
 from vmt.layers.transformer import SelfAttention
-from vmt.modeling.seqformer.encoder import Levels
-from vmt.modeling.seqformer.heads import BoxHeads
 from vmt.ops.frames import fold_frames, frame_chunks, unfold_frames
+from vmt.structures.boxes import inverse_sigmoid
 from vmt.utils.precision import no_autocast
-
-#: Boxes are moved in log-odds; this keeps those of 0 and 1 finite (Deformable DETR's code).
-LOGIT_EPSILON = 1e-5
-
-
-def inverse_sigmoid(x: Tensor) -> Tensor:
-    """Log-odds of probabilities, both sides of the quotient at least ``LOGIT_EPSILON``."""
-    x = x.clamp(0, 1)
-    return torch.log(x.clamp(min=LOGIT_EPSILON) / (1 - x).clamp(min=LOGIT_EPSILON))
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ from fvcore.common.config import CfgNode
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
+from vmt.layers.deformable_encoder import Encoder, Levels
+from vmt.layers.mask_head import MaskHead
+from vmt.layers.query_heads import BoxHeads, ClassHeads
 from vmt.modeling.adversarial import AdversaryInput
 from vmt.modeling.backbones.base import Backbone
+from vmt.modeling.backbones.neck import Neck
 from vmt.modeling.criteria.set_criterion import CriterionResult
 from vmt.modeling.registry import DECODER_ADAPTERS, ENCODER_ADAPTERS, lookup
 from vmt.modeling.seqformer.decoder import Decoder, LayerState
-from vmt.modeling.seqformer.encoder import Encoder, Levels
-from vmt.modeling.seqformer.heads import BoxHeads, ClassHeads
-from vmt.modeling.seqformer.mask_head import MaskHead
-from vmt.modeling.seqformer.neck import Neck
 from vmt.modeling.video_model import ClipBatch, ClipModel, ModelOptions
 from vmt.ops.frames import frame_chunks
 

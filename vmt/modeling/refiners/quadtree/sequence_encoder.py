@@ -50,9 +50,9 @@ class NearAttention(SelfAttention):
             torch.cat([value, 0 * place, 0 * one, room], -1),
         ]
 
-    def _attend(self, heads: Sequence[Tensor]) -> Tensor:
+    def _attend(self, heads: Sequence[Tensor], visible: Tensor | None = None) -> Tensor:
         with torch.autocast(heads[0].device.type, enabled=False):
-            read = super()._attend(heads)
+            read = super()._attend(heads, visible)
         dim = self.out_proj.in_features
         own: Tensor = read.unflatten(-1, (self.num_heads, -1))[..., : dim // self.num_heads]
         return own.flatten(2).to(self.out_proj.weight.dtype)

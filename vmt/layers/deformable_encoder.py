@@ -14,7 +14,7 @@ from vmt.layers.ms_deform_attn import MSDeformAttn
 from vmt.layers.position import sine_position_2d
 from vmt.ops.frames import frame_chunks
 
-#: The code of a cell stands at its centre: 1-based place minus one half
+#: SeqFormer's code of a cell stands at its centre: 1-based place minus one half
 #: (docs/reference/released_code.md#position).
 CELL_OFFSET = 0.5
 
@@ -24,7 +24,7 @@ class Levels:
     """How the S tokens of a frame lie: shapes of the levels and what of them is padding.
 
     Args:
-        shapes: (H_l, W_l) per level, fine to coarse.
+        shapes: (H_l, W_l) per level, in the order of the maps that the encoder is given.
         valid_ratios: (B, L, 2) as (w, h): share of each map that is no padding.
         padding_mask: (B, S) bool, True on padding; None when nothing is padded.
     """
@@ -145,6 +145,8 @@ class Encoder(nn.Module):
         dropout: in training.
         branch: makes the branch of a layer; None for SeqFormer.
         frame_chunk: see ``EncoderLayer``.
+        cell_offset: of the position codes, see ``sine_position_2d``; Mask2Former and MaskDINO
+            have 0.
 
     Attributes:
         mixes_frames: whether the frames of a clip must come together.
@@ -161,9 +163,11 @@ class Encoder(nn.Module):
         dropout: float,
         branch: Callable[[], EncoderAdapter] | None = None,
         frame_chunk: int = 0,
+        cell_offset: float = CELL_OFFSET,
     ) -> None:
         super().__init__()
         self.mixes_frames = branch is not None
+        self.cell_offset = cell_offset
         self.level_embed = nn.Parameter(torch.empty(num_levels, dim))
         nn.init.normal_(self.level_embed)
         self.layers = nn.ModuleList(
@@ -195,11 +199,11 @@ class Encoder(nn.Module):
         """
         batch = maps[0].shape[0]
         shapes = tuple((int(m.shape[-2]), int(m.shape[-1])) for m in maps)
-        valid = [_valid_cells(padding, m) for m in maps]
+        valid = self.valid_cells(padding, maps)
         ratios = torch.stack([_valid_ratio(v) for v in valid], dim=1)  # (B or 1, L, 2)
         position = torch.cat(
             [
-                sine_position_2d(v, m.shape[1] // 2, CELL_OFFSET).flatten(1, 2) + embed
+                sine_position_2d(v, m.shape[1] // 2, self.cell_offset).flatten(1, 2) + embed
                 for v, m, embed in zip(valid, maps, self.level_embed, strict=True)
             ],
             dim=1,
@@ -214,6 +218,23 @@ class Encoder(nn.Module):
         for layer in self.layers:
             x = layer(x, position, reference, levels, num_frames)
         return x, levels
+
+    def valid_cells(self, padding: Tensor | None, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Which cells of a level are no padding; arguments as in ``forward``.
+
+        Returns:
+            Per level (B*T, H_l, W_l) bool, or one row of True when nothing is padded.
+        """
+        return [_valid_cells(padding, level) for level in maps]
+
+
+def split_levels(memory: Tensor, levels: Levels) -> list[Tensor]:
+    """Memory (B, S, C) -> L maps (B, C, h_l, w_l)."""
+    parts = memory.split(levels.sizes, dim=1)
+    return [
+        part.transpose(1, 2).unflatten(2, shape)
+        for part, shape in zip(parts, levels.shapes, strict=True)
+    ]
 
 
 def _valid_cells(padding: Tensor | None, level: Tensor) -> Tensor:

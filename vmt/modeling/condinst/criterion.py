@@ -1,0 +1,191 @@
+"""IDOL's losses: of the objects of key frames, and of embeddings across frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fvcore.common.config import CfgNode
+from torch import Tensor
+
+from vmt.modeling.criteria.contrastive import Choice, any_of, contrastive_loss, cosine_loss
+from vmt.modeling.criteria.losses import (
+    FOCAL_ALPHA,
+    FOCAL_GAMMA,
+    box_l1_loss,
+    class_loss,
+    dice_loss,
+    giou_loss,
+    mask_focal_loss,
+)
+from vmt.modeling.criteria.ota import OtaMatch, SimOta
+from vmt.modeling.criteria.set_criterion import masks_at_stride, mean_tracklets, sum_of
+from vmt.structures.frame_targets import FrameTargets
+
+#: (decoder layer, key frame of the batch, (N,) query indices) -> (N, h, w) mask logits
+MasksOf = Callable[[int, int, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a decoder layer says about B frames.
+
+    Args:
+        logits: (B, Q, num_classes).
+        boxes: (B, Q, 4) cxcywh in [0, 1] of the frame before padding.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+
+
+@dataclass(frozen=True)
+class FramePair:
+    """A key frame and a reference frame, behind the last decoder layer.
+
+    Args:
+        anchors: (A, C) embeddings in the key frame of the A objects that both frames show.
+        embeddings: (Q, C) of the reference frame.
+        logits: (Q, num_classes) of the reference frame.
+        boxes: (Q, 4) of the reference frame, likewise.
+        target: the A objects in the reference frame.
+    """
+
+    anchors: Tensor
+    embeddings: Tensor
+    logits: Tensor
+    boxes: Tensor
+    target: FrameTargets
+
+
+@dataclass(frozen=True)
+class IDOLCriterion:
+    """IDOL's losses (arXiv:2207.10661, sections 3.1 and 3.2).
+
+    Names of the key frames' losses are those of ``SetCriterion``; ``loss_reid`` is the contrastive
+    loss, ``loss_reid_aux`` the one of cosines.
+
+    Args:
+        weights: by name without the suffix of the layer.
+        focal: alpha and gamma of classes and masks.
+        ota: assigns queries to objects, in every layer anew.
+        mask_stride: input pixels per cell of the mask logits.
+        choose: negatives of ``loss_reid_aux``.
+    """
+
+    weights: Mapping[str, float]
+    focal: tuple[float, float] = (FOCAL_ALPHA, FOCAL_GAMMA)
+    ota: SimOta = field(default_factory=SimOta)
+    mask_stride: int = 4
+    choose: Choice = any_of
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> IDOLCriterion:
+        """Read ``MODEL.LOSS`` and ``MODEL.IDOL``."""
+        loss, association = cfg.MODEL.LOSS, cfg.MODEL.IDOL
+        return cls(
+            {
+                "loss_ce": loss.CLASS_WEIGHT,
+                "loss_bbox": loss.BOX_WEIGHT,
+                "loss_giou": loss.GIOU_WEIGHT,
+                "loss_mask": loss.MASK_WEIGHT,
+                "loss_dice": loss.DICE_WEIGHT,
+                "loss_reid": association.CONTRASTIVE_WEIGHT,
+                "loss_reid_aux": association.COSINE_WEIGHT,
+            },
+            (loss.FOCAL_ALPHA, loss.FOCAL_GAMMA),
+        )
+
+    def match(self, layer: Predictions, targets: Sequence[FrameTargets]) -> list[OtaMatch]:
+        """Queries of B key frames and their objects."""
+        frames = zip(layer.logits, layer.boxes, targets, strict=True)
+        return [self.ota(logits, boxes, t.labels, t.boxes_cxcywh) for logits, boxes, t in frames]
+
+    def frame_losses(
+        self,
+        layers: Sequence[Predictions],
+        matches: Sequence[Sequence[OtaMatch]],
+        targets: Sequence[FrameTargets],
+        masks_of: MasksOf,
+    ) -> dict[str, Tensor]:
+        """Losses of B key frames, not weighted.
+
+        As published, each layer's sums are divided by its number of assigned queries; ours is the
+        mean of the processes.
+
+        Args:
+            layers: first to last.
+            matches: B per layer.
+            targets: B, with boxes relative to the frame before padding.
+            masks_of: called once per layer and frame, with at least one query; masks may be padded
+                on the right and below.
+        """
+        losses: dict[str, Tensor] = {}
+        for index, (layer, found) in enumerate(zip(layers, matches, strict=True)):
+            count = mean_tracklets([match.query_index for match in found], layer.logits.device)
+            suffix = "" if index == len(layers) - 1 else f"_{index}"
+            parts = [
+                self._of_frame(layer, b, match, target, _masks(masks_of, index, b), count)
+                for b, (match, target) in enumerate(zip(found, targets, strict=True))
+            ]
+            losses |= {name + suffix: sum_of([p[name] for p in parts]) for name in parts[0]}
+        return losses
+
+    def _of_frame(
+        self,
+        layer: Predictions,
+        frame: int,
+        match: OtaMatch,
+        target: FrameTargets,
+        masks_of: Callable[[Tensor], Tensor],
+        count: float | Tensor,
+    ) -> dict[str, Tensor]:
+        logits, boxes = layer.logits[frame], layer.boxes[frame]
+        query, index = match.query_index, match.target_index
+        losses = {"loss_ce": class_loss(logits, query, target.labels[index], count, *self.focal)}
+        if not len(query):  # tied to the graph, so that every process has the same losses
+            names = ("loss_bbox", "loss_giou", "loss_mask", "loss_dice")
+            return losses | dict.fromkeys(names, 0.0 * boxes.sum())
+        matched, boxes_gt = boxes[query][:, None], target.boxes_cxcywh[index][:, None]
+        masks = masks_of(query)[:, None]
+        masks_gt = masks_at_stride(target.masks[index][:, None], self.mask_stride, masks)
+        return losses | {
+            "loss_bbox": box_l1_loss(matched, boxes_gt, count),
+            "loss_giou": giou_loss(matched, boxes_gt, count),
+            "loss_mask": mask_focal_loss(masks, masks_gt, count, *self.focal),
+            "loss_dice": dice_loss(masks, masks_gt, count),
+        }
+
+    def association_losses(self, pairs: Sequence[FramePair]) -> dict[str, Tensor]:
+        """Losses of embeddings, the mean over the anchors of all pairs; not weighted.
+
+        Args:
+            pairs: none where clips have one frame: then there is nothing to associate.
+        """
+        if not pairs:
+            return {}
+        contrast, cosine = [], []
+        for pair in pairs:
+            target = pair.target
+            positive, excluded = self.ota.reference_pairs(
+                pair.logits, pair.boxes, target.labels, target.boxes_cxcywh
+            )
+            given = pair.anchors, pair.embeddings, positive, ~excluded
+            anchors = len(pair.anchors)
+            contrast.append(anchors * contrastive_loss(*given))
+            cosine.append(anchors * cosine_loss(*given, choose=self.choose))
+        count = max(sum(len(pair.anchors) for pair in pairs), 1)
+        return {"loss_reid": sum_of(contrast) / count, "loss_reid_aux": sum_of(cosine) / count}
+
+    def weight(self, name: str) -> float:
+        """Weight of a loss, whatever its layer suffix."""
+        stem, _, layer = name.rpartition("_")
+        return self.weights[stem if layer.isdigit() else name]
+
+    def weighted(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The losses times their weights."""
+        return {name: self.weight(name) * loss for name, loss in losses.items()}
+
+
+def _masks(masks_of: MasksOf, layer: int, frame: int) -> Callable[[Tensor], Tensor]:
+    return lambda query: masks_of(layer, frame, query)

@@ -1,0 +1,198 @@
+"""The parts of IDOL's network, and the steps from frames to queries, and from clips to losses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from vmt.layers.deformable_encoder import Levels
+from vmt.layers.dynamic_conv import split_dynamic_parameters
+from vmt.layers.mask_head import MaskHead
+from vmt.layers.mlp import MLP
+from vmt.layers.query_heads import BoxHeads, ClassHeads
+from vmt.modeling.backbones.base import Backbone
+from vmt.modeling.backbones.neck import Neck
+from vmt.modeling.condinst.criterion import FramePair, IDOLCriterion, Predictions
+from vmt.modeling.condinst.decoder import Decoder, QueryStates
+from vmt.modeling.condinst.encoder import CondInstEncoder
+from vmt.modeling.condinst.options import CondInstOptions
+from vmt.modeling.criteria.ota import OtaMatch
+from vmt.modeling.video_model import FrameModel, FrameOutputs, ModelOptions
+from vmt.ops.resize import aligned_upsample2
+from vmt.structures.clip import ClipTargets
+from vmt.structures.frame_targets import FrameTargets, frame_targets
+
+#: Input pixels per cell of the masks: the mask head's stride 8, doubled.
+STRIDE = 4
+
+
+@dataclass(frozen=True)
+class FrameForward:
+    """What N frames went through.
+
+    Args:
+        memory: (N, S, C).
+        levels: layout of its tokens.
+        pixel: (N, mask_channels, h8, w8), what the dynamic layers read.
+        states: of the queries behind each decoder layer.
+    """
+
+    memory: Tensor
+    levels: Levels
+    pixel: Tensor
+    states: list[QueryStates]
+
+
+@dataclass(frozen=True)
+class TrainingForward:
+    """What B clips went through in training.
+
+    Args:
+        losses: not weighted.
+        last: the last decoder layer on the B key frames.
+        matches: B per decoder layer.
+    """
+
+    losses: dict[str, Tensor]
+    last: Predictions
+    matches: list[list[OtaMatch]]
+
+
+class Detector(FrameModel):
+    """CondInst on Deformable DETR, with embeddings for association (IDOL, arXiv:2207.10661).
+
+    Args:
+        backbone: gives the maps of strides 8 to 32.
+        network: sizes.
+        options: see ``ModelOptions``.
+    """
+
+    def __init__(self, backbone: Backbone, network: CondInstOptions, options: ModelOptions) -> None:
+        super().__init__(options)
+        dim, layers = network.dim, network.decoder_layers
+        self.backbone = backbone
+        self.neck = Neck(backbone, dim, network.num_levels)
+        self.encoder = CondInstEncoder(network.encoder_layers, **network.attention)
+        self.decoder = Decoder(network)
+        heads = {"cls": ClassHeads(layers, dim, len(options.label_space))}
+        self.heads = nn.ModuleDict({**heads, "box": BoxHeads(layers, dim)})
+        self.masks = MaskHead(dim, network.mask_channels)
+        self.association_head = MLP(dim, dim, dim, 3)
+
+    def stages(self) -> list[nn.Module]:
+        """Layers of encoder and decoder."""
+        return [*self.encoder.layers, *self.decoder.layers]
+
+    def lr_groups(self) -> dict[str, str]:
+        """The reference points of the decoder too learn as slowly as sampling offsets."""
+        return {**super().lr_groups(), "decoder.reference.": "SAMPLING_FACTOR"}
+
+    def forward_frames(self, frames: Tensor, padding: Tensor | None) -> FrameForward:
+        """The forward pass.
+
+        Args:
+            frames: (N, 3, H, W), normalised and padded.
+            padding: (N, H, W) bool, True on padding; None when nothing is padded.
+        """
+        maps = self.backbone(frames.contiguous(memory_format=torch.channels_last))
+        memory, levels = self.encoder(self.neck(maps), padding)
+        pixel = self.masks.mask_features(self.masks.fuse(memory, levels.shapes))
+        states = self.decoder(memory, levels, cast(BoxHeads, self.heads["box"]))
+        return FrameForward(memory, levels, pixel, states)
+
+    # --- heads ----------------------------------------------------------------------------------
+
+    def class_logits(self, layer: int, embeds: Tensor) -> Tensor:
+        """(..., C) queries behind a decoder layer -> (..., num_classes)."""
+        logits: Tensor = cast(ClassHeads, self.heads["cls"])[layer](embeds)
+        return logits
+
+    def class_head(self, embeds: Tensor) -> Tensor:
+        """See ``FrameModel``; the last layer's."""
+        return self.class_logits(-1, embeds)
+
+    def mask_head(self, embeds: Tensor, pixel: Tensor, refs: Tensor | None) -> Tensor:
+        """See ``FrameModel``; masks of stride 4."""
+        assert refs is not None, "dynamic layers read places relative to a reference point"
+        layers = split_dynamic_parameters(self.masks.controller(embeds), self.masks.widths)
+        return aligned_upsample2(self.masks.frame_logits(layers, refs, pixel))
+
+    # --- inference ------------------------------------------------------------------------------
+
+    def outputs(self, out: FrameForward, size: tuple[int, int]) -> list[FrameOutputs]:
+        """What N frames of (H, W) ``size`` are to an association."""
+        last = out.states[-1]
+        logits, embeddings = self.class_head(last.embeds), self.association_head(last.embeds)
+        refs = last.centres_px(size)
+        return [
+            FrameOutputs(
+                logits[n],
+                last.boxes[n],
+                self.mask_head(last.embeds[n], out.pixel[n], refs[n]),
+                embeddings[n],
+                STRIDE,
+                size,
+                query=last.embeds[n],
+                pixel=out.pixel[n],
+                refs=refs[n],
+                upsampling="nearest",
+            )
+            for n in range(len(refs))
+        ]
+
+    # --- training -------------------------------------------------------------------------------
+
+    def forward_training(
+        self, clips: Sequence[Tensor], targets: Sequence[ClipTargets], criterion: IDOLCriterion
+    ) -> TrainingForward:
+        """B clips and their losses: the first frame is the key frame, all others refer to it.
+
+        As published, objects that the key frame does not show are left out of all frames.
+
+        Args:
+            clips: B tensors (T, 3, H_b, W_b), normalised.
+            targets: B.
+            criterion: the losses.
+        """
+        num_frames = len(clips[0])
+        out = self.forward_frames(*self.pad(clips))
+        targets = [clip.select(clip.valid[:, 0]) for clip in targets]
+        frames = [frame_targets([clip], clip.input_size) for clip in targets]
+        keys = [clip[0] for clip in frames]
+        layers = [
+            Predictions(self.class_logits(i, s.embeds[::num_frames]), s.boxes[::num_frames])
+            for i, s in enumerate(out.states)
+        ]
+
+        def masks_of(layer: int, clip: int, query: Tensor) -> Tensor:
+            state, row = out.states[layer], clip * num_frames
+            refs = state.centres_px(targets[clip].input_size)[row, query]
+            return self.mask_head(state.embeds[row, query], out.pixel[row], refs)
+
+        matches = [criterion.match(layer, keys) for layer in layers]
+        losses = criterion.frame_losses(layers, matches, keys, masks_of)
+        last = out.states[-1]
+        pairs = [
+            self._pair(last, b * num_frames, t, match.best[clip.valid[:, t]], frames[b][t])
+            for b, (clip, match) in enumerate(zip(targets, matches[-1], strict=True))
+            for t in range(1, num_frames)
+        ]
+        losses |= criterion.association_losses(pairs)
+        return TrainingForward(losses, layers[-1], matches)
+
+    def _pair(
+        self, last: QueryStates, key: int, step: int, best: Tensor, target: FrameTargets
+    ) -> FramePair:
+        """The frame ``step`` behind the key frame, and (A,) queries ``best`` of that one."""
+        embeds = last.embeds[key + step]
+        return FramePair(
+            self.association_head(last.embeds[key, best]),
+            self.association_head(embeds),
+            self.class_head(embeds).detach(),
+            last.boxes[key + step].detach(),
+            target,
+        )

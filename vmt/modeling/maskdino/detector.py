@@ -1,0 +1,199 @@
+"""The parts of MaskDINO, and the steps from frames to queries with boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vmt.layers.deformable_encoder import Encoder, split_levels
+from vmt.layers.pixel_map import PixelMap
+from vmt.modeling.backbones.base import Backbone
+from vmt.modeling.maskdino.criterion import PROPOSALS, Predictions
+from vmt.modeling.maskdino.decoder import Decoder, QueryStates
+from vmt.modeling.maskdino.denoising import Denoising, Noise, NoisyQueries
+from vmt.modeling.maskdino.heads import Heads
+from vmt.modeling.maskdino.levels import LevelNeck, reverse_levels
+from vmt.modeling.maskdino.options import MaskDINOOptions
+from vmt.modeling.maskdino.proposals import Proposals, QuerySelection, first_anchors
+from vmt.modeling.video_model import FrameModel, ModelOptions
+from vmt.structures.frame_targets import FrameTargets
+
+#: Input pixels per cell of the pixel map, and so of the masks.
+STRIDE = 4
+
+
+@dataclass(frozen=True)
+class FrameFeatures:
+    """What N frames become before queries are selected.
+
+    Args:
+        levels: L maps (N, C, h_l, w_l), in the encoder's order.
+        memory: (N, S, C), in the decoder's order of levels.
+        shapes: (H_l, W_l) per level, in the decoder's order.
+        pixel: (N, mask_dim, h, w), stride 4.
+    """
+
+    levels: list[Tensor]
+    memory: Tensor
+    shapes: tuple[tuple[int, int], ...]
+    pixel: Tensor
+
+
+@dataclass(frozen=True)
+class FrameForward:
+    """Everything that N frames went through at inference.
+
+    Args:
+        features: before the queries are selected.
+        proposals: the selected tokens.
+        anchor_logits: (N, Q, 4) that entered the decoder.
+        states: of the queries, before the first layer and behind each.
+    """
+
+    features: FrameFeatures
+    proposals: Proposals
+    anchor_logits: Tensor
+    states: list[QueryStates]
+
+
+@dataclass(frozen=True)
+class TrainingForward:
+    """What N frames went through in training.
+
+    Args:
+        proposals: the selected tokens.
+        outputs: by suffix of their losses, the last layer's first; all but the proposals' begin
+            with the denoising queries.
+        noisy: these queries, or None.
+        pixel: (N, mask_dim, h, w), stride 4.
+    """
+
+    proposals: Proposals
+    outputs: dict[str, Predictions]
+    noisy: NoisyQueries | None
+    pixel: Tensor
+
+
+class Detector(FrameModel):
+    """MaskDINO's parts and steps (arXiv:2206.02777); a method of ``meta_arch`` puts them in order.
+
+    As published it ignores padding, so boxes live in the padded frame.
+
+    Args:
+        backbone: gives the maps of strides 4 to 32.
+        network: sizes and switches.
+        options: see ``ModelOptions``.
+    """
+
+    def __init__(self, backbone: Backbone, network: MaskDINOOptions, options: ModelOptions) -> None:
+        super().__init__(options)
+        dim, num_classes = network.dim, len(options.label_space)
+        self.box_init = network.box_init
+        self.backbone = backbone
+        self.neck = LevelNeck(backbone, network)
+        self.encoder = Encoder(
+            network.encoder_layers,
+            dim,
+            network.num_levels,
+            network.num_heads,
+            network.num_points,
+            network.encoder_ffn_dim,
+            network.dropout,
+            cell_offset=0.0,
+        )
+        self.pixel_map = PixelMap(backbone.channels[STRIDE], dim, network.mask_dim)
+        self.selection = QuerySelection(dim, network.num_queries)
+        self.denoising = Denoising(dim, num_classes)
+        self.decoder = Decoder(network)
+        self.heads = Heads(dim, num_classes, network.mask_dim)
+
+    def stages(self) -> list[nn.Module]:
+        """Layers of encoder and decoder."""
+        return [*self.encoder.layers, *self.decoder.layers]
+
+    def lr_groups(self) -> dict[str, str]:
+        """The backbone alone learns more slowly, as published."""
+        return {"backbone.": "BACKBONE_FACTOR"}
+
+    def undecayed(self) -> set[str]:
+        """Norms and embeddings have no weight decay, as published."""
+        return super().undecayed() | {
+            f"{name}.{parameter}"
+            for name, part in self.named_modules()
+            if isinstance(part, (nn.LayerNorm, nn.GroupNorm, nn.Embedding))
+            for parameter, _ in part.named_parameters(recurse=False)
+        }
+
+    def encode(self, frames: Tensor) -> FrameFeatures:
+        """(N, 3, H, W), normalised and padded."""
+        maps = self.backbone(frames.contiguous(memory_format=torch.channels_last))
+        memory, layout = self.encoder(self.neck(maps), None)
+        levels = split_levels(memory, layout)
+        finest = levels[0] if self.neck.fine_first else levels[-1]
+        pixel = self.pixel_map(maps[STRIDE], finest)
+        return FrameFeatures(levels, *reverse_levels(memory, layout), pixel)
+
+    def first_anchors(self, proposals: Proposals, pixel: Tensor, box_init: str) -> Tensor:
+        """Anchors (N, Q, 4) in log-odds that enter the decoder."""
+        masks = None
+        if box_init != "regressed":
+            with torch.no_grad():
+                masks = self.heads.masks(proposals.content, pixel)
+        return first_anchors(proposals.box_logits, masks, box_init)
+
+    def forward_frames(self, frames: Tensor, box_init: str) -> FrameForward:
+        """The forward pass of inference.
+
+        Args:
+            frames: (N, 3, H, W), normalised and padded.
+            box_init: see ``first_anchors``.
+        """
+        features = self.encode(frames)
+        memory, shapes = features.memory, features.shapes
+        proposals = self.selection(memory, shapes, self.heads)
+        anchors = self.first_anchors(proposals, features.pixel, box_init)
+        states = self.decoder(proposals.content, anchors, memory, shapes, self.heads)
+        return FrameForward(features, proposals, anchors, states)
+
+    def forward_training(
+        self, frames: Tensor, targets: Sequence[FrameTargets], noise: Noise, box_init: str
+    ) -> TrainingForward:
+        """The forward pass of a training step, with denoising queries before the others.
+
+        Args:
+            frames: (N, 3, H, W), normalised and padded.
+            targets: N.
+            noise: of the denoising queries.
+            box_init: see ``first_anchors``.
+        """
+        features = self.encode(frames)
+        memory, shapes, pixel = features.memory, features.shapes, features.pixel
+        proposals = self.selection(memory, shapes, self.heads)
+        content, visible = proposals.content.detach(), None
+        anchors = self.first_anchors(proposals, pixel, box_init)
+        noisy = self.denoising(targets, noise)
+        if noisy is None:  # every process has gradients of the same parameters
+            content = content + 0.0 * self.denoising.labels.weight.sum()
+        else:
+            visible = noisy.visible(content.shape[1])
+            content = torch.cat([noisy.content, content], 1)
+            anchors = torch.cat([noisy.anchor_logits, anchors], 1)
+        states = self.decoder(content, anchors, memory, shapes, self.heads, visible)
+        *before, last = [self._predictions(state.embeds, state.boxes) for state in states]
+        outputs = {"": last} | {f"_{index}": output for index, output in enumerate(before)}
+        outputs[PROPOSALS] = self._predictions(proposals.content, proposals.boxes)
+        return TrainingForward(proposals, outputs, noisy, pixel)
+
+    def _predictions(self, embeds: Tensor, boxes: Tensor) -> Predictions:
+        return Predictions(self.heads.classes(embeds), boxes, self.heads.kernels(embeds))
+
+    def class_head(self, embeds: Tensor) -> Tensor:
+        """See ``FrameModel``."""
+        return self.heads.classes(embeds)
+
+    def mask_head(self, embeds: Tensor, pixel: Tensor, refs: Tensor | None) -> Tensor:
+        """See ``FrameModel``; ``refs`` play no part."""
+        return self.heads.masks(embeds, pixel)
