@@ -73,7 +73,9 @@ def test_accumulation_equals_a_big_batch(name: str, options: tuple[str, ...], pa
     assert float(difference / size) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["seqformer_tiny", "vmt_tiny_released"])
+@pytest.mark.parametrize(
+    "name", ["seqformer_tiny", "vmt_tiny_released", "idol_tiny", "maskdino_tiny"]
+)
 def test_recomputed_activations_change_no_bit(name: str) -> None:
     found = []
     for recompute in (False, True):

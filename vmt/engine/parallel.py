@@ -48,10 +48,10 @@ def recompute_activations(model: VideoModel) -> int:
     return len(layers)
 
 
-def _recomputed(layer: nn.Module, forward: Any, *args: Any) -> Any:
+def _recomputed(layer: nn.Module, forward: Any, *args: Any, **kwargs: Any) -> Any:
     if not (layer.training and torch.is_grad_enabled()):
-        return forward(*args)
-    return checkpoint(forward, *args, use_reentrant=False)
+        return forward(*args, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
 
 def compile_layers(model: VideoModel) -> None:

@@ -60,14 +60,17 @@ def slow_assignment(cost: list, iou: list, candidates: int) -> set[tuple[int, in
 
 
 def problem(seed: int, queries: int = 40, objects: int = 5, spread: float = 0.05):
-    """Queries around objects, of which the last lies on the first."""
+    """Queries around objects; the last lies on the first, which every query likes better."""
     generator = torch.Generator().manual_seed(seed)
     gt = 0.2 + 0.5 * torch.rand(objects, 4, generator=generator)
     gt[-1] = gt[0] + 0.001
     near = gt[torch.randint(objects, (queries,), generator=generator)]
     boxes = (near + spread * torch.randn(queries, 4, generator=generator)).clamp(0.02, 0.98)
     labels = torch.randint(3, (objects,), generator=generator)
-    return torch.randn(queries, 3, generator=generator), boxes, labels, gt
+    labels[0], labels[-1] = 0, 1
+    logits = torch.randn(queries, 3, generator=generator)
+    logits[:, 0], logits[:, 1] = 2, -2
+    return logits, boxes, labels, gt
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -78,12 +81,13 @@ def test_against_loops(seed: int) -> None:
     ours = ota.costs(*case)
     for value, expected in zip(ours, (cost, iou), strict=True):
         truth = torch.tensor(expected, dtype=torch.float64)
-        torch.testing.assert_close(value.double(), truth, atol=1e-5, rtol=2e-7)
+        torch.testing.assert_close(value.double(), truth, atol=5e-5, rtol=2e-7)  # fp32 near p = 1
     pairs = slow_assignment(cost, iou, 6)
     match = ota(*case)
     assert set(zip(*[x.tolist() for x in match[:2]], strict=True)) == pairs
     for g, best in enumerate(match.best.tolist()):
-        assert best == min((q for q, h in pairs if h == g), key=lambda q: cost[q][g])
+        least = min(cost[q][g] for q, h in pairs if h == g)
+        assert cost[best][g] == pytest.approx(least, abs=0.02), "fp32 of costs about 1e5"
     reference = ota.reference_pairs(*case)
     excluded = slow_assignment(cost, iou, 25)
     for mask, expected in ((reference.positive, pairs), (reference.exclusion, excluded)):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.synthetic import shape_clip
+from vmt.inference.association.embedding_hungarian import EmbeddingHungarianAssociation
 from vmt.layers.position import sine_position_2d
 from vmt.layers.transformer import MaskedAttention
 from vmt.modeling.mask2former.decoder import visible_tokens
@@ -169,3 +170,28 @@ def test_norms_and_embeddings_keep_their_size(tiny: Build) -> None:
 def test_impossible_values_are_named(tiny: Build, key: str, value: str, message: str) -> None:
     with pytest.raises(ConfigError, match=f"MODEL.MASK2FORMER.{key} is .*{message}"):
         tiny(f"MODEL.MASK2FORMER.{key}", value)
+
+
+@pytest.mark.slow
+def test_it_learns_a_clip_and_links_its_frames(tiny: Build) -> None:
+    model = tiny().train()
+    clip = shape_clip(2, (96, 128), 0)
+    optimizer = torch.optim.AdamW(model.parameters(), 5e-4)
+    for _ in range(45):
+        loss = torch.stack(list(model.losses(ClipBatch.from_inputs([clip])).values())).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    targets = clip["targets"]
+    linking = EmbeddingHungarianAssociation()
+    slots = []
+    for t, output in enumerate(model.eval().segment_frames(clip["image"])):
+        order = linking.align(output.embeddings)
+        probs = output.class_probs()[order]
+        logits = output.mask_logits[order]
+        masks = F.interpolate(logits[None], scale_factor=4.0, mode="bilinear")[0] > 0
+        slots.append(probs[:, targets.labels].argmax(0).tolist())
+        for slot, truth in zip(slots[-1], targets.masks[:, t], strict=True):
+            assert float((masks[slot] & truth).sum() / (masks[slot] | truth).sum()) > 0.8
+    assert slots[0] == slots[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vmt.checkpoint.key_maps.backbones import detectron2_resnet, swin
-from vmt.checkpoint.key_maps.rows import Alias, KeyMap, Rename
+from vmt.checkpoint.key_maps.rows import Alias, KeyMap, Rename, Unused
 
 _PIXEL = "sem_seg_head.pixel_decoder"
 _ENC = _PIXEL + ".transformer.encoder.layers.{i}"
@@ -16,6 +16,7 @@ MASKDINO = KeyMap(
     (
         *detectron2_resnet("backbone."),
         *swin("backbone."),
+        Unused("criterion.empty_weight", "class weights of a loss that focal loss replaces"),
         # encoder and pixel map; projections and levels are numbered alike, whatever the order
         Rename(_PIXEL + ".input_proj.{l}.0.{p}", "neck.{l}.conv.{p}"),
         Rename(_PIXEL + ".input_proj.{l}.1.{p}", "neck.{l}.norm.{p}"),
