@@ -218,6 +218,7 @@ def test_crop_marks_the_clip() -> None:
         ({"INPUT__MIN_SIZE_TRAIN": []}, r"INPUT.MIN_SIZE_TRAIN is \[\]; give sizes in pixels"),
         ({"INPUT__CROP_SIZE": [600, 384]}, r"INPUT.CROP_SIZE is \[600, 384\]; give two values"),
         ({"INPUT__LSJ_SIZE": [64]}, r"INPUT.LSJ_SIZE is \[64\]; give two values"),
+        ({"INPUT__LSJ_SCALE": [0.0, 1.0]}, r"INPUT.LSJ_SCALE is \[0.0, 1.0\]"),
         ({"INPUT__FLIP_PROB": 1.5}, "INPUT.FLIP_PROB is 1.5; give a probability"),
     ],
 )

@@ -40,7 +40,6 @@ OLD_KEYS = {
     "SOLVER.GAMMA": f"{_ALWAYS}: 0.1",
     "SOLVER.WARMUP_FACTOR": f"{_ALWAYS}: 0.001",
     "DATALOADER.SEED": "is ENGINE.SEED, which seeds the data too",
-    "INPUT.LSJ_SCALE": f"{_ALWAYS}: 0.5 to 2",
     "MODEL.MATCHER.CLASS_COST": "is MODEL.LOSS.CLASS_WEIGHT, which weighs the match too",
     "MODEL.MATCHER.BOX_COST": "is MODEL.LOSS.BOX_WEIGHT, which weighs the match too",
     "MODEL.MATCHER.GIOU_COST": "is MODEL.LOSS.GIOU_WEIGHT, which weighs the match too",

@@ -380,10 +380,6 @@ def _to_video(pixels: npt.NDArray[np.uint8]) -> Tensor:
 # --- from the config ----------------------------------------------------------------------------
 
 
-#: Range of the scale relative to what fits into ``INPUT.LSJ_SIZE``.
-LSJ_SCALE = (0.5, 2.0)
-
-
 def build_augmentation(node: CfgNode, name: str) -> Compose:
     """The training augmentation of that name.
 
@@ -411,7 +407,9 @@ def build_augmentation(node: CfgNode, name: str) -> Compose:
         ],
         "lsj": [
             flip,
-            LargeScaleJitter((node.LSJ_SIZE[0], node.LSJ_SIZE[1]), LSJ_SCALE),
+            LargeScaleJitter(
+                (node.LSJ_SIZE[0], node.LSJ_SIZE[1]), (node.LSJ_SCALE[0], node.LSJ_SCALE[1])
+            ),
             ColorJitter(node.COLOR_PROB),
         ],
         "none": [resize],
@@ -426,7 +424,7 @@ def _check(node: CfgNode) -> None:
         values = node[key]
         if not values or not all(isinstance(v, int) and v >= 1 for v in values):
             raise ConfigError(f"INPUT.{key} is {values}; give sizes in pixels, at least 1.")
-    for key, kind in (("CROP_SIZE", "sides"), ("LSJ_SIZE", "")):
+    for key, kind in (("CROP_SIZE", "sides"), ("LSJ_SCALE", "scales"), ("LSJ_SIZE", "")):
         values = node[key]
         if len(values) != 2 or (kind and not 0 < values[0] <= values[1]):
             raise ConfigError(f"INPUT.{key} is {values}; give two values{kind and ', low first'}.")

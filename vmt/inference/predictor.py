@@ -29,7 +29,14 @@ from vmt.inference.association.whole_video import WholeVideoAssociation
 from vmt.inference.association.windows import WindowAssociation
 from vmt.inference.postprocess import masks_at_video_size
 from vmt.inference.windows import Window, iter_chunks, iter_windows
-from vmt.modeling.video_model import FrameModel, FrameOutputs, Segmenter, VideoModel
+from vmt.modeling.video_model import (
+    ClipModel,
+    FrameModel,
+    FrameOutputs,
+    MaskRefinerModel,
+    Segmenter,
+    VideoModel,
+)
 from vmt.ops.resize import network_size
 from vmt.structures.masks import Rle, encode_crop
 from vmt.structures.predictions import ClipTracklets
@@ -195,12 +202,12 @@ class VideoPredictor:
     """
 
     def __init__(self, model: VideoModel, options: PredictorOptions | None = None) -> None:
-        if not isinstance(model, Segmenter):
+        if isinstance(model, MaskRefinerModel) and not isinstance(model, ClipModel):
             raise ConfigError(
                 f"{type(model).__name__} sharpens given masks and finds no objects in videos; "
                 "vmt.MaskRefiner runs it."
             )
-        self.model = model
+        self.model = cast("Segmenter", model)
         self.options = options if options is not None else PredictorOptions()
         self._live: TrackStream | None = None
 

@@ -163,12 +163,21 @@ def test_crop_size(pair: Pair, ramp: Path) -> None:
     assert small == pytest.approx(23, abs=1)
 
 
-LSJ = (*PLAIN, "INPUT.AUGMENTATION", "lsj", "INPUT.LSJ_SIZE", "[24, 32]")
+LSJ = (*PLAIN, "INPUT.AUGMENTATION", "lsj", "INPUT.LSJ_SIZE", "[24, 32]",
+       "INPUT.LSJ_SCALE", "[1.0, 1.0]")  # fmt: skip
 
 
 @shows("INPUT.LSJ_SIZE", [48, 64], *LSJ)
 def test_jitter_size(pair: Pair, ramp: Path) -> None:
     assert [s["targets"].input_size for s in first_two(pair, ramp)] == [(24, 32), (48, 64)]
+
+
+@shows("INPUT.LSJ_SCALE", [2.0, 2.0], *LSJ)
+def test_jitter_scale(pair: Pair, ramp: Path) -> None:
+    """The window shows the whole frame, or half of its width."""
+    whole, half = (columns(sample) for sample in first_two(pair, ramp))
+    assert whole == pytest.approx(63, abs=2)
+    assert half == pytest.approx(31, abs=2)
 
 
 ONE_FRAME = (*PLAIN, "INPUT.CLIP_FRAMES", "1")

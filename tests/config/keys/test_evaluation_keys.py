@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from fvcore.common.config import CfgNode
-from vmt.modeling.seqformer.heads import best_queries
 
 from cocoapi_hq.io import rle
 from tests.config.keys.pairs import LATER, Pair, network, shows, shows_each
@@ -20,6 +19,7 @@ from vmt.engine.evaluate import SetResults, evaluate_set
 from vmt.engine.job import evaluate_only
 from vmt.inference.predictor import PredictorOptions, VideoPredictor
 from vmt.inference.video_writer import write_png
+from vmt.layers.query_heads import best_queries
 from vmt.utils.errors import ConfigError, VideoError
 
 FRAMES, SIZE = 6, (48, 80)

@@ -68,7 +68,7 @@ def read(output: Predictions, pixel: Tensor, frame: int, query: int) -> list[flo
 
 def test_costs() -> None:
     output, targets, pixel = world()
-    criterion = MaskDINOCriterion(costs=Weights(4, 5, 5, 5, 2), sampler=SAMPLER)
+    criterion = MaskDINOCriterion(weights=Weights(4, 5, 5, 5, 2), sampler=SAMPLER)
     points = reference_points(1, 24, torch.device("cpu"))
     for frame, target in enumerate(targets):
         truth = at_points(target.masks[None].float(), points)[0]

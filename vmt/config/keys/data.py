@@ -36,8 +36,9 @@ def add_keys(cfg: Node) -> None:
     cfg.INPUT.CROP_PROB = 0.5
     cfg.INPUT.CROP_MIN_SIZES = [400, 500, 600]
     cfg.INPUT.CROP_SIZE = [384, 600]
-    # "lsj": (h, w) in pixels; frames are 0.5 to 2 times as large as what fits into it [D].
+    # "lsj": (h, w) in pixels, and the range of the scale relative to what fits into it [D].
     cfg.INPUT.LSJ_SIZE = [480, 768]
+    cfg.INPUT.LSJ_SCALE = [0.5, 2.0]
     # Images with more objects are left out of training; 0: none is [S].
     cfg.INPUT.MAX_IMAGE_OBJECTS = 25
     # For a mask refiner: what makes its input coarse, one drawn per tracklet: kinds of

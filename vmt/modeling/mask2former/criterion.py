@@ -64,8 +64,7 @@ class Mask2FormerCriterion:
     Source: Mask2Former, arXiv:2112.01527, sections 3.3 and 4.1, and its code.
 
     Args:
-        losses: weights of the losses.
-        costs: weights of the matching costs.
+        weights: of losses and of the costs of matching.
         sampler: where masks are compared.
         no_object_weight: of queries without an object in the class loss.
         deep_supervision: whether outputs before the last layer are trained.
@@ -73,26 +72,23 @@ class Mask2FormerCriterion:
 
     def __init__(
         self,
-        losses: Weights | None = None,
-        costs: Weights | None = None,
+        weights: Weights | None = None,
         sampler: PointSampler | None = None,
         no_object_weight: float = 0.1,
         deep_supervision: bool = True,
     ) -> None:
-        self.weights = losses or Weights()
-        self.costs = costs or Weights()
+        self.weights = weights or Weights()
         self.sampler = sampler or PointSampler()
         self.no_object_weight = no_object_weight
         self.deep_supervision = deep_supervision
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Mask2FormerCriterion:
-        """Read ``MODEL.LOSS`` and ``MODEL.MATCHER``; costs of masks have their losses' weights."""
+        """Read ``MODEL.LOSS``; costs of the match have the weights of their losses."""
         loss = cfg.MODEL.LOSS
         masks = loss.MASK_WEIGHT, loss.DICE_WEIGHT
         return cls(
             Weights(loss.CLASS_WEIGHT, *masks),
-            Weights(cfg.MODEL.MATCHER.CLASS_COST, *masks),
             no_object_weight=cfg.MODEL.MASK2FORMER.NO_OBJECT_WEIGHT,
             deep_supervision=loss.DEEP_SUPERVISION,
         )
@@ -183,9 +179,9 @@ class Mask2FormerCriterion:
             (Q, G).
         """
         return (
-            -self.costs.ce * logits.softmax(-1)[:, labels]
-            + self.costs.mask * cross_entropy_cost(mask_logits, truth)
-            + self.costs.dice * dice_cost(mask_logits, truth)
+            -self.weights.ce * logits.softmax(-1)[:, labels]
+            + self.weights.mask * cross_entropy_cost(mask_logits, truth)
+            + self.weights.dice * dice_cost(mask_logits, truth)
         )
 
     def losses(

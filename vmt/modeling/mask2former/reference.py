@@ -78,7 +78,6 @@ def training_outputs(
     outputs = model.predictions(out.embeds)
     fixed = Mask2FormerCriterion(
         criterion.weights,
-        criterion.costs,
         PointSampler(draw=reference_points),
         criterion.no_object_weight,
     )

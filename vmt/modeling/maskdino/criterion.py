@@ -97,8 +97,7 @@ class MaskDINOCriterion:
     Source: MaskDINO, arXiv:2206.02777, section 3.3 and its code.
 
     Args:
-        losses: weights of the losses.
-        costs: weights of the matching costs.
+        weights: of losses and of the costs of matching.
         sampler: where masks are compared.
         focal_alpha: weight of the positives in the class loss and cost.
         focal_gamma: focusing exponent of both.
@@ -107,27 +106,24 @@ class MaskDINOCriterion:
 
     def __init__(
         self,
-        losses: Weights | None = None,
-        costs: Weights | None = None,
+        weights: Weights | None = None,
         sampler: PointSampler | None = None,
         focal_alpha: float = FOCAL_ALPHA,
         focal_gamma: float = FOCAL_GAMMA,
         deep_supervision: bool = True,
     ) -> None:
-        self.weights = losses or Weights()
-        self.costs = costs or Weights()
+        self.weights = weights or Weights()
         self.sampler = sampler or PointSampler()
         self.focal = (focal_alpha, focal_gamma)
         self.deep_supervision = deep_supervision
 
     @classmethod
     def from_config(cls, cfg: CfgNode, sampler: PointSampler | None = None) -> MaskDINOCriterion:
-        """Read ``MODEL.LOSS`` and ``MODEL.MATCHER``; costs of masks have their losses' weights."""
-        loss, cost = cfg.MODEL.LOSS, cfg.MODEL.MATCHER
+        """Read ``MODEL.LOSS``; costs of the match have the weights of their losses."""
+        loss = cfg.MODEL.LOSS
         masks = loss.MASK_WEIGHT, loss.DICE_WEIGHT
         return cls(
             Weights(loss.CLASS_WEIGHT, *masks, loss.BOX_WEIGHT, loss.GIOU_WEIGHT),
-            Weights(cost.CLASS_COST, *masks, cost.BOX_COST, cost.GIOU_COST),
             sampler,
             loss.FOCAL_ALPHA,
             loss.FOCAL_GAMMA,
@@ -253,11 +249,11 @@ class MaskDINOCriterion:
         wanted = target.boxes_cxcywh
         overlap = pairwise_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(wanted), GIOU_EPSILON)
         return (
-            self.costs.ce * focal_cost(logits[:, target.labels], *self.focal)
-            + self.costs.bbox * torch.cdist(boxes, wanted, p=1)
-            - self.costs.giou * overlap
-            + self.costs.mask * cross_entropy_cost(mask_logits, truth)
-            + self.costs.dice * dice_cost(mask_logits, truth)
+            self.weights.ce * focal_cost(logits[:, target.labels], *self.focal)
+            + self.weights.bbox * torch.cdist(boxes, wanted, p=1)
+            - self.weights.giou * overlap
+            + self.weights.mask * cross_entropy_cost(mask_logits, truth)
+            + self.weights.dice * dice_cost(mask_logits, truth)
         )
 
     # --- losses ---------------------------------------------------------------------------------

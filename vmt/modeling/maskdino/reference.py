@@ -68,7 +68,7 @@ def training_outputs(
     noise = Noise(int(inputs["groups"]) * max(map(len, targets)), 0.0)
     out = model.forward_training(frames, targets, noise, "regressed")
     fixed = MaskDINOCriterion(
-        criterion.weights, criterion.costs, PointSampler(draw=reference_points), *criterion.focal
+        criterion.weights, PointSampler(draw=reference_points), *criterion.focal
     )
     objects = float(max(sum(map(len, targets)), 1))
     result = fixed(out.outputs, out.noisy, targets, out.pixel, objects)
