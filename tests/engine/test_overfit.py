@@ -47,7 +47,9 @@ def write_large_shape(folder: Path, seed: int = 1) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["overfit_seqformer", "overfit_vmt_released", "overfit_idol"])
+@pytest.mark.parametrize(
+    "name", ["overfit_seqformer", "overfit_vmt_released", "overfit_idol", "overfit_minvis"]
+)
 def test_one_clip_is_learned_by_heart(name: str, tmp_path: Path) -> None:
     write_large_shape(tmp_path)
     annotations, images = str(tmp_path / "annotations.json"), str(tmp_path / "JPEGImages")
