@@ -47,6 +47,9 @@ NETWORKS = {
     "msts": ("quick/msts_tiny", {}),
     "mask_pool": ("refine/mask_refiner", POOL),
     "detector": ("quick/vmt_tiny", DETECTOR),
+    "idol": ("quick/idol_tiny", {}),
+    "minvis": ("quick/minvis_tiny", {}),
+    "maskdino": ("quick/maskdino_tiny", {}),
 }
 SWITCHES = {
     "recompute": {"ENGINE.ACTIVATION_CHECKPOINTING": "true"},
@@ -74,6 +77,9 @@ REFUSED = {
     ("detector", "fsdp"): "ENGINE.PARALLEL fsdp spreads a network's stages",
     ("detector", "recompute"): "ENGINE.ACTIVATION_CHECKPOINTING has nothing to recompute",
     ("detector", "adversary"): "MODEL.ADVERSARY foreground_background judges the masks",
+    ("idol", "adversary"): "MODEL.ADVERSARY foreground_background judges the masks",
+    ("minvis", "adversary"): "MODEL.ADVERSARY foreground_background judges the masks",
+    ("maskdino", "adversary"): "MODEL.ADVERSARY foreground_background judges the masks",
     ("detector", "no_degrade"): "INPUT.DEGRADE is empty, but MODEL.META_ARCHITECTURE Query",
 }
 

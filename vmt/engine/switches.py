@@ -31,8 +31,8 @@ def check_switches(cfg: CfgNode, model: VideoModel, processes: int) -> None:
         )
     if cfg.MODEL.ADVERSARY != "none" and not model.takes_adversary:
         raise ConfigError(
-            f"MODEL.ADVERSARY {cfg.MODEL.ADVERSARY} judges the masks and features of a detector "
-            f"that is trained, and {name} trains none; set none."
+            f"MODEL.ADVERSARY {cfg.MODEL.ADVERSARY} judges the masks and features that a "
+            f"network hands it in training, and {name} hands it none; set none."
         )
     if engine.OVERLAY_PERIOD and not isinstance(model, Segmenter):
         raise ConfigError(
