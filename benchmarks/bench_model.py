@@ -67,7 +67,8 @@ def released_arithmetic() -> Iterator[None]:
         total = sum(branch(stacked) for branch in self.branches)
         return apply_dynamic_layers(total, layers)[:, 0]
 
-    def attention(query, key, value, dropout_p=0.0, scale=None):  # type: ignore[no-untyped-def]
+    def attention(query, key, value, attn_mask=None, dropout_p=0.0, scale=None):  # type: ignore[no-untyped-def]
+        assert attn_mask is None, "SeqFormer has no masked attention"
         scale = query.shape[-1] ** -0.5 if scale is None else scale
         return ((query * scale) @ key.transpose(-1, -2)).softmax(-1) @ value
 
