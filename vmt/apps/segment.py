@@ -20,7 +20,7 @@ from vmt.inference.results import LabelMapWriter, ResultsWriter, TrackTable
 from vmt.inference.sources import FirstFrames, VideoSource, open_videos
 from vmt.inference.threads import ReadAhead, WriteBehind
 from vmt.inference.video_writer import VideoWriter, write_png
-from vmt.modeling.video_model import FrameModel
+from vmt.modeling.video_model import FrameModel, Segmenter
 from vmt.structures.labels import LabelSpace
 from vmt.utils.atomic import DiskReserve, make_folder
 from vmt.utils.errors import AnnotationError, ConfigError, OutputError, VideoError
@@ -85,12 +85,7 @@ def segment(asked: SegmentOptions, say: Say, warn: Say) -> str:
         only = openers[0]()
         openers = [lambda: only]
     make_folder(asked.output)
-    take_free_cores()
-    model = load_segmenter(asked.config_file, asked.weights, asked.overrides, asked.device)
-    weights = asked.weights or cfg.MODEL.WEIGHTS
-    say(f"network: {asked.config_file} on {model.device}")
-    say(f"weights: {weights}" if weights else "weights: random weights: masks mean nothing")
-
+    model = _load(asked, asked.weights or cfg.MODEL.WEIGHTS, say)
     failures = 0
     with StopSignals() as signals, ExitStack() as closing:
         reserve = DiskReserve(asked.output)
@@ -122,6 +117,15 @@ def segment(asked: SegmentOptions, say: Say, warn: Say) -> str:
             "above); what was read of them is in the results."
         )
     return written
+
+
+def _load(asked: SegmentOptions, weights: object, say: Say) -> Segmenter:
+    """The network, with a line about it and one about its weights."""
+    take_free_cores()
+    model = load_segmenter(asked.config_file, asked.weights, asked.overrides, asked.device)
+    say(f"network: {asked.config_file} on {model.device}")
+    say(f"weights: {weights}" if weights else "weights: random weights: masks mean nothing")
+    return model
 
 
 def _category_ids(source: str, space: LabelSpace, match: str, say: Say) -> tuple[int | None, ...]:
