@@ -23,6 +23,9 @@ LONGEST = (
     "tools/test_make_mask_refiner.py",
     "docs/test_commands.py",
     "benchmarks/test_dry_runs.py",
+    "engine/test_switches.py",
+    "engine/test_train_loop.py",
+    "cocoapi_hq/tubes/test_fuzz.py",
 )
 
 
