@@ -111,7 +111,10 @@ def test_bisoftmax_is_its_definition() -> None:
     expected = torch.zeros(3, 4)
     for i in range(3):
         for j in range(4):
-            dot = lambda a, b: math.exp(float(e[a] @ m[b]))  # noqa: E731
+
+            def dot(a: int, b: int) -> float:
+                return math.exp(float(e[a] @ m[b]))
+
             over_memory = dot(i, j) / sum(dot(i, k) for k in range(4))
             over_detections = dot(i, j) / sum(dot(k, j) for k in range(3))
             expected[i, j] = (over_memory + over_detections) / 2
