@@ -17,13 +17,14 @@ def sine_features(position: Tensor, num_features: int) -> Tensor:
     Frequencies 10000^(2 floor(i/2) / n) (Attention Is All You Need, arXiv:1706.03762).
 
     Args:
-        position: (...), float.
+        position: (...), float; in double the angles are, too.
         num_features: n, even.
 
     Returns:
         (..., n).
     """
-    index = torch.arange(num_features, device=position.device, dtype=torch.float32)
+    dtype = torch.promote_types(position.dtype, torch.float32)
+    index = torch.arange(num_features, device=position.device, dtype=dtype)
     frequency = TEMPERATURE ** (2 * (index // 2) / num_features)
     angle = position[..., None] / frequency
     return torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], dim=-1).flatten(-2)

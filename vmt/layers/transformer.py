@@ -106,27 +106,51 @@ class SelfAttention(Attention):
 
 
 class MaskedAttention(Attention):
-    """Multi-head attention to other tokens, each query within its mask."""
+    """Multi-head attention to other tokens, each query within its mask, if there is one."""
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = None
+    ) -> Tensor:
         """Attend.
 
         Args:
             query: (B, Q, C).
             key: (B, S, C).
             value: (B, S, C).
-            visible: (B, Q, S) bool, which query reads which token, each at least one.
+            visible: (B, Q, S) or (B, 1, S) bool, which query reads which token, each at least one;
+                None: each reads all.
 
         Returns:
             (B, Q, C).
         """
-        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
-        heads = [
-            F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
-        ]
-        mixed: Tensor = self.out_proj(self._attend(heads, visible[:, None]))
+        heads = [self._head(part, x) for part, x in enumerate((query, key, value))]
+        mixed: Tensor = self.out_proj(
+            self._attend(heads, None if visible is None else visible[:, None])
+        )
         return mixed
+
+    def weights_of(self, query: Tensor, key: Tensor, visible: Tensor | None = None) -> Tensor:
+        """How much each query reads of each token, for people to look at.
+
+        Args:
+            query: (B, Q, C).
+            key: (B, S, C).
+            visible: as ``forward`` takes it.
+
+        Returns:
+            (B, M, Q, S), adding up to 1 over S.
+        """
+        scores = self._head(0, query) @ self._head(1, key).transpose(-1, -2) * self.scale
+        if visible is not None:
+            scores = scores.masked_fill(~visible[:, None], -torch.inf)
+        weights: Tensor = scores.softmax(-1)
+        return weights
+
+    def _head(self, part: int, x: Tensor) -> Tensor:
+        """(B, S, C) -> (B, M, S, C/M): query (part 0), key (1) or value (2)."""
+        weight, bias = self.in_proj_weight.chunk(3)[part], self.in_proj_bias.chunk(3)[part]
+        head: Tensor = F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1))
+        return head.transpose(1, 2)
 
 
 class EncoderLayer(nn.Module):
