@@ -164,3 +164,8 @@ def test_kinds_are_drawn_tracklet_by_tracklet(record):
         wider = found["coarse"].sum((1, 2, 3)) > found["targets"].masks.sum((1, 2, 3))
         seen.add(tuple(wider.tolist()))
     assert seen == {(True, True), (True, False), (False, True), (False, False)}
+
+
+def test_targets_know_the_indices_of_their_frames(record):
+    video = record((LEFT, LEFT))
+    assert sample(video, 1)["targets"].frame_times.tolist() == [1]

@@ -29,6 +29,14 @@ def test_sizes_names_and_selection() -> None:
     assert ClipTargets(**fields() | {"video_id": "", "clip_id": ""}).name == "clip without id"
 
 
+def test_frames_have_their_times() -> None:
+    assert ClipTargets(**fields()).frame_times.tolist() == [0, 1, 2]
+    timed = ClipTargets(**fields(), times=(7, 9, 30)).select(torch.tensor([1])).to("cpu")
+    assert timed.frame_times.tolist() == [7, 9, 30]
+    with pytest.raises(ValueError, match="2 times for 3 frames"):
+        ClipTargets(**fields(), times=(7, 9))
+
+
 def test_a_clip_may_hold_nothing() -> None:
     assert len(ClipTargets(**fields(G=0))) == 0
 

@@ -62,7 +62,12 @@ def decode_masks(
 
 
 def clip_targets(
-    masks: Tensor, labels: Tensor, *, video_id: str = "", clip_id: str = ""
+    masks: Tensor,
+    labels: Tensor,
+    *,
+    video_id: str = "",
+    clip_id: str = "",
+    times: Sequence[int] = (),
 ) -> ClipTargets:
     """Targets whose boxes and visibility are measured on the masks.
 
@@ -71,6 +76,7 @@ def clip_targets(
         labels: (G,) int64.
         video_id: for messages.
         clip_id: for messages.
+        times: T frame indices in the video; (): 0, 1, 2, ...
 
     Returns:
         Targets; boxes of absent tracklets are 1e-6 throughout.
@@ -85,6 +91,7 @@ def clip_targets(
         valid=boxes_px[..., 2] > 0,
         video_id=video_id,
         clip_id=clip_id,
+        times=tuple(times),
     )
 
 
@@ -159,7 +166,11 @@ class ClipMapper:
         return coarse | {
             "image": clip.frames.as_subclass(Tensor).contiguous(),
             "targets": clip_targets(
-                masks.contiguous(), labels, video_id=record.name, clip_id=clip_id
+                masks.contiguous(),
+                labels,
+                video_id=record.name,
+                clip_id=clip_id,
+                times=() if record.still else frames,
             ),
             "video_id": record.name,
             "clip_id": clip_id,

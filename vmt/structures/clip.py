@@ -20,6 +20,7 @@ class ClipTargets:
         valid: (G, T) bool, True where the tracklet is visible in the frame.
         video_id: named in messages.
         clip_id: named in messages, for instance the frame indices.
+        times: T frame indices in the video; (): 0, 1, 2, ...
 
     Raises:
         ValueError: shapes or types disagree, a label is negative, or a box is not finite.
@@ -31,6 +32,7 @@ class ClipTargets:
     valid: Tensor
     video_id: str = ""
     clip_id: str = ""
+    times: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.masks.ndim != 4:
@@ -41,6 +43,8 @@ class ClipTargets:
         self._expect("labels", self.labels, (G,))
         self._expect("boxes_cxcywh", self.boxes_cxcywh, (G, T, 4))
         self._expect("valid", self.valid, (G, T))
+        if len(self.times) not in (0, T):
+            raise ValueError(f"{self.name}: {len(self.times)} times for {T} frames.")
         for field, tensor, dtype in (
             ("labels", self.labels, torch.int64),
             ("masks", self.masks, torch.bool),
@@ -89,6 +93,12 @@ class ClipTargets:
     def num_frames(self) -> int:
         """T."""
         return int(self.masks.shape[1])
+
+    @property
+    def frame_times(self) -> Tensor:
+        """(T,) int64, the frames' indices in the video."""
+        times = self.times or range(self.num_frames)
+        return torch.tensor(list(times), device=self.labels.device)
 
     @property
     def input_size(self) -> tuple[int, int]:
