@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from vmt.inference.association.bisoftmax import BisoftmaxAssociation, BisoftmaxOptions
-from vmt.inference.association.memory import MemoryOptions, TrackMemory, bisoftmax
-from vmt.inference.association.selection import (
+from vmt.modeling.tracking.memory import MemoryOptions, TrackMemory, bisoftmax
+from vmt.modeling.tracking.selection import (
     SelectionOptions,
     greedy_nms,
     select_by_box,

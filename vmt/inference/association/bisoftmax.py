@@ -16,15 +16,15 @@ from fvcore.common.config import CfgNode
 from torch import Tensor
 
 from vmt.inference.association.base import ClassScore, FrameLogits, TrackSummary
-from vmt.inference.association.memory import MemoryOptions, TrackMemory
 from vmt.inference.association.registry import ASSOCIATIONS
-from vmt.inference.association.selection import (
+from vmt.modeling.registry import register
+from vmt.modeling.tracking.memory import MemoryOptions, TrackMemory
+from vmt.modeling.tracking.selection import (
     Detections,
     SelectionOptions,
     select_by_box,
     without_same_masks,
 )
-from vmt.modeling.registry import register
 from vmt.modeling.video_model import FrameModel, FrameOutputs
 from vmt.utils.errors import ConfigError
 

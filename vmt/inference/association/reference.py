@@ -12,14 +12,14 @@ from torch import Tensor
 from vmt.inference.association.base import FrameLogits, TrackSummary
 from vmt.inference.association.bisoftmax import BisoftmaxAssociation, BisoftmaxOptions
 from vmt.inference.association.embedding_hungarian import EmbeddingHungarianAssociation
-from vmt.inference.association.memory import MemoryOptions, TrackMemory
-from vmt.inference.association.selection import (
+from vmt.inference.postprocess import masks_at_video_size
+from vmt.modeling.criteria.ota import SimOta
+from vmt.modeling.tracking.memory import MemoryOptions, TrackMemory
+from vmt.modeling.tracking.selection import (
     SelectionOptions,
     select_by_box,
     without_same_masks,
 )
-from vmt.inference.postprocess import masks_at_video_size
-from vmt.modeling.criteria.ota import SimOta
 from vmt.modeling.video_model import FrameOutputs, ReferenceInputs
 
 Arrays = dict[str, Tensor]

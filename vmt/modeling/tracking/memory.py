@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 
@@ -142,6 +141,8 @@ class TrackMemory:
         return columns
 
     def _optimal_pairs(self, affinity: Tensor, matches: Tensor) -> list[int | None]:
+        from scipy.optimize import linear_sum_assignment  # a second that others save
+
         affinity = self._weighted(affinity, matches)
         columns: list[int | None] = [None] * len(affinity)
         for row, column in zip(
