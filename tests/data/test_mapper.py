@@ -169,3 +169,11 @@ def test_kinds_are_drawn_tracklet_by_tracklet(record):
 def test_targets_know_the_indices_of_their_frames(record):
     video = record((LEFT, LEFT))
     assert sample(video, 1)["targets"].frame_times.tolist() == [1]
+
+
+def test_views_of_an_image_have_times_of_their_own(record):
+    image = record((LEFT,), still=True)
+    mapper = ClipMapper(3, sample_local_global, camera_path, Compose([]), time_range=4)
+    drawn = [mapper(image, 0, LABELS, np.random.default_rng(seed)) for seed in range(40)]
+    times = [found["targets"].frame_times.tolist() for found in drawn if found is not None]
+    assert {tuple(t) for t in times} == {(0, a, b) for a in range(1, 4) for b in range(a + 1, 5)}

@@ -7,6 +7,7 @@ import pytest
 
 from tests.synthetic import moving_shapes
 from vmt.data.pseudo_clip import build_pseudo_clip, camera_path, shuffled_copies
+from vmt.utils.errors import ConfigError
 
 SIZE = (80, 120)
 
@@ -21,7 +22,7 @@ def flat() -> tuple[np.ndarray, np.ndarray]:
     return image, masks
 
 
-@pytest.mark.parametrize("name", ["native", "released"])
+@pytest.mark.parametrize("name", ["camera", "copies", "released"])
 @pytest.mark.parametrize("T", [1, 2, 5])
 def test_shapes_and_determinism(name: str, T: int) -> None:
     recipe = build_pseudo_clip(name)
@@ -30,7 +31,20 @@ def test_shapes_and_determinism(name: str, T: int) -> None:
     assert tuple(first.masks.shape) == (2, T, *SIZE)
     assert first.frames.equal(second.frames)
     assert first.masks.equal(second.masks)
-    assert first.cropped
+    assert first.cropped == (name != "copies")
+
+
+def test_copies_are_the_image() -> None:
+    image, masks = flat()
+    clip = build_pseudo_clip("copies")(image, masks, 3, np.random.default_rng(0))
+    for t in range(3):
+        np.testing.assert_array_equal(clip.frames[t].permute(1, 2, 0).numpy(), image)
+        np.testing.assert_array_equal(clip.masks[:, t].numpy(), masks)
+
+
+def test_unknown_recipes_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"INPUT.STILLS is 'video'; choose camera or copies"):
+        build_pseudo_clip("video")
 
 
 def test_masks_follow_the_camera() -> None:

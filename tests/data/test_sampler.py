@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vmt.data.clip_sampler import build_sampler
+from vmt.data.clip_sampler import build_sampler, draw_times
 from vmt.utils.errors import ConfigError
 
-NAMES = ("local_global", "released", "range")
+NAMES = ("local_global", "released", "range", "span")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -21,7 +21,10 @@ def test_properties(name: str, T: int, length: int) -> None:
         assert frames == sorted(frames)
         assert key in frames
         assert all(isinstance(t, int) and 0 <= t < length for t in frames)
-        if name != "released":
+        if name == "span":
+            assert len(set(frames)) == min(T, length, 5), "no more than 5 lie within 4"
+            assert frames[-1] - frames[0] <= 4
+        elif name != "released":
             assert len(set(frames)) == min(T, length)
 
 
@@ -53,6 +56,29 @@ def test_range_stays_near() -> None:
     assert seen == set(range(24, 37))
 
 
+def test_a_span_holds_all_frames_of_a_clip() -> None:
+    """Two frames are up to 6 to either side of the key; more never span more than 6."""
+    sample, rng = build_sampler("span", 6), np.random.default_rng(0)
+    pairs = [sample(30, 60, 2, rng) for _ in range(300)]
+    assert {b + a - 60 for a, b in pairs} == set(range(-6, 7)) - {0}
+    five = [sample(30, 60, 5, rng) for _ in range(300)]
+    assert max(frames[-1] - frames[0] for frames in five) == 6
+    assert {t for frames in five for t in frames} == set(range(24, 37))
+
+
+@pytest.mark.parametrize("T", [1, 2, 3, 5])
+def test_times_of_an_image_start_at_0_and_keep_to_the_range(T: int) -> None:
+    rng = np.random.default_rng(0)
+    drawn = [draw_times(T, 10, rng) for _ in range(300)]
+    assert all(len(times) == len(set(times)) == T for times in drawn)
+    assert all(times[0] == 0 and times == sorted(times) for times in drawn)
+    assert {t for times in drawn for t in times[1:]} == (set(range(1, 11)) if T > 1 else set())
+
+
+def test_more_times_than_frames_repeat() -> None:
+    assert draw_times(4, 1, np.random.default_rng(0)) == [0, 1, 1, 1]
+
+
 def test_two_frames_are_neighbours() -> None:
     sample, rng = build_sampler("local_global", 1), np.random.default_rng(0)
     seen = {tuple(sample(10, 20, 2, rng)) for _ in range(200)}
@@ -69,7 +95,9 @@ def test_the_published_draw_repeats_frames_as_published() -> None:
 
 
 def test_messages() -> None:
-    with pytest.raises(ConfigError, match=r"INPUT.SAMPLER is 'near'; choose local_global or"):
+    with pytest.raises(
+        ConfigError, match=r"INPUT.SAMPLER is 'near'; choose local_global, range or"
+    ):
         build_sampler("near", 1)
     with pytest.raises(ConfigError, match=r"INPUT.SAMPLER_RANGE is 0"):
         build_sampler("range", 0)

@@ -11,11 +11,13 @@ import torch
 from scipy.spatial.transform import Rotation
 from torchvision import tv_tensors
 
+from vmt.data.mapper import clip_targets
 from vmt.data.pseudo_clip import _centred, _homography, camera_path, shuffled_copies
 from vmt.data.transforms import (
     Clip,
     ColorJitter,
     LargeScaleJitter,
+    PerFrame,
     ReleaseJitter,
     Resize,
     ResizeOrCrop,
@@ -99,7 +101,54 @@ def test_large_scale_jitter_is_relative_to_what_fits(frame, window, scale, scale
     params = jitter.make_params(ramp(*frame), np.random.default_rng(0))
     assert params["scaled"] == scaled
     assert params["window"][2:] == (min(40, scaled[0]), min(56, scaled[1]))
-    assert jitter.apply(ramp(*frame), params).size == params["window"][2:]
+    assert jitter.apply(ramp(*frame), params).size == window, "padded"
+
+
+def test_large_scale_jitter_pads_with_grey_on_the_right_and_below():
+    """Half of what fits into 48x80: 24x32 pixels, each the mean of four."""
+    jitter = LargeScaleJitter((48, 80), (0.5, 0.5))
+    clip = ramp()
+    out = jitter.apply(clip, jitter.make_params(clip, np.random.default_rng(0)))
+    assert out.size == (48, 80)
+    assert not out.cropped
+    assert (out.frames[..., 24:, :] == 128).all()
+    assert (out.frames[..., 32:] == 128).all()
+    assert (out.frames[:, 2, :24, :32] == 7).all()
+    assert out.masks[0, 0].sum() == 24 * 16
+    assert out.masks[0, 1, :24, :16].all()
+
+
+def test_large_scale_jitter_of_each_frame_by_hand():
+    """Frame 0 at its own scale from row 8 and column 16, frame 1 at half of it and padded."""
+    jitter = PerFrame(LargeScaleJitter((24, 32), (0.1, 2.0)))
+    params = {
+        "frames": [
+            {"scaled": (48, 64), "window": (8, 16, 24, 32)},
+            {"scaled": (12, 16), "window": (0, 0, 12, 16)},
+        ]
+    }
+    out = jitter.apply(ramp(), params)
+    assert out.cropped
+    assert out.frames[0, 0, 0].tolist() == list(range(64, 192, 4))
+    assert out.frames[0, 1, :, 0].tolist() == list(range(40, 160, 5))
+    assert out.masks[0, 0, 3].tolist() == [True] * 16 + [False] * 16
+    # a quarter of the frame's side: columns of four pixels, 4 (4 j + 1.5)
+    assert out.frames[1, 0, 6, 1:15].tolist() == [6 + 16 * j for j in range(1, 15)]
+    assert (out.frames[1, :, 12:] == 128).all()
+    assert (out.frames[1, :, :, 16:] == 128).all()
+    assert out.masks[0, 1].nonzero().max(0).values.tolist() == [11, 7]
+    assert out.masks[0, 1].sum() == 12 * 8
+
+
+def test_an_object_that_one_frames_window_cuts_off_is_absent_there_alone():
+    """The left half is the object; the second frame shows the right half."""
+    jitter = PerFrame(LargeScaleJitter((48, 32), (0.1, 2.0)))
+    window = {"scaled": (48, 64), "window": (0, 0, 48, 32)}
+    params = {"frames": [window, window | {"window": (0, 32, 48, 32)}]}
+    out = jitter.apply(ramp(), params)
+    targets = clip_targets(out.masks.as_subclass(torch.Tensor), torch.zeros(1, dtype=torch.int64))
+    assert targets.valid.tolist() == [[True, False]]
+    assert targets.boxes_cxcywh[0, 0].tolist() == [0.5, 0.5, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("twice", [False, True])

@@ -16,6 +16,7 @@ from vmt.data.transforms import (
     ColorJitter,
     Flip,
     LargeScaleJitter,
+    PerFrame,
     ReleaseJitter,
     Resize,
     ResizeOrCrop,
@@ -50,6 +51,7 @@ def geometry() -> dict[str, Any]:
         "crop": ResizeOrCrop(1.0, [50, 80], (30, 60), resize),
         "crop twice": ResizeOrCrop(1.0, [50, 80], (30, 60), resize, twice=True),
         "lsj": LargeScaleJitter((50, 70), (0.5, 2.0)),
+        "lsj per frame": PerFrame(LargeScaleJitter((50, 70), (0.5, 2.0))),
     }
 
 
@@ -115,6 +117,24 @@ def test_one_draw_per_clip(name: str, make_config: Any) -> None:
         out = augment(still, np.random.default_rng(seed))
         assert torch.equal(out.frames[0], out.frames[2])
         assert torch.equal(out.masks[:, 0], out.masks[:, 2])
+
+
+def test_jitter_per_frame_makes_equal_frames_differ(make_config: Any) -> None:
+    """Scales, windows and flips are independent: so are the frames, and each mask goes along."""
+    node = make_config(INPUT__LSJ_DRAW="frame", INPUT__COLOR_PROB=0.0).INPUT
+    clip = flat_clip()
+    still = Clip(clip.frames[:1].expand(2, -1, -1, -1), clip.masks[:, :1].expand(-1, 2, -1, -1))
+    differ = sum(
+        not torch.equal(*build_augmentation(node, "lsj")(still, np.random.default_rng(k)).frames)
+        for k in range(20)
+    )
+    assert differ == 20
+    flips = [
+        PerFrame(Flip(0.5)).make_params(still, np.random.default_rng(k))["frames"]
+        for k in range(64)
+    ]
+    unequal = sum(a["flip"] != b["flip"] for a, b in flips)
+    assert 20 <= unequal <= 44
 
 
 def test_the_published_jitter_draws_per_frame_and_wraps() -> None:
@@ -218,6 +238,7 @@ def test_crop_marks_the_clip() -> None:
         ({"INPUT__MIN_SIZE_TRAIN": []}, r"INPUT.MIN_SIZE_TRAIN is \[\]; give sizes in pixels"),
         ({"INPUT__CROP_SIZE": [600, 384]}, r"INPUT.CROP_SIZE is \[600, 384\]; give two values"),
         ({"INPUT__LSJ_SIZE": [64]}, r"INPUT.LSJ_SIZE is \[64\]; give two values"),
+        ({"INPUT__LSJ_DRAW": "view"}, "INPUT.LSJ_DRAW is 'view'; choose clip or frame"),
         ({"INPUT__LSJ_SCALE": [0.0, 1.0]}, r"INPUT.LSJ_SCALE is \[0.0, 1.0\]"),
         ({"INPUT__FLIP_PROB": 1.5}, "INPUT.FLIP_PROB is 1.5; give a probability"),
     ],

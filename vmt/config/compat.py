@@ -31,7 +31,7 @@ class Behaviour:
 
 RELEASED = Behaviour("released", "released", "released", keep_invisible=True, crop_to_input=False)
 #: Keys that ``COMPAT: released`` takes the place of, at the only value they may have beside it.
-_REPLACED = {"SAMPLER": "local_global", "AUGMENTATION": "default"}
+_REPLACED = {"SAMPLER": "local_global", "AUGMENTATION": "default", "STILLS": "camera"}
 
 
 def behaviour(cfg: Node) -> Behaviour:
@@ -59,7 +59,7 @@ def behaviour(cfg: Node) -> Behaviour:
     return Behaviour(
         cfg.INPUT.SAMPLER,
         cfg.INPUT.AUGMENTATION,
-        "native",
+        cfg.INPUT.STILLS,
         keep_invisible=False,
         crop_to_input=True,
     )

@@ -327,6 +327,7 @@ def build_train_clips(cfg: CfgNode, label_space: LabelSpace) -> TrainClips:
         max_image_objects=cfg.INPUT.MAX_IMAGE_OBJECTS,
         keep_invisible=way.keep_invisible,
         degrade=tuple(cfg.INPUT.DEGRADE),
+        time_range=cfg.INPUT.SAMPLER_RANGE,
     )
     sizes = [sum(data.num_frames()) for data in sets]
     return TrainClips(

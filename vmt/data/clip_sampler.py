@@ -19,7 +19,7 @@ def build_sampler(name: str, frame_range: int) -> Sampler:
 
     Args:
         name: ``INPUT.SAMPLER``, or "released".
-        frame_range: ``INPUT.SAMPLER_RANGE``, frames to either side, for "range".
+        frame_range: ``INPUT.SAMPLER_RANGE``, in frames, for "range" and "span".
 
     Returns:
         A function of key frame, length of the video, T and a generator, which gives T sorted
@@ -28,20 +28,38 @@ def build_sampler(name: str, frame_range: int) -> Sampler:
     Raises:
         ConfigError: unknown name, or a range below 1.
     """
+    if frame_range < 1:
+        raise ConfigError(f"INPUT.SAMPLER_RANGE is {frame_range}; give at least 1 frame.")
     if name == "local_global":
         return sample_local_global
     if name == "released":
         return sample_released
-    if name == "range":
-        if frame_range < 1:
-            raise ConfigError(f"INPUT.SAMPLER_RANGE is {frame_range}; give at least 1 frame.")
+    if name not in ("range", "span"):
+        raise ConfigError(f"INPUT.SAMPLER is {name!r}; choose local_global, range or span.")
 
-        def sample(key: int, length: int, T: int, rng: np.random.Generator) -> list[int]:
-            near = range(max(0, key - frame_range), min(length, key + frame_range + 1))
-            return _complete([key], near, length, T, rng)
+    def sample_range(key: int, length: int, T: int, rng: np.random.Generator) -> list[int]:
+        near = range(max(0, key - frame_range), min(length, key + frame_range + 1))
+        return _complete([key], near, length, T, rng)
 
-        return sample
-    raise ConfigError(f"INPUT.SAMPLER is {name!r}; choose local_global or range.")
+    def sample_span(key: int, length: int, T: int, rng: np.random.Generator) -> list[int]:
+        frames = [key]
+        for _ in range(T - 1):
+            low, high = max(frames) - frame_range, min(frames) + frame_range
+            near = range(max(0, low), min(length, high + 1))
+            free = sorted(set(near) - set(frames)) or list(near)
+            frames.append(int(rng.choice(free)))
+        return sorted(frames)
+
+    return sample_range if name == "range" else sample_span
+
+
+def draw_times(T: int, frame_range: int, rng: np.random.Generator) -> list[int]:
+    """Where the T views of an image would stand in a video: 0, then further ones, ascending.
+
+    None is further from the first than ``frame_range``; with more views than that, some repeat.
+    """
+    later = rng.choice(np.arange(1, frame_range + 1), T - 1, replace=frame_range < T - 1)
+    return [0, *sorted(int(t) for t in later)]
 
 
 def sample_local_global(key: int, length: int, T: int, rng: np.random.Generator) -> list[int]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from cocoapi_hq.io import rle
-from vmt.data.clip_sampler import Sampler
+from vmt.data.clip_sampler import Sampler, draw_times
 from vmt.data.degrade import degrade_tube
 from vmt.data.images import read_frame
 from vmt.data.pseudo_clip import PseudoClip
@@ -108,6 +108,7 @@ class ClipMapper:
         keep_invisible: tracklets that no frame shows stay targets, unless a crop cut them off.
         degrade: kinds of ``vmt.data.degrade``, one drawn per tracklet, and "clean"; samples then
             have coarse masks too.
+        time_range: the views of an image are at most so many frames apart; see ``draw_times``.
     """
 
     num_frames: int
@@ -117,6 +118,7 @@ class ClipMapper:
     max_image_objects: int = 25
     keep_invisible: bool = False
     degrade: tuple[str, ...] = ()
+    time_range: int = 10
 
     def __call__(
         self,
@@ -163,6 +165,7 @@ class ClipMapper:
             masks, labels = masks[visible], labels[visible]
         clip_id = ",".join(map(str, frames))
         coarse = {"coarse": self._degraded(masks.numpy(), rng)} if self.degrade else {}
+        times = draw_times(self.num_frames, self.time_range, rng) if record.still else frames
         return coarse | {
             "image": clip.frames.as_subclass(Tensor).contiguous(),
             "targets": clip_targets(
@@ -170,7 +173,7 @@ class ClipMapper:
                 labels,
                 video_id=record.name,
                 clip_id=clip_id,
-                times=() if record.still else frames,
+                times=times,
             ),
             "video_id": record.name,
             "clip_id": clip_id,

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from vmt.data.transforms import Clip
+from vmt.utils.errors import ConfigError
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -45,8 +46,35 @@ class PseudoClip(Protocol):
 
 
 def build_pseudo_clip(name: str) -> PseudoClip:
-    """``native`` or ``released``, see ``vmt.config.compat``."""
-    return {"native": camera_path, "released": shuffled_copies}[name]
+    """The recipe of that name.
+
+    Args:
+        name: ``INPUT.STILLS``, or "released".
+
+    Raises:
+        ConfigError: there is none.
+    """
+    recipes: dict[str, PseudoClip] = {
+        "camera": camera_path,
+        "copies": copies,
+        "released": shuffled_copies,
+    }
+    if name not in recipes:
+        raise ConfigError(f"INPUT.STILLS is {name!r}; choose camera or copies.")
+    return recipes[name]
+
+
+def copies(
+    image: npt.NDArray[np.uint8],
+    masks: npt.NDArray[np.bool_],
+    num_frames: int,
+    rng: np.random.Generator,
+) -> Clip:
+    """The image T times; an augmentation that draws for every frame makes them differ."""
+    del rng
+    frames = torch.from_numpy(image).permute(2, 0, 1).expand(num_frames, -1, -1, -1)
+    again = torch.from_numpy(masks)[:, None].expand(-1, num_frames, -1, -1)
+    return Clip(tv_tensors.Video(frames), tv_tensors.Mask(again))
 
 
 def camera_path(

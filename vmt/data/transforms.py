@@ -1,4 +1,4 @@
-"""Augmentation of clips: parameters are drawn once per clip, then applied to all its frames.
+"""Augmentation of clips: parameters are drawn once per clip, or per frame where a config says so.
 
 A transform has ``make_params(clip, rng)``, which draws and changes nothing, and
 ``apply(clip, params)``, which is a pure function. Boxes are no part of a clip: they are measured on
@@ -24,6 +24,9 @@ from torchvision.transforms.v2 import functional as tvf
 from vmt.utils.errors import ConfigError
 
 Params = dict[str, Any]
+
+#: Of what pads a window, in [0, 255] [detectron2's FixedSizeCrop].
+_GREY = 128
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,18 @@ def crop_clip(clip: Clip, top: int, left: int, height: int, width: int) -> Clip:
         frames=tvf.crop(clip.frames, top, left, height, width),
         masks=tvf.crop(clip.masks, top, left, height, width),
         cropped=True,
+    )
+
+
+def pad_clip(clip: Clip, size: tuple[int, int]) -> Clip:
+    """Grey on the right and below, up to (h, w); no mask covers it."""
+    below, right = size[0] - clip.size[0], size[1] - clip.size[1]
+    if not below and not right:
+        return clip
+    return replace(
+        clip,
+        frames=tvf.pad(clip.frames, [0, 0, right, below], fill=_GREY),
+        masks=tvf.pad(clip.masks, [0, 0, right, below]),
     )
 
 
@@ -234,7 +249,8 @@ def _on_source(
 class LargeScaleJitter:
     """Resize by a wide range of scales and cut a window of fixed size out (arXiv:2012.07177).
 
-    Frames smaller than the window stay so: the model pads batches itself.
+    Smaller frames are padded to it on the right and below, with grey, as in Mask2Former's and
+    MaskDINO's trainings: all clips have one size.
 
     Args:
         size: (h, w) of the window in pixels.
@@ -258,12 +274,48 @@ class LargeScaleJitter:
         return {"scaled": scaled, "window": (top, left, h, w)}
 
     def apply(self, clip: Clip, params: Params) -> Clip:
-        """The window of the resized clip."""
+        """The window of the resized clip, padded."""
         window, scaled = params["window"], params["scaled"]
-        if window[2:] == scaled:
-            return resize_clip(clip, scaled)
-        clip = crop_clip(clip, *_on_source(window, scaled, clip.size))
-        return resize_clip(clip, (window[2], window[3]))
+        if window[2:] != scaled:
+            clip = crop_clip(clip, *_on_source(window, scaled, clip.size))
+        return pad_clip(resize_clip(clip, (window[2], window[3])), self.size)
+
+
+class PerFrame:
+    """Another transform with a draw for every frame; all must come out at one size.
+
+    Args:
+        transform: the other.
+    """
+
+    def __init__(self, transform: Transform) -> None:
+        self.transform = transform
+
+    def make_params(self, clip: Clip, rng: np.random.Generator) -> Params:
+        """One draw per frame."""
+        return {"frames": [self.transform.make_params(frame, rng) for frame in _frames(clip)]}
+
+    def apply(self, clip: Clip, params: Params) -> Clip:
+        """Each frame by its own draw."""
+        draws = params["frames"]
+        moved = [self.transform.apply(f, p) for f, p in zip(_frames(clip), draws, strict=True)]
+        return Clip(
+            tv_tensors.Video(torch.cat([frame.frames for frame in moved])),
+            tv_tensors.Mask(torch.cat([frame.masks for frame in moved], dim=1)),
+            cropped=any(frame.cropped for frame in moved),
+        )
+
+
+def _frames(clip: Clip) -> list[Clip]:
+    """Clips of one frame each."""
+    return [
+        replace(
+            clip,
+            frames=tv_tensors.Video(clip.frames[t : t + 1]),
+            masks=tv_tensors.Mask(clip.masks[:, t : t + 1]),
+        )
+        for t in range(len(clip.frames))
+    ]
 
 
 # --- colours ------------------------------------------------------------------------------------
@@ -393,7 +445,10 @@ def build_augmentation(node: CfgNode, name: str) -> Compose:
     _check(node)
     resize = Resize(node.MIN_SIZE_TRAIN, node.MAX_SIZE_TRAIN)
     flip = Flip(node.FLIP_PROB)
-    crop_range = (node.CROP_SIZE[0], node.CROP_SIZE[1])
+    jitter: list[Transform] = [flip, LargeScaleJitter(_pair(node.LSJ_SIZE), _pair(node.LSJ_SCALE))]
+    if node.LSJ_DRAW == "frame":
+        jitter = [PerFrame(transform) for transform in jitter]
+    crop_range = _pair(node.CROP_SIZE)
     recipes: dict[str, list[Transform]] = {
         "default": [
             flip,
@@ -405,13 +460,7 @@ def build_augmentation(node: CfgNode, name: str) -> Compose:
             ReleaseJitter(),
             ResizeOrCrop(node.CROP_PROB, node.CROP_MIN_SIZES, crop_range, resize, twice=True),
         ],
-        "lsj": [
-            flip,
-            LargeScaleJitter(
-                (node.LSJ_SIZE[0], node.LSJ_SIZE[1]), (node.LSJ_SCALE[0], node.LSJ_SCALE[1])
-            ),
-            ColorJitter(node.COLOR_PROB),
-        ],
+        "lsj": [*jitter, ColorJitter(node.COLOR_PROB)],
         "none": [resize],
     }
     if name not in recipes:
@@ -419,7 +468,13 @@ def build_augmentation(node: CfgNode, name: str) -> Compose:
     return Compose(recipes[name])
 
 
+def _pair(values: Sequence[Any]) -> tuple[Any, Any]:
+    return values[0], values[1]
+
+
 def _check(node: CfgNode) -> None:
+    if node.LSJ_DRAW not in ("clip", "frame"):
+        raise ConfigError(f"INPUT.LSJ_DRAW is {node.LSJ_DRAW!r}; choose clip or frame.")
     for key in ("MIN_SIZE_TRAIN", "CROP_MIN_SIZES", "CROP_SIZE", "LSJ_SIZE"):
         values = node[key]
         if not values or not all(isinstance(v, int) and v >= 1 for v in values):

@@ -84,6 +84,17 @@ def test_published_sampler_repeats_frames(pair: Pair, ramp: Path) -> None:
     assert repeats[1] >= 2, "the first and the last frame as key frame"
 
 
+@shows("INPUT.SAMPLER", "span", *PLAIN, "INPUT.CLIP_FRAMES", 3, "INPUT.SAMPLER_RANGE", 2)
+def test_span(pair: Pair, ramp: Path) -> None:
+    """Of three frames no two are further apart than two: they follow one another."""
+    frames = [
+        [list(map(int, s["clip_id"].split(","))) for s in take(cfg, ramp, 10)]
+        for cfg in pair.configs(*of(ramp))
+    ]
+    assert max(f[-1] - f[0] for f in frames[0]) > 2
+    assert {f[-1] - f[0] for f in frames[1]} == {2}
+
+
 @shows("INPUT.SAMPLER_RANGE", 2, *PLAIN, "INPUT.SAMPLER", "range")
 def test_sampler_range(pair: Pair, ramp: Path) -> None:
     wide, narrow = (distances(cfg, ramp) for cfg in pair.configs(*of(ramp)))
@@ -178,6 +189,22 @@ def test_jitter_scale(pair: Pair, ramp: Path) -> None:
     whole, half = (columns(sample) for sample in first_two(pair, ramp))
     assert whole == pytest.approx(63, abs=2)
     assert half == pytest.approx(31, abs=2)
+
+
+@shows("INPUT.LSJ_DRAW", "frame", *LSJ, "INPUT.LSJ_SCALE", "[0.5, 2.0]")
+def test_jitter_draw(pair: Pair, still: Path) -> None:
+    """Copies of an image: alike, or each with a scale and a window of its own."""
+    words = (*of(still), "INPUT.STILLS", "copies")
+    alike, differ = (take(cfg, still)[0]["targets"].masks for cfg in pair.configs(*words))
+    assert torch.equal(alike[:, 0], alike[:, 1])
+    assert not torch.equal(differ[:, 0], differ[:, 1])
+
+
+@shows("INPUT.STILLS", "copies", *PLAIN)
+def test_clips_of_images(pair: Pair, still: Path) -> None:
+    moved, same = (take(cfg, still)[0]["image"] for cfg in pair.configs(*of(still)))
+    assert not torch.equal(moved[0], moved[1])
+    assert torch.equal(same[0], same[1])
 
 
 ONE_FRAME = (*PLAIN, "INPUT.CLIP_FRAMES", "1")

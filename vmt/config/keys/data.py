@@ -17,10 +17,15 @@ def add_keys(cfg: Node) -> None:
     # Frames per training clip, T [S].
     cfg.INPUT.CLIP_FRAMES = 5
     # Which frames join the key frame: "local_global" (near neighbours and frames from afar, all
-    # different while the video has enough), or "range" (any frames within SAMPLER_RANGE).
+    # different while the video has enough), "range" (any frames within SAMPLER_RANGE), or "span"
+    # (no two of them further apart than that; for two frames the same).
     cfg.INPUT.SAMPLER = "local_global"
-    # Frames to either side of the key frame, for "range" [V].
+    # Frames to either side of the key frame, for "range" [V]; the span, for "span" and for the
+    # times at which the views of an image are said to lie.
     cfg.INPUT.SAMPLER_RANGE = 20
+    # How an image becomes a clip: "camera", a move of the camera over it [D]; "copies" of it, which
+    # LSJ_DRAW frame makes different (RefineVIS, arXiv:2306.04774, section 4.1).
+    cfg.INPUT.STILLS = "camera"
     # "default": flip, resize or crop and resize, colours, one draw per clip; "lsj": large-scale
     # jitter; "none": resize alone.
     cfg.INPUT.AUGMENTATION = "default"
@@ -36,9 +41,13 @@ def add_keys(cfg: Node) -> None:
     cfg.INPUT.CROP_PROB = 0.5
     cfg.INPUT.CROP_MIN_SIZES = [400, 500, 600]
     cfg.INPUT.CROP_SIZE = [384, 600]
-    # "lsj": (h, w) in pixels, and the range of the scale relative to what fits into it [D].
+    # "lsj": (h, w) in pixels of the window, padded on the right and below, and the range of the
+    # scale relative to what fits into it [D].
     cfg.INPUT.LSJ_SIZE = [480, 768]
     cfg.INPUT.LSJ_SCALE = [0.5, 2.0]
+    # "lsj" flips, scales and cuts all frames of a clip alike ("clip"), or each by itself ("frame":
+    # RefineVIS on clips of images).
+    cfg.INPUT.LSJ_DRAW = "clip"
     # Images with more objects are left out of training; 0: none is [S].
     cfg.INPUT.MAX_IMAGE_OBJECTS = 25
     # For a mask refiner: what makes its input coarse, one drawn per tracklet: kinds of
