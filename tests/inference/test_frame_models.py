@@ -18,7 +18,7 @@ from vmt.structures.masks import decode_masks
 from vmt.utils.errors import CheckpointError, ConfigError, VideoError
 
 SIZE = (72, 120)
-ASSOCIATIONS = ["bisoftmax", "embedding_hungarian"]
+ASSOCIATIONS = ["bisoftmax", "embedding_hungarian", "quasi_dense"]
 
 
 def frames(count: int, blobs: int = 2) -> list[np.ndarray]:

@@ -40,6 +40,23 @@ def test_fixtures_agree_with_the_published_code(
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_the_quasi_dense_tracker_agrees_with_the_published_one(
+    name: str, shared_data: Path, tmp_path: Path, check
+) -> None:
+    golden = np.load(shared_data / f"quasi_dense/golden_{name}.npz")
+    given = ("frame", "num_frames", "boxes", "scores", "labels", "embeds")
+    inputs, produced = tmp_path / "inputs.npz", tmp_path / "produced.npz"
+    np.savez(inputs, **{key: golden[key] for key in given})
+    command = ["--fixture", "quasi_dense", "--inputs", str(inputs), "--output", str(produced)]
+    assert check(command) == 0
+    found = np.load(produced)
+    assert set(found.files) == set(golden.files) - set(given)
+    for key in found.files:
+        tolerance = 1e-5 if "embed" in key else 0
+        np.testing.assert_allclose(found[key], golden[key], rtol=0, atol=tolerance, err_msg=key)
+
+
 def test_what_is_lacking_is_said(tmp_path: Path, check, capsys: pytest.CaptureFixture[str]) -> None:
     np.savez(tmp_path / "empty.npz")
     files = ["--inputs", str(tmp_path / "empty.npz"), "--output", str(tmp_path / "out.npz")]
@@ -51,4 +68,6 @@ def test_what_is_lacking_is_said(tmp_path: Path, check, capsys: pytest.CaptureFi
             check(command)
         assert message in capsys.readouterr().err
     assert check(["--fixture", "sort", *files]) == 2
-    assert "choose idol_simota, idol_tracker, minvis_linking" in capsys.readouterr().err
+    assert (
+        "choose idol_simota, idol_tracker, minvis_linking, quasi_dense" in capsys.readouterr().err
+    )

@@ -29,6 +29,7 @@ from vmt.inference.association.whole_video import WholeVideoAssociation
 from vmt.inference.association.windows import WindowAssociation
 from vmt.inference.postprocess import masks_at_video_size
 from vmt.inference.windows import Window, iter_chunks, iter_windows
+from vmt.modeling.tracking.quasi_dense import QuasiDenseOptions
 from vmt.modeling.video_model import (
     ClipModel,
     FrameModel,
@@ -71,6 +72,7 @@ class PredictorOptions:
         frame_association: how frames of a network for frames become tracks; "auto": as its method
             is published, see ``association.registry``.
         bisoftmax: of the association of that name.
+        quasi_dense: likewise.
 
     Raises:
         ConfigError: values that contradict each other.
@@ -88,6 +90,7 @@ class PredictorOptions:
     similarity_weight: float = 0.0
     frame_association: str = "auto"
     bisoftmax: BisoftmaxOptions = field(default_factory=BisoftmaxOptions)
+    quasi_dense: QuasiDenseOptions = field(default_factory=QuasiDenseOptions)
 
     def __post_init__(self) -> None:
         if self.window < 0 or self.stride < 0:
@@ -146,6 +149,7 @@ class PredictorOptions:
             similarity_weight=1.0 if cfg.TEST.WINDOW == 1 else 0.0,
             frame_association=cfg.TEST.ASSOCIATION,
             bisoftmax=BisoftmaxOptions.from_config(cfg),
+            quasi_dense=QuasiDenseOptions.from_config(cfg),
         )
 
 

@@ -24,6 +24,10 @@ def options(cfg: CfgNode) -> Any:
     return PredictorOptions.from_config(cfg).bisoftmax
 
 
+def quasi_dense(cfg: CfgNode) -> Any:
+    return PredictorOptions.from_config(cfg).quasi_dense
+
+
 @shows("TEST.ASSOCIATION", "embedding_hungarian")
 def test_association(pair: Pair) -> None:
     chosen = [PredictorOptions.from_config(cfg).association(BlobFrameModel()) for cfg in pair]
@@ -61,3 +65,24 @@ def test_scores(pair: Pair, before: list[int], after: list[int]) -> None:
 def test_what_the_association_is_told(pair: Pair, value: Any, both: list[Any]) -> None:
     """What each option does: tests/inference/association/test_bisoftmax.py."""
     assert [value(options(cfg)) for cfg in pair] == both
+
+
+@shows_each(
+    {
+        "TEST.QUASI_DENSE.INIT_SCORE": (0.9, lambda o: o.init_score, [0.7, 0.9]),
+        "TEST.QUASI_DENSE.OBJECT_SCORE": (0.4, lambda o: o.object_score, [0.3, 0.4]),
+        "TEST.QUASI_DENSE.MATCH_SCORE": (0.6, lambda o: o.match_score, [0.5, 0.6]),
+        "TEST.QUASI_DENSE.MEMORY_FRAMES": (3, lambda o: o.memory_frames, [10, 3]),
+        "TEST.QUASI_DENSE.BACKDROP_FRAMES": (2, lambda o: o.backdrop_frames, [1, 2]),
+        "TEST.QUASI_DENSE.MOMENTUM": (0.5, lambda o: o.momentum, [0.8, 0.5]),
+        "TEST.QUASI_DENSE.SURE_SCORE": (0.6, lambda o: o.sure_score, [0.5, 0.6]),
+        "TEST.QUASI_DENSE.BACKDROP_IOU": (0.4, lambda o: o.backdrop_iou, [0.3, 0.4]),
+        "TEST.QUASI_DENSE.DUPLICATE_IOU": (0.6, lambda o: o.duplicate_iou, [0.7, 0.6]),
+        "TEST.QUASI_DENSE.SAME_CLASS": (False, lambda o: o.same_class, [True, False]),
+        "TEST.QUASI_DENSE.METRIC": ("cosine", lambda o: o.metric, ["bisoftmax", "cosine"]),
+    },
+    "value,both",
+)
+def test_what_quasi_dense_is_told(pair: Pair, value: Any, both: list[Any]) -> None:
+    """What each option does: tests/inference/association/test_quasi_dense.py."""
+    assert [value(quasi_dense(cfg)) for cfg in pair] == both

@@ -1,4 +1,7 @@
-"""How frames become tracks after a network for frames; [I]: the code of IDOL, arXiv:2207.10661."""
+"""How frames become tracks after a network for frames.
+
+[I]: the code of IDOL, arXiv:2207.10661. [Q]: QDTrack, arXiv:2006.06664, as published for BDD100K.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ from vmt.config.keys import sections
 
 def add_keys(cfg: Node) -> None:
     """Add them."""
-    sections(cfg, "TEST.BISOFTMAX")
-    # "auto": the one that the method is published with; else bisoftmax or embedding_hungarian.
+    sections(cfg, "TEST.BISOFTMAX", "TEST.QUASI_DENSE")
+    # "auto": as the method is published; else bisoftmax, embedding_hungarian or quasi_dense.
     cfg.TEST.ASSOCIATION = "auto"
     # Queries with a class above it are detections, in [0, 1] [I].
     cfg.TEST.BISOFTMAX.SELECT_SCORE = 0.1
@@ -22,3 +25,25 @@ def add_keys(cfg: Node) -> None:
     cfg.TEST.BISOFTMAX.MATCHING = "greedy"
     # Class scores of a track: "mean" of its frames [I] or their "max".
     cfg.TEST.BISOFTMAX.SCORE = "mean"
+    # Score above which a detection without partner starts a track [Q].
+    cfg.TEST.QUASI_DENSE.INIT_SCORE = 0.7
+    # Score above which a detection may join a track [Q].
+    cfg.TEST.QUASI_DENSE.OBJECT_SCORE = 0.3
+    # Similarity above which it does [Q].
+    cfg.TEST.QUASI_DENSE.MATCH_SCORE = 0.5
+    # A track without a match for so many frames is forgotten [Q].
+    cfg.TEST.QUASI_DENSE.MEMORY_FRAMES = 10
+    # Frames whose detections without a track are remembered, to be told from tracks [Q].
+    cfg.TEST.QUASI_DENSE.BACKDROP_FRAMES = 1
+    # Weight of the latest embedding of a track, in [0, 1] [Q].
+    cfg.TEST.QUASI_DENSE.MOMENTUM = 0.8
+    # A detection below OBJECT_SCORE that resembles a track more than this is left out [Q].
+    cfg.TEST.QUASI_DENSE.SURE_SCORE = 0.5
+    # Box IoU above which a detection below OBJECT_SCORE repeats a better one [Q].
+    cfg.TEST.QUASI_DENSE.BACKDROP_IOU = 0.3
+    # The same of other detections, whatever the classes [Q].
+    cfg.TEST.QUASI_DENSE.DUPLICATE_IOU = 0.7
+    # Tracks keep to their class [Q].
+    cfg.TEST.QUASI_DENSE.SAME_CLASS = True
+    # Similarity of embeddings: "bisoftmax" [Q] or "cosine".
+    cfg.TEST.QUASI_DENSE.METRIC = "bisoftmax"

@@ -43,8 +43,8 @@ class FrameLogits:
     Args:
         index: of the frame in the video.
         track_ids: N ids, ascending.
-        labels: N best labels so far.
-        scores: N probabilities of these labels so far, in [0, 1].
+        labels: N best labels, so far or in this frame alone, as the strategy has it.
+        scores: N probabilities of these labels, in [0, 1].
         logits: (N, h, w) mask logits, on the device of the network.
         mask_stride: input pixels per cell of ``logits``.
         input_size: (H, W) of the frame that went into the network, in pixels.

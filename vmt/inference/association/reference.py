@@ -15,6 +15,11 @@ from vmt.inference.association.embedding_hungarian import EmbeddingHungarianAsso
 from vmt.inference.postprocess import masks_at_video_size
 from vmt.modeling.criteria.ota import SimOta
 from vmt.modeling.tracking.memory import MemoryOptions, TrackMemory
+from vmt.modeling.tracking.quasi_dense import (
+    BoxDetections,
+    QuasiDenseMemory,
+    QuasiDenseOptions,
+)
 from vmt.modeling.tracking.selection import (
     SelectionOptions,
     select_by_box,
@@ -29,6 +34,19 @@ Size = tuple[int, int]
 BISOFTMAX = {
     "ytvis": BisoftmaxOptions(),
     "ovis": BisoftmaxOptions(SelectionOptions(mask_iou=0.3), MemoryOptions(birth_score=0.3)),
+}
+#: Settings of the reference files of QDTrack.
+QUASI_DENSE = {
+    "default": QuasiDenseOptions(init_score=0.8, object_score=0.5),
+    "bdd100k": QuasiDenseOptions(),
+    "cosine_nocats": QuasiDenseOptions(
+        init_score=0.6,
+        memory_frames=5,
+        backdrop_frames=2,
+        momentum=0.5,
+        same_class=False,
+        metric="cosine",
+    ),
 }
 #: (track, class) pairs that the reference files of whole networks hold.
 RESULTS = {"bisoftmax": 20, "embedding_hungarian": 10}
@@ -192,11 +210,36 @@ def _idol_simota(inputs: ReferenceInputs) -> Arrays:
     return arrays
 
 
+def _quasi_dense(inputs: ReferenceInputs) -> Arrays:
+    frame_of, *fields = (
+        torch.from_numpy(np.asarray(inputs[name]))
+        for name in ("frame", "boxes", "scores", "labels", "embeds")
+    )
+    detections = BoxDetections(*fields)
+    arrays: Arrays = {}
+    for name, options in QUASI_DENSE.items():
+        memory, ids = QuasiDenseMemory(options), torch.zeros_like(frame_of)
+        rows: list[tuple[int, int, int]] = []
+        vectors = [torch.zeros(0, detections.embeddings.shape[1])]
+        for frame in range(int(inputs["num_frames"])):
+            here = (frame_of == frame).nonzero()[:, 0]
+            ids[here] = memory.step(frame, detections.at(here))
+            for track, entry in memory.entries.items():
+                rows.append((frame, track, entry.last_frame))
+                vectors.append(entry.embedding[None])
+        table = torch.tensor(rows, dtype=torch.int64).reshape(-1, 3)
+        arrays |= {f"ids_{name}": ids, f"memory_embed_{name}": torch.cat(vectors)}
+        for column, field in enumerate(("frame", "id", "last")):
+            arrays[f"memory_{field}_{name}"] = table[:, column]
+    return arrays
+
+
 #: Fixture -> what it makes of the inputs; no network is needed.
 FIXTURES: dict[str, Callable[[ReferenceInputs], Mapping[str, Tensor]]] = {
     "idol_tracker": _idol_tracker,
     "idol_simota": _idol_simota,
     "minvis_linking": _minvis_linking,
+    "quasi_dense": _quasi_dense,
 }
 
 
