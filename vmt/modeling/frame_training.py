@@ -40,8 +40,8 @@ class TrainedFrame:
         logits: (Q, num_classes), or one column more where the last says "no object".
         boxes: (Q, 4) cxcywh in [0, 1], of the same frame of reference as the target's; None
             without boxes.
-        pixel: features of the frame as ``FrameModel.mask_head`` takes them.
-        refs: (Q, 2) as ``FrameModel.mask_head`` takes them; None for heads without.
+        pixel: features of the frame as ``RefinableFrameModel.mask_head`` takes them.
+        refs: (Q, 2) as ``RefinableFrameModel.mask_head`` takes them; None for heads without.
         best: (G,) int64, the one query that stands for each object of ``target``.
         assigned: (Q,) bool, queries that have an object.
         target: the G objects that the frame shows; its ``slots`` are rows of the clip's targets.
@@ -77,6 +77,23 @@ class RefinableFrameModel(FrameModel):
 
     #: C of ``TrainedFrame.embeds``.
     embed_dim: int
+
+    @abstractmethod
+    def class_head(self, embeds: Tensor) -> Tensor:
+        """(..., C) query embeddings -> (..., num_classes) logits."""
+
+    @abstractmethod
+    def mask_head(self, embeds: Tensor, pixel: Tensor, refs: Tensor | None) -> Tensor:
+        """Masks of queries.
+
+        Args:
+            embeds: (Q, C) query embeddings.
+            pixel: (C_m, h, w), features of the frame.
+            refs: (Q, 2) as (x, y) in pixels of the input; None for heads without.
+
+        Returns:
+            (Q, h, w) logits.
+        """
 
     @abstractmethod
     def train_frames(

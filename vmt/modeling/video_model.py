@@ -261,8 +261,8 @@ class FrameOutputs:
         mask_stride: input pixels per cell.
         input_size: (H, W) of the frame that went in, in pixels.
         query: (Q, C), what the class and mask heads took; None where nothing needs it later.
-        pixel: features of the frame as ``FrameModel.mask_head`` takes them, or None.
-        refs: (Q, 2) as ``FrameModel.mask_head`` takes them; None for heads without.
+        pixel: features of the frame as the network's mask head takes them, or None.
+        refs: (Q, 2) as the network's mask head takes them; None for heads without.
         no_object: the last column of ``logits`` says "no object".
         upsampling: from cells to pixels of the video, see ``masks_at_video_size``.
     """
@@ -337,23 +337,6 @@ class FrameModel(VideoModel):
             inputs: arrays as they lie in the file; images are normalised already.
         """
         raise NotImplementedError(f"{type(self).__name__} has no reference files")
-
-    @abstractmethod
-    def class_head(self, embeds: Tensor) -> Tensor:
-        """(..., C) query embeddings -> (..., num_classes) logits."""
-
-    @abstractmethod
-    def mask_head(self, embeds: Tensor, pixel: Tensor, refs: Tensor | None) -> Tensor:
-        """Masks of queries.
-
-        Args:
-            embeds: (Q, C) query embeddings.
-            pixel: (C_m, h, w), features of the frame.
-            refs: (Q, 2) as (x, y) in pixels of the input; None for heads without.
-
-        Returns:
-            (Q, h, w) logits.
-        """
 
 
 #: A network that finds the objects of videos.

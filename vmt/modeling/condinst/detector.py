@@ -112,11 +112,11 @@ class Detector(FrameModel):
         return logits
 
     def class_head(self, embeds: Tensor) -> Tensor:
-        """See ``FrameModel``; the last layer's."""
+        """See ``RefinableFrameModel``; the last layer's."""
         return self.class_logits(-1, embeds)
 
     def mask_head(self, embeds: Tensor, pixel: Tensor, refs: Tensor | None) -> Tensor:
-        """See ``FrameModel``; masks of stride 4."""
+        """See ``RefinableFrameModel``; masks of stride 4."""
         assert refs is not None, "dynamic layers read places relative to a reference point"
         layers = split_dynamic_parameters(self.masks.controller(embeds), self.masks.widths)
         return aligned_upsample2(self.masks.frame_logits(layers, refs, pixel))

@@ -101,9 +101,9 @@ class Detector(FrameModel):
         return {"": last} | {f"_{index}": output for index, output in enumerate(before)}
 
     def class_head(self, embeds: Tensor) -> Tensor:
-        """See ``FrameModel``; one column more, "no object"."""
+        """See ``RefinableFrameModel``; one column more, "no object"."""
         return self.heads.classes(embeds)
 
     def mask_head(self, embeds: Tensor, pixel: Tensor, refs: Tensor | None) -> Tensor:
-        """See ``FrameModel``; ``refs`` play no part."""
+        """See ``RefinableFrameModel``; ``refs`` play no part."""
         return self.heads.masks(embeds, pixel)

@@ -191,9 +191,9 @@ class Detector(FrameModel):
         return Predictions(self.heads.classes(embeds), boxes, self.heads.kernels(embeds))
 
     def class_head(self, embeds: Tensor) -> Tensor:
-        """See ``FrameModel``."""
+        """See ``RefinableFrameModel``."""
         return self.heads.classes(embeds)
 
     def mask_head(self, embeds: Tensor, pixel: Tensor, refs: Tensor | None) -> Tensor:
-        """See ``FrameModel``; ``refs`` play no part."""
+        """See ``RefinableFrameModel``; ``refs`` play no part."""
         return self.heads.masks(embeds, pixel)
