@@ -22,7 +22,7 @@ class RefinerInput:
         stride4: (T, C4, h4, w4) backbone map.
         stride2: (T, C2, h2, w2) backbone map, or None when the backbone has none.
         fused: (T, C, h8, w8), what the mask head's mask features are made from.
-        coarse_logits: (N, T, h8, w8).
+        coarse_logits: (N, T, h, w), of stride 8 or 4.
         query: (N, C) instance queries of the last decoder layer.
         centres_px: (N, T, 2) as (x, y), where the mask head placed the instances.
         boxes_cxcywh: (N, T, 4) in [0, 1] of the unpadded frame.
@@ -35,6 +35,7 @@ class RefinerInput:
         coarse_levels: per level (N, T, h, w), coarse probabilities where they are known better than
             ``coarse_logits`` says; none: those of all levels come from there. Of both, rows and
             columns beyond the level's map are not read.
+        coarse_stride: input pixels per cell of ``coarse_logits``.
     """
 
     frames: Tensor
@@ -50,6 +51,7 @@ class RefinerInput:
     masks_gt: Tensor | None = None
     given: tuple[Tensor, ...] = ()
     coarse_levels: tuple[Tensor, ...] = ()
+    coarse_stride: int = 8
 
 
 @dataclass(frozen=True)

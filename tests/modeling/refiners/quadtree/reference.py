@@ -55,13 +55,14 @@ def slow_write_back(
     logits: dict[Node, float],
     coarse: Tensor,
     sizes: Sequence[tuple[int, int]],
+    first: int = 0,
 ) -> list[list]:
-    """Per level nested lists [tracklet][frame][y][x]."""
+    """Per level from ``first`` on, where ``coarse`` is, nested lists [tracklet][frame][y][x]."""
     num_tracklets, num_frames = coarse.shape[:2]
     levels = []
     maps = coarse.tolist()
-    for level, (h, w) in enumerate(sizes):
-        if level:
+    for level, (h, w) in list(enumerate(sizes))[first:]:
+        if level > first:
             maps = [[double(frame, h, w) for frame in tube] for tube in maps]
         for n in range(num_tracklets):
             for t in range(num_frames):

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tests.modeling.test_vmt import targets_for
@@ -142,6 +143,41 @@ def test_masks_change_only_at_nodes_and_below() -> None:
     assert (out.mask_logits[finest] != before[2][finest]).float().mean() > 0.99
     at_level = out.tree.level == 2
     assert torch.equal(out.mask_logits[out.tree.cells(at_level)], out.node_logits[at_level])
+
+
+def in_stride4(inputs: RefinerInput) -> RefinerInput:
+    """The same clip with masks that have detail at stride 4."""
+    h4, w4 = inputs.stride4.shape[-2:]
+    fine = to_next_level(inputs.coarse_logits, (h4, w4))
+    checkers = torch.arange(h4)[:, None] + torch.arange(w4)
+    return replace(inputs, coarse_logits=fine + (checkers % 2) * 0.5, coarse_stride=4)
+
+
+@torch.no_grad()
+def test_masks_of_stride4_keep_their_detail() -> None:
+    refiner = refiner_with()
+    inputs = in_stride4(clip_input())
+    out = refiner(inputs)
+    maps = node_maps(out)
+    before = to_next_level(inputs.coarse_logits, out.tree.sizes[2])
+    may_change = (to_next_level(maps[1].float(), out.tree.sizes[2]) > 0) | maps[2]
+    assert 0.01 < may_change.float().mean() < 0.99
+    assert (out.mask_logits[may_change] != before[may_change]).float().mean() > 0.9
+    assert torch.equal(out.mask_logits[~may_change], before[~may_change])
+    assert torch.equal(out.stage_logits[~maps[1]], inputs.coarse_logits[~maps[1]])
+
+
+@torch.no_grad()
+def test_all_levels_read_masks_of_stride4() -> None:
+    refiner = refiner_with()
+    inputs = in_stride4(clip_input(size=(64, 96)))
+    probs = inputs.coarse_logits.sigmoid()
+    levels = (F.avg_pool2d(probs, 2), probs, to_next_level(probs, (32, 48)))
+    given = refiner(replace(inputs, coarse_levels=levels))
+    out = refiner(inputs)
+    assert len(out.tree) > 0
+    assert torch.equal(out.node_logits, given.node_logits)
+    assert torch.equal(out.mask_logits, given.mask_logits)
 
 
 @torch.no_grad()

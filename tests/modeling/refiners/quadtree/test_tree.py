@@ -148,16 +148,17 @@ def test_rank_in_group() -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("frame_chunk", [0, 2])
-def test_write_back_is_the_slow_one(size: tuple[int, int], frame_chunk: int) -> None:
+@pytest.mark.parametrize("first", [0, 1])
+def test_write_back_is_the_slow_one(size: tuple[int, int], frame_chunk: int, first: int) -> None:
     generator = torch.Generator().manual_seed(1)
     scores = random_scores(size, frames=3)
     tree = in_sequence(build_quadtree(scores, THRESHOLDS))
     # sixteenths: the sums below are exact, whatever their order
-    coarse = torch.randint(-64, 64, scores[0].shape, generator=generator) / 16
+    coarse = torch.randint(-64, 64, scores[first].shape, generator=generator) / 16
     logits = torch.randint(-64, 64, (len(tree),), generator=generator) / 16
-    actual = write_back(tree, logits, coarse, frame_chunk)
+    actual = write_back(tree, logits, coarse, frame_chunk, first)
     node_logits = dict(zip(rows_of(tree), logits.tolist(), strict=True))
-    assert [a.tolist() for a in actual] == slow_write_back(node_logits, coarse, tree.sizes)
+    assert [a.tolist() for a in actual] == slow_write_back(node_logits, coarse, tree.sizes, first)
 
 
 def test_no_nodes_no_change() -> None:

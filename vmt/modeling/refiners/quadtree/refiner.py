@@ -22,7 +22,7 @@ from vmt.modeling.refiners.quadtree.criterion import QuadtreeCriterion, Quadtree
 from vmt.modeling.refiners.quadtree.detector import HALO, NUM_PARAMETERS, IncoherenceDetector
 from vmt.modeling.refiners.quadtree.detector import WIDTH as DETECTOR_WIDTH
 from vmt.modeling.refiners.quadtree.grow import best_nodes, build_quadtree
-from vmt.modeling.refiners.quadtree.node_encoder import NodeEncoder, PyramidRefiner
+from vmt.modeling.refiners.quadtree.node_encoder import NodeEncoder, PyramidRefiner, halve
 from vmt.modeling.refiners.quadtree.options import QuadtreeOptions
 from vmt.modeling.refiners.quadtree.pixel_decoder import WIDTHS, PixelDecoder
 from vmt.modeling.refiners.quadtree.regions import region_levels
@@ -164,7 +164,8 @@ class QuadtreeRefiner(PyramidRefiner):
         coarse, joined = torch.cat(probs)[chosen], torch.cat(tokens)[chosen]
         tokens.clear()
         node_logits = self._refine_nodes(inputs, tree, joined, coarse)
-        levels = write_back(tree, node_logits, inputs.coarse_logits.detach(), chunk)
+        first = STRIDES.index(inputs.coarse_stride)
+        levels = write_back(tree, node_logits, inputs.coarse_logits.detach(), chunk, first)
         return QuadtreeOutput(
             mask_logits=levels[-1],
             mask_stride=STRIDES[-1],
@@ -197,7 +198,7 @@ class QuadtreeRefiner(PyramidRefiner):
 
     def level_sizes(self, inputs: RefinerInput) -> tuple[tuple[int, int], ...]:
         """(h, w) at strides 8, 4 and 2."""
-        h8, w8 = inputs.coarse_logits.shape[-2:]
+        h8, w8 = inputs.fused.shape[-2:]
         h4, w4 = inputs.stride4.shape[-2:]
         h2, w2 = 2 * h4, 2 * w4
         if self.compress is None:
@@ -367,13 +368,16 @@ def _with_known(score: Tensor, known: Sequence[Sequence[Tensor]], rows: slice) -
 def _coarse_probs(
     inputs: RefinerInput, rows: slice, sizes: Sequence[tuple[int, int]]
 ) -> list[Tensor]:
-    """Per level (N, t, h, w), as they are given or from the coarsest down."""
+    """Per level (N, t, h, w), as they are given or from that of the coarse logits up and down."""
     if inputs.coarse_levels:
         levels = zip(inputs.coarse_levels, sizes, strict=True)
         return [level[:, rows, :h, :w] for level, (h, w) in levels]
     probs = [inputs.coarse_logits[:, rows].detach().sigmoid()]
-    for size in sizes[1:]:
+    first = STRIDES.index(inputs.coarse_stride)
+    for size in sizes[first + 1 :]:
         probs.append(to_next_level(probs[-1], size))
+    for size in reversed(sizes[:first]):
+        probs.insert(0, halve(probs[0], size))
     return probs
 
 

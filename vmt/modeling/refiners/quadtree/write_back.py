@@ -31,6 +31,7 @@ def write_back(
     node_logits: Tensor,
     coarse_logits: Tensor,
     frame_chunk: int = 0,
+    first: int = 0,
 ) -> list[Tensor]:
     """Replace the coarse logits at the nodes, level after level; only nodes and what lies below.
 
@@ -39,21 +40,24 @@ def write_back(
     Args:
         tree: P nodes.
         node_logits: (P,).
-        coarse_logits: (N, T, h, w) at the coarsest level.
+        coarse_logits: (N, T, h, w) at level ``first``.
         frame_chunk: frames at once; 0: all. Changes nothing but memory.
+        first: level from which on the mask is known; nodes above it write nothing, since what lies
+            below them is known better.
 
     Returns:
-        Per level (N, T, h_l, w_l) logits.
+        Per level from ``first`` on (N, T, h_l, w_l) logits.
     """
-    out = [coarse_logits.new_empty((*coarse_logits.shape[:2], *size)) for size in tree.sizes]
+    sizes = tree.sizes[first:]
+    out = [coarse_logits.new_empty((*coarse_logits.shape[:2], *size)) for size in sizes]
     node_logits = node_logits.to(coarse_logits.dtype)
     for rows in frame_chunks(tree.num_frames, frame_chunk):
         inside = (tree.frame >= rows.start) & (tree.frame < rows.stop)
         maps = coarse_logits[:, rows]
-        for level, size in enumerate(tree.sizes):
-            maps = to_next_level(maps, size) if level else maps.clone()
-            nodes = (inside & (tree.level == level)).nonzero()[:, 0]
+        for index, size in enumerate(sizes):
+            maps = to_next_level(maps, size) if index else maps.clone()
+            nodes = (inside & (tree.level == first + index)).nonzero()[:, 0]
             n, t, y, x = tree.cells(nodes)
             maps[n, t - rows.start, y, x] = node_logits[nodes]
-            out[level][:, rows] = maps
+            out[index][:, rows] = maps
     return out
