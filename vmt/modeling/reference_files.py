@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vmt.modeling.criteria.matcher import Match
+from vmt.modeling.criteria.ota import OtaMatch
 from vmt.modeling.video_model import FrameModel, ReferenceInputs
 from vmt.structures.boxes import xyxy_to_cxcywh
 from vmt.structures.frame_targets import FrameTargets
@@ -56,12 +57,12 @@ def _target(inputs: ReferenceInputs, index: int, frames: Tensor) -> FrameTargets
     return FrameTargets(labels.to(device), boxes.to(device), masks.to(device), f"image {index}")
 
 
-def match_rows(calls: Iterable[Sequence[Match]]) -> Tensor:
+def match_rows(calls: Iterable[Sequence[Match | OtaMatch]]) -> Tensor:
     """(M, 4) int32: image, call of the matcher, query, object."""
     rows = [
         (image, call, int(query), int(target))
         for call, matches in enumerate(calls)
         for image, match in enumerate(matches)
-        for query, target in zip(*match, strict=True)
+        for query, target in zip(*match[:2], strict=True)
     ]
     return torch.tensor(rows, dtype=torch.int32).view(-1, 4)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from vmt.modeling.criteria.finite import NonFiniteError
 from vmt.modeling.criteria.matcher import Match
+from vmt.modeling.criteria.point_criterion import Predictions
 from vmt.modeling.criteria.point_sampling import PointSampler, at_points, reference_points
-from vmt.modeling.mask2former.criterion import Mask2FormerCriterion, Predictions, Weights
+from vmt.modeling.mask2former.criterion import Mask2FormerCriterion
 from vmt.structures.frame_targets import FrameTargets
 
 SAMPLER = PointSampler(24, draw=reference_points)
@@ -116,7 +117,9 @@ def test_losses() -> None:
 
 def test_names_and_weights_of_outputs() -> None:
     output, targets, pixel = world()
-    criterion = Mask2FormerCriterion(Weights(1, 2, 3), sampler=SAMPLER)
+    criterion = Mask2FormerCriterion(
+        {"loss_ce": 1, "loss_mask": 2, "loss_dice": 3}, sampler=SAMPLER
+    )
     outputs = {"": output, "_0": output}
     result = criterion(outputs, targets, pixel, 3.0)
     assert list(result.matches) == ["", "_0"]

@@ -12,19 +12,18 @@ from torch import Tensor
 from vmt.modeling.criteria.finite import NonFiniteError
 from vmt.modeling.criteria.matcher import Match
 from vmt.modeling.criteria.point_sampling import PointSampler, at_points, reference_points
-from vmt.modeling.maskdino.criterion import LOSSES, MaskDINOCriterion, Predictions, Weights
+from vmt.modeling.maskdino.criterion import LOSSES, BoxPredictions, MaskDINOCriterion
 from vmt.modeling.maskdino.denoising import NoisyQueries
 from vmt.structures.frame_targets import FrameTargets
 
 SAMPLER = PointSampler(24, draw=reference_points)
 
 
-def world(seed: int = 0) -> tuple[Predictions, list[FrameTargets], Tensor]:
+def world(seed: int = 0) -> tuple[BoxPredictions, list[FrameTargets], Tensor]:
     """Two frames of 6 queries and 3 classes; two objects in the first, one in the second."""
     torch.manual_seed(seed)
-    output = Predictions(
-        torch.randn(2, 6, 3), torch.rand(2, 6, 4) * 0.5 + 0.2, torch.randn(2, 6, 8)
-    )
+    logits, boxes = torch.randn(2, 6, 3), torch.rand(2, 6, 4) * 0.5 + 0.2
+    output = BoxPredictions(logits, torch.randn(2, 6, 8), boxes)
     targets = []
     for count in (2, 1):
         masks = torch.rand(count, 16, 16) > 0.5
@@ -59,7 +58,7 @@ def slow_focal(logit: float, positive: bool) -> float:
     return 0.75 * p**2 * -math.log(1 - p)
 
 
-def read(output: Predictions, pixel: Tensor, frame: int, query: int) -> list[float]:
+def read(output: BoxPredictions, pixel: Tensor, frame: int, query: int) -> list[float]:
     """A query's mask at the places that all pairs share."""
     mask = torch.einsum("c,chw->hw", output.kernels[frame, query], pixel[frame])
     points = reference_points(1, 24, torch.device("cpu"))
@@ -68,7 +67,7 @@ def read(output: Predictions, pixel: Tensor, frame: int, query: int) -> list[flo
 
 def test_costs() -> None:
     output, targets, pixel = world()
-    criterion = MaskDINOCriterion(weights=Weights(4, 5, 5, 5, 2), sampler=SAMPLER)
+    criterion = MaskDINOCriterion(sampler=SAMPLER)
     points = reference_points(1, 24, torch.device("cpu"))
     for frame, target in enumerate(targets):
         truth = at_points(target.masks[None].float(), points)[0]
@@ -128,7 +127,7 @@ def test_denoising_queries_stand_first_and_have_their_own_divisor() -> None:
     criterion = MaskDINOCriterion(sampler=SAMPLER)
     noisy = NoisyQueries(torch.zeros(2, 4, 1), torch.zeros(2, 4, 4), 2, 2)
     result = criterion({"": output}, noisy, targets, pixel, 3.0)
-    matching, denoising = output.part(slice(4, None)), output.part(slice(4))
+    matching, denoising = output.of_queries(slice(4, None)), output.of_queries(slice(4))
     [matches] = criterion.match([matching], targets, pixel)
     for name, value in criterion.losses(matching, matches, targets, pixel, 3.0).items():
         assert float(value) == float(result.losses[name])
@@ -145,7 +144,8 @@ def test_without_deep_supervision_the_last_layer_alone_is_trained() -> None:
 
 
 def test_a_loss_has_the_weight_of_its_kind() -> None:
-    criterion = MaskDINOCriterion(Weights(1, 2, 3, 4, 5))
+    kinds = ("loss_ce", "loss_mask", "loss_dice", "loss_bbox", "loss_giou")
+    criterion = MaskDINOCriterion(dict(zip(kinds, (1, 2, 3, 4, 5), strict=True)))
     names = ("loss_ce", "loss_mask_0", "loss_dice_dn", "loss_bbox_dn_7", "loss_giou_interm")
     assert [criterion.weight(name) for name in names] == [1, 2, 3, 4, 5]
 

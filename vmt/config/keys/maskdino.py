@@ -42,3 +42,6 @@ def add_keys(cfg: Node) -> None:
     # "positive", as MaskDINO; "contrastive", as DINO and RefineVIS: each has a negative beside it,
     # and DN_NOISE moves corners, in half sides.
     cfg.MODEL.MASKDINO.DN_KIND = "positive"
+    # How queries get their objects in training: "hungarian", one each, as MaskDINO; "ota", several
+    # by SimOTA, as RefineVIS on videos (arXiv:2306.04774, section 4.1). Proposals have one in both.
+    cfg.MODEL.MASKDINO.MATCHER = "hungarian"

@@ -20,6 +20,7 @@ from vmt.modeling.criteria.losses import (
 )
 from vmt.modeling.criteria.ota import OtaMatch, SimOta
 from vmt.modeling.criteria.set_criterion import masks_at_stride, mean_tracklets, sum_of
+from vmt.modeling.criteria.weights import WeightedLosses, loss_weights
 from vmt.structures.frame_targets import FrameTargets
 
 #: (decoder layer, key frame of the batch, (N,) query indices) -> (N, h, w) mask logits
@@ -59,7 +60,7 @@ class FramePair:
 
 
 @dataclass(frozen=True)
-class IDOLCriterion:
+class IDOLCriterion(WeightedLosses):
     """IDOL's losses (arXiv:2207.10661, sections 3.1 and 3.2).
 
     Names of the key frames' losses are those of ``SetCriterion``; ``loss_reid`` is the contrastive
@@ -85,11 +86,7 @@ class IDOLCriterion:
         loss, association = cfg.MODEL.LOSS, cfg.MODEL.IDOL
         return cls(
             {
-                "loss_ce": loss.CLASS_WEIGHT,
-                "loss_bbox": loss.BOX_WEIGHT,
-                "loss_giou": loss.GIOU_WEIGHT,
-                "loss_mask": loss.MASK_WEIGHT,
-                "loss_dice": loss.DICE_WEIGHT,
+                **loss_weights(cfg),
                 "loss_reid": association.CONTRASTIVE_WEIGHT,
                 "loss_reid_aux": association.COSINE_WEIGHT,
             },
@@ -176,15 +173,6 @@ class IDOLCriterion:
             cosine.append(anchors * cosine_loss(*given, choose=self.choose))
         count = max(sum(len(pair.anchors) for pair in pairs), 1)
         return {"loss_reid": sum_of(contrast) / count, "loss_reid_aux": sum_of(cosine) / count}
-
-    def weight(self, name: str) -> float:
-        """Weight of a loss, whatever its layer suffix."""
-        stem, _, layer = name.rpartition("_")
-        return self.weights[stem if layer.isdigit() else name]
-
-    def weighted(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The losses times their weights."""
-        return {name: self.weight(name) * loss for name, loss in losses.items()}
 
 
 def _masks(masks_of: MasksOf, layer: int, frame: int) -> Callable[[Tensor], Tensor]:

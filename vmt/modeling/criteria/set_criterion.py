@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,7 @@ from vmt.modeling.criteria.losses import (
     mask_focal_loss,
 )
 from vmt.modeling.criteria.matcher import HungarianClipMatcher, Match
+from vmt.modeling.criteria.weights import WeightedLosses
 from vmt.structures.clip import ClipTargets
 from vmt.structures.decoder_outputs import DecoderOutputs
 
@@ -46,7 +47,7 @@ class CriterionResult:
     last_masks: list[Tensor | None]
 
 
-class SetCriterion:
+class SetCriterion(WeightedLosses):
     """SeqFormer's losses over all decoder layers.
 
     Names: ``loss_ce``, ``loss_bbox``, ``loss_giou``, ``loss_mask``, ``loss_dice`` for the last
@@ -191,23 +192,6 @@ class SetCriterion:
             ),
             "loss_dice": dice_loss(masks, masks_gt, num_tracklets),
         }
-
-    def weighted(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What ``__call__`` returned, times the weights.
-
-        Raises:
-            KeyError: a name that this criterion does not give.
-        """
-        return {name: self.weight(name) * loss for name, loss in losses.items()}
-
-    def weight(self, name: str) -> float:
-        """Weight of a loss, whatever its layer suffix.
-
-        Raises:
-            KeyError: a name that this criterion does not give.
-        """
-        stem, _, layer = name.rpartition("_")
-        return self.weights[stem if layer.isdigit() else name]
 
 
 def mean_tracklets(targets: Sequence[Sized], device: torch.device) -> float | Tensor:

@@ -11,7 +11,7 @@ from vmt.layers.deformable_encoder import Encoder, split_levels
 from vmt.layers.pixel_map import PixelMap
 from vmt.layers.projection import Projection
 from vmt.modeling.backbones.base import Backbone
-from vmt.modeling.mask2former.criterion import Predictions
+from vmt.modeling.criteria.point_criterion import Predictions
 from vmt.modeling.mask2former.decoder import STRIDES, Decoder
 from vmt.modeling.mask2former.heads import Heads
 from vmt.modeling.mask2former.options import Mask2FormerOptions

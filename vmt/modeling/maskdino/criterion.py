@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from fvcore.common.config import CfgNode
@@ -17,84 +17,53 @@ from vmt.modeling.criteria.losses import (
     full_precision,
     giou_loss,
 )
-from vmt.modeling.criteria.matcher import Match, focal_cost, match_costs
+from vmt.modeling.criteria.matcher import Match, focal_cost
+from vmt.modeling.criteria.ota import OtaMatch, SimOta
+from vmt.modeling.criteria.point_criterion import CriterionResult, PointCriterion, Predictions
 from vmt.modeling.criteria.point_masks import cross_entropy_cost, dice_cost, mask_losses
-from vmt.modeling.criteria.point_sampling import PointSampler, at_points
+from vmt.modeling.criteria.point_sampling import PointSampler
+from vmt.modeling.criteria.set_criterion import mean_tracklets
+from vmt.modeling.criteria.weights import loss_weights
 from vmt.modeling.maskdino.denoising import NoisyQueries
 from vmt.structures.boxes import cxcywh_to_xyxy, pairwise_giou
 from vmt.structures.frame_targets import FrameTargets
+from vmt.utils.errors import ConfigError
 
 #: Added to the areas that generalised IoU divides by, as published.
 GIOU_EPSILON = 1e-6
 #: Suffix of the losses of the encoder's proposals.
 PROPOSALS = "_interm"
 LOSSES = ("loss_ce", "loss_mask", "loss_dice", "loss_bbox", "loss_giou")
+#: As published.
+WEIGHTS = {"loss_ce": 4.0, "loss_mask": 5.0, "loss_dice": 5.0, "loss_bbox": 5.0, "loss_giou": 2.0}
+#: One query per object, as MaskDINO; or several, by SimOTA with IDOL's costs, as RefineVIS.
+MATCHERS = ("hungarian", "ota")
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """What the heads say of Q queries of B frames.
+class BoxPredictions(Predictions):
+    """The same with boxes.
 
     Args:
         logits: (B, Q, num_classes).
-        boxes: (B, Q, 4) cxcywh in [0, 1] of the padded frame.
         kernels: (B, Q, mask_dim), whose dots with the pixel map are the masks.
+        boxes: (B, Q, 4) cxcywh in [0, 1] of the padded frame.
     """
 
-    logits: Tensor
     boxes: Tensor
-    kernels: Tensor
 
-    def part(self, queries: slice) -> Predictions:
-        """The same of some queries."""
-        return Predictions(
-            self.logits[:, queries], self.boxes[:, queries], self.kernels[:, queries]
-        )
-
-    def without(self, present: Tensor | None) -> Predictions:
+    def without(self, present: Tensor | None) -> BoxPredictions:
         """The same without class, and without its gradient, where ``present`` (B, Q) is False."""
         if present is None:
             return self
-        logits = self.logits.masked_fill(~present[..., None], -100.0)
-        return Predictions(logits, self.boxes, self.kernels)
+        return replace(self, logits=self.logits.masked_fill(~present[..., None], -100.0))
 
 
-@dataclass(frozen=True)
-class Weights:
-    """Of losses, and of the costs by which queries are matched.
+class MaskDINOCriterion(PointCriterion[BoxPredictions]):
+    """Matching per frame and output, and the losses of its pairs.
 
-    Args:
-        ce: of the focal class loss.
-        mask: of the cross entropy at points.
-        dice: of the dice loss at points.
-        bbox: of the L1 loss.
-        giou: of the generalised IoU loss.
-    """
-
-    ce: float = 4.0
-    mask: float = 5.0
-    dice: float = 5.0
-    bbox: float = 5.0
-    giou: float = 2.0
-
-
-@dataclass(frozen=True)
-class CriterionResult:
-    """What the criterion says of a step.
-
-    Args:
-        losses: unweighted scalars by name.
-        matches: by suffix of the losses, one per frame.
-    """
-
-    losses: dict[str, Tensor]
-    matches: dict[str, list[Match]]
-
-
-class MaskDINOCriterion:
-    """Hungarian matching per frame and output, and the losses of its pairs.
-
-    Source: MaskDINO, arXiv:2206.02777, section 3.3 and its code.
+    Source: MaskDINO, arXiv:2206.02777, section 3.3 and its code; one-to-many assignment ("ota") in
+    all places but the encoder's proposals as RefineVIS has it (arXiv:2306.04774, section 4.1).
 
     Args:
         weights: of losses and of the costs of matching.
@@ -102,47 +71,46 @@ class MaskDINOCriterion:
         focal_alpha: weight of the positives in the class loss and cost.
         focal_gamma: focusing exponent of both.
         deep_supervision: whether outputs before the last layer, and the proposals, are trained.
+        matcher: one of ``MATCHERS``.
+
+    Raises:
+        ConfigError: an unknown matcher.
     """
 
     def __init__(
         self,
-        weights: Weights | None = None,
+        weights: Mapping[str, float] = WEIGHTS,
         sampler: PointSampler | None = None,
         focal_alpha: float = FOCAL_ALPHA,
         focal_gamma: float = FOCAL_GAMMA,
         deep_supervision: bool = True,
+        matcher: str = "hungarian",
     ) -> None:
-        self.weights = weights or Weights()
-        self.sampler = sampler or PointSampler()
+        super().__init__(weights, sampler, deep_supervision)
+        if matcher not in MATCHERS:
+            raise ConfigError(
+                f"MODEL.MASKDINO.MATCHER is {matcher!r}; give one of {', '.join(MATCHERS)}."
+            )
         self.focal = (focal_alpha, focal_gamma)
-        self.deep_supervision = deep_supervision
+        self.one_to_many = matcher == "ota"
+        self.ota = SimOta()
 
     @classmethod
     def from_config(cls, cfg: CfgNode, sampler: PointSampler | None = None) -> MaskDINOCriterion:
-        """Read ``MODEL.LOSS``; costs of the match have the weights of their losses."""
+        """Read ``MODEL.LOSS`` and ``MODEL.MASKDINO.MATCHER``."""
         loss = cfg.MODEL.LOSS
-        masks = loss.MASK_WEIGHT, loss.DICE_WEIGHT
         return cls(
-            Weights(loss.CLASS_WEIGHT, *masks, loss.BOX_WEIGHT, loss.GIOU_WEIGHT),
+            loss_weights(cfg),
             sampler,
             loss.FOCAL_ALPHA,
             loss.FOCAL_GAMMA,
             loss.DEEP_SUPERVISION,
+            cfg.MODEL.MASKDINO.MATCHER,
         )
-
-    def weight(self, name: str) -> float:
-        """Weight of a loss, whatever its suffix."""
-        stem = "_".join(name.split("_")[:2])
-        value: float = getattr(self.weights, stem.removeprefix("loss_"))
-        return value
-
-    def weighted(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The losses times their weights."""
-        return {name: self.weight(name) * loss for name, loss in losses.items()}
 
     def __call__(
         self,
-        outputs: Mapping[str, Predictions],
+        outputs: Mapping[str, BoxPredictions],
         noisy: NoisyQueries | None,
         targets: Sequence[FrameTargets],
         pixel: Tensor,
@@ -165,14 +133,14 @@ class MaskDINOCriterion:
             outputs = {"": outputs[""]}
         first = len(noisy) if noisy is not None else 0
         queries = {
-            name: output.part(slice(0 if name == PROPOSALS else first, None))
+            name: output.of_queries(slice(0 if name == PROPOSALS else first, None))
             for name, output in outputs.items()
         }
-        matched = self.match(list(queries.values()), targets, pixel)
-        matches = dict(zip(queries, matched, strict=True))
+        matches = self._matches(queries, targets, pixel)
         losses: dict[str, Tensor] = {}
         for name, output in outputs.items():
-            found = self.losses(queries[name], matches[name], targets, pixel, count)
+            divisor = self._divisor(name, matches[name], count)
+            found = self.losses(queries[name], matches[name], targets, pixel, divisor)
             losses |= {loss + name: value for loss, value in found.items()}
             if name == PROPOSALS:
                 continue
@@ -180,50 +148,62 @@ class MaskDINOCriterion:
                 losses |= {f"{loss}_dn{name}": pixel.new_zeros(()) for loss in LOSSES}
                 continue
             pairs = [noisy.pairs(target) for target in targets]
-            denoised = output.part(slice(first)).without(noisy.present)
+            denoised = output.of_queries(slice(first)).without(noisy.present)
             found = self.losses(denoised, pairs, targets, pixel, count * noisy.groups)
             losses |= {f"{loss}_dn{name}": value for loss, value in found.items()}
         return CriterionResult(losses, matches)
 
+    def _divisor(
+        self, name: str, matches: Sequence[Match | OtaMatch], count: float | Tensor
+    ) -> float | Tensor:
+        """Objects; with several queries per object these queries, as IDOL has it."""
+        if not self.one_to_many or name == PROPOSALS:
+            return count
+        queries = [match.query_index for match in matches]
+        return mean_tracklets(queries, queries[0].device)
+
     # --- matching -------------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def match(
-        self, outputs: Sequence[Predictions], targets: Sequence[FrameTargets], pixel: Tensor
-    ) -> list[list[Match]]:
-        """Match every output of every frame, with one copy to the host per frame.
+    def _matches(
+        self,
+        queries: Mapping[str, BoxPredictions],
+        targets: Sequence[FrameTargets],
+        pixel: Tensor,
+    ) -> dict[str, Sequence[Match | OtaMatch]]:
+        """By suffix, one per frame."""
+        names = [name for name in queries if name == PROPOSALS or not self.one_to_many]
+        pairs = self.match([queries[name] for name in names], targets, pixel)
+        one_to_one = dict(zip(names, pairs, strict=True))
+        return {
+            name: one_to_one[name] if name in one_to_one else self.assign(output, targets, pixel)
+            for name, output in queries.items()
+        }
 
-        Args:
-            outputs: of the same queries, at several places of the network.
-            targets: B frames.
-            pixel: (B, mask_dim, h, w).
+    def assign(
+        self, output: BoxPredictions, targets: Sequence[FrameTargets], pixel: Tensor
+    ) -> Sequence[Match | OtaMatch]:
+        """See ``PointCriterion``."""
+        if not self.one_to_many:
+            return super().assign(output, targets, pixel)
+        frames = zip(output.logits, output.boxes, targets, strict=True)
+        return [self.ota(logits, boxes, t.labels, t.boxes_cxcywh) for logits, boxes, t in frames]
 
-        Returns:
-            Per output one match per frame.
-
-        Raises:
-            NonFiniteError: a cost is NaN or infinite.
-        """
-        matches: list[list[Match]] = [[] for _ in outputs]
-        for frame, target in enumerate(targets):
-            points = self.sampler.shared(pixel.device)
-            features = at_points(pixel[frame : frame + 1].float(), points)[0]  # (mask_dim, P)
-            truth = at_points(target.masks[None].float(), points)[0]  # (G, P)
-            costs = torch.stack(
-                [
-                    self.cost(
-                        output.logits[frame].float(),
-                        output.boxes[frame].float(),
-                        output.kernels[frame].float() @ features,
-                        target,
-                        truth,
-                    )
-                    for output in outputs
-                ]
-            )
-            for pairs, match in zip(matches, match_costs(costs, target.name), strict=True):
-                pairs.append(match)
-        return matches
+    def pair_costs(
+        self,
+        output: BoxPredictions,
+        frame: int,
+        features: Tensor,
+        target: FrameTargets,
+        truth: Tensor,
+    ) -> Tensor:
+        """See ``PointCriterion``."""
+        return self.cost(
+            output.logits[frame].float(),
+            output.boxes[frame].float(),
+            output.kernels[frame].float() @ features,
+            target,
+            truth,
+        )
 
     @full_precision
     def cost(
@@ -249,19 +229,19 @@ class MaskDINOCriterion:
         wanted = target.boxes_cxcywh
         overlap = pairwise_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(wanted), GIOU_EPSILON)
         return (
-            self.weights.ce * focal_cost(logits[:, target.labels], *self.focal)
-            + self.weights.bbox * torch.cdist(boxes, wanted, p=1)
-            - self.weights.giou * overlap
-            + self.weights.mask * cross_entropy_cost(mask_logits, truth)
-            + self.weights.dice * dice_cost(mask_logits, truth)
+            self.weights["loss_ce"] * focal_cost(logits[:, target.labels], *self.focal)
+            + self.weights["loss_bbox"] * torch.cdist(boxes, wanted, p=1)
+            - self.weights["loss_giou"] * overlap
+            + self.weights["loss_mask"] * cross_entropy_cost(mask_logits, truth)
+            + self.weights["loss_dice"] * dice_cost(mask_logits, truth)
         )
 
     # --- losses ---------------------------------------------------------------------------------
 
     def losses(
         self,
-        output: Predictions,
-        matches: Sequence[Match],
+        output: BoxPredictions,
+        matches: Sequence[Match | OtaMatch],
         targets: Sequence[FrameTargets],
         pixel: Tensor,
         count: float | Tensor,
@@ -280,7 +260,7 @@ class MaskDINOCriterion:
         """
         sums = dict.fromkeys(LOSSES, pixel.new_zeros((), dtype=torch.float32))
         for frame, (match, target) in enumerate(zip(matches, targets, strict=True)):
-            query, chosen = match
+            query, chosen = match.query_index, match.target_index
             boxes = output.boxes[frame, query][:, None]
             truth = target.boxes_cxcywh[chosen][:, None]
             logits, labels = output.logits[frame], target.labels[chosen]
@@ -294,3 +274,8 @@ class MaskDINOCriterion:
             losses |= mask_losses(self.sampler, kernels, pixel[frame], masks, count)
             sums = {name: sums[name] + losses[name] for name in LOSSES}
         return sums
+
+    def embedding_class_loss(self, logits: Tensor, labels: Tensor, count: float | Tensor) -> Tensor:
+        """See ``PointCriterion``."""
+        query = (labels >= 0).nonzero()[:, 0]
+        return class_loss(logits, query, labels[query], count, *self.focal)

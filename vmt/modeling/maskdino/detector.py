@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vmt.layers.deformable_encoder import Encoder, split_levels
 from vmt.layers.pixel_map import PixelMap
 from vmt.modeling.backbones.base import Backbone
-from vmt.modeling.maskdino.criterion import PROPOSALS, Predictions
+from vmt.modeling.maskdino.criterion import PROPOSALS, BoxPredictions
 from vmt.modeling.maskdino.decoder import Decoder, QueryStates
 from vmt.modeling.maskdino.denoising import Denoising, Noise, NoisyQueries
 from vmt.modeling.maskdino.heads import Heads
@@ -65,16 +65,20 @@ class TrainingForward:
 
     Args:
         proposals: the selected tokens.
-        outputs: by suffix of their losses, the last layer's first; all but the proposals' begin
-            with the denoising queries.
+        states: before the first layer and behind each; the queries begin with the denoising ones.
         noisy: these queries, or None.
         pixel: (N, mask_dim, h, w), stride 4.
     """
 
     proposals: Proposals
-    outputs: dict[str, Predictions]
+    states: list[QueryStates]
     noisy: NoisyQueries | None
     pixel: Tensor
+
+    @property
+    def num_noisy(self) -> int:
+        """Denoising queries of a frame."""
+        return 0 if self.noisy is None else len(self.noisy)
 
 
 class Detector(FrameModel):
@@ -182,13 +186,21 @@ class Detector(FrameModel):
             content = torch.cat([noisy.content, content], 1)
             anchors = torch.cat([noisy.anchor_logits, anchors], 1)
         states = self.decoder(content, anchors, memory, shapes, self.heads, visible)
-        *before, last = [self._predictions(state.embeds, state.boxes) for state in states]
-        outputs = {"": last} | {f"_{index}": output for index, output in enumerate(before)}
-        outputs[PROPOSALS] = self._predictions(proposals.content, proposals.boxes)
-        return TrainingForward(proposals, outputs, noisy, pixel)
+        return TrainingForward(proposals, states, noisy, pixel)
 
-    def _predictions(self, embeds: Tensor, boxes: Tensor) -> Predictions:
-        return Predictions(self.heads.classes(embeds), boxes, self.heads.kernels(embeds))
+    def predictions(self, out: TrainingForward, frames: slice) -> dict[str, BoxPredictions]:
+        """What the heads say of some frames, by suffix of the losses, the last layer's first.
+
+        All but the proposals' begin with the denoising queries.
+        """
+        *before, last = [self._predictions(s.embeds[frames], s.boxes[frames]) for s in out.states]
+        outputs = {"": last} | {f"_{index}": output for index, output in enumerate(before)}
+        proposals = out.proposals
+        outputs[PROPOSALS] = self._predictions(proposals.content[frames], proposals.boxes[frames])
+        return outputs
+
+    def _predictions(self, embeds: Tensor, boxes: Tensor) -> BoxPredictions:
+        return BoxPredictions(self.heads.classes(embeds), self.heads.kernels(embeds), boxes)
 
     def class_head(self, embeds: Tensor) -> Tensor:
         """See ``RefinableFrameModel``."""

@@ -71,12 +71,13 @@ def training_outputs(
         criterion.weights, PointSampler(draw=reference_points), *criterion.focal
     )
     objects = float(max(sum(map(len, targets)), 1))
-    result = fixed(out.outputs, out.noisy, targets, out.pixel, objects)
-    last = out.outputs[""].part(slice(len(out.noisy) if out.noisy is not None else 0, None))
+    outputs = model.predictions(out, slice(None))
+    result = fixed(outputs, out.noisy, targets, out.pixel, objects)
+    last = outputs[""].of_queries(slice(out.num_noisy, None))
     arrays = {
         "logits": last.logits,
         "pred_boxes": last.boxes,
-        "interm_boxes": out.outputs[PROPOSALS].boxes,
+        "interm_boxes": outputs[PROPOSALS].boxes,
         "top_tokens": out.proposals.token.int(),
         "match": match_rows(result.matches.values()),
     }

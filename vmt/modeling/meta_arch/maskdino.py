@@ -70,7 +70,8 @@ class MaskDINO(Detector):
         frames, _ = self.pad([self.normalise(clip) for clip in batch.clips])
         targets = frame_targets(batch.targets, (int(frames.shape[-2]), int(frames.shape[-1])))
         out = self.forward_training(frames, targets, self.noise, self.box_init)
-        result = self.criterion(out.outputs, out.noisy, targets, out.pixel, self.loss_count(batch))
+        outputs, count = self.predictions(out, slice(None)), self.loss_count(batch)
+        result = self.criterion(outputs, out.noisy, targets, out.pixel, count)
         return self.criterion.weighted(result.losses)
 
     def loss_count(self, batch: ClipBatch) -> float | Tensor:
