@@ -48,6 +48,7 @@ def _attention(net: Any) -> Any:
         "MODEL.MASKDINO.DN_KIND": (
             "contrastive", lambda net: net.noise.kind, ["positive", "contrastive"],
         ),
+        "MODEL.MASKDINO.MATCHER": ("ota", lambda net: net.criterion.one_to_many, [False, True]),
         "MODEL.MASKDINO.DN_NOISE": (0.2, lambda net: net.noise.scale, [0.4, 0.2]),
     },
     "read,values",
