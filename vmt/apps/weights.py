@@ -7,9 +7,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from vmt.checkpoint.download import Fetched, fetch
 from vmt.checkpoint.files import SAFETENSORS, read_weights, write_weights
 from vmt.checkpoint.key_maps.released import RELEASED, complete_released
-from vmt.checkpoint.zoo import Fetched, ZooFile, fetch
+from vmt.checkpoint.methods.base import ZooFile
 from vmt.utils.errors import CheckpointError
 
 

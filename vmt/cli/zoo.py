@@ -15,7 +15,8 @@ import dataclasses
 import json
 from pathlib import Path
 
-from vmt.checkpoint.zoo import ZOO, ZooFile, zoo_file
+from vmt.checkpoint.methods.base import ZooFile
+from vmt.checkpoint.zoo import ZOO, zoo_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
