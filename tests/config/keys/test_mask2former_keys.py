@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.config.keys.pairs import Pair, dropouts, network, outline, shows, shows_each
+from vmt.utils.errors import ConfigError
 
 TINY = (
     "MODEL.META_ARCHITECTURE", "MinVIS", "MODEL.MASK2FORMER.DIM", 32,
@@ -58,3 +59,16 @@ def test_dropout(pair: Pair) -> None:
     layer = parts[1][1].layers[0]
     assert layer.self_attn.dropout == pytest.approx(0.3)
     assert layer.cross_attn.dropout == pytest.approx(0.3)
+
+
+@shows("MODEL.LOSS.MASK_POINTS", 100, *TINY)
+def test_places_of_masks(pair: Pair) -> None:
+    for name in ("MinVIS", "MaskDINO"):
+        configs = [cfg.clone() for cfg in pair]
+        for cfg in configs:
+            cfg.defrost()
+            cfg.MODEL.META_ARCHITECTURE = name
+        samplers = [outline(cfg).criterion.sampler for cfg in configs]
+        assert [sampler.num_points for sampler in samplers] == [12544, 100]
+    with pytest.raises(ConfigError, match="MASK_POINTS is 0; give at least 1"):
+        outline(pair.to(0)[1])

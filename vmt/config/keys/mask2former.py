@@ -9,7 +9,7 @@ from vmt.config.keys import sections
 
 def add_keys(cfg: Node) -> None:
     """Add them."""
-    sections(cfg, "MODEL.MASK2FORMER")
+    sections(cfg, "MODEL.MASK2FORMER", "MODEL.LOSS")
     cfg.MODEL.MASK2FORMER.DIM = 256
     cfg.MODEL.MASK2FORMER.NUM_HEADS = 8
     # Sampling points of the encoder's attention, per head and level.
@@ -26,3 +26,5 @@ def add_keys(cfg: Node) -> None:
     cfg.MODEL.MASK2FORMER.NUM_QUERIES = 100
     # Weight of "no object" in the class loss.
     cfg.MODEL.MASK2FORMER.NO_OBJECT_WEIGHT = 0.1
+    # Places per mask where costs and losses of Mask2Former and MaskDINO look.
+    cfg.MODEL.LOSS.MASK_POINTS = 12544

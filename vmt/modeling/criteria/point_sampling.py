@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vmt.utils.errors import ConfigError
+
 #: (masks N, points P, device) -> (N, P, 2) as (x, y) in [0, 1]
 Draw = Callable[[int, int, torch.device], Tensor]
 
@@ -53,12 +55,20 @@ class PointSampler:
         importance: share of the loss's points where the mask is most uncertain; the others are
             drawn anew.
         draw: gives random places.
+
+    Raises:
+        ConfigError: no point.
     """
 
     num_points: int = 12544
     oversample: float = 3.0
     importance: float = 0.75
     draw: Draw = random_points
+
+    def __post_init__(self) -> None:
+        """Check."""
+        if self.num_points < 1:
+            raise ConfigError(f"MODEL.LOSS.MASK_POINTS is {self.num_points}; give at least 1.")
 
     def shared(self, device: torch.device) -> Tensor:
         """(1, P, 2): places for the costs of all pairs of a frame."""

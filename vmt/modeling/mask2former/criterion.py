@@ -49,6 +49,7 @@ class Mask2FormerCriterion(PointCriterion[Predictions]):
         """Read ``MODEL.LOSS`` and ``MODEL.MASK2FORMER``."""
         return cls(
             loss_weights(cfg),
+            PointSampler(cfg.MODEL.LOSS.MASK_POINTS),
             no_object_weight=cfg.MODEL.MASK2FORMER.NO_OBJECT_WEIGHT,
             deep_supervision=cfg.MODEL.LOSS.DEEP_SUPERVISION,
         )

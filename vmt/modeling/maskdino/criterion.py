@@ -96,12 +96,12 @@ class MaskDINOCriterion(PointCriterion[BoxPredictions]):
         self.ota = SimOta()
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, sampler: PointSampler | None = None) -> MaskDINOCriterion:
+    def from_config(cls, cfg: CfgNode) -> MaskDINOCriterion:
         """Read ``MODEL.LOSS`` and ``MODEL.MASKDINO.MATCHER``."""
         loss = cfg.MODEL.LOSS
         return cls(
             loss_weights(cfg),
-            sampler,
+            PointSampler(loss.MASK_POINTS),
             loss.FOCAL_ALPHA,
             loss.FOCAL_GAMMA,
             loss.DEEP_SUPERVISION,
