@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.synthetic import shape_clip
 from vmt.modeling.criteria.point_sampling import PointSampler, at_points, reference_points
-from vmt.modeling.maskdino.criterion import LOSSES, MaskDINOCriterion, Predictions
+from vmt.modeling.maskdino.criterion import LOSSES, BoxPredictions, MaskDINOCriterion
 from vmt.modeling.maskdino.denoising import Denoising, Noise, NoisyQueries
 from vmt.modeling.meta_arch.maskdino import MaskDINO
 from vmt.modeling.video_model import ClipBatch
@@ -91,30 +91,30 @@ def test_the_others_are_the_same_to_rounding_with_and_without(
     outputs = []
     for noise in (Noise(0), Noise(20, 0.4, "contrastive")):
         out = model.forward_training(padded, targets, noise, "regressed")
-        outputs.append((out.outputs, 0 if out.noisy is None else len(out.noisy)))
+        outputs.append((model.predictions(out, slice(None)), out.num_noisy))
     (alone, none), (beside, count) = outputs
     assert none == 0
     assert count == 2 * 20
     assert set(alone) == {"", "_0", "_1", "_interm"}
     for name, output in alone.items():
-        other = beside[name].part(slice(0 if name == "_interm" else count, None))
+        other = beside[name].of_queries(slice(0 if name == "_interm" else count, None))
         for field in ("logits", "boxes", "kernels"):
             torch.testing.assert_close(
                 getattr(output, field), getattr(other, field), rtol=1e-5, atol=1e-5
             )
 
 
-def parts(size: int = 6) -> tuple[Predictions, NoisyQueries, list[FrameTargets], Tensor]:
+def parts(size: int = 6) -> tuple[BoxPredictions, NoisyQueries, list[FrameTargets], Tensor]:
     """Two frames, two groups of three slots, and two queries that are matched."""
     torch.manual_seed(4)
     frames = [clip_frame([0, 2]), clip_frame([1])]
     noisy = Denoising(8, 5)(frames, NOISE)
     assert noisy is not None
     count = len(noisy) + 2
-    output = Predictions(
+    output = BoxPredictions(
         torch.randn(2, count, 5).requires_grad_(),
-        (torch.rand(2, count, 4) * 0.5 + 0.2).requires_grad_(),
         torch.randn(2, count, size).requires_grad_(),
+        (torch.rand(2, count, 4) * 0.5 + 0.2).requires_grad_(),
     )
     return output, noisy, frames, torch.randn(2, size, 4, 4)
 
