@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vmt.modeling.video_model import FrameModel, FrameOutputs, ModelOptions
+from vmt.modeling.video_model import FrameModel, FrameOutputs, ModelOptions, TrackRefiner
 from vmt.structures.labels import LabelSpace
 from vmt.structures.predictions import ClipTracklets
+from vmt.structures.track_window import FrameMaps, TrackWindow
 
 #: RGB that the three classes are made of.
 COLOURS = {"red": (255.0, 0.0, 0.0), "green": (0.0, 255.0, 0.0), "blue": (0.0, 0.0, 255.0)}
@@ -129,8 +130,31 @@ class BlobFrameModel(FrameModel):
             embeddings=4 * torch.eye(3, 8)[order],
             mask_stride=self.STRIDE,
             input_size=(H, W),
+            query=self.frames_seen + torch.eye(3, 8)[order],
             no_object=softmax,
+            maps=None if self.refiner is None else frame_maps(padded),
         )
+
+
+def frame_maps(frame: Tensor) -> FrameMaps:
+    """(3, H, W) as maps of every stride."""
+    return FrameMaps(frame, F.avg_pool2d(frame, 4), None, F.avg_pool2d(frame, 8))
+
+
+class FullColourRefiner(TrackRefiner):
+    """Masks of stride 2 that are the coarse ones, doubled and twice as sure."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.windows: list[TrackWindow] = []  # of every call
+
+    def sharpen(self, window: TrackWindow) -> tuple[Tensor, int]:
+        self.windows.append(window)
+        masks = F.interpolate(window.mask_logits, scale_factor=2, mode="bilinear")
+        return 2 * masks, window.mask_stride // 2
+
+    def points_left_out(self) -> str:
+        return ""
 
 
 def blob_video(num_frames: int, size: tuple[int, int] = (96, 160), blobs: int = 2) -> list[Tensor]:

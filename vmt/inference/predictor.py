@@ -73,6 +73,7 @@ class PredictorOptions:
             is published, see ``association.registry``.
         bisoftmax: of the association of that name.
         quasi_dense: likewise.
+        refine_window: frames that the refiner of a network for frames reads together.
 
     Raises:
         ConfigError: values that contradict each other.
@@ -91,6 +92,7 @@ class PredictorOptions:
     frame_association: str = "auto"
     bisoftmax: BisoftmaxOptions = field(default_factory=BisoftmaxOptions)
     quasi_dense: QuasiDenseOptions = field(default_factory=QuasiDenseOptions)
+    refine_window: int = 5
 
     def __post_init__(self) -> None:
         if self.window < 0 or self.stride < 0:
@@ -112,6 +114,8 @@ class PredictorOptions:
                 f"INPUT.MIN_SIZE_TEST {self.min_size} and TEST.TOP_K {self.top_k} must be at least "
                 f"1, INPUT.MAX_SIZE_TEST {self.max_size} at least 0."
             )
+        if self.refine_window < 1:
+            raise ConfigError(f"TEST.REFINE_WINDOW is {self.refine_window}; give at least 1.")
 
     @property
     def step(self) -> int:
@@ -149,6 +153,7 @@ class PredictorOptions:
             similarity_weight=1.0 if cfg.TEST.WINDOW == 1 else 0.0,
             frame_association=cfg.TEST.ASSOCIATION,
             bisoftmax=BisoftmaxOptions.from_config(cfg),
+            refine_window=cfg.TEST.REFINE_WINDOW,
             quasi_dense=QuasiDenseOptions.from_config(cfg),
         )
 

@@ -24,6 +24,8 @@ from vmt.ops.frames import fold_frames
 from vmt.structures.clip import ClipTargets
 from vmt.structures.labels import LabelSpace
 from vmt.structures.predictions import ClipTracklets
+from vmt.structures.track_window import FrameMaps, TrackWindow
+from vmt.utils.precision import arithmetic
 
 
 @dataclass(frozen=True)
@@ -265,6 +267,7 @@ class FrameOutputs:
         refs: (Q, 2) as the network's mask head takes them; None for heads without.
         no_object: the last column of ``logits`` says "no object".
         upsampling: from cells to pixels of the video, see ``masks_at_video_size``.
+        maps: what ``FrameModel.refiner`` reads of the frame, where there is one.
     """
 
     logits: Tensor
@@ -278,6 +281,7 @@ class FrameOutputs:
     refs: Tensor | None = None
     no_object: bool = False
     upsampling: str = "bilinear"
+    maps: FrameMaps | None = None
 
     def class_probs(self) -> Tensor:
         """(Q, num_classes) in [0, 1]."""
@@ -312,11 +316,42 @@ class ReferenceOutputs:
     weights: Mapping[str, float] = field(default_factory=dict)
 
 
+class TrackRefiner(nn.Module, ABC):
+    """Sharpens the masks of tracks (``vmt.modeling.refiners``)."""
+
+    @abstractmethod
+    def sharpen(self, window: TrackWindow) -> tuple[Tensor, int]:
+        """(N, T, h, w) mask logits, and the input pixels per cell of them."""
+
+    @abstractmethod
+    def points_left_out(self) -> str:
+        """See ``VideoModel.left_undone``."""
+
+
 class FrameModel(VideoModel):
-    """Finds objects frame by frame; an association of ``vmt.inference`` makes tracks of them."""
+    """Finds objects frame by frame; an association of ``vmt.inference`` makes tracks of them.
+
+    Attributes:
+        refiner: sharpens the masks of these tracks (``MODEL.REFINER``); None: they stay.
+    """
 
     #: The association that the method is published with, where ``TEST.ASSOCIATION`` is "auto".
     association = "bisoftmax"
+
+    def __init__(self, options: ModelOptions) -> None:
+        super().__init__(options)
+        self.refiner: TrackRefiner | None = None
+
+    @torch.inference_mode()
+    def sharpen(self, window: TrackWindow) -> tuple[Tensor, int]:
+        """See ``TrackRefiner``; for networks that have one."""
+        assert self.refiner is not None, "the caller asked for it before"
+        with arithmetic(self.precision, self.device):
+            return self.refiner.sharpen(window)
+
+    def left_undone(self) -> str:
+        """Points that the refiner left as they were; see ``VideoModel``."""
+        return "" if self.refiner is None else self.refiner.points_left_out()
 
     @abstractmethod
     def segment_frames(self, frames: Tensor) -> list[FrameOutputs]:

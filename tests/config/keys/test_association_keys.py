@@ -8,7 +8,7 @@ import numpy as np
 from fvcore.common.config import CfgNode
 
 from tests.config.keys.pairs import Pair, shows, shows_each
-from tests.inference.fake_model import BlobFrameModel, blob_video
+from tests.inference.fake_model import BlobFrameModel, FullColourRefiner, blob_video
 from vmt.inference.predictor import FrameResult, PredictorOptions, VideoPredictor
 
 #: Frames as they are.
@@ -86,3 +86,15 @@ def test_what_the_association_is_told(pair: Pair, value: Any, both: list[Any]) -
 def test_what_quasi_dense_is_told(pair: Pair, value: Any, both: list[Any]) -> None:
     """What each option does: tests/inference/association/test_quasi_dense.py."""
     assert [value(quasi_dense(cfg)) for cfg in pair] == both
+
+
+@shows("TEST.REFINE_WINDOW", 2, *PLAIN)
+def test_frames_that_are_refined_together(pair: Pair) -> None:
+    seen = []
+    for cfg in pair:
+        model = BlobFrameModel()
+        model.refiner = FullColourRefiner()
+        predictor = VideoPredictor(model, PredictorOptions.from_config(cfg))
+        list(predictor.stream([f.numpy() for f in blob_video(4, (48, 80), 1)]))
+        seen.append([w.mask_logits.shape[1] for w in model.refiner.windows])
+    assert seen == [[1, 2, 3, 4], [1, 2, 2, 2]]

@@ -9,7 +9,7 @@ from vmt.config.keys import sections
 
 def add_keys(cfg: Node) -> None:
     """Add them."""
-    sections(cfg, "MODEL.REFINER", "MODEL.LOSS")
+    sections(cfg, "MODEL.REFINER", "MODEL.LOSS", "TEST")
     # "none" (SeqFormer) or a name in the registry REFINERS.
     cfg.MODEL.REFINER.NAME = "none"
     # Width, heads, layers, feed-forward width of the refinement transformer [R].
@@ -22,6 +22,10 @@ def add_keys(cfg: Node) -> None:
     # quadtree: per tracklet and 40 frames (of a longer video accordingly more), above it those the
     # detector is surest of, with their parents. What is left out is counted in the log.
     cfg.MODEL.REFINER.MAX_POINTS = 12000
+    # On a network for frames: most frames that are refined together. With TEST.WINDOW 0 these are
+    # a frame and those before it, without delay, and each is read so often; windows are refined
+    # once [D].
+    cfg.TEST.REFINE_WINDOW = 5
     # Mask focal, tube dice, dice inside the incoherent region, and the stage in between: mask focal
     # of dense_band's second stage, L1 of the quadtree's nodes [D].
     cfg.MODEL.LOSS.REFINE_MASK_WEIGHT = 2.0

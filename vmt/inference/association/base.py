@@ -49,6 +49,8 @@ class FrameLogits:
         mask_stride: input pixels per cell of ``logits``.
         input_size: (H, W) of the frame that went into the network, in pixels.
         upsampling: see ``masks_at_video_size``.
+        query: (N, C), embeddings from which the masks were cut, where a network for frames gives
+            them.
     """
 
     index: int
@@ -59,6 +61,7 @@ class FrameLogits:
     mask_stride: int
     input_size: tuple[int, int]
     upsampling: str = "aligned"
+    query: Tensor | None = None
 
 
 class Association(Protocol[Output]):

@@ -166,6 +166,7 @@ class BisoftmaxAssociation:
             frame.mask_stride,
             frame.input_size,
             frame.upsampling,
+            None if frame.query is None else frame.query[query],
         )
 
     def detections(self, frame: FrameOutputs) -> Detections:

@@ -94,6 +94,7 @@ class EmbeddingHungarianAssociation:
             frame.mask_stride,
             frame.input_size,
             frame.upsampling,
+            None if frame.query is None else frame.query[order],
         )
 
     def align(self, embeddings: Tensor) -> Tensor:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fvcore.common.registry import Registry
 
 from vmt.inference import association
 from vmt.inference.association.base import ResumableAssociation
+from vmt.inference.association.sharpened import SharpenedAssociation
 from vmt.modeling.registry import lookup
 from vmt.modeling.video_model import FrameModel, FrameOutputs
 
@@ -33,7 +34,7 @@ def _register_all() -> None:
 def frame_association(
     options: PredictorOptions, model: FrameModel
 ) -> ResumableAssociation[list[FrameOutputs]]:
-    """Build one for a video.
+    """Build one for a video; where the network has a refiner, it sharpens the masks.
 
     Args:
         options: ``frame_association`` names it; "auto": that of the model.
@@ -45,5 +46,7 @@ def frame_association(
     _register_all()
     name = options.frame_association
     entry = lookup(ASSOCIATIONS, model.association if name == "auto" else name, "TEST.ASSOCIATION")
-    built: Any = entry.from_options(options, model)
-    return built  # type: ignore[no-any-return]
+    built: ResumableAssociation[list[FrameOutputs]] = entry.from_options(options, model)
+    if model.refiner is not None:
+        return SharpenedAssociation(built, model, options.refine_window)
+    return built

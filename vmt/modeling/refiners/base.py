@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from fvcore.common.config import CfgNode
-from torch import Tensor, nn
+from torch import Tensor
 
 from vmt.modeling.criteria.matcher import Match
+from vmt.modeling.video_model import TrackRefiner
+from vmt.structures.boxes import masks_to_boxes, xyxy_to_cxcywh
 from vmt.structures.clip import ClipTargets
+from vmt.structures.track_window import TrackWindow
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,50 @@ class RefinerInput:
     coarse_levels: tuple[Tensor, ...] = ()
     coarse_stride: int = 8
 
+    @classmethod
+    def of_tracks(cls, window: TrackWindow, masks_gt: Tensor | None = None) -> RefinerInput:
+        """Tracks of a network for frames; their places are the boxes around their masks."""
+        maps, size = window.maps, window.frame_size
+        boxes = boxes_of_masks(window.mask_logits > 0, window.mask_stride, size)
+        return cls(
+            frames=maps.pixels,
+            stride4=maps.stride4,
+            stride2=maps.stride2,
+            fused=maps.fused,
+            coarse_logits=window.mask_logits,
+            query=window.query,
+            centres_px=boxes[..., :2] * boxes.new_tensor([size[1], size[0]]),
+            boxes_cxcywh=boxes,
+            frame_size=size,
+            masks_gt=masks_gt,
+            coarse_stride=window.mask_stride,
+        )
+
+
+def boxes_of_masks(masks: Tensor, stride: int, frame_size: tuple[int, int]) -> Tensor:
+    """Boxes around the masks of tracklets in frames.
+
+    Args:
+        masks: (N, T, h, w) bool, padding included.
+        stride: input pixels per cell.
+        frame_size: (H, W) of the frames before padding, in pixels.
+
+    Returns:
+        (N, T, 4) cxcywh in [0, 1] of the unpadded frame. A frame without a mask has the box of the
+        nearest one with a mask, of two the earlier; a tracklet without any has the whole frame.
+    """
+    h, w = frame_size
+    boxes_px = masks_to_boxes(masks) * stride
+    present = boxes_px[..., 2] > 0
+    times = torch.arange(masks.shape[1], device=masks.device)
+    distance = (times[:, None] - times).abs() + len(times) * ~present[:, None]  # (N, T, T)
+    nearest = distance.argmin(-1)
+    boxes_px = boxes_px.gather(1, nearest[..., None].expand(-1, -1, 4))
+    whole = boxes_px.new_tensor([0, 0, w, h])
+    boxes_px = torch.where(present.any(1)[:, None, None], boxes_px, whole)
+    sides = whole[[2, 3, 2, 3]]
+    return xyxy_to_cxcywh(torch.minimum(boxes_px, sides) / sides)
+
 
 @dataclass(frozen=True)
 class RefinerOutput:
@@ -94,7 +143,7 @@ class RefinerLosses(Protocol):
         ...
 
 
-class Refiner(nn.Module):
+class Refiner(TrackRefiner):
     """Base of everything in the registry REFINERS.
 
     Attributes:
@@ -131,11 +180,17 @@ class Refiner(nn.Module):
             "refine all, at more time and memory."
         )
 
+    @abstractmethod
     def forward(self, inputs: RefinerInput) -> RefinerOutput:
         """Refine the masks of one clip."""
-        raise NotImplementedError
+
+    def sharpen(self, window: TrackWindow) -> tuple[Tensor, int]:
+        """See ``TrackRefiner``."""
+        output: RefinerOutput = self(RefinerInput.of_tracks(window))
+        return output.mask_logits, output.mask_stride
 
     @classmethod
+    @abstractmethod
     def from_config(cls, cfg: CfgNode, channels: Mapping[int, int], dim: int) -> Refiner:
         """Build from ``MODEL.REFINER``.
 
@@ -148,9 +203,8 @@ class Refiner(nn.Module):
         Raises:
             ConfigError: a value that its key does not allow.
         """
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def criterion(cls, cfg: CfgNode) -> RefinerLosses:
         """The losses that train it, from ``MODEL.LOSS``."""
-        raise NotImplementedError
