@@ -37,6 +37,7 @@ NOT_RUN = {
     "labelme ": "a window to draw in; the folder holds polygons as it writes them",
     "vmt zoo --download": NETWORK,
     "vmt train --config-file configs/hq_ytvis/": HOURS,
+    "vmt train --config-file configs/coco/": HOURS,
     "vmt train --config-file configs/ytvis_2019/": HOURS,
     "vmt train --config-file configs/refine/": HOURS,
     "vmt train --config-file configs/quick/constant.yaml": RECIPE,

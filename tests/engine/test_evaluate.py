@@ -10,9 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from tests.inference.fake_model import BlobModel, blob_video
+from cocoapi_hq.io import rle
+from tests.inference.fake_model import BlobFrameModel, BlobModel, blob_video
 from vmt.config.node import load_config
 from vmt.data.catalog import load_dataset
 from vmt.data.images import read_frame
@@ -330,3 +332,79 @@ def test_titles_of_sets_never_collide() -> None:
 def test_sets_without_annotations_are_not_scored(reference: str) -> None:
     assert annotation_file(list(load_dataset(reference))) is None
     assert annotation_file([]) is None
+
+
+IMAGES = ("TEST.METRICS", "[image_mask,image_box]")
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> str:
+    """Three images: a red and a green blob, a red one, a red one that nobody annotated."""
+    rows: list[dict[str, Any]] = []
+    (tmp_path / "stills").mkdir()
+    for k in range(3):
+        frame = blob_video(3, SIZE, blobs=1 if k else 2)[k].numpy()
+        write_png(tmp_path / "stills" / f"{k}.png", frame)
+        colours = ((255, 0, 0), (0, 255, 0)) if k < 2 else ()
+        for g, colour in enumerate(colours):
+            mask = np.ascontiguousarray((frame == colour).all(-1))
+            if mask.any():
+                rows.append(
+                    {
+                        "id": len(rows) + 1,
+                        "image_id": 40 + k,
+                        "category_id": 10 * (g + 1),
+                        "iscrowd": 0,
+                        "segmentation": rle.encode(mask),
+                        "bbox": list(rle.to_box(rle.encode(mask))),
+                        "area": int(mask.sum()),
+                    }
+                )
+    size = {"height": SIZE[0], "width": SIZE[1]}
+    images = [{"id": 40 + k, "file_name": f"{k}.png"} | size for k in range(3)]
+    categories = [{"id": c, "name": n} for c, n in ((10, "red"), (20, "green"), (30, "blue"))]
+    path = tmp_path / "instances.json"
+    content = {"images": images, "categories": categories, "annotations": rows}
+    path.write_text(json.dumps(content))
+    return f"{path}@{tmp_path / 'stills'}"
+
+
+def test_images_are_scored_those_without_objects_too(coco: str, tmp_path: Path) -> None:
+    model = BlobFrameModel()
+    found = evaluate(coco, tmp_path / "run", config(*IMAGES), model)
+    assert found is not None
+    entries = json.loads(found.path.read_text())
+    assert {entry["image_id"] for entry in entries} == {40, 41, 42}
+    assert set(entries[0]) == {"image_id", "category_id", "score", "segmentation", "bbox"}
+    # the blob of the third image is false
+    assert 0.7 < found.numbers["image_mask/AP50"] < 1
+    assert found.numbers["image_box/AP"] < 0.01, "its boxes are made up"
+    seen = len(model.calls)
+    again = evaluate(coco, tmp_path / "run", config(*IMAGES), model)
+    assert again is not None
+    assert (again.numbers, len(model.calls)) == (found.numbers, seen), "nothing is computed again"
+
+
+def test_networks_without_boxes_have_mask_scores_alone(coco: str, tmp_path: Path) -> None:
+    model = BlobFrameModel("embedding_hungarian")
+    found = evaluate(coco, tmp_path / "run", config(*IMAGES), model)
+    assert found is not None
+    assert {name.split("/")[0] for name in found.numbers} == {"image_mask"}
+
+
+def test_images_ask_for_networks_of_frames_and_metrics_of_images(coco: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="CountedModel finds objects in clips; images are scored"):
+        evaluate(coco, tmp_path / "a", config(*IMAGES))
+    with pytest.raises(ConfigError, match="'tube_mask', a metric of videos"):
+        evaluate(coco, tmp_path / "b", config(), BlobFrameModel())
+
+
+def test_a_damaged_image_is_left_out(
+    coco: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "stills/0.png").write_bytes(b"\x89PNG broken")
+    cfg = config(*IMAGES, "TEST.SKIP_BROKEN_VIDEOS", "true")
+    found = evaluate(coco, tmp_path / "run", cfg, BlobFrameModel())
+    assert found is not None
+    assert found.skipped == (40,)
+    assert "video 40 is left out" in caplog.text

@@ -79,6 +79,16 @@ def check_evaluation(folder: Path, test_set: str, data: Path, windows: bool = Fa
         assert 0 <= scores["tube_mask/AP"] <= 1
 
 
+def check_images(folder: Path, boxes: bool) -> None:
+    """A hundred objects or all pairs of each of four images, with their scores."""
+    results = json.loads((folder / "results.json").read_text())
+    assert {row["image_id"] for row in results} == {1, 2, 3, 4}
+    assert all(("bbox" in row) == boxes for row in results)
+    scores = json.loads((folder / "metrics.json").read_text())
+    assert 0 <= scores["image_mask/AP"] <= 1
+    assert ("image_box/AP" in scores) == boxes
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_one_step_and_its_evaluation(
     name: str, tmp_path: Path, tiny_datasets: Path, capsys: pytest.CaptureFixture[str]
@@ -91,7 +101,11 @@ def test_one_step_and_its_evaluation(
     capsys.readouterr()
     status = train(config, tmp_path / "run", tiny_datasets, "--eval-only", *weights, **keys)
     said = capsys.readouterr().err
-    if name.startswith(("refine/", "coco/")):  # vmt refine runs them; images are not scored
+    if name.startswith("coco/"):
+        assert status == 0, said
+        check_images(tmp_path / "run/inference/coco_2017_val", boxes="mask2former" not in name)
+        return
+    if name.startswith("refine/"):  # vmt refine runs them
         assert status == 2
         assert "vmt train: DATASETS.TEST is empty" in said
         assert "Traceback" not in said

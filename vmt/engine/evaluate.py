@@ -1,4 +1,4 @@
-"""A network over a whole data set: results per video on disk, joined, scored."""
+"""A network over a whole data set: results per video or image on disk, joined, scored."""
 
 from __future__ import annotations
 
@@ -9,20 +9,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from fvcore.common.config import CfgNode
 
 from cocoapi_hq.io.json_file import is_json_name
 from vmt.data.catalog import load_dataset
+from vmt.data.datasets.coco import CocoImages
+from vmt.data.images import read_frame
 from vmt.data.labels import result_ids
 from vmt.data.records import VideoRecord
 from vmt.engine.result_folder import ResultFolder, fingerprint
+from vmt.evaluation.images import check_image_metrics, score_images
 from vmt.evaluation.scoring import score
+from vmt.inference.images import ImageOptions, ImagePredictor
 from vmt.inference.predictor import PredictorOptions, VideoPredictor
 from vmt.inference.results import ResultsWriter
 from vmt.inference.sources import YTVIS_FPS, FrameList
 from vmt.modeling.video_model import Segmenter
 from vmt.structures.labels import LabelSpace
+from vmt.structures.masks import encode_masks
 from vmt.utils import comm
 from vmt.utils.atomic import DiskReserve, make_folder, write_text
 from vmt.utils.errors import VideoError
@@ -58,7 +64,8 @@ def evaluate_set(
     """Run a network over a data set and score it; every process of the run must call this.
 
     Videos are dealt to the processes one by one. Each is on disk when it is finished, and is not
-    computed again when the same evaluation is started again.
+    computed again when the same evaluation is started again. Images of a COCO file go the same way;
+    networks for frames find their objects.
 
     Args:
         cfg: its ``TEST`` and ``INPUT`` sections say how.
@@ -72,9 +79,14 @@ def evaluate_set(
 
     Raises:
         VideoError: a frame cannot be read, and ``TEST.SKIP_BROKEN_VIDEOS`` is off.
-        ConfigError: the set's classes are none of the network's.
+        ConfigError: the set's classes are none of the network's, or a set of images meets a
+            network for clips or a metric of videos.
     """
     data = load_dataset(name, cfg.DATASETS.ROOT, cfg.DATASETS.MASK_KEY)
+    still = isinstance(data, CocoImages)
+    if isinstance(data, CocoImages):
+        data = data.with_empty()
+        check_image_metrics(cfg.TEST.METRICS)
     records = [data[k] for k in range(len(data))]
     space, match = model.label_space, cfg.DATASETS.CLASS_MATCH
     category_ids = result_ids(data.categories, space, source=name, match=match)
@@ -84,8 +96,13 @@ def evaluate_set(
             _say_which_classes(folder.name, data.categories, space, category_ids)
         store.claim(fingerprint(cfg, model, records, category_ids))
     comm.barrier()
-    writer = partial(_predict_video, store=store, category_ids=category_ids)
-    skipped = _predict(cfg, model, folder.name, records, store, writer, stopping)
+    if still:
+        images = ImagePredictor(model, ImageOptions.from_config(cfg))
+        predict = partial(_predict_image, images, store=store, category_ids=category_ids)
+    else:
+        videos = VideoPredictor(model, PredictorOptions.from_config(cfg))
+        predict = partial(_predict_video, videos, store=store, category_ids=category_ids)
+    skipped = _predict(cfg, folder.name, records, store, predict, stopping)
     everything = comm.gather(skipped)
     if any(part is None for part in everything):
         return None
@@ -113,15 +130,13 @@ def _say_which_classes(
 
 def _predict(
     cfg: CfgNode,
-    model: Segmenter,
     name: str,
     records: Sequence[VideoRecord],
     store: ResultFolder,
-    predict: Callable[[VideoPredictor, VideoRecord], None],
+    predict: Callable[[VideoRecord], None],
     stopping: Callable[[], bool],
 ) -> list[int] | None:
     """Make the missing files of this process's videos; ids of broken videos, None if stopped."""
-    predictor = VideoPredictor(model, PredictorOptions.from_config(cfg))
     mine = comm.share(records)
     todo = [record for record in mine if not store.path(record.id).is_file()]
     if len(todo) < len(mine):
@@ -130,7 +145,7 @@ def _predict(
     started = news = time.monotonic()
     for done, record in enumerate(todo, start=1):
         try:
-            predict(predictor, record)
+            predict(record)
         except VideoError as error:
             if not cfg.TEST.SKIP_BROKEN_VIDEOS:
                 raise
@@ -182,6 +197,36 @@ def _predict_video(
         scratch.rmdir()
 
 
+def _predict_image(
+    predictor: ImagePredictor,
+    record: VideoRecord,
+    store: ResultFolder,
+    category_ids: Sequence[int | None],
+) -> None:
+    """One image into its file, a line per object."""
+    found = predictor(read_frame(record.frame_paths[0], record.size))
+    masks = encode_masks(found.masks)
+    boxes: list[dict[str, Any]] = [{}] * len(masks)
+    if found.boxes_xyxy_px is not None:
+        xyxy = found.boxes_xyxy_px.tolist()
+        boxes = [{"bbox": [x1, y1, x2 - x1, y2 - y1]} for x1, y1, x2, y2 in xyxy]
+    rows = zip(found.labels.tolist(), found.scores.tolist(), masks, boxes, strict=True)
+    lines = [
+        json.dumps(
+            {
+                "image_id": record.id,
+                "category_id": category_ids[label],
+                "score": score,
+                "segmentation": mask,
+                **box,
+            }
+        )
+        for label, score, mask, box in rows
+        if category_ids[label] is not None
+    ]
+    write_text(store.path(record.id), "[\n" + ",\n".join(lines) + "\n]\n")
+
+
 def _finish(
     cfg: CfgNode,
     name: str,
@@ -203,13 +248,15 @@ def _finish(
                 store.results,
             )
         return {}
-    numbers, table = score(
-        truth,
-        store.results,
-        cfg.TEST.METRICS,
-        cfg.TEST.PROTOCOL,
-        class_agnostic=cfg.DATASETS.CLASS_MATCH == "any",
-    )
+    agnostic = cfg.DATASETS.CLASS_MATCH == "any"
+    if records[0].still:
+        numbers, table = score_images(
+            truth, store.results, cfg.TEST.METRICS, class_agnostic=agnostic
+        )
+    else:
+        numbers, table = score(
+            truth, store.results, cfg.TEST.METRICS, cfg.TEST.PROTOCOL, class_agnostic=agnostic
+        )
     logger.info("%s\n%s", name, table)
     if broken:
         logger.warning(

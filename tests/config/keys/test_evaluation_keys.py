@@ -14,9 +14,10 @@ from fvcore.common.config import CfgNode
 
 from cocoapi_hq.io import rle
 from tests.config.keys.pairs import LATER, Pair, network, shows, shows_each
-from tests.inference.fake_model import BlobModel, blob_video
+from tests.inference.fake_model import BlobFrameModel, BlobModel, blob_video
 from vmt.engine.evaluate import SetResults, evaluate_set
 from vmt.engine.job import evaluate_only
+from vmt.inference.images import ImageOptions, ImagePredictor
 from vmt.inference.predictor import PredictorOptions, VideoPredictor
 from vmt.inference.video_writer import write_png
 from vmt.layers.query_heads import best_queries
@@ -66,6 +67,18 @@ def both(pair: Pair, blobs: Path, tmp_path: Path, *extra: str) -> list[SetResult
 
 
 # --- what a network sees --------------------------------------------------------------------------
+
+
+@shows("TEST.MASK_QUALITY", False, *PLAIN)
+def test_mask_quality(pair: Pair) -> None:
+    """Scores of an image: of the class times the mask, or of the class alone."""
+    frame = blob_video(1, SIZE)[0].numpy()
+    times_mask, alone = (
+        ImagePredictor(BlobFrameModel(), ImageOptions.from_config(cfg))(frame).scores[0].item()
+        for cfg in pair
+    )
+    assert alone == pytest.approx(torch.tensor(2.0).sigmoid().item())
+    assert 0.5 * alone < times_mask < 0.999 * alone
 
 
 @shows_each(

@@ -30,6 +30,11 @@ class StillAnnotations:
     rows: Sequence[Any]
     where: str
 
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return Path(self.where)
+
     def load(self, frames: Sequence[int] | None = None) -> list[Tracklet]:
         """The tracklets of the image, with the same mask for every asked frame."""
         count = 1 if frames is None else len(frames)
@@ -49,6 +54,7 @@ class CocoImages:
         categories: category id -> name.
         images: [id, file name, height, width] each.
         objects: rows of :class:`StillAnnotations` for each image.
+        empty: images without an object, like ``images``; no training sees them.
     """
 
     def __init__(
@@ -59,6 +65,7 @@ class CocoImages:
         categories: Mapping[int, str],
         images: PackedList,
         objects: PackedList,
+        empty: PackedList | None = None,
     ) -> None:
         self.name = name
         self.categories = dict(categories)
@@ -66,6 +73,21 @@ class CocoImages:
         self._image_root = image_root
         self._images = images
         self._objects = objects
+        self._empty = empty
+
+    def with_empty(self) -> CocoImages:
+        """The images with objects, then those without: what an evaluation runs over."""
+        if self._empty is None:
+            return self
+        without = _rows(self._empty)
+        return CocoImages(
+            self.name,
+            self._path,
+            self._image_root,
+            self.categories,
+            PackedList([*_rows(self._images), *without]),
+            PackedList([*_rows(self._objects), *([] for _ in without)]),
+        )
 
     def __len__(self) -> int:
         return len(self._images)
@@ -87,6 +109,10 @@ class CocoImages:
     def num_frames(self) -> Sequence[int]:
         """1 for every image."""
         return [1] * len(self)
+
+
+def _rows(packed: PackedList) -> list[Any]:
+    return [packed[k] for k in range(len(packed))]
 
 
 def load_coco_json(
@@ -120,6 +146,7 @@ def load_coco_json(
         categories,
         PackedList(images[key] for key in kept),
         PackedList(objects[key] for key in kept),
+        PackedList(row for key, row in images.items() if key not in objects),
     )
 
 

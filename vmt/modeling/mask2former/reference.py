@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from vmt.modeling.criteria.point_sampling import PointSampler, reference_points
+from vmt.modeling.instances import image_instances
 from vmt.modeling.mask2former.criterion import Mask2FormerCriterion
 from vmt.modeling.mask2former.detector import Detector
-from vmt.modeling.mask2former.instances import image_instances
 from vmt.modeling.reference_files import match_rows, tensor, training_images
 from vmt.modeling.video_model import FrameOutputs, ReferenceInputs, ReferenceOutputs
 

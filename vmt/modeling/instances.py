@@ -1,4 +1,4 @@
-"""Instances of a single image, as Mask2Former is published for instance segmentation."""
+"""Instances of a single image, as Mask2Former and MaskDINO are published for COCO."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vmt.modeling.video_model import FrameOutputs
+from vmt.structures.boxes import cxcywh_to_xyxy
 
 
 @dataclass(frozen=True)
@@ -19,14 +20,18 @@ class Instances:
         scores: (N,) in [0, 1], class probability times the mean probability inside the mask.
         labels: (N,) int64.
         masks: (N, h, w) bool.
+        boxes_xyxy_px: (N, 4), the box head's, cut to the image; None for networks without.
     """
 
     scores: Tensor
     labels: Tensor
     masks: Tensor
+    boxes_xyxy_px: Tensor | None = None
 
 
-def image_instances(frame: FrameOutputs, size: tuple[int, int], top_k: int = 100) -> Instances:
+def image_instances(
+    frame: FrameOutputs, size: tuple[int, int], top_k: int = 100, *, mask_quality: bool = True
+) -> Instances:
     """The best pairs of a query and a class; a query may stand in several.
 
     Source: Mask2Former's code: pairs are chosen by class probability alone.
@@ -35,6 +40,7 @@ def image_instances(frame: FrameOutputs, size: tuple[int, int], top_k: int = 100
         frame: what the network says of the image.
         size: (h, w) of the masks, in pixels.
         top_k: how many pairs at most.
+        mask_quality: False leaves the scores at the class probability.
     """
     probs = frame.class_probs()
     best = probs.flatten().topk(min(top_k, probs.numel()))
@@ -46,9 +52,13 @@ def image_instances(frame: FrameOutputs, size: tuple[int, int], top_k: int = 100
         inside = logits > 0
         scores.append((logits.sigmoid() * inside).sum() / (inside.sum() + 1e-6))
         masks.append(inside)
-    total = best.values * torch.stack(scores)[row]
+    total = best.values * torch.stack(scores)[row] if mask_quality else best.values
     order = total.argsort(descending=True, stable=True)
-    return Instances(total[order], labels[order], torch.stack(masks)[row[order]])
+    boxes = None
+    if frame.boxes_cxcywh is not None:
+        sides = frame.boxes_cxcywh.new_tensor([size[1], size[0]]).repeat(2)
+        boxes = cxcywh_to_xyxy(frame.boxes_cxcywh[query[order]]).clamp(0, 1) * sides
+    return Instances(total[order], labels[order], torch.stack(masks)[row[order]], boxes)
 
 
 def _resized(mask: Tensor, frame: FrameOutputs, size: tuple[int, int]) -> Tensor:

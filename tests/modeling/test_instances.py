@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from vmt.modeling.mask2former.instances import image_instances
+from vmt.modeling.instances import image_instances
 from vmt.modeling.video_model import FrameOutputs
 
 
@@ -39,3 +39,22 @@ def test_masks_are_cut_before_they_are_resized() -> None:
 def test_fewer_pairs_than_asked_for() -> None:
     result = image_instances(outputs(torch.ones(1, 2, 4), torch.zeros(1, 3)), (8, 12))
     assert len(result.scores) == 2
+
+
+def test_boxes_go_with_their_pairs_and_end_at_the_image() -> None:
+    boxes = torch.tensor([[0.5, 0.5, 0.5, 0.5], [0.9, 0.25, 0.4, 0.5]])
+    logits = torch.tensor([[0.0, 2.0], [3.0, -5.0]])
+    frame = FrameOutputs(logits, boxes, torch.ones(2, 2, 3), torch.zeros(2, 4), 4, (8, 12))
+    result = image_instances(frame, (16, 40), top_k=3)
+    assert result.boxes_xyxy_px is not None
+    assert result.labels.tolist() == [0, 1, 0]
+    first, second = [28.0, 0.0, 40.0, 8.0], [10.0, 4.0, 30.0, 12.0]
+    torch.testing.assert_close(result.boxes_xyxy_px, torch.tensor([first, second, second]))
+
+
+def test_scores_without_the_quality_of_masks() -> None:
+    masks = torch.full((2, 2, 3), -1.0)
+    logits = torch.tensor([[1.0], [2.0]])
+    frame = FrameOutputs(logits, None, masks, torch.zeros(2, 4), 4, (8, 12))
+    result = image_instances(frame, (8, 12), mask_quality=False)
+    torch.testing.assert_close(result.scores, logits.sigmoid().flip(0)[:, 0])
