@@ -47,7 +47,7 @@ def image_instances(
     query, labels = best.indices // probs.shape[1], best.indices % probs.shape[1]
     scores, masks = [], []
     used, row = query.unique(return_inverse=True)
-    for mask in frame.mask_logits[used].float():
+    for mask in frame.masks(used).float():
         logits = _resized(mask, frame, size)
         inside = logits > 0
         scores.append((logits.sigmoid() * inside).sum() / (inside.sum() + 1e-6))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -251,6 +251,10 @@ class ClipModel(VideoModel):
         raise NotImplementedError(f"{type(self).__name__} has no reference files")
 
 
+#: (Q, C) queries, features of a frame, (Q, 2) reference points or None -> (Q, h, w) logits.
+MaskHead = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
 @dataclass(frozen=True)
 class FrameOutputs:
     """What a network says about one frame, before frames are associated.
@@ -258,7 +262,8 @@ class FrameOutputs:
     Args:
         logits: (Q, num_classes), sigmoid scores; with ``no_object`` a softmax's, one column more.
         boxes_cxcywh: (Q, 4) in [0, 1] of the frame before padding; None without boxes.
-        mask_logits: (Q, h, w) at stride ``mask_stride``, padding included.
+        mask_logits: (Q, h, w) at stride ``mask_stride``, padding included; or the head that cuts
+            out those that are asked for.
         embeddings: (Q, C_e), by which queries of different frames are associated.
         mask_stride: input pixels per cell.
         input_size: (H, W) of the frame that went in, in pixels.
@@ -272,7 +277,7 @@ class FrameOutputs:
 
     logits: Tensor
     boxes_cxcywh: Tensor | None
-    mask_logits: Tensor
+    mask_logits: Tensor | MaskHead
     embeddings: Tensor
     mask_stride: int
     input_size: tuple[int, int]
@@ -286,6 +291,15 @@ class FrameOutputs:
     def class_probs(self) -> Tensor:
         """(Q, num_classes) in [0, 1]."""
         return class_probs(self.logits, no_object=self.no_object)
+
+    def masks(self, rows: Tensor | slice = slice(None)) -> Tensor:
+        """Mask logits of some queries, (rows, h, w); all by default."""
+        if isinstance(self.mask_logits, Tensor):
+            return self.mask_logits[rows]
+        assert self.query is not None, "a mask head takes queries"
+        assert self.pixel is not None, "a mask head takes features"
+        refs = None if self.refs is None else self.refs[rows]
+        return self.mask_logits(self.query[rows], self.pixel, refs)
 
 
 def class_probs(logits: Tensor, *, no_object: bool) -> Tensor:
@@ -372,6 +386,49 @@ class FrameModel(VideoModel):
             inputs: arrays as they lie in the file; images are normalised already.
         """
         raise NotImplementedError(f"{type(self).__name__} has no reference files")
+
+    def in_precision(self, head: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """A part of the network to be called behind the forward pass, in its precision."""
+
+        @torch.inference_mode()
+        def call(*args: Any) -> Tensor:
+            with arithmetic(self.precision, self.device):
+                return head(*args)
+
+        return call
+
+
+class RefiningModel(FrameModel):
+    """A network for frames whose tracklets are refined over time before heads take them.
+
+    It is associated by "refinevis" (RefineVIS, arXiv:2306.04774).
+    """
+
+    association = "refinevis"
+    #: W, frames that a frame reads, itself included; 0: ``refine`` is never called.
+    window: int
+
+    @abstractmethod
+    def refine(self, embeds: Tensor, times: Tensor, readable: Tensor, last_only: bool) -> Tensor:
+        """Refine N tracklets.
+
+        Args:
+            embeds: (N, T, C) of ``FrameOutputs.query``; zero where a tracklet was missed.
+            times: (T,) int64, frame index in the video.
+            readable: (N, T) bool, False in places outside the video or before the tracklet began.
+            last_only: only the last frame asks; the others are read.
+
+        Returns:
+            (N, T, C), or (N, 1, C) with ``last_only``.
+        """
+
+    @abstractmethod
+    def class_head(self, embeds: Tensor) -> Tensor:
+        """(N, C) refined embeddings -> logits as those of ``FrameOutputs``."""
+
+    @abstractmethod
+    def mask_head(self, embeds: Tensor, pixel: Tensor, refs: Tensor | None) -> Tensor:
+        """(N, C), features of the frame and (N, 2) reference points or None -> (N, h, w) logits."""
 
 
 #: A network that finds the objects of videos.

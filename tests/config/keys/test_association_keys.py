@@ -58,7 +58,7 @@ def test_scores(pair: Pair, before: list[int], after: list[int]) -> None:
     {
         "TEST.BISOFTMAX.MASK_IOU": (0.3, lambda o: o.selection.mask_iou, [0.5, 0.3]),
         "TEST.BISOFTMAX.MATCHING": ("hungarian", lambda o: o.memory.optimal, [False, True]),
-        "TEST.BISOFTMAX.SCORE": ("max", lambda o: o.best_score, [False, True]),
+        "TEST.BISOFTMAX.SCORE": ("max", lambda o: o.tracks.best_score, [False, True]),
     },
     "value,both",
 )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vmt.inference.association.bisoftmax import BisoftmaxAssociation, BisoftmaxOptions
+from vmt.inference.association.tracks import TrackOptions
 from vmt.modeling.tracking.memory import MemoryOptions, TrackMemory, bisoftmax
 from vmt.modeling.tracking.selection import (
     SelectionOptions,
@@ -153,7 +154,7 @@ def test_scores_are_means_over_matched_frames() -> None:
     expected = (0.8 + 0.6 + 0.01) / 3
     assert [(c.label, round(c.score, 4)) for c in track.classes] == [(0, round(expected, 4))]
     assert [round(r.scores[0], 3) for r in records] == [0.8, 0.7, round(expected, 3)]
-    _, (track,) = run(clip, BisoftmaxOptions(best_score=True))
+    _, (track,) = run(clip, BisoftmaxOptions(tracks=TrackOptions(best_score=True)))
     assert [(c.label, round(c.score, 4)) for c in track.classes] == [(0, 0.8)]
 
 

@@ -78,7 +78,7 @@ def test_permuting_the_queries_of_a_frame_changes_nothing(clip: list[FrameOutput
     shuffle = torch.tensor([2, 0, 3, 1])
     frame = clip[3]
     moved = FrameOutputs(
-        frame.logits[shuffle], None, frame.mask_logits[shuffle], frame.embeddings[shuffle],
+        frame.logits[shuffle], None, frame.masks(shuffle), frame.embeddings[shuffle],
         mask_stride=4, input_size=(12, 16), no_object=True,
     )  # fmt: skip
     found = []

@@ -34,7 +34,7 @@ def test_what_a_frame_gives(tiny: Build) -> None:
     assert first.logits.shape == (20, len(model.label_space) + 1)
     assert first.class_probs().shape == (20, len(model.label_space))
     assert first.boxes_cxcywh is None
-    assert first.mask_logits.shape == (20, 24, 32)  # 96 x 128, padded
+    assert first.masks().shape == (20, 24, 32)  # 96 x 128, padded
     assert first.embeddings.shape == (20, 64)
     assert (first.mask_stride, first.input_size) == (4, (70, 102))
     assert model.association == "embedding_hungarian"
@@ -45,7 +45,8 @@ def test_what_a_frame_gives(tiny: Build) -> None:
         logits = model.class_head(first.query)
         masks = model.mask_head(first.query, first.pixel, None)
     torch.testing.assert_close(logits, first.logits, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(masks, first.mask_logits, atol=1e-4, rtol=1e-4)
+    some = torch.tensor([7, 3])
+    torch.testing.assert_close(first.masks(some), masks[some], atol=1e-4, rtol=1e-4)
 
 
 def test_frames_do_not_see_each_other(tiny: Build) -> None:
@@ -53,7 +54,7 @@ def test_frames_do_not_see_each_other(tiny: Build) -> None:
     chunked = tiny("TEST.FRAME_CHUNK", "1")
     for one, other in zip(both.segment_frames(clip), chunked.segment_frames(clip), strict=True):
         torch.testing.assert_close(one.logits, other.logits, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(one.mask_logits, other.mask_logits, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(one.masks(), other.masks(), atol=1e-3, rtol=1e-3)
 
 
 def slow_attention(part: MaskedAttention, query: Tensor, tokens: Tensor, see: Tensor) -> Tensor:
@@ -189,7 +190,7 @@ def test_it_learns_a_clip_and_links_its_frames(tiny: Build) -> None:
     for t, output in enumerate(model.eval().segment_frames(clip["image"])):
         order = linking.align(output.embeddings)
         probs = output.class_probs()[order]
-        logits = output.mask_logits[order]
+        logits = output.masks(order)
         masks = F.interpolate(logits[None], scale_factor=4.0, mode="bilinear")[0] > 0
         slots.append(probs[:, targets.labels].argmax(0).tolist())
         for slot, truth in zip(slots[-1], targets.masks[:, t], strict=True):

@@ -36,7 +36,7 @@ def test_what_a_frame_gives(tiny: Build) -> None:
     classes = len(model.label_space)
     assert first.logits.shape == (20, classes)
     assert first.boxes_cxcywh.shape == (20, 4)
-    assert first.mask_logits.shape == (20, 24, 32)  # 96 x 128, padded
+    assert first.masks().shape == (20, 24, 32)  # 96 x 128, padded
     assert first.embeddings.shape == (20, 64)
     assert (first.mask_stride, first.input_size) == (4, (70, 102))
     assert (first.logits.std(0) > 0).all()  # queries differ
@@ -47,7 +47,8 @@ def test_what_a_frame_gives(tiny: Build) -> None:
         logits = model.class_head(first.query)
         masks = model.mask_head(first.query, first.pixel, None)
     torch.testing.assert_close(logits, first.logits, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(masks, first.mask_logits, atol=1e-4, rtol=1e-4)
+    some = torch.tensor([7, 3])
+    torch.testing.assert_close(first.masks(some), masks[some], atol=1e-4, rtol=1e-4)
 
 
 def test_frames_do_not_see_each_other(tiny: Build) -> None:
@@ -239,7 +240,7 @@ def test_it_learns_a_clip(config_of: Callable[..., tuple[CfgNode, LabelSpace]]) 
         optimizer.step()
     targets = clip["targets"]
     for t, output in enumerate(model.eval().segment_frames(clip["image"])):
-        masks = F.interpolate(output.mask_logits[None], scale_factor=4.0, mode="bilinear")[0] > 0
+        masks = F.interpolate(output.masks()[None], scale_factor=4.0, mode="bilinear")[0] > 0
         for label, truth in zip(targets.labels, targets.masks[:, t], strict=True):
             best = masks[output.logits[:, label].argmax()]
             assert float((best & truth).sum() / (best | truth).sum()) > 0.8

@@ -102,6 +102,9 @@ class Association(Protocol[Output]):
 class ResumableAssociation(Association[Output], Protocol[Output]):
     """One whose state between two windows can be saved."""
 
+    #: Frames that a window must have, the last one at most; 0: any number.
+    clip: int
+
     def state(self) -> dict[str, Any]:
         """Everything, as tensors, numbers, strings and containers of them."""
         ...

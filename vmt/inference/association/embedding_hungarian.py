@@ -33,6 +33,8 @@ class EmbeddingHungarianAssociation:
         top_k: how many pairs.
     """
 
+    clip = 0
+
     def __init__(self, top_k: int = 10) -> None:
         self._top_k = top_k
         self._next_frame = 0
@@ -90,7 +92,7 @@ class EmbeddingHungarianAssociation:
             tuple(range(1, len(order) + 1)),
             tuple(best.indices.tolist()),
             tuple(best.values.tolist()),
-            frame.mask_logits[order],
+            frame.masks(order),
             frame.mask_stride,
             frame.input_size,
             frame.upsampling,

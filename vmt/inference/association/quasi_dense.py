@@ -61,6 +61,8 @@ class QuasiDenseAssociation:
         options: see ``QuasiDenseOptions``.
     """
 
+    clip = 0
+
     def __init__(self, options: QuasiDenseOptions | None = None) -> None:
         options = options if options is not None else QuasiDenseOptions()
         self._memory = QuasiDenseMemory(options)
@@ -110,7 +112,7 @@ class QuasiDenseAssociation:
             tuple(track + 1 for track in tracks),
             labels,
             scores,
-            frame.mask_logits[rows.to(frame.mask_logits.device)],
+            frame.masks(rows),
             frame.mask_stride,
             frame.input_size,
             frame.upsampling,
@@ -151,5 +153,5 @@ def detections_of(frame: FrameOutputs) -> BoxDetections:
 
 def _boxes(frame: FrameOutputs) -> Tensor:
     if frame.boxes_cxcywh is None:
-        return masks_to_boxes(frame.mask_logits > 0)
+        return masks_to_boxes(frame.masks() > 0)
     return cxcywh_to_xyxy(frame.boxes_cxcywh.float())

@@ -78,7 +78,7 @@ def _tracked(frames: Sequence[FrameOutputs], options: BisoftmaxOptions, size: Si
     for index, frame in enumerate(frames):
         chosen = select_by_box(frame, options.selection)
         boxes += [(index, query) for query in chosen.query.tolist()]
-        masks = frame.mask_logits[chosen.query]
+        masks = frame.masks(chosen.query)
         chosen = chosen.at(without_same_masks(masks, options.selection))
         ids = memory.step(index, chosen.scores, frame.embeddings[chosen.query].float())
         pairs = zip(chosen.query.tolist(), ids, strict=True)

@@ -48,6 +48,7 @@ class SharpenedAssociation:
     def __init__(
         self, tracks: ResumableAssociation[list[FrameOutputs]], model: FrameModel, window: int
     ) -> None:
+        self.clip = tracks.clip
         self._tracks = tracks
         self._model = model
         self._window = window

@@ -132,7 +132,7 @@ class Detector(FrameModel):
             FrameOutputs(
                 logits[n],
                 last.boxes[n],
-                self.mask_head(last.embeds[n], out.pixel[n], refs[n]),
+                self.in_precision(self.mask_head),
                 embeddings[n],
                 STRIDE,
                 size,

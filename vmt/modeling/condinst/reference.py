@@ -39,7 +39,7 @@ def inference_outputs(model: Detector, inputs: ReferenceInputs) -> ReferenceOutp
         "boxes": last.boxes,
         "reference_points": last.centres,
         "embeds": torch.stack([frame.embeddings for frame in outputs]),
-        "masks": torch.stack([frame.mask_logits[queries] for frame, queries in pairs]),
+        "masks": torch.stack([frame.masks(queries) for frame, queries in pairs]),
     }
     return ReferenceOutputs(arrays, outputs)
 

@@ -43,7 +43,7 @@ def inference_outputs(
     logits = model.class_head(embeds)
     arrays = {"mask_features": out.pixel, "embeds": embeds[-1]}
     if video:
-        masks = torch.stack([frame.mask_logits for frame in outputs])
+        masks = torch.stack([frame.masks() for frame in outputs])
         arrays |= {"pixel_level_0": out.levels[0], "logits_all_layers": logits, "masks": masks}
         return ReferenceOutputs(arrays, outputs)
     height, width = map(int, inputs["output_size"])
@@ -54,7 +54,7 @@ def inference_outputs(
         | {f"pixel_level_{index}": level[:, ::CHANNEL_STEP] for index, level in levels}
         | {
             "logits_all_layers": logits[:, 0],
-            "masks": outputs[0].mask_logits,
+            "masks": outputs[0].masks(),
             "result_scores": found.scores,
             "result_labels": found.labels.int(),
             "result_mask_areas": found.masks.sum((1, 2)).int(),

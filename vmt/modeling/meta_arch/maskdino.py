@@ -91,14 +91,14 @@ class MaskDINO(Detector):
         padded, _ = self.pad([frames])
         out = self.forward_frames(padded, self.box_init)
         last, pixel = out.states[-1], out.features.pixel
-        logits, masks = self.class_head(last.embeds), self.mask_head(last.embeds, pixel, None)
+        logits = self.class_head(last.embeds)
         (H, W), (height, width) = padded.shape[-2:], frames.shape[-2:]
         boxes = last.boxes * last.boxes.new_tensor([W / width, H / height]).repeat(2)
         return [
             FrameOutputs(
                 logits[i],
                 boxes[i],
-                masks[i],
+                self.in_precision(self.mask_head),
                 last.embeds[i],
                 STRIDE,
                 (int(height), int(width)),

@@ -86,13 +86,13 @@ class MinVIS(Detector):
         padded, _ = self.pad([frames])
         out = self.forward_frames(padded)
         embeds, pixel = out.embeds[-1], out.pixel
-        logits, masks = self.class_head(embeds), self.mask_head(embeds, pixel, None)
+        logits = self.class_head(embeds)
         height, width = (int(side) for side in frames.shape[-2:])
         return [
             FrameOutputs(
                 logits[i],
                 None,
-                masks[i],
+                self.in_precision(self.mask_head),
                 embeds[i],
                 STRIDE,
                 (height, width),
