@@ -6,11 +6,20 @@ everything around a network can be tested quickly and looked at with sensible ma
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vmt.modeling.video_model import FrameModel, FrameOutputs, ModelOptions, TrackRefiner
+from vmt.modeling.temporal.tar import TAR, TAROptions
+from vmt.modeling.video_model import (
+    FrameModel,
+    FrameOutputs,
+    ModelOptions,
+    RefiningModel,
+    TrackRefiner,
+)
 from vmt.structures.labels import LabelSpace
 from vmt.structures.predictions import ClipTracklets
 from vmt.structures.track_window import FrameMaps, TrackWindow
@@ -155,6 +164,48 @@ class FullColourRefiner(TrackRefiner):
 
     def points_left_out(self) -> str:
         return ""
+
+
+class BlobRefiningModel(BlobFrameModel, RefiningModel):
+    """The same with TAR: an embedding says which colour it is, if that is in the frame.
+
+    Args:
+        window: W.
+        random: TAR has random weights in place of the first ones, which change nothing.
+    """
+
+    def __init__(self, window: int = 4, *, random: bool = False) -> None:
+        super().__init__("refinevis")
+        self.window = window
+        self.tar = small_tar(window, random=random)
+
+    def class_head(self, embeds: Tensor) -> Tensor:
+        return 6 * embeds[..., :3] - 4
+
+    def mask_head(self, embeds: Tensor, pixel: Tensor, refs: Tensor | None) -> Tensor:
+        return torch.einsum("qc,chw->qhw", embeds[:, :3], pixel)
+
+    def refine(self, embeds: Tensor, times: Tensor, readable: Tensor, last_only: bool) -> Tensor:
+        return self.tar(embeds, times, readable, last_only)
+
+    def segment_frame(self, frame: Tensor) -> FrameOutputs:
+        out = super().segment_frame(frame)
+        order = out.embeddings.argmax(1)
+        present = out.logits.amax(1, keepdim=True) > 0
+        pixel = out.masks(order.argsort())
+        query = torch.eye(3, 8)[order] * present
+        head = self.in_precision(self.mask_head)
+        return replace(out, mask_logits=head, query=query, pixel=pixel)
+
+
+def small_tar(window: int, *, random: bool) -> TAR:
+    """Of 8 channels."""
+    torch.manual_seed(0)
+    tar = TAR(TAROptions(8, 2, 16, window)).eval()
+    if random:
+        for parameter in tar.parameters():
+            nn.init.normal_(parameter, std=0.3)
+    return tar
 
 
 def blob_video(num_frames: int, size: tuple[int, int] = (96, 160), blobs: int = 2) -> list[Tensor]:

@@ -24,6 +24,7 @@ from vmt.inference.association.base import (
     TrackSummary,
 )
 from vmt.inference.association.bisoftmax import BisoftmaxOptions
+from vmt.inference.association.refinevis import RefineVISOptions
 from vmt.inference.association.registry import frame_association
 from vmt.inference.association.whole_video import WholeVideoAssociation
 from vmt.inference.association.windows import WindowAssociation
@@ -58,7 +59,8 @@ class PredictorOptions:
 
     Args:
         window: frames per window; 0: the whole video at once, by the rules of the release. A
-            network for frames gets windows that share none, 0 means one frame at a time.
+            network for frames gets windows that share none, 0 means one frame at a time; its
+            association may ask for another number.
         stride: step between windows, at most ``window``; 0: ``window - 1``.
         top_k: (query, class) pairs kept of a whole video; windows are limited by the network.
         min_size: short side of the network's input in pixels.
@@ -73,6 +75,7 @@ class PredictorOptions:
             is published, see ``association.registry``.
         bisoftmax: of the association of that name.
         quasi_dense: likewise.
+        refinevis: likewise.
         refine_window: frames that the refiner of a network for frames reads together.
 
     Raises:
@@ -92,6 +95,7 @@ class PredictorOptions:
     frame_association: str = "auto"
     bisoftmax: BisoftmaxOptions = field(default_factory=BisoftmaxOptions)
     quasi_dense: QuasiDenseOptions = field(default_factory=QuasiDenseOptions)
+    refinevis: RefineVISOptions = field(default_factory=RefineVISOptions)
     refine_window: int = 5
 
     def __post_init__(self) -> None:
@@ -155,6 +159,7 @@ class PredictorOptions:
             bisoftmax=BisoftmaxOptions.from_config(cfg),
             refine_window=cfg.TEST.REFINE_WINDOW,
             quasi_dense=QuasiDenseOptions.from_config(cfg),
+            refinevis=RefineVISOptions.from_config(cfg),
         )
 
 
@@ -241,7 +246,7 @@ class VideoPredictor:
             frame: (H, W, 3) uint8 RGB, of the size of the frames before.
 
         Raises:
-            ConfigError: the network sees clips, not frames.
+            ConfigError: the network or its association sees clips, not frames.
             VideoError: the frame has another size.
         """
         return self._stepped().step(frame)
@@ -278,7 +283,13 @@ class VideoPredictor:
                 f"{type(self.model).__name__} sees whole clips; use stream, which reads ahead."
             )
         if self._live is None:
-            self._live = TrackStream(self.model, self.options, (), keep_frames=False)
+            live = TrackStream(self.model, self.options, (), keep_frames=False)
+            if live.clip > 1:
+                raise ConfigError(
+                    f"{type(self.model).__name__} refines clips of {live.clip} frames, whose first "
+                    "knows the last; use stream, or TEST.REFINEVIS.MODE online for a live video."
+                )
+            self._live = live
         return self._live
 
 
@@ -340,7 +351,7 @@ class TrackStream(Iterator[FrameResult]):
     def _run(self) -> Generator[FrameResult, None, None]:
         options = self._options
         if self._by_frame:
-            windows = iter_chunks(self._read(), max(options.window, 1))
+            windows = iter_chunks(self._read(), self.clip or max(options.window, 1))
         else:
             windows = iter_windows(self._read(), options.window, options.step)
         for window in windows:
@@ -362,6 +373,11 @@ class TrackStream(Iterator[FrameResult]):
             self._next_frame += 1
             (result,) = self._results(window)
         return result
+
+    @property
+    def clip(self) -> int:
+        """Frames that the association of a network for frames takes together; 0: any number."""
+        return self._resumable.clip
 
     @property
     def _resumable(self) -> ResumableAssociation[Any]:

@@ -5,10 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from fvcore.common.config import CfgNode
 
 from tests.config.keys.pairs import Pair, shows, shows_each
-from tests.inference.fake_model import BlobFrameModel, FullColourRefiner, blob_video
+from tests.inference.fake_model import (
+    BlobFrameModel,
+    BlobRefiningModel,
+    FullColourRefiner,
+    blob_video,
+)
 from vmt.inference.predictor import FrameResult, PredictorOptions, VideoPredictor
 
 #: Frames as they are.
@@ -98,3 +104,49 @@ def test_frames_that_are_refined_together(pair: Pair) -> None:
         list(predictor.stream([f.numpy() for f in blob_video(4, (48, 80), 1)]))
         seen.append([w.mask_logits.shape[1] for w in model.refiner.windows])
     assert seen == [[1, 2, 3, 4], [1, 2, 2, 2]]
+
+
+@shows_each(
+    {
+        "TEST.REFINEVIS.MODE": ("offline", [1] * 7, [4, 3]),
+        "TEST.REFINEVIS.WINDOW": (3, [4, 3], [3, 3, 1]),
+    },
+    "before,after",
+    *PLAIN,
+)
+def test_frames_that_go_in_together(pair: Pair, before: list[int], after: list[int]) -> None:
+    clip = [f.numpy() for f in blob_video(7, (48, 80))]
+    extra = () if pair.key.endswith("MODE") else ("TEST.REFINEVIS.MODE", "offline")
+    calls = []
+    for cfg in pair.configs(*extra):
+        predictor = VideoPredictor(BlobRefiningModel(4), PredictorOptions.from_config(cfg))
+        list(predictor.stream(clip))
+        calls.append(predictor.model.calls)
+    assert calls == [before, after]
+
+
+@shows_each(
+    {
+        # a missed frame of an untrained network has a probability of 0.018
+        "TEST.REFINEVIS.RECOVER_SCORE": (0.01, [2, 1, 2], [2, 2, 2]),
+        "TEST.REFINEVIS.SCORE_FRAMES": ("alive", [0.88, 0.88], [0.88, 0.59]),
+    },
+    "before,after",
+    *PLAIN,
+)
+def test_missed_frames(pair: Pair, before: list[float], after: list[float]) -> None:
+    """Which of them show a track, and what they do to its score."""
+    one, two = ([f.numpy() for f in blob_video(1, (48, 80), count)] for count in (1, 2))
+    found = []
+    for cfg in pair:
+        model, options = BlobRefiningModel(4), PredictorOptions.from_config(cfg)
+        tracks = options.association(model)
+        for t, image in enumerate([*two, *one, *two]):
+            frame = model.segment_frames(torch.from_numpy(image).permute(2, 0, 1)[None])
+            tracks.add(t, frame)
+        if pair.key.endswith("RECOVER_SCORE"):
+            found.append([len(r.track_ids) for r in tracks.pop_frames(3)])
+        else:
+            closed = tracks.pop_closed(everything=True)
+            found.append([round(track.classes[0].score, 2) for track in closed])
+    assert found == [before, after]

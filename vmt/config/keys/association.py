@@ -12,8 +12,9 @@ from vmt.config.keys import sections
 
 def add_keys(cfg: Node) -> None:
     """Add them."""
-    sections(cfg, "TEST.BISOFTMAX", "TEST.QUASI_DENSE")
-    # "auto": as the method is published; else bisoftmax, embedding_hungarian or quasi_dense.
+    sections(cfg, "TEST.BISOFTMAX", "TEST.QUASI_DENSE", "TEST.REFINEVIS")
+    # "auto": as the method is published; else bisoftmax, embedding_hungarian, quasi_dense or
+    # refinevis.
     cfg.TEST.ASSOCIATION = "auto"
     # Queries with a class above it are detections, in [0, 1] [I].
     cfg.TEST.BISOFTMAX.SELECT_SCORE = 0.1
@@ -47,3 +48,15 @@ def add_keys(cfg: Node) -> None:
     cfg.TEST.QUASI_DENSE.SAME_CLASS = True
     # Similarity of embeddings: "bisoftmax" [Q] or "cosine".
     cfg.TEST.QUASI_DENSE.METRIC = "bisoftmax"
+    # RefineVIS (arXiv:2306.04774): "online": a frame reads the refined frames before it (Eq. 4);
+    # "offline": the frames of a clip read one another. Association is online in both.
+    cfg.TEST.REFINEVIS.MODE = "online"
+    # W, frames that a frame reads, itself included, and the length of offline clips. 0: nothing is
+    # refined, the frame-level results of Table 2. -1: MODEL.REFINEVIS.WINDOW.
+    cfg.TEST.REFINEVIS.WINDOW = -1
+    # A frame in which a track was missed gets its refined mask where the probability of the best
+    # class is higher than this, in [0, 1]; the paper gives no value [D].
+    cfg.TEST.REFINEVIS.RECOVER_SCORE = 0.1
+    # Class scores of a track: those of frames in which it was "matched" or, missed ones included,
+    # "alive"; the paper does not say which [D].
+    cfg.TEST.REFINEVIS.SCORE_FRAMES = "matched"
