@@ -347,6 +347,7 @@ class FrameModel(VideoModel):
 
     Attributes:
         refiner: sharpens the masks of these tracks (``MODEL.REFINER``); None: they stay.
+        keeps_maps: ``FrameOutputs.maps`` are kept for it.
     """
 
     #: The association that the method is published with, where ``TEST.ASSOCIATION`` is "auto".
@@ -355,6 +356,7 @@ class FrameModel(VideoModel):
     def __init__(self, options: ModelOptions) -> None:
         super().__init__(options)
         self.refiner: TrackRefiner | None = None
+        self.keeps_maps = False
 
     @torch.inference_mode()
     def sharpen(self, window: TrackWindow) -> tuple[Tensor, int]:

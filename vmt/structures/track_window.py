@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +29,11 @@ class FrameMaps:
         """One of T frames, or some of them."""
         stride2 = None if self.stride2 is None else self.stride2[rows]
         return FrameMaps(self.pixels[rows], self.stride4[rows], stride2, self.fused[rows])
+
+    @classmethod
+    def of(cls, pixels: Tensor, maps: Mapping[int, Tensor], fused: Tensor) -> FrameMaps:
+        """N frames, with the backbone's maps by stride."""
+        return cls(pixels, maps[4], maps.get(2), fused)
 
     @classmethod
     def stack(cls, frames: Sequence[FrameMaps]) -> FrameMaps:

@@ -25,6 +25,7 @@ from vmt.modeling.video_model import FrameModel, FrameOutputs, ModelOptions
 from vmt.ops.resize import aligned_upsample2
 from vmt.structures.clip import ClipTargets
 from vmt.structures.frame_targets import FrameTargets, frame_targets
+from vmt.structures.track_window import FrameMaps
 
 #: Input pixels per cell of the masks: the mask head's stride 8, doubled.
 STRIDE = 4
@@ -39,12 +40,14 @@ class FrameForward:
         levels: layout of its tokens.
         pixel: (N, mask_channels, h8, w8), what the dynamic layers read.
         states: of the queries behind each decoder layer.
+        maps: what a refiner reads of the frames, where there is one.
     """
 
     memory: Tensor
     levels: Levels
     pixel: Tensor
     states: list[QueryStates]
+    maps: FrameMaps | None = None
 
 
 @dataclass(frozen=True)
@@ -100,9 +103,11 @@ class Detector(FrameModel):
         """
         maps = self.backbone(frames.contiguous(memory_format=torch.channels_last))
         memory, levels = self.encoder(self.neck(maps), padding)
-        pixel = self.masks.mask_features(self.masks.fuse(memory, levels.shapes))
+        fused = self.masks.fuse(memory, levels.shapes)
+        pixel = self.masks.mask_features(fused)
         states = self.decoder(memory, levels, cast(BoxHeads, self.heads["box"]))
-        return FrameForward(memory, levels, pixel, states)
+        kept = FrameMaps.of(frames, maps, fused) if self.keeps_maps else None
+        return FrameForward(memory, levels, pixel, states, kept)
 
     # --- heads ----------------------------------------------------------------------------------
 
@@ -140,6 +145,7 @@ class Detector(FrameModel):
                 pixel=out.pixel[n],
                 refs=refs[n],
                 upsampling="nearest",
+                maps=None if out.maps is None else out.maps[n],
             )
             for n in range(len(refs))
         ]

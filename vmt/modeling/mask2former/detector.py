@@ -16,6 +16,7 @@ from vmt.modeling.mask2former.decoder import STRIDES, Decoder
 from vmt.modeling.mask2former.heads import Heads
 from vmt.modeling.mask2former.options import Mask2FormerOptions
 from vmt.modeling.video_model import FrameModel, ModelOptions
+from vmt.structures.track_window import FrameMaps
 
 #: Input pixels per cell of the pixel map, and so of the masks.
 STRIDE = 4
@@ -29,11 +30,13 @@ class FrameForward:
         levels: a map (N, C, h_l, w_l) per stride of ``decoder.STRIDES``.
         pixel: (N, mask_dim, h, w), stride 4.
         embeds: (N, Q, C) of the learned queries, then behind each layer.
+        maps: what a refiner reads of the frames, where there is one.
     """
 
     levels: list[Tensor]
     pixel: Tensor
     embeds: list[Tensor]
+    maps: FrameMaps | None = None
 
 
 class Detector(FrameModel):
@@ -91,7 +94,10 @@ class Detector(FrameModel):
         projected = [layer(maps[s]) for layer, s in zip(self.neck, STRIDES, strict=True)]
         levels = split_levels(*self.encoder(projected, None))
         pixel = self.pixel_map(maps[STRIDE], levels[-1])
-        return FrameForward(levels, pixel, self.decoder(levels, pixel, self.heads))
+        kept = None
+        if self.keeps_maps:
+            kept = FrameMaps.of(frames, maps, levels[STRIDES.index(8)])
+        return FrameForward(levels, pixel, self.decoder(levels, pixel, self.heads), kept)
 
     def predictions(self, embeds: list[Tensor]) -> dict[str, Predictions]:
         """What the heads say of every output, by suffix of its losses; the last layer's first."""

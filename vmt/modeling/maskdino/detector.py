@@ -20,6 +20,7 @@ from vmt.modeling.maskdino.options import MaskDINOOptions
 from vmt.modeling.maskdino.proposals import Proposals, QuerySelection, first_anchors
 from vmt.modeling.video_model import FrameModel, ModelOptions
 from vmt.structures.frame_targets import FrameTargets
+from vmt.structures.track_window import FrameMaps
 
 #: Input pixels per cell of the pixel map, and so of the masks.
 STRIDE = 4
@@ -34,12 +35,14 @@ class FrameFeatures:
         memory: (N, S, C), in the decoder's order of levels.
         shapes: (H_l, W_l) per level, in the decoder's order.
         pixel: (N, mask_dim, h, w), stride 4.
+        maps: what a refiner reads of the frames, where there is one.
     """
 
     levels: list[Tensor]
     memory: Tensor
     shapes: tuple[tuple[int, int], ...]
     pixel: Tensor
+    maps: FrameMaps | None = None
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,10 @@ class Detector(FrameModel):
         levels = split_levels(memory, layout)
         finest = levels[0] if self.neck.fine_first else levels[-1]
         pixel = self.pixel_map(maps[STRIDE], finest)
-        return FrameFeatures(levels, *reverse_levels(memory, layout), pixel)
+        kept = None
+        if self.keeps_maps:
+            kept = FrameMaps.of(frames, maps, self.neck.level_of(levels, 8))
+        return FrameFeatures(levels, *reverse_levels(memory, layout), pixel, kept)
 
     def first_anchors(self, proposals: Proposals, pixel: Tensor, box_init: str) -> Tensor:
         """Anchors (N, Q, 4) in log-odds that enter the decoder."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,11 @@ class LevelNeck(nn.ModuleList):
             x = layer(x)
             extras.append(x)
         return [*levels, *extras] if self.fine_first else [*extras[::-1], *levels]
+
+    def level_of(self, levels: Sequence[Tensor], stride: int) -> Tensor:
+        """That of L levels, in the encoder's order, which has the stride of a backbone map."""
+        index = self.strides.index(stride)
+        return levels[index if self.fine_first else index - len(self.strides)]
 
 
 def reverse_levels(memory: Tensor, levels: Levels) -> tuple[Tensor, tuple[tuple[int, int], ...]]:

@@ -90,7 +90,7 @@ class MaskDINO(Detector):
     def _segment(self, frames: Tensor) -> list[FrameOutputs]:
         padded, _ = self.pad([frames])
         out = self.forward_frames(padded, self.box_init)
-        last, pixel = out.states[-1], out.features.pixel
+        last, pixel, maps = out.states[-1], out.features.pixel, out.features.maps
         logits = self.class_head(last.embeds)
         (H, W), (height, width) = padded.shape[-2:], frames.shape[-2:]
         boxes = last.boxes * last.boxes.new_tensor([W / width, H / height]).repeat(2)
@@ -104,6 +104,7 @@ class MaskDINO(Detector):
                 (int(height), int(width)),
                 query=last.embeds[i],
                 pixel=pixel[i],
+                maps=None if maps is None else maps[i],
             )
             for i in range(len(frames))
         ]

@@ -99,6 +99,7 @@ class MinVIS(Detector):
                 query=embeds[i],
                 pixel=pixel[i],
                 no_object=True,
+                maps=None if out.maps is None else out.maps[i],
             )
             for i in range(len(frames))
         ]
