@@ -101,12 +101,13 @@ def evaluate(
         options |= {"lengths": lengths, "dilation_ratio": dilation_ratio}
         options |= {"max_dets": max_dets, "class_agnostic": class_agnostic}
         _evaluate_tubes(out, gt, results, tube_metrics, protocol, options, per_video, jobs)
-    for metric in metrics:
-        if metric not in TUBE_METRICS:
-            from cocoapi_hq.mots.track_metrics import evaluate_tracks  # needs scipy; tubes do not
+    others = [metric for metric in metrics if metric not in TUBE_METRICS]
+    if others:
+        from cocoapi_hq.mots.track_metrics import evaluate_tracks, read_once  # needs scipy
 
-            chosen = track_options | ({"mask_field": mask_field} if mask_field else {})
-            out.others[metric] = evaluate_tracks(metric, gt, results, chosen)
+        chosen = track_options | ({"mask_field": mask_field} if mask_field else {})
+        gt, chosen["config"] = read_once(gt, results, chosen)
+        out.others = {name: evaluate_tracks(name, gt, results, chosen) for name in others}
     for sentence in out.warnings:
         logger.warning("%s", sentence)
     return out

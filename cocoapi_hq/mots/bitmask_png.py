@@ -1,4 +1,4 @@
-"""Reads BDD100K's bitmask PNG folders: class, flags and instance of every pixel.
+"""BDD100K's bitmask PNG folders, read and written: class, flags and instance of every pixel.
 
 Source of the format: the bdd100k toolkit 9ac17c6.
 """
@@ -6,6 +6,7 @@ Source of the format: the bdd100k toolkit 9ac17c6.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from cocoapi_hq.io.listing import list_files, list_folders
 from cocoapi_hq.mots.frame_masks import BoolArray, FrameMasks, IntArray
 from cocoapi_hq.mots.mots_config import JsonSource, MotsConfig, load_config
 
+#: Ids that a bitmask can hold: 1 to this.
+MAX_ID = 65535
 _PNG_RGBA8 = (8, 6)  # bit depth and colour type in the PNG header
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -111,6 +114,88 @@ def read_bitmask(path: str | os.PathLike[str], config: MotsConfig) -> BitmaskFra
         ignored=(key_of[track_ids] & 3) > 0,
         areas=areas[track_ids].astype(np.int64),
     )
+
+
+def bitmask_of(frame: FrameMasks, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """The pixels of a frame's bitmask, as ``read_bitmask`` decodes them.
+
+    Args:
+        frame: where its masks overlap the later is on top; see ``frame_masks.resolve_overlaps``.
+            Ignored ones have the ignored bit.
+        size: (h, w) in pixels.
+
+    Returns:
+        (h, w, 4) uint8, red, green, blue, alpha.
+
+    Raises:
+        ScoringError: a mask of another size, or an id that is used twice or not in 1 to 65,535.
+    """
+    pixels = np.zeros((*size, 4), dtype=np.uint8)
+    rows = zip(frame.rles, frame.labels, frame.track_ids, frame.ignored, strict=True)
+    where = f"{frame.where}: video {frame.video!r}, frame {frame.name!r}"
+    for mask, label, track_id, ignored in rows:
+        if tuple(mask["size"]) != size:
+            raise ScoringError(
+                f"{where}: a mask has size {mask['size']}, but the frame is {list(size)} (h, w); "
+                "write masks at the size of the video."
+            )
+        if not 1 <= track_id <= MAX_ID or frame.track_ids.count(track_id) > 1:
+            raise ScoringError(
+                f"{where}: id {track_id} cannot stand in a bitmask, which has ids from 1 to "
+                f"{MAX_ID}, each once; number the tracks of a video from 1."
+            )
+        pixels[rle.decode(mask)] = (label + 1, int(ignored), track_id // 256, track_id % 256)
+    return pixels
+
+
+def write_bitmasks(
+    root: str | os.PathLike[str], frames: Iterable[FrameMasks], config: MotsConfig
+) -> int:
+    """Write a PNG for every frame, as the BDD100K server takes results.
+
+    Args:
+        root: folder; a video becomes a sub-folder, ``NAME.jpg`` of it ``NAME.png``.
+        frames: of all videos, empty frames included. A video without any mask has the image size
+            of the configuration.
+        config: the classes.
+
+    Returns:
+        The number of files.
+
+    Raises:
+        ScoringError: see ``bitmask_of``; or a file cannot be written.
+    """
+    known = list(frames)
+    sizes: dict[str, tuple[int, int]] = {}
+    for frame in known:
+        for mask in frame.rles[:1]:
+            sizes.setdefault(frame.video, (mask["size"][0], mask["size"][1]))
+    for frame in known:
+        size = sizes.get(frame.video, config.image_size)
+        if size is None:
+            raise ScoringError(
+                f"video {frame.video!r} has no mask that says its size; give imageSize in the "
+                "configuration."
+            )
+        path = Path(root) / frame.video / f"{Path(frame.name).stem}.png"
+        write_png(path, bitmask_of(frame, size))
+    return len(known)
+
+
+def write_png(path: Path, pixels: npt.NDArray[np.uint8]) -> None:
+    """Write (H, W, 4) uint8 RGBA pixels, and the folder they are in.
+
+    Raises:
+        ScoringError: it cannot be written.
+    """
+    data = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGBA2BGRA))[1]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data.tobytes())
+    except OSError as error:
+        raise ScoringError(
+            f"{path}: cannot be written ({error.strerror}); free space or choose another folder."
+        ) from error
 
 
 def bitmasks_to_frames(

@@ -53,6 +53,23 @@ def is_tube_file(source: Source) -> bool:
     return True
 
 
+def read_once(gt: Source, results: Source, options: dict[str, Any]) -> tuple[Source, Any]:
+    """Ground truth and classes, for metrics that read run lengths.
+
+    Bitmasks stay a folder where the results are one, too; else they are read here, once for all
+    metrics.
+
+    Raises:
+        ScoringError: a bitmask breaks its format.
+    """
+    config = options.get("config")
+    if not is_bitmask_folder(gt) or is_bitmask_folder(results):
+        return gt, config
+    truth = read_truth(gt, config)
+    frames = [frame for video in truth.videos.values() for frame in video]
+    return to_scalabel(frames, truth.config, without_overlaps=False), truth.config
+
+
 def evaluate_tracks(
     metric: str, gt: Source, results: Source, options: dict[str, Any]
 ) -> dict[str, Any]:

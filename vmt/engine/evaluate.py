@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +15,12 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from cocoapi_hq.io.json_file import is_json_name
-from vmt.data.catalog import load_dataset
+from vmt.data.catalog import locate
 from vmt.data.datasets.coco import CocoImages
 from vmt.data.images import read_frame
 from vmt.data.labels import result_ids
 from vmt.data.records import VideoRecord
+from vmt.engine.mots_set import MotsSet
 from vmt.engine.result_folder import ResultFolder, fingerprint
 from vmt.evaluation.images import check_image_metrics, score_images
 from vmt.evaluation.scoring import score
@@ -82,7 +84,8 @@ def evaluate_set(
         ConfigError: the set's classes are none of the network's, or a set of images meets a
             network for clips or a metric of videos.
     """
-    data = load_dataset(name, cfg.DATASETS.ROOT, cfg.DATASETS.MASK_KEY)
+    place = locate(name, cfg.DATASETS.ROOT)
+    data = place.load(cfg.DATASETS.MASK_KEY)
     still = isinstance(data, CocoImages)
     if isinstance(data, CocoImages):
         data = data.with_empty()
@@ -96,12 +99,15 @@ def evaluate_set(
             _say_which_classes(folder.name, data.categories, space, category_ids)
         store.claim(fingerprint(cfg, model, records, category_ids))
     comm.barrier()
+    mots = MotsSet.of(place, data, category_ids, match)
     if still:
         images = ImagePredictor(model, ImageOptions.from_config(cfg))
         predict = partial(_predict_image, images, store=store, category_ids=category_ids)
     else:
         videos = VideoPredictor(model, PredictorOptions.from_config(cfg))
-        predict = partial(_predict_video, videos, store=store, category_ids=category_ids)
+        predict = partial(
+            _predict_video, videos, store=store, category_ids=category_ids, mots=mots
+        )
     skipped = _predict(cfg, folder.name, records, store, predict, stopping)
     everything = comm.gather(skipped)
     if any(part is None for part in everything):
@@ -109,7 +115,7 @@ def evaluate_set(
     broken = tuple(sorted(video for part in everything for video in part or ()))
     numbers: dict[str, float] = {}
     if comm.is_main():
-        numbers = _finish(cfg, folder.name, records, store, broken)
+        numbers = _finish(cfg, folder.name, records, store, broken, mots)
     return SetResults(store.results, comm.gather(numbers)[0], broken)
 
 
@@ -173,24 +179,32 @@ def _predict_video(
     record: VideoRecord,
     store: ResultFolder,
     category_ids: Sequence[int | None],
+    mots: MotsSet | None,
 ) -> None:
-    """One video into its file; nothing is left behind when it fails."""
+    """One video into its files; nothing is left behind when it fails."""
     source = FrameList(
         record.name, record.frame_paths, YTVIS_FPS, video_id=record.id, complete_length=True
     )
     scratch = make_folder(store.folder / f"process_{comm.rank()}")
     reserve = DiskReserve(scratch)
     writer = ResultsWriter(store.path(record.id), category_ids, reserve)
+    frames = mots.writer(record, store) if mots is not None else None
     try:
         stream = predictor.stream(source)
         writer.begin_video(source)
         for result in stream:
             writer.add(result)
+            if frames is not None:
+                frames.add(result, source.size)
         writer.close_tracks(stream.finish())
         writer.end_video()
-        writer.close()
+        if frames is not None:
+            frames.close()
+        writer.close()  # last: a video is done when this file is there
     except BaseException:
         writer.discard()
+        if frames is not None:
+            frames.discard()
         raise
     finally:
         reserve.close()
@@ -233,20 +247,19 @@ def _finish(
     records: Sequence[VideoRecord],
     store: ResultFolder,
     broken: Sequence[int],
+    mots: MotsSet | None,
 ) -> dict[str, float]:
-    entries = store.join(record.id for record in records if record.id not in broken)
+    done = [record.id for record in records if record.id not in broken]
+    entries = store.join(done)
     logger.info("%s: %d entries in %s", name, entries, store.results)
+    if mots is not None:
+        mots.finish(store, done)
     if cfg.TEST.ZIP:
-        logger.info("%s: %s", name, store.zip())
-    truth = annotation_file(records)
+        logger.info("%s: %s", name, store.zip_bitmasks() if mots is not None else store.zip())
+    truth = mots.truth if mots is not None else annotation_file(records)
     if not cfg.TEST.METRICS or truth is None:
         if cfg.TEST.METRICS:
-            logger.warning(
-                "%s has no YouTube-VIS annotations here: nothing to score with. BDD100K MOTS is "
-                "scored by: vmt eval --gt LABELS --results %s --metric bdd_mots --min-score 0.3",
-                name,
-                store.results,
-            )
+            logger.warning("%s has no annotations here: nothing to score with", name)
         return {}
     agnostic = cfg.DATASETS.CLASS_MATCH == "any"
     if records[0].still:
@@ -254,8 +267,11 @@ def _finish(
             truth, store.results, cfg.TEST.METRICS, class_agnostic=agnostic
         )
     else:
+        results, metrics = store.results, cfg.TEST.METRICS
+        if mots is not None:
+            results, metrics = store.scalabel, mots.metrics(metrics)
         numbers, table = score(
-            truth, store.results, cfg.TEST.METRICS, cfg.TEST.PROTOCOL, class_agnostic=agnostic
+            truth, results, metrics, cfg.TEST.PROTOCOL, class_agnostic=agnostic
         )
     logger.info("%s\n%s", name, table)
     if broken:
@@ -266,7 +282,8 @@ def _finish(
             len(records),
             list(broken),
         )
-    content = {"data": name, "skipped": list(broken), **numbers}
+    finite = {key: value if math.isfinite(value) else None for key, value in numbers.items()}
+    content = {"data": name, "skipped": list(broken), **finite}
     write_text(store.folder / "metrics.json", json.dumps(content))
     return numbers
 

@@ -1,5 +1,7 @@
 """Results of an evaluation on disk: one file per finished video, joined at the end.
 
+BDD100K MOTS has two more forms: a file per video of Scalabel frames, joined likewise, and bitmasks.
+
 What is finished stays finished: an evaluation that was killed goes on with the videos that have no
 file yet. The files belong to one network, one data set and one way of running (a fingerprint); for
 another, they are put aside, and come back when it is their turn again.
@@ -41,6 +43,9 @@ WITHOUT_EFFECT = (
 class ResultFolder:
     """``videos/<id>.json`` of finished videos, ``results.json`` of all.
 
+    Of BDD100K MOTS also ``frames/<id>.json``, ``results_scalabel.json`` and
+    ``bitmasks/<video>/<frame>.png``.
+
     Args:
         folder: made if need be.
     """
@@ -49,6 +54,9 @@ class ResultFolder:
         self.folder = folder
         self.videos = folder / "videos"
         self.results = folder / "results.json"
+        self.frames = folder / "frames"
+        self.scalabel = folder / "results_scalabel.json"
+        self.bitmasks = folder / "bitmasks"
 
     def claim(self, fingerprint: str) -> None:
         """Make the folder; what another network, data set or way of running left is put aside."""
@@ -77,13 +85,24 @@ class ResultFolder:
         """Where the results of a video are, once it is finished."""
         return self.videos / f"{video_id}.json"
 
+    def frames_path(self, video_id: int) -> Path:
+        """Where the Scalabel frames of a video are, before ``path`` is there."""
+        return self.frames / f"{video_id}.json"
+
     def join(self, video_ids: Iterable[int]) -> int:
         """Write ``results.json`` from the files of the videos; returns the number of entries."""
+        return self._join(self.results, map(self.path, video_ids))
+
+    def join_frames(self, video_ids: Iterable[int]) -> int:
+        """The same for ``results_scalabel.json``; returns the number of frames."""
+        return self._join(self.scalabel, map(self.frames_path, video_ids))
+
+    def _join(self, target: Path, parts: Iterable[Path]) -> int:
         entries = 0
-        with AtomicFile(self.results) as file:
+        with AtomicFile(target) as file:
             file.write(b"[")
-            for video_id in video_ids:
-                for line in self._entries(self.path(video_id)):
+            for part in parts:
+                for line in self._entries(part):
                     file.write((",\n" if entries else "\n").encode() + line)
                     entries += 1
             file.write(b"\n]\n")
@@ -100,11 +119,19 @@ class ResultFolder:
 
     def zip(self) -> Path:
         """``results.zip`` with ``results.json`` alone in it, as evaluation servers take it."""
+        return self._zip([self.results], self.folder)
+
+    def zip_bitmasks(self) -> Path:
+        """``results.zip`` with ``<video>/<frame>.png``, as the server of BDD100K MOTS takes it."""
+        return self._zip(sorted(self.bitmasks.rglob("*.png")), self.bitmasks)
+
+    def _zip(self, files: Iterable[Path], root: Path) -> Path:
         path = self.folder / "results.zip"
         with AtomicFile(path) as file:
             try:
                 with zipfile.ZipFile(file.name, "w", zipfile.ZIP_DEFLATED) as archive:
-                    archive.write(self.results, "results.json")
+                    for member in files:
+                        archive.write(member, member.relative_to(root))
             except OSError as error:
                 raise OutputError(f"{path}: cannot be written ({error}); free space.") from None
         return path

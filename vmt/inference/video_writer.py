@@ -24,7 +24,7 @@ def write_png(path: Path, pixels: npt.NDArray[Any], palette: Sequence[int] | Non
 
     Args:
         path: of the file.
-        pixels: (H, W, 3) uint8 RGB, (H, W) uint8, or (H, W) uint16.
+        pixels: (H, W, 3) uint8 RGB, (H, W, 4) uint8 RGBA, (H, W) uint8, or (H, W) uint16.
         palette: 768 numbers in [0, 255]: stores (H, W) uint8 as indices into these RGB triples.
 
     Raises:

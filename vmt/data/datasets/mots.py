@@ -55,7 +55,9 @@ def load_mots(path: Path, image_root: Path, name: str, mask_key: str = "") -> Vi
         files = tuple(f"{video}/{Path(frame.name).name}" for frame in members)
         packed = PackedList(_rows(frame) for frame in members)
         height, width = _size(members, image_root / files[0])
-        annotations = MotsAnnotations(packed, tuple(frame.where for frame in members))
+        indices = tuple(frame.index for frame in members)
+        where = tuple(frame.where for frame in members)
+        annotations = MotsAnnotations(packed, where, indices)
         records.append(
             VideoRecord(number, video, image_root, files, height, width, annotations, name)
         )
@@ -103,10 +105,12 @@ class MotsAnnotations:
     Args:
         rows: per frame [track id, category id, mask] of every object.
         where: per frame file and place, for messages.
+        indices: per frame its number in the video, as the file counts.
     """
 
     rows: PackedList
     where: tuple[str, ...]
+    indices: tuple[int, ...]
 
     def load(self, frames: Sequence[int] | None = None) -> list[Tracklet]:
         """Tracklets of the objects that the asked frames show."""
@@ -169,3 +173,11 @@ class BitmaskAnnotations:
         for i in np.flatnonzero((bitmask.labels >= 0) & ~bitmask.ignored).tolist():
             mask = rle.encode(bitmask.instance_map == i + 1)
             yield [int(bitmask.track_ids[i]), int(bitmask.labels[i]) + 1, mask]
+
+
+def frame_indices(record: VideoRecord) -> tuple[int, ...]:
+    """Numbers of the frames of a video, as its labels count; 0, 1, ... where they do not."""
+    annotations = record.annotations
+    if isinstance(annotations, MotsAnnotations):
+        return annotations.indices
+    return tuple(range(len(record)))
