@@ -15,7 +15,7 @@ from PIL import Image
 from cocoapi_hq.io import rle
 from tests.synthetic import moving_shapes
 from vmt.data.datasets.folders import load_png_folders
-from vmt.data.datasets.mots import load_mots
+from vmt.data.datasets.mots import frame_indices, load_mots
 from vmt.data.mapper import decode_masks
 from vmt.utils.errors import AnnotationError, VideoError
 
@@ -177,6 +177,46 @@ def test_bitmasks(tmp_path: Path) -> None:
     (tmp_path / "images/v0/f-000.jpg").unlink()
     with pytest.raises(AnnotationError, match=r"f-000.png: no frame of that name"):
         load_mots(tmp_path / "bitmasks", tmp_path / "images", "bdd")
+
+
+def test_frames_without_labels(tmp_path: Path) -> None:
+    """Of test; the second folder has its number of frames."""
+    write_frames(tmp_path)
+    data = load_mots(tmp_path / "images", tmp_path / "images", "bdd")
+    assert [(data[k].id, data[k].name, data[k].size) for k in range(2)] == [
+        (1, "v0", SIZE),
+        (2, "v1", SIZE),
+    ]
+    assert [p.name for p in data[0].frame_paths] == [f"f-{t:03d}.jpg" for t in range(T)]
+    assert data[0].annotations is None
+    assert data[0].tracklets() == []
+    assert frame_indices(data[0]) == tuple(range(T))
+    (tmp_path / "none").mkdir()
+    with pytest.raises(AnnotationError, match="holds no folder of frames"):
+        load_mots(tmp_path / "none", tmp_path / "none", "bdd")
+
+
+def test_frames_keep_the_numbers_of_their_file(scalabel: Path) -> None:
+    content = json.loads(scalabel.read_text())
+    for frame in content:
+        frame["frameIndex"] = 3 * frame["frameIndex"] + 5
+    scalabel.write_text(json.dumps(content[::-1]))
+    data = load_mots(scalabel, scalabel.parent / "images", "bdd")
+    assert frame_indices(data[1]) == tuple(3 * t + 5 for t in range(T))
+    assert [p.name for p in data[1].frame_paths] == [f"f-{t:03d}.jpg" for t in range(T)]
+
+
+def test_a_bitmask_of_another_size(tmp_path: Path) -> None:
+    write_frames(tmp_path)
+    for t in range(T):
+        path = tmp_path / f"bitmasks/v0/f-{t:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rgba = np.zeros((SIZE[0], SIZE[1] + (t == 1), 4), dtype=np.uint8)
+        rgba[:2] = [3, 0, 0, 1]
+        Image.fromarray(rgba, mode="RGBA").save(path)
+    record = load_mots(tmp_path / "bitmasks", tmp_path / "images", "bdd")[0]
+    with pytest.raises(AnnotationError, match=r"f-001\.png: is .* but the frames of its video are"):
+        decode_masks(record.tracklets(), T, SIZE)
 
 
 def test_messages_of_scalabel(scalabel: Path) -> None:

@@ -24,8 +24,8 @@ def add_keys(cfg: Node) -> None:
     cfg.TEST.CONFIDENCE = 0.3
     # Steps between evaluations during training; 0: only at the end.
     cfg.TEST.EVAL_PERIOD = 0
-    # Metrics of cocoapi_hq for results that are scored; of images "image_mask" and "image_box";
-    # empty: no scoring.
+    # Metrics of cocoapi_hq for results that are scored; of images "image_mask" and "image_box", of
+    # BDD100K MOTS bdd_mots and frame_ap (and hota) in place of tube metrics; empty: no scoring.
     cfg.TEST.METRICS = ["tube_mask", "tube_boundary"]
     # Rules of scoring: hq_ytvis, ovis, ...; empty: by the fields of the annotations.
     cfg.TEST.PROTOCOL = ""
@@ -34,7 +34,7 @@ def add_keys(cfg: Node) -> None:
     # Scores of objects of images are multiplied by the mean probability of their masks, as
     # Mask2Former and MaskDINO do.
     cfg.TEST.MASK_QUALITY = True
-    # Also write results.zip, as the evaluation servers take it.
+    # Also write results.zip, as the evaluation servers take it: JSON, of BDD100K MOTS bitmasks.
     cfg.TEST.ZIP = False
     # A video that cannot be read is logged and left out; False: it ends the evaluation.
     cfg.TEST.SKIP_BROKEN_VIDEOS = False

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cocoapi_hq.io import rle
-from cocoapi_hq.io.listing import list_files
+from cocoapi_hq.io.listing import list_files, list_folders
 from cocoapi_hq.mots import bitmask_png, frame_masks, mots_config, scalabel_io
 from cocoapi_hq.mots.frame_masks import FrameMasks
 from cocoapi_hq.mots.mots_config import BDD100K_MOTS, MotsConfig
@@ -31,7 +31,7 @@ def load_mots(path: Path, image_root: Path, name: str, mask_key: str = "") -> Vi
 
     Args:
         path: a Scalabel JSON, a folder of such files (one per video), or a folder of bitmasks with
-            one sub-folder of PNG files per video.
+            one sub-folder of PNG files per video; or ``image_root`` itself: there are no labels.
         image_root: holds ``<video>/<frame>.jpg``.
         name: of the data set.
         mask_key: unused; readers share their signature.
@@ -44,6 +44,8 @@ def load_mots(path: Path, image_root: Path, name: str, mask_key: str = "") -> Vi
         VideoError: a folder of frames is missing or empty.
     """
     del mask_key
+    if path == image_root:
+        return _load_frames(image_root, name)
     with scoring_errors():
         if path.is_dir() and not list_files(path, (".json",)):
             return _load_bitmasks(path, image_root, name)
@@ -119,6 +121,20 @@ class MotsAnnotations:
         return list(_gather(frames, rows, self.where[frames[0]] if len(frames) else ""))
 
 
+def _load_frames(image_root: Path, name: str) -> VideoList:
+    """Videos without labels."""
+    records = []
+    for number, folder in enumerate(list_folders(image_root), start=1):
+        frames = list(list_frames(folder).values())
+        height, width = read_frame(frames[0]).shape[:2]
+        files = tuple(f"{folder.name}/{path.name}" for path in frames)
+        size = (int(height), int(width))
+        records.append(VideoRecord(number, folder.name, image_root, files, *size, None, name))
+    if not records:
+        raise AnnotationError(f"{image_root}: holds no folder of frames; give one per video.")
+    return VideoList(name, CATEGORIES, records)
+
+
 # --- bitmasks -----------------------------------------------------------------------------------
 
 
@@ -143,7 +159,7 @@ def _load_bitmasks(path: Path, image_root: Path, name: str) -> VideoList:
                 file_names=files,
                 height=int(height),
                 width=int(width),
-                annotations=BitmaskAnnotations(tuple(maps)),
+                annotations=BitmaskAnnotations(tuple(maps), (int(height), int(width))),
                 dataset=name,
             )
         )
@@ -156,9 +172,11 @@ class BitmaskAnnotations:
 
     Args:
         paths: one RGBA PNG per frame.
+        size: (h, w) of the frames.
     """
 
     paths: tuple[Path, ...]
+    size: tuple[int, int]
 
     def load(self, frames: Sequence[int] | None = None) -> list[Tracklet]:
         """Tracklets of the objects that the asked frames show, from their PNGs."""
@@ -167,9 +185,13 @@ class BitmaskAnnotations:
             rows = {t: list(self._read(self.paths[t])) for t in sorted(set(frames))}
         return list(_gather(frames, rows, str(self.paths[0].parent)))
 
-    @staticmethod
-    def _read(path: Path) -> Iterable[list[Any]]:
+    def _read(self, path: Path) -> Iterable[list[Any]]:
         bitmask = bitmask_png.read_bitmask(path, BDD100K_MOTS)
+        if bitmask.instance_map.shape != self.size:
+            raise AnnotationError(
+                f"{path}: is {bitmask.instance_map.shape} (h, w), but the frames of its video are "
+                f"{self.size}; write it at the size of the frames."
+            )
         for i in np.flatnonzero((bitmask.labels >= 0) & ~bitmask.ignored).tolist():
             mask = rle.encode(bitmask.instance_map == i + 1)
             yield [int(bitmask.track_ids[i]), int(bitmask.labels[i]) + 1, mask]
