@@ -35,6 +35,7 @@ def name_of(space: str, category_id: int) -> str:
         ("ovis", 25),
         ("coco", 80),
         ("bdd100k_mots", 8),
+        ("bdd100k_det", 10),
         ("object", 1),
     ],
 )
@@ -54,6 +55,7 @@ def test_every_space_is_tested_above_and_the_default_exists() -> None:
         "ovis",
         "coco",
         "bdd100k_mots",
+        "bdd100k_det",
         "object",
     }
     assert default_config().MODEL.LABEL_SPACE in LABEL_SPACES

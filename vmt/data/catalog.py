@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cocoapi_hq.io.json_file import read_json
 from cocoapi_hq.io.listing import list_files, list_folders
+from vmt.data.datasets.boxes import load_boxes
 from vmt.data.datasets.coco import load_coco_json
 from vmt.data.datasets.folders import load_png_folders
 from vmt.data.datasets.mots import load_mots
@@ -25,12 +26,15 @@ from vmt.data.mask_files.polygons import polygon_files
 from vmt.data.records import VideoDataset
 from vmt.utils.errors import AnnotationError, ConfigError, scoring_errors
 
+#: Format without masks.
+BOXES = "boxes"
 #: Reader of each format: (annotations, images, name, mask key) -> data set.
 READERS: dict[str, Callable[[Path, Path, str, str], VideoDataset]] = {
     "ytvis": load_ytvis_json,
     "coco": load_coco_json,
     "mots": load_mots,
     "png": load_png_folders,
+    BOXES: load_boxes,
 }
 _ROWS = {split.name: split for split in SPLITS}
 #: Corrected masks where a file has them [R].
@@ -103,6 +107,11 @@ def locate(reference: str, root: str = "") -> Located:
             f"Known: {', '.join(_ROWS)}."
         )
     return locate_split(_ROWS[reference], root)
+
+
+def has_boxes_only(reference: str) -> bool:
+    """Whether the masks of a data set are filled boxes; it need not be there."""
+    return reference in _ROWS and _ROWS[reference].format == BOXES
 
 
 def locate_split(split: VideoSplit, root: str = "") -> Located:

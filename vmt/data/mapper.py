@@ -68,6 +68,7 @@ def clip_targets(
     video_id: str = "",
     clip_id: str = "",
     times: Sequence[int] = (),
+    boxes_only: bool = False,
 ) -> ClipTargets:
     """Targets whose boxes and visibility are measured on the masks.
 
@@ -77,6 +78,7 @@ def clip_targets(
         video_id: for messages.
         clip_id: for messages.
         times: T frame indices in the video; (): 0, 1, 2, ...
+        boxes_only: the masks are filled boxes.
 
     Returns:
         Targets; boxes of absent tracklets are 1e-6 throughout.
@@ -92,6 +94,7 @@ def clip_targets(
         video_id=video_id,
         clip_id=clip_id,
         times=tuple(times),
+        boxes_only=boxes_only,
     )
 
 
@@ -174,6 +177,7 @@ class ClipMapper:
                 video_id=record.name,
                 clip_id=clip_id,
                 times=times,
+                boxes_only=record.boxes_only,
             ),
             "video_id": record.name,
             "clip_id": clip_id,

@@ -75,6 +75,7 @@ class VideoRecord:
         annotations: None where the file has none (test splits).
         dataset: name in the config.
         still: an image: training makes a pseudo clip of it.
+        boxes_only: its masks are filled boxes, since the file has no others.
     """
 
     id: int
@@ -86,6 +87,7 @@ class VideoRecord:
     annotations: Annotations | None
     dataset: str
     still: bool = False
+    boxes_only: bool = False
 
     def __len__(self) -> int:
         return len(self.file_names)

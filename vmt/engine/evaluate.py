@@ -105,9 +105,7 @@ def evaluate_set(
         predict = partial(_predict_image, images, store=store, category_ids=category_ids)
     else:
         videos = VideoPredictor(model, PredictorOptions.from_config(cfg))
-        predict = partial(
-            _predict_video, videos, store=store, category_ids=category_ids, mots=mots
-        )
+        predict = partial(_predict_video, videos, store=store, category_ids=category_ids, mots=mots)
     skipped = _predict(cfg, folder.name, records, store, predict, stopping)
     everything = comm.gather(skipped)
     if any(part is None for part in everything):
@@ -270,9 +268,7 @@ def _finish(
         results, metrics = store.results, cfg.TEST.METRICS
         if mots is not None:
             results, metrics = store.scalabel, mots.metrics(metrics)
-        numbers, table = score(
-            truth, results, metrics, cfg.TEST.PROTOCOL, class_agnostic=agnostic
-        )
+        numbers, table = score(truth, results, metrics, cfg.TEST.PROTOCOL, class_agnostic=agnostic)
     logger.info("%s\n%s", name, table)
     if broken:
         logger.warning(

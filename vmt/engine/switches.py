@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fvcore.common.config import CfgNode
 
+from vmt.data.catalog import has_boxes_only
 from vmt.modeling.video_model import Segmenter, VideoModel
 from vmt.utils.errors import ConfigError
 
@@ -28,6 +29,12 @@ def check_switches(cfg: CfgNode, model: VideoModel, processes: int) -> None:
         raise ConfigError(
             f"INPUT.DEGRADE is empty, but {name} learns from masks that are made coarse; name "
             "kinds of `vmt degrade`, for instance [paper, halo]."
+        )
+    boxes = [reference for reference in cfg.DATASETS.TRAIN if has_boxes_only(reference)]
+    if boxes and not model.learns_from_boxes:
+        raise ConfigError(
+            f"DATASETS.TRAIN: {boxes[0]} has boxes and no masks, and {name} would learn filled "
+            "boxes as masks; name another data set."
         )
     if cfg.MODEL.ADVERSARY != "none" and not model.takes_adversary:
         raise ConfigError(

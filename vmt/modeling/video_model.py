@@ -145,6 +145,8 @@ class VideoModel(nn.Module, ABC):
 
     #: Whether ``losses`` calls an adversary.
     takes_adversary = False
+    #: Whether ``losses`` honours ``ClipTargets.boxes_only`` and learns no mask there.
+    learns_from_boxes = False
     #: Whether the network has classes; one without is built for any label space.
     knows_classes = True
     #: Whether ``losses`` needs ``ClipBatch.coarse_masks``.

@@ -21,6 +21,7 @@ class ClipTargets:
         video_id: named in messages.
         clip_id: named in messages, for instance the frame indices.
         times: T frame indices in the video; (): 0, 1, 2, ...
+        boxes_only: the masks are filled boxes: they teach boxes and classes, and no mask.
 
     Raises:
         ValueError: shapes or types disagree, a label is negative, or a box is not finite.
@@ -33,6 +34,7 @@ class ClipTargets:
     video_id: str = ""
     clip_id: str = ""
     times: tuple[int, ...] = ()
+    boxes_only: bool = False
 
     def __post_init__(self) -> None:
         if self.masks.ndim != 4:

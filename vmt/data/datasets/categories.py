@@ -67,6 +67,7 @@ _SPACES: Final = (
     _from_one("ovis", _OVIS.split()),
     LabelSpace("coco", tuple(_COCO.values()), tuple(_COCO)),
     _from_one("bdd100k_mots", _BDD100K.split()),
+    _from_one("bdd100k_det", [*_BDD100K.split(), "traffic light", "traffic sign"]),
     _from_one("object", ["object"]),  # class-agnostic
 )
 

@@ -55,6 +55,7 @@ class CocoImages:
         images: [id, file name, height, width] each.
         objects: rows of :class:`StillAnnotations` for each image.
         empty: images without an object, like ``images``; no training sees them.
+        boxes_only: their masks are filled boxes.
     """
 
     def __init__(
@@ -66,6 +67,8 @@ class CocoImages:
         images: PackedList,
         objects: PackedList,
         empty: PackedList | None = None,
+        *,
+        boxes_only: bool = False,
     ) -> None:
         self.name = name
         self.categories = dict(categories)
@@ -73,6 +76,7 @@ class CocoImages:
         self._image_root = image_root
         self._images = images
         self._objects = objects
+        self._boxes_only = boxes_only
         self._empty = empty
 
     def with_empty(self) -> CocoImages:
@@ -104,6 +108,7 @@ class CocoImages:
             annotations=StillAnnotations(self._objects[index], str(self._path)),
             dataset=self.name,
             still=True,
+            boxes_only=self._boxes_only,
         )
 
     def num_frames(self) -> Sequence[int]:

@@ -58,7 +58,12 @@ _NUM_VIDEOS: Final = {
     "ovis_test": 154,
     "bdd100k_mots_train": 154,
     "bdd100k_mots_val": 32,
+    "bdd100k_mots_test": 37,
 }
+
+
+#: Forms of the labels of BDD100K MOTS, in the order in which they are looked for.
+_BDD100K_FORMS: Final = ("bitmasks", "rles", "polygons")
 
 
 def _youtube_vis(year: int, part: str) -> VideoSplit:
@@ -150,19 +155,32 @@ def _coco(part: str) -> VideoSplit:
 
 
 def _bdd100k(part: str) -> VideoSplit:
+    """The server has the labels of test; its frames alone stand for it."""
+    images = f"bdd100k/images/seg_track_20/{part}"
+    labels = [f"bdd100k/labels/seg_track_20/{form}/{part}" for form in _BDD100K_FORMS]
     return VideoSplit(
         name=f"bdd100k_mots_{part}",
-        annotations=(
-            f"bdd100k/labels/seg_track_20/bitmasks/{part}",
-            f"bdd100k/labels/seg_track_20/rles/{part}",
-            f"bdd100k/labels/seg_track_20/polygons/{part}",
-        ),
-        images=(f"bdd100k/images/seg_track_20/{part}",),
+        annotations=(images,) if part == "test" else tuple(labels),
+        images=(images,),
         categories="bdd100k_mots",
         format="mots",
         evaluator="bdd100k_mots",
+        annotated=part != "test",
         num_videos=_NUM_VIDEOS[f"bdd100k_mots_{part}"],
         source="https://www.bdd100k.com (MOTS 2020 images and labels)",
+    )
+
+
+def _bdd100k_det(part: str) -> VideoSplit:
+    """Boxes of single images, to pre-train detectors: the B of "I, B" in tables."""
+    return VideoSplit(
+        name=f"bdd100k_det_{part}",
+        annotations=(f"bdd100k/labels/det_20/det_{part}.json",),
+        images=(f"bdd100k/images/100k/{part}",),
+        categories="bdd100k_det",
+        format="boxes",
+        evaluator="",
+        source="https://www.bdd100k.com (100K images, Detection 2020 labels)",
     )
 
 
@@ -172,7 +190,8 @@ SPLITS: Final[tuple[VideoSplit, ...]] = (
     *(_youtube_vis(year, part) for year in (2019, 2021) for part in ("train", "valid", "test")),
     *(_ovis(part) for part in ("train", "valid", "test")),
     *(_coco(part) for part in ("train", "val")),
-    *(_bdd100k(part) for part in ("train", "val")),
+    *(_bdd100k(part) for part in ("train", "val", "test")),
+    *(_bdd100k_det(part) for part in ("train", "val")),
     VideoSplit(
         name="davis_2017",
         annotations=("DAVIS/Annotations/480p", "davis/Annotations/480p"),
