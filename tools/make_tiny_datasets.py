@@ -2,8 +2,9 @@
 """Write a stand-in of every data set that configs name: its published layout, a few tiny videos.
 
 ROOT becomes a folder as datasets/README.md shows it: YouTube-VIS 2019 and 2021, OVIS, HQ-YTVIS with
-its cut files, COCO, BDD100K MOTS and DAVIS. Frames of 64x96 pixels hold two moving ellipses each;
-nothing is downloaded. Every config trains and evaluates on it, to see that a set-up works.
+its cut files, COCO, BDD100K (MOTS and detection) and DAVIS. Frames of 64x96 pixels hold two moving
+ellipses each; nothing is downloaded. Every config trains and evaluates on it, to see that a set-up
+works.
 
 Example:
   python tools/make_tiny_datasets.py output/tiny
@@ -26,6 +27,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from cocoapi_hq.io import rle
+from cocoapi_hq.mots.bitmask_png import bitmask_of, write_png
+from cocoapi_hq.mots.frame_masks import FrameMasks
+from cocoapi_hq.mots.mots_config import BDD100K_MOTS
+from cocoapi_hq.mots.scalabel_io import frames_to_scalabel
 from vmt.data.datasets.categories import LABEL_SPACES
 from vmt.utils.console import exit_with, one_line_errors
 from vmt.utils.errors import OutputError
@@ -219,22 +224,59 @@ def coco(root: Path) -> None:
 
 
 def bdd100k(root: Path) -> None:
-    """BDD100K MOTS as bitmasks: red the class, green flags, blue and alpha the instance."""
-    images = root / "bdd100k/images/seg_track_20"
-    labels = root / "bdd100k/labels/seg_track_20/bitmasks"
-    for part in ("train", "val"):
-        for k in range(2):
+    """BDD100K MOTS as bitmasks and as Scalabel JSON, frames alone of test; boxes of 100K images."""
+    folder = root / "bdd100k"
+    for part, count in (("train", 2), ("val", 2), ("test", 2)):
+        for k in range(count):
             video = f"0000{part[:2]}0{k}-00000000"
-            frames, masks = draw(600 + k)
+            frames, masks = draw(600 + 10 * len(part) + k)
             for t, frame in enumerate(frames):
-                name = f"{video}/{video}-{t + 1:07d}"
-                write_jpeg(images / part / f"{name}.jpg", frame)
-                bitmask = np.zeros((*SIZE, 4), np.uint8)
-                for g in range(len(masks)):
-                    bitmask[masks[g, t]] = (1 + 2 * g, 0, 0, g + 1)  # pedestrian, car
-                path = labels / part / f"{name}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(bitmask).save(path)
+                name = f"images/seg_track_20/{part}/{video}/{video}-{t + 1:07d}.jpg"
+                write_jpeg(folder / name, frame)
+            if part != "test":
+                mots_labels(folder / "labels/seg_track_20", part, video, masks)
+    for part in ("train", "val"):
+        bdd100k_boxes(folder, part)
+
+
+def mots_labels(folder: Path, part: str, video: str, masks: Masks) -> None:
+    """A pedestrian, a car, and a crowd of cars along the upper edge, in two forms.
+
+    Args:
+        folder: of the labels.
+        part: of the data set.
+        video: its name.
+        masks: (2, T, H, W).
+    """
+    crowd = np.zeros((1, *masks.shape[1:]), np.bool_)
+    crowd[0, :, :2] = True
+    frames = []
+    for t, shapes in enumerate(np.concatenate([crowd, masks]).swapaxes(0, 1)):
+        name = f"{video}-{t + 1:07d}"
+        frame = FrameMasks(video, f"{name}.jpg", t)
+        for g, shape in enumerate(shapes):
+            if shape.any():
+                label = (2, 0, 2)[g]  # car, pedestrian, car
+                frame.append(rle.encode(shape), label, track_id=g + 1, ignored=g == 0)
+        write_png(folder / f"bitmasks/{part}/{video}/{name}.png", bitmask_of(frame, SIZE))
+        frames.append(frame)
+    write_json(folder / f"rles/{part}/{video}.json", frames_to_scalabel(frames, BDD100K_MOTS))
+
+
+def bdd100k_boxes(folder: Path, part: str) -> None:
+    """Three images with boxes, one of them of a class that MOTS lacks."""
+    labels = []
+    for k in range(3):
+        frames, masks = draw(650 + k, 1)
+        name = f"{part}{k:04d}-00000000.jpg"
+        write_jpeg(folder / "images/100k" / part / name, frames[0])
+        found = []
+        for g, category in enumerate(("car", "traffic sign" if k == 0 else "pedestrian")):
+            x, y, w, h = rle.to_box(rle.encode(masks[g, 0]))
+            box = {"x1": x, "y1": y, "x2": x + w - 1, "y2": y + h - 1}
+            found.append({"id": str(10 * k + g), "category": category, "box2d": box})
+        labels.append({"name": name, "labels": found})
+    write_json(folder / f"labels/det_20/det_{part}.json", labels)
 
 
 def davis(root: Path) -> None:

@@ -170,3 +170,23 @@ def test_bdd100k(tmp_path: Path, run: Run) -> None:
     assert status == 1  # val is missing
     assert "data set bdd100k_mots_val: no annotations under" in text
     assert "train.json (1 videos, 2 frames, 1 annotations)" in text
+    assert "0 of 1 splits" in run("prepare_bdd100k_mots.py", tmp_path, "bdd100k_mots_test")[1]
+    assert run("prepare_bdd100k_mots.py", tmp_path, "bdd100k_mots_train")[0] == 0
+    for extra in ("v0/v0-2.jpg", "v1/v1-0.jpg"):
+        (images.parent / extra).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(images.parent / extra), video.frames[0])
+    status, text = run("prepare_bdd100k_mots.py", tmp_path, "bdd100k_mots_train")
+    assert status == 1
+    assert "1 of 1 splits are ready" in text
+    for video_name, frame in (("v0", "v0-2.jpg"), ("v1", "v1-0.jpg")):
+        assert f"video {video_name} has 1 frames without labels (first: {frame})" in text
+    status, text = run("prepare_bdd100k_mots.py", tmp_path, "bdd100k_mots_tset")
+    assert status == 2
+    assert "unknown split bdd100k_mots_tset; choose from bdd100k_mots_train" in text
+
+
+def test_bdd100k_whole(tiny_datasets: Path, run: Run) -> None:
+    status, text = run("prepare_bdd100k_mots.py", tiny_datasets, "--decode", "1")
+    assert status == 0
+    assert "5 of 5 splits are ready" in text
+    assert "bdd100k_mots_test: ready, not the published size" in text
