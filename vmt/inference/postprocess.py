@@ -15,12 +15,13 @@ from torch import Tensor
 from vmt.inference.separable import axis_matrix, resized_region
 from vmt.ops.resize import aligned_upsample2
 from vmt.structures.masks import MaskCrop
+from vmt.structures.roi_masks import MaskLogits, RoiMasks
 
 _EMPTY = MaskCrop(torch.zeros(0, 0, dtype=torch.bool).numpy())
 
 
 def masks_at_video_size(
-    logits: Tensor,
+    logits: MaskLogits,
     mask_stride: int,
     input_size: tuple[int, int],
     video_size: tuple[int, int],
@@ -31,7 +32,8 @@ def masks_at_video_size(
     """Threshold N masks of one frame at the size of the video.
 
     Args:
-        logits: (N, h, w), any float type, any device.
+        logits: (N, h, w), any float type, any device; or crops, for which ``video_size`` alone
+            counts.
         mask_stride: input pixels per cell of ``logits``.
         input_size: (H, W) of the frame that went into the network, in pixels.
         video_size: (h, w) of the result, in pixels.
@@ -45,6 +47,8 @@ def masks_at_video_size(
     Returns:
         N crops on the CPU, in the frame of ``video_size``.
     """
+    if isinstance(logits, RoiMasks):
+        return logits.drawn(video_size)
     count, h, w = logits.shape
     if not count:
         return []

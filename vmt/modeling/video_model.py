@@ -24,6 +24,7 @@ from vmt.ops.frames import fold_frames
 from vmt.structures.clip import ClipTargets
 from vmt.structures.labels import LabelSpace
 from vmt.structures.predictions import ClipTracklets
+from vmt.structures.roi_masks import MaskLogits, RoiMasks, dense_logits
 from vmt.structures.track_window import FrameMaps, TrackWindow
 from vmt.utils.precision import arithmetic
 
@@ -265,7 +266,7 @@ class FrameOutputs:
         logits: (Q, num_classes), sigmoid scores; with ``no_object`` a softmax's, one column more.
         boxes_cxcywh: (Q, 4) in [0, 1] of the frame before padding; None without boxes.
         mask_logits: (Q, h, w) at stride ``mask_stride``, padding included; or the head that cuts
-            out those that are asked for.
+            out those that are asked for; or crops, which know their places.
         embeddings: (Q, C_e), by which queries of different frames are associated.
         mask_stride: input pixels per cell.
         input_size: (H, W) of the frame that went in, in pixels.
@@ -279,7 +280,7 @@ class FrameOutputs:
 
     logits: Tensor
     boxes_cxcywh: Tensor | None
-    mask_logits: Tensor | MaskHead
+    mask_logits: MaskLogits | MaskHead
     embeddings: Tensor
     mask_stride: int
     input_size: tuple[int, int]
@@ -295,8 +296,12 @@ class FrameOutputs:
         return class_probs(self.logits, no_object=self.no_object)
 
     def masks(self, rows: Tensor | slice = slice(None)) -> Tensor:
-        """Mask logits of some queries, (rows, h, w); all by default."""
-        if isinstance(self.mask_logits, Tensor):
+        """Mask logits of some queries, (rows, h, w); all by default. Crops are pasted."""
+        return dense_logits(self.masks_to_draw(rows))
+
+    def masks_to_draw(self, rows: Tensor | slice = slice(None)) -> MaskLogits:
+        """Mask logits of some queries as they are drawn: crops stay crops."""
+        if isinstance(self.mask_logits, Tensor | RoiMasks):
             return self.mask_logits[rows]
         assert self.query is not None, "a mask head takes queries"
         assert self.pixel is not None, "a mask head takes features"

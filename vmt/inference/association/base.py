@@ -11,6 +11,8 @@ from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
+from vmt.structures.roi_masks import MaskLogits
+
 #: What a network gives for a window: ``ClipTracklets``, or a list of ``FrameOutputs``.
 Output = TypeVar("Output", contravariant=True)
 
@@ -45,7 +47,7 @@ class FrameLogits:
         track_ids: N ids, ascending.
         labels: N best labels, so far or in this frame alone, as the strategy has it.
         scores: N probabilities of these labels, in [0, 1].
-        logits: (N, h, w) mask logits, on the device of the network.
+        logits: (N, h, w) mask logits, on the device of the network; or crops.
         mask_stride: input pixels per cell of ``logits``.
         input_size: (H, W) of the frame that went into the network, in pixels.
         upsampling: see ``masks_at_video_size``.
@@ -57,7 +59,7 @@ class FrameLogits:
     track_ids: tuple[int, ...]
     labels: tuple[int, ...]
     scores: tuple[float, ...]
-    logits: Tensor
+    logits: MaskLogits
     mask_stride: int
     input_size: tuple[int, int]
     upsampling: str = "aligned"

@@ -17,6 +17,7 @@ from vmt.inference.association.base import ClassScore, FrameLogits, TrackSummary
 from vmt.inference.association.registry import ASSOCIATIONS
 from vmt.modeling.registry import register
 from vmt.modeling.video_model import FrameModel, FrameOutputs, class_probs
+from vmt.utils.errors import ConfigError
 
 if TYPE_CHECKING:
     from vmt.inference.predictor import PredictorOptions
@@ -92,7 +93,7 @@ class EmbeddingHungarianAssociation:
             tuple(range(1, len(order) + 1)),
             tuple(best.indices.tolist()),
             tuple(best.values.tolist()),
-            frame.masks(order),
+            frame.masks_to_draw(order),
             frame.mask_stride,
             frame.input_size,
             frame.upsampling,
@@ -110,11 +111,21 @@ class EmbeddingHungarianAssociation:
         """
         order = torch.arange(len(embeddings))
         if self._embeddings is not None:
+            self._check_number(len(embeddings), len(self._embeddings))
             now, before = F.normalize(embeddings, dim=1), F.normalize(self._embeddings, dim=1)
             cost = 1 - now @ before.t()  # (queries, slots)
             order = torch.from_numpy(linear_sum_assignment(cost.t().numpy())[1])
         self._embeddings = embeddings[order]
         return order
+
+    @staticmethod
+    def _check_number(now: int, before: int) -> None:
+        if now != before:
+            raise ConfigError(
+                f"TEST.ASSOCIATION embedding_hungarian pairs all queries of successive frames, but "
+                f"there are {before} in one and {now} in the next: this network gives detections; "
+                "choose auto, quasi_dense or bisoftmax."
+            )
 
     def state(self) -> dict[str, Any]:
         """See ``ResumableAssociation``."""

@@ -112,10 +112,11 @@ class QuasiDenseAssociation:
             tuple(track + 1 for track in tracks),
             labels,
             scores,
-            frame.masks(rows),
+            frame.masks_to_draw(rows),
             frame.mask_stride,
             frame.input_size,
             frame.upsampling,
+            None if frame.query is None else frame.query[rows.to(frame.query.device)],
         )
 
     def _close(self, tracks: Sequence[int]) -> None:

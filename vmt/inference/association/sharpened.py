@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vmt.inference.association.base import FrameLogits, ResumableAssociation, TrackSummary
 from vmt.modeling.video_model import FrameModel, FrameOutputs
+from vmt.structures.roi_masks import RoiMasks, dense_logits
 from vmt.structures.track_window import FrameMaps, TrackWindow
 
 #: Tracks that are less sure keep their masks: no pair below it is in the results of a video.
@@ -131,13 +132,15 @@ def window_of(records: Sequence[FrameLogits], ids: Sequence[int], maps: FrameMap
     row = {track: n for n, track in enumerate(ids)}
     some = next(record for record in records if record.track_ids)
     assert some.query is not None, "a network with a refiner gives its queries"
-    masks = some.logits.new_full((len(ids), len(records), *some.logits.shape[1:]), ABSENT)
+    size = int(maps.stride4.shape[-2]), int(maps.stride4.shape[-1])  # onto which crops are pasted
+    dense = [dense_logits(record.logits, size) for record in records]
+    masks = some.query.new_full((len(ids), len(records), *dense[0].shape[1:]), ABSENT)
     total, count = some.query.new_zeros(len(ids), some.query.shape[1]), [0] * len(ids)
     for t, record in enumerate(records):
         for place, track in enumerate(record.track_ids):
             if track in row:
                 assert record.query is not None, "of all frames or of none"
-                masks[row[track], t] = record.logits[place]
+                masks[row[track], t] = dense[t][place]
                 total[row[track]] += record.query[place]
                 count[row[track]] += 1
     query = total / total.new_tensor(count)[:, None]
@@ -148,8 +151,16 @@ def _with_masks(record: FrameLogits, masks: Mapping[int, Tensor], stride: int) -
     """The record with sharper masks where there are any, and the others at their stride."""
     if not record.track_ids:
         return record
-    scale = record.mask_stride / stride
-    coarse = record.logits.float()[:, None]
-    finer = F.interpolate(coarse, scale_factor=scale, mode="bilinear", align_corners=False)[:, 0]
+    finer = _at_stride(record, masks, stride)
     rows = [masks.get(track, mask) for track, mask in zip(record.track_ids, finer, strict=True)]
     return replace(record, logits=torch.stack(rows), mask_stride=stride, upsampling="aligned")
+
+
+def _at_stride(record: FrameLogits, masks: Mapping[int, Tensor], stride: int) -> Tensor:
+    """All masks of a frame, as they came, (N, h, w) at another stride."""
+    if isinstance(record.logits, RoiMasks):
+        size = next((mask.shape[-2:] for mask in masks.values()), None)
+        assert size is not None, "there is a track that was refined"
+        return record.logits.pasted_logits((int(size[0]), int(size[1])), stride)
+    scale, coarse = record.mask_stride / stride, record.logits.float()[:, None]
+    return F.interpolate(coarse, scale_factor=scale, mode="bilinear", align_corners=False)[:, 0]

@@ -50,7 +50,7 @@ def select_by_box(frame: FrameOutputs, options: SelectionOptions) -> Detections:
     best, labels = frame.class_probs().max(1)
     best, labels = best.cpu(), labels.cpu()
     query = (best > options.score).nonzero()[:, 0]
-    if not len(query):
+    if not len(query) and len(best):
         query = best.argmax()[None]
     query = query[best[query].argsort(descending=True, stable=True)]
     detections = Detections(query, best[query])

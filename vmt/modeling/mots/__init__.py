@@ -1,0 +1,1 @@
+"""QDTrack's network: a two-stage detector with masks, and embeddings learnt quasi-densely."""
