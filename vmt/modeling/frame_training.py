@@ -8,14 +8,22 @@ frame; D groups of denoising queries with S slots, one per tracklet of the clip.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from vmt.modeling.video_model import FrameModel
+from vmt.modeling.criteria.contrastive import Contrast
+from vmt.modeling.criteria.matcher import Match
+from vmt.modeling.criteria.ota import OtaMatch, ReferencePairs, SimOta
+from vmt.modeling.criteria.set_criterion import mean_tracklets
+from vmt.modeling.video_model import ClipBatch, FrameModel, FrameOutputs, class_probs
+from vmt.ops.frames import frame_chunks
+from vmt.structures.boxes import cxcywh_to_xyxy, pairwise_iou
 from vmt.structures.clip import ClipTargets
 from vmt.structures.frame_targets import FrameTargets
+from vmt.utils.precision import arithmetic
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,8 @@ class TrainedFrame:
             without boxes.
         pixel: features of the frame as ``RefinableFrameModel.mask_head`` takes them.
         refs: (Q, 2) as ``RefinableFrameModel.mask_head`` takes them; None for heads without.
-        best: (G,) int64, the one query that stands for each object of ``target``.
+        best: (G,) int64, the one query that stands for each object of ``target``; -1: none, which
+            happens where there are more objects than queries.
         assigned: (Q,) bool, queries that have an object.
         target: the G objects that the frame shows; its ``slots`` are rows of the clip's targets.
         noisy: denoising queries; None without.
@@ -77,6 +86,23 @@ class RefinableFrameModel(FrameModel):
 
     #: C of ``TrainedFrame.embeds``.
     embed_dim: int
+    #: Whether the last column of ``class_head`` says "no object".
+    no_object = False
+
+    # --- inference ------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def segment_frames(self, frames: Tensor) -> list[FrameOutputs]:
+        """See ``FrameModel``."""
+        outputs: list[FrameOutputs] = []
+        for rows in frame_chunks(len(frames), self.frame_chunk):
+            with arithmetic(self.precision, self.device):
+                outputs += self.segment_normalised(self.normalise(frames[rows]))
+        return outputs
+
+    @abstractmethod
+    def segment_normalised(self, frames: Tensor) -> list[FrameOutputs]:
+        """What is in each of (N, 3, H, W) frames, normalised, not padded."""
 
     @abstractmethod
     def class_head(self, embeds: Tensor) -> Tensor:
@@ -94,6 +120,21 @@ class RefinableFrameModel(FrameModel):
         Returns:
             (Q, h, w) logits.
         """
+
+    def own_association_head(self) -> nn.Module | None:
+        """(..., C) to what is associated, of a method that has a head for it."""
+        return None
+
+    # --- training -------------------------------------------------------------------------------
+
+    @property
+    def denoising_kind(self) -> str:
+        """Of its denoising queries: those of "contrastive" come in ``TrainedFrame``; "": none."""
+        return ""
+
+    def loss_count(self, batch: ClipBatch) -> float | Tensor:
+        """Objects of all frames; see ``VideoModel``."""
+        return mean_tracklets([clip.valid.nonzero() for clip in batch.targets], self.device)
 
     @abstractmethod
     def train_frames(
@@ -134,3 +175,81 @@ class RefinableFrameModel(FrameModel):
         Returns:
             "loss_ce", "loss_mask" and "loss_dice", weighted; part of the graph for N = 0 too.
         """
+
+    @abstractmethod
+    def reference_pairs(self, frame: TrainedFrame) -> ReferencePairs:
+        """Which queries of a reference frame are its objects, and which are too close to them."""
+
+    @torch.no_grad()
+    def overlaps(self, frame: TrainedFrame) -> Tensor:
+        """(Q, G) IoU of queries and objects: of boxes; of masks in a network without boxes."""
+        assert frame.boxes is not None, "a network without boxes compares masks"
+        boxes = cxcywh_to_xyxy(frame.boxes)
+        return pairwise_iou(boxes, cxcywh_to_xyxy(frame.target.boxes_cxcywh))
+
+    @torch.no_grad()
+    def class_probs(self, frame: TrainedFrame) -> Tensor:
+        """(Q, num_classes) in [0, 1]."""
+        return class_probs(frame.logits, no_object=self.no_object)
+
+
+def in_clips(frames: Sequence[TrainedFrame], num_frames: int) -> list[list[TrainedFrame]]:
+    """B*T frames, clip by clip, as B lists of T."""
+    return [list(frames[n : n + num_frames]) for n in range(0, len(frames), num_frames)]
+
+
+def first_frame_count(batch: ClipBatch, device: torch.device) -> float | Tensor:
+    """Objects of the first frames, for methods that learn the objects of these alone."""
+    return mean_tracklets([clip.valid[:, 0].nonzero() for clip in batch.targets], device)
+
+
+def pairs_by_box(ota: SimOta, frame: TrainedFrame) -> ReferencePairs:
+    """``reference_pairs`` of a network with boxes, by IDOL's rules."""
+    assert frame.boxes is not None, "a network without boxes compares masks"
+    target = frame.target
+    return ota.reference_pairs(frame.logits, frame.boxes, target.labels, target.boxes_cxcywh)
+
+
+def stand_ins(match: Match | OtaMatch, num_queries: int, num_objects: int) -> tuple[Tensor, Tensor]:
+    """``best`` and ``assigned`` of a ``TrainedFrame``.
+
+    Args:
+        match: queries and objects of the frame.
+        num_queries: Q.
+        num_objects: G.
+    """
+    query, index = match.query_index, match.target_index
+    best = query.new_full((num_objects,), -1)
+    best[index] = match.best[index] if isinstance(match, OtaMatch) else query
+    assigned = torch.zeros(num_queries, dtype=torch.bool, device=query.device)
+    assigned[query] = True
+    return best, assigned
+
+
+def contrast(
+    model: RefinableFrameModel,
+    head: Callable[[Tensor], Tensor],
+    key: TrainedFrame,
+    reference: TrainedFrame,
+) -> Contrast:
+    """What the objects that two frames of a clip show teach an association.
+
+    Anchors are the queries that stand for these objects in the key frame; see
+    ``RefinableFrameModel.reference_pairs`` for the reference frame.
+
+    Args:
+        model: has seen both frames.
+        head: (..., C) to what is associated.
+        key: the first frame.
+        reference: another one.
+    """
+    same = key.target.slots[:, None] == reference.target.slots
+    same &= (key.best >= 0)[:, None]
+    rows, columns = same.nonzero(as_tuple=True)
+    positive, exclusion = model.reference_pairs(reference)
+    return Contrast(
+        head(key.embeds[key.best[rows]]),
+        head(reference.embeds),
+        positive[columns],
+        ~exclusion[columns],
+    )

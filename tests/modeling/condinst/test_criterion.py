@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from vmt.modeling.condinst.criterion import FramePair, IDOLCriterion, Predictions
-from vmt.modeling.criteria.contrastive import NEGATIVES, first_of
+from vmt.modeling.condinst.criterion import IDOLCriterion, Predictions
 from vmt.modeling.criteria.ota import SimOta
 from vmt.structures.frame_targets import FrameTargets
 
@@ -18,7 +16,7 @@ WEIGHTS = {
     "loss_ce": 2.0, "loss_bbox": 5.0, "loss_giou": 2.0, "loss_mask": 2.0, "loss_dice": 5.0,
     "loss_reid": 2.0, "loss_reid_aux": 3.0,
 }  # fmt: skip
-CRITERION = IDOLCriterion(WEIGHTS, choose=first_of)
+CRITERION = IDOLCriterion(WEIGHTS)
 SIZE = (13, 18)  # of frames; masks have stride 4 and are padded to 4 x 6 cells
 
 
@@ -98,64 +96,6 @@ def test_losses_of_key_frames_are_those_of_the_loops() -> None:
     for index, suffix in enumerate(("_0", "")):
         for name, value in slow_losses(layers[index], targets, masks[index]).items():
             assert float(losses[f"loss_{name}{suffix}"]) == pytest.approx(value, rel=1e-5)
-
-
-def pair(objects: int, seed: int) -> FramePair:
-    """Twelve queries, whose boxes lie around those of the objects, or anywhere without any."""
-    torch.manual_seed(seed)
-    boxes_gt = torch.rand(objects, 4) * 0.4 + 0.3
-    boxes = boxes_gt.repeat(12, 1)[:12] if objects else torch.rand(12, 4)
-    return FramePair(
-        torch.randn(objects, 5),
-        torch.randn(12, 5),
-        torch.randn(12, 3),
-        boxes + torch.randn(12, 4) * 0.06,
-        FrameTargets(
-            torch.randint(3, (objects,)),
-            boxes_gt,
-            torch.zeros(objects, *SIZE, dtype=torch.bool),
-        ),
-    )
-
-
-def slow_association(pairs: list[FramePair]) -> tuple[float, float]:
-    contrasts, cosines = [], []
-    for one in pairs:
-        target = one.target
-        positive, excluded = SimOta().reference_pairs(
-            one.logits, one.boxes, target.labels, target.boxes_cxcywh
-        )
-        for anchor, near, close in zip(one.anchors, positive, excluded, strict=True):
-            near_ones = [q for q in range(12) if near[q]]
-            far_ones = [q for q in range(12) if not close[q]]
-            dots = [float(anchor @ embedding) for embedding in one.embeddings]
-            total = sum(math.exp(dots[n] - dots[p]) for p in near_ones for n in far_ones)
-            contrasts.append(math.log(1 + total))
-            cosine = [dots[q] / float(anchor.norm() * one.embeddings[q].norm()) for q in range(12)]
-            errors = [(cosine[q] - 1) ** 2 for q in near_ones]
-            errors += [cosine[q] ** 2 for q in far_ones[: NEGATIVES * max(len(near_ones), 1)]]
-            cosines.append(sum(errors) / len(errors))
-    return sum(contrasts) / len(contrasts), sum(cosines) / len(cosines)
-
-
-def test_losses_of_embeddings_are_those_of_the_loops() -> None:
-    pairs = [pair(2, 0), pair(0, 1), pair(2, 2)]
-    losses = CRITERION.association_losses(pairs)
-    contrast, cosine = slow_association(pairs)
-    assert float(losses["loss_reid"]) == pytest.approx(contrast, rel=1e-5)
-    assert float(losses["loss_reid_aux"]) == pytest.approx(cosine, rel=1e-5)
-
-
-def test_without_anchors_there_is_nothing_to_learn() -> None:
-    alone = pair(0, 0)
-    embeddings = alone.embeddings.requires_grad_()
-    losses = CRITERION.association_losses([replace(alone, embeddings=embeddings)])
-    assert {name: float(value.detach()) for name, value in losses.items()} == {
-        "loss_reid": 0, "loss_reid_aux": 0,
-    }  # fmt: skip
-    torch.stack(list(losses.values())).sum().backward()
-    assert embeddings.grad is not None
-    assert CRITERION.association_losses([]) == {}
 
 
 def test_a_frame_without_objects_is_background() -> None:

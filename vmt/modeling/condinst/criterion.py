@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from vmt.modeling.criteria.contrastive import Choice, any_of, contrastive_loss, cosine_loss
+from vmt.modeling.criteria.contrastive import Choice, any_of
 from vmt.modeling.criteria.losses import (
     FOCAL_ALPHA,
     FOCAL_GAMMA,
@@ -38,25 +38,6 @@ class Predictions:
 
     logits: Tensor
     boxes: Tensor
-
-
-@dataclass(frozen=True)
-class FramePair:
-    """A key frame and a reference frame, behind the last decoder layer.
-
-    Args:
-        anchors: (A, C) embeddings in the key frame of the A objects that both frames show.
-        embeddings: (Q, C) of the reference frame.
-        logits: (Q, num_classes) of the reference frame.
-        boxes: (Q, 4) of the reference frame, likewise.
-        target: the A objects in the reference frame.
-    """
-
-    anchors: Tensor
-    embeddings: Tensor
-    logits: Tensor
-    boxes: Tensor
-    target: FrameTargets
 
 
 @dataclass(frozen=True)
@@ -153,26 +134,33 @@ class IDOLCriterion(WeightedLosses):
             "loss_dice": dice_loss(masks, masks_gt, count),
         }
 
-    def association_losses(self, pairs: Sequence[FramePair]) -> dict[str, Tensor]:
-        """Losses of embeddings, the mean over the anchors of all pairs; not weighted.
+    def embedding_losses(
+        self,
+        logits: Tensor,
+        masks: Tensor,
+        labels: Tensor,
+        masks_gt: Tensor,
+        count: float | Tensor,
+    ) -> dict[str, Tensor]:
+        """Losses of classes and masks that are known.
 
         Args:
-            pairs: none where clips have one frame: then there is nothing to associate.
+            logits: (N, num_classes).
+            masks: (M, h, w) logits of those that count, perhaps padded.
+            labels: (N,) int64; -1 is background.
+            masks_gt: (M, H, W) bool.
+            count: divisor of the sums.
         """
-        if not pairs:
-            return {}
-        contrast, cosine = [], []
-        for pair in pairs:
-            target = pair.target
-            positive, excluded = self.ota.reference_pairs(
-                pair.logits, pair.boxes, target.labels, target.boxes_cxcywh
-            )
-            given = pair.anchors, pair.embeddings, positive, ~excluded
-            anchors = len(pair.anchors)
-            contrast.append(anchors * contrastive_loss(*given))
-            cosine.append(anchors * cosine_loss(*given, choose=self.choose))
-        count = max(sum(len(pair.anchors) for pair in pairs), 1)
-        return {"loss_reid": sum_of(contrast) / count, "loss_reid_aux": sum_of(cosine) / count}
+        query = (labels >= 0).nonzero()[:, 0]
+        losses = {"loss_ce": class_loss(logits, query, labels[query], count, *self.focal)}
+        if not len(masks):  # tied to the graph, so that every process has the same losses
+            return losses | dict.fromkeys(("loss_mask", "loss_dice"), masks.sum())
+        masks = masks[:, None]
+        masks_gt = masks_at_stride(masks_gt[:, None], self.mask_stride, masks)
+        return losses | {
+            "loss_mask": mask_focal_loss(masks, masks_gt, count, *self.focal),
+            "loss_dice": dice_loss(masks, masks_gt, count),
+        }
 
 
 def _masks(masks_of: MasksOf, layer: int, frame: int) -> Callable[[Tensor], Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -16,12 +16,14 @@ from vmt.layers.mlp import MLP
 from vmt.layers.query_heads import BoxHeads, ClassHeads
 from vmt.modeling.backbones.base import Backbone
 from vmt.modeling.backbones.neck import Neck
-from vmt.modeling.condinst.criterion import FramePair, IDOLCriterion, Predictions
+from vmt.modeling.condinst.criterion import IDOLCriterion, Predictions
 from vmt.modeling.condinst.decoder import Decoder, QueryStates
 from vmt.modeling.condinst.encoder import CondInstEncoder
 from vmt.modeling.condinst.options import CondInstOptions
+from vmt.modeling.criteria.contrastive import association_losses
 from vmt.modeling.criteria.ota import OtaMatch
-from vmt.modeling.video_model import FrameModel, FrameOutputs, ModelOptions
+from vmt.modeling.frame_training import RefinableFrameModel, TrainedFrame, contrast, stand_ins
+from vmt.modeling.video_model import FrameOutputs, ModelOptions
 from vmt.ops.resize import aligned_upsample2
 from vmt.structures.clip import ClipTargets
 from vmt.structures.frame_targets import FrameTargets, frame_targets
@@ -58,14 +60,16 @@ class TrainingForward:
         losses: not weighted.
         last: the last decoder layer on the B key frames.
         matches: B per decoder layer.
+        frames: B lists of T.
     """
 
     losses: dict[str, Tensor]
     last: Predictions
     matches: list[list[OtaMatch]]
+    frames: list[list[TrainedFrame]]
 
 
-class Detector(FrameModel):
+class Detector(RefinableFrameModel):
     """CondInst on Deformable DETR, with embeddings for association (IDOL, arXiv:2207.10661).
 
     Args:
@@ -77,6 +81,7 @@ class Detector(FrameModel):
     def __init__(self, backbone: Backbone, network: CondInstOptions, options: ModelOptions) -> None:
         super().__init__(options)
         dim, layers = network.dim, network.decoder_layers
+        self.embed_dim = dim
         self.backbone = backbone
         self.neck = Neck(backbone, dim, network.num_levels)
         self.encoder = CondInstEncoder(network.encoder_layers, **network.attention)
@@ -155,9 +160,7 @@ class Detector(FrameModel):
     def forward_training(
         self, clips: Sequence[Tensor], targets: Sequence[ClipTargets], criterion: IDOLCriterion
     ) -> TrainingForward:
-        """B clips and their losses: the first frame is the key frame, all others refer to it.
-
-        As published, objects that the key frame does not show are left out of all frames.
+        """B clips and the losses of their first frames.
 
         Args:
             clips: B tensors (T, 3, H_b, W_b), normalised.
@@ -166,7 +169,6 @@ class Detector(FrameModel):
         """
         num_frames = len(clips[0])
         out = self.forward_frames(*self.pad(clips))
-        targets = [clip.select(clip.valid[:, 0]) for clip in targets]
         frames = [frame_targets([clip], clip.input_size) for clip in targets]
         keys = [clip[0] for clip in frames]
         layers = [
@@ -181,24 +183,52 @@ class Detector(FrameModel):
 
         matches = [criterion.match(layer, keys) for layer in layers]
         losses = criterion.frame_losses(layers, matches, keys, masks_of)
-        last = out.states[-1]
-        pairs = [
-            self._pair(last, b * num_frames, t, match.best[clip.valid[:, t]], frames[b][t])
-            for b, (clip, match) in enumerate(zip(targets, matches[-1], strict=True))
-            for t in range(1, num_frames)
+        trained = [
+            self._trained(out, targets[b].input_size, b * num_frames, frames[b], match, criterion)
+            for b, match in enumerate(matches[-1])
         ]
-        losses |= criterion.association_losses(pairs)
-        return TrainingForward(losses, layers[-1], matches)
+        return TrainingForward(losses, layers[-1], matches, trained)
 
-    def _pair(
-        self, last: QueryStates, key: int, step: int, best: Tensor, target: FrameTargets
-    ) -> FramePair:
-        """The frame ``step`` behind the key frame, and (A,) queries ``best`` of that one."""
-        embeds = last.embeds[key + step]
-        return FramePair(
-            self.association_head(last.embeds[key, best]),
-            self.association_head(embeds),
-            self.class_head(embeds).detach(),
-            last.boxes[key + step].detach(),
-            target,
-        )
+    def _trained(
+        self,
+        out: FrameForward,
+        size: tuple[int, int],
+        first: int,
+        targets: Sequence[FrameTargets],
+        match: OtaMatch,
+        criterion: IDOLCriterion,
+    ) -> list[TrainedFrame]:
+        """Frames of a clip, the first of which lies at ``first`` and is matched already."""
+        last = out.states[-1]
+        refs, rows = last.centres_px(size), slice(first, first + len(targets))
+        logits, boxes = self.class_head(last.embeds[rows]), last.boxes[rows]
+        others = criterion.match(Predictions(logits[1:], boxes[1:]), targets[1:])
+        return [
+            TrainedFrame(
+                last.embeds[first + t],
+                logits[t],
+                boxes[t],
+                out.pixel[first + t],
+                refs[first + t],
+                *stand_ins(found, logits.shape[1], len(target)),
+                target,
+            )
+            for t, (found, target) in enumerate(zip([match, *others], targets, strict=True))
+        ]
+
+    def forward_pairs(
+        self, clips: Sequence[Tensor], targets: Sequence[ClipTargets], criterion: IDOLCriterion
+    ) -> TrainingForward:
+        """As ``forward_training``; the first frame is the key frame, all others refer to it.
+
+        As published, objects that the key frame does not show are left out of all frames.
+        """
+        targets = [clip.select(clip.valid[:, 0]) for clip in targets]
+        out = self.forward_training(clips, targets, criterion)
+        contrasts = [
+            contrast(self, self.association_head, key, reference)
+            for key, *references in out.frames
+            for reference in references
+        ]
+        losses = association_losses(contrasts, choose=criterion.choose)
+        return replace(out, losses=out.losses | losses)

@@ -58,7 +58,7 @@ def training_outputs(
     clips = range(sum(name.startswith("frames_") for name in inputs))
     frames = [_tensor(inputs, f"frames_{b}").float().to(model.device) for b in clips]
     targets = [_targets(inputs, b).to(model.device) for b in clips]
-    out = model.forward_training(frames, targets, replace(criterion, choose=first_of))
+    out = model.forward_pairs(frames, targets, replace(criterion, choose=first_of))
     arrays = {"logits": out.last.logits, "boxes": out.last.boxes}
     for layer, matches in enumerate(out.matches):
         arrays |= _numbered(layer, matches)

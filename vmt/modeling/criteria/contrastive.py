@@ -6,7 +6,8 @@ have it. Letters: A anchors, one per object, in the key frame; Q queries of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -88,3 +89,47 @@ def cosine_loss(
         errors = torch.cat([cosine[near] - 1, cosine[negatives]]).square()
         losses.append(errors.sum() / max(len(errors), 1))
     return torch.stack(losses).sum() / max(len(anchors), 1)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Two frames of a clip whose embeddings are held against each other.
+
+    Args:
+        anchors: (A, C), of objects in the key frame; A may be 0.
+        queries: (Q, C) of the reference frame.
+        positive: (A, Q) bool, queries that are the anchor's object.
+        negative: (A, Q) bool, queries that are not.
+    """
+
+    anchors: Tensor
+    queries: Tensor
+    positive: Tensor
+    negative: Tensor
+
+
+def association_losses(
+    contrasts: Sequence[Contrast], *, cosine: bool = True, choose: Choice = any_of
+) -> dict[str, Tensor]:
+    """Losses of embeddings, the mean over the anchors of all pairs of frames; not weighted.
+
+    Args:
+        contrasts: none where clips have one frame: then there is nothing to associate.
+        cosine: whether ``cosine_loss`` is one of them.
+        choose: see there.
+
+    Returns:
+        "loss_reid", the contrastive loss, and "loss_reid_aux", that of cosines; or nothing.
+    """
+    if not contrasts:
+        return {}
+    sums: dict[str, list[Tensor]] = {}
+    for pair in contrasts:
+        given = pair.anchors, pair.queries, pair.positive, pair.negative
+        weight = len(pair.anchors)
+        sums.setdefault("loss_reid", []).append(weight * contrastive_loss(*given))
+        if cosine:
+            loss = cosine_loss(*given, choose=choose)
+            sums.setdefault("loss_reid_aux", []).append(weight * loss)
+    count = max(sum(len(pair.anchors) for pair in contrasts), 1)
+    return {name: torch.stack(parts).sum() / count for name, parts in sums.items()}

@@ -100,7 +100,10 @@ class SimOta:
 
         As published the second assignment sees the costs as the first one left them.
         """
-        cost, iou = self.costs(logits, boxes, labels, boxes_gt)
+        return self.pairs_of(*self.costs(logits, boxes, labels, boxes_gt))
+
+    def pairs_of(self, cost: Tensor, iou: Tensor) -> ReferencePairs:
+        """The same from costs and IoUs (Q, G) of any kind."""
         cost, positive = assigned(cost, iou, self.candidates)
         _, exclusion = assigned(cost, iou, self.exclusion_candidates)
         return ReferencePairs(positive.t(), exclusion.t())

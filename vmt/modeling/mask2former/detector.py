@@ -11,15 +11,15 @@ from vmt.layers.deformable_encoder import Encoder, split_levels
 from vmt.layers.pixel_map import PixelMap
 from vmt.layers.projection import Projection
 from vmt.modeling.backbones.base import Backbone
+from vmt.modeling.criteria.ota import ReferencePairs, SimOta
 from vmt.modeling.criteria.point_criterion import Predictions
+from vmt.modeling.frame_training import TrainedFrame
 from vmt.modeling.mask2former.decoder import STRIDES, Decoder
 from vmt.modeling.mask2former.heads import Heads
 from vmt.modeling.mask2former.options import Mask2FormerOptions
-from vmt.modeling.video_model import FrameModel, ModelOptions
+from vmt.modeling.pixel_map_model import STRIDE, PixelMapModel
+from vmt.modeling.video_model import ModelOptions
 from vmt.structures.track_window import FrameMaps
-
-#: Input pixels per cell of the pixel map, and so of the masks.
-STRIDE = 4
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,8 @@ class FrameForward:
     maps: FrameMaps | None = None
 
 
-class Detector(FrameModel):
+class Detector(PixelMapModel):
     """Mask2Former's parts and steps (arXiv:2112.01527); ``meta_arch`` puts them in order.
-
-    As published it ignores padding.
 
     Args:
         backbone: gives the maps of strides 4 to 32.
@@ -50,11 +48,13 @@ class Detector(FrameModel):
         options: see ``ModelOptions``.
     """
 
+    no_object = True
+
     def __init__(
         self, backbone: Backbone, network: Mask2FormerOptions, options: ModelOptions
     ) -> None:
         super().__init__(options)
-        dim = network.dim
+        dim = self.embed_dim = network.dim
         self.backbone = backbone
         self.neck = nn.ModuleList(Projection(backbone.channels[s], dim, 1) for s in STRIDES)
         self.encoder = Encoder(
@@ -70,23 +70,6 @@ class Detector(FrameModel):
         self.pixel_map = PixelMap(backbone.channels[STRIDE], dim, network.mask_dim)
         self.decoder = Decoder(network)
         self.heads = Heads(dim, len(options.label_space), network.mask_dim)
-
-    def stages(self) -> list[nn.Module]:
-        """Layers of encoder and decoder."""
-        return [*self.encoder.layers, *self.decoder.layers]
-
-    def lr_groups(self) -> dict[str, str]:
-        """The backbone alone learns more slowly, as published."""
-        return {"backbone.": "BACKBONE_FACTOR"}
-
-    def undecayed(self) -> set[str]:
-        """Norms and embeddings have no weight decay, as published."""
-        return super().undecayed() | {
-            f"{name}.{parameter}"
-            for name, part in self.named_modules()
-            if isinstance(part, (nn.LayerNorm, nn.GroupNorm, nn.Embedding))
-            for parameter, _ in part.named_parameters(recurse=False)
-        }
 
     def forward_frames(self, frames: Tensor) -> FrameForward:
         """(N, 3, H, W), normalised and padded."""
@@ -106,10 +89,23 @@ class Detector(FrameModel):
         ]
         return {"": last} | {f"_{index}": output for index, output in enumerate(before)}
 
-    def class_head(self, embeds: Tensor) -> Tensor:
-        """See ``RefinableFrameModel``; one column more, "no object"."""
-        return self.heads.classes(embeds)
+    @torch.no_grad()
+    def overlaps(self, frame: TrainedFrame) -> Tensor:
+        """See ``RefinableFrameModel``; of masks in the cells of the pixel map."""
+        found = (self.mask_head(frame.embeds, frame.pixel, None) > 0).flatten(1).float()
+        step = slice(STRIDE // 2, None, STRIDE)
+        truth = frame.target.masks[:, step, step].flatten(1).float()
+        both = found @ truth.T
+        union = found.sum(1, keepdim=True) + truth.sum(1) - both
+        return both / union.clamp(min=1)
 
-    def mask_head(self, embeds: Tensor, pixel: Tensor, refs: Tensor | None) -> Tensor:
-        """See ``RefinableFrameModel``; ``refs`` play no part."""
-        return self.heads.masks(embeds, pixel)
+    @torch.no_grad()
+    def reference_pairs(self, frame: TrainedFrame) -> ReferencePairs:
+        """See ``RefinableFrameModel``: IDOL's rules, with masks where these have boxes.
+
+        The cost of a pair is minus the probability of the class and minus the IoU of the masks,
+        with the weights of classes and boxes there; no place plays a part.
+        """
+        iou, ota = self.overlaps(frame), SimOta()
+        probs = self.class_probs(frame)[:, frame.target.labels]
+        return ota.pairs_of(-ota.class_cost * probs - ota.giou_cost * iou, iou)

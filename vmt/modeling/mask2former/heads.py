@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from vmt.layers.mlp import MLP
+from vmt.modeling.pixel_map_model import KernelHeads
 
 
-class Heads(nn.Module):
+class Heads(KernelHeads):
     """The heads, and the norm that queries pass before them.
 
     An *embedding* is a query that has passed the norm; it is what both heads take.
@@ -34,15 +34,3 @@ class Heads(nn.Module):
         """(..., C) -> (..., mask_dim): what the pixel map is multiplied with."""
         kernels: Tensor = self.mask(embeds)
         return kernels
-
-    def masks(self, embeds: Tensor, pixel: Tensor) -> Tensor:
-        """Masks of one batch.
-
-        Args:
-            embeds: (..., Q, C).
-            pixel: (..., mask_dim, h, w).
-
-        Returns:
-            (..., Q, h, w) logits.
-        """
-        return torch.einsum("...qc,...chw->...qhw", self.kernels(embeds), pixel)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -83,6 +83,16 @@ class NoisyQueries:
 
     def __len__(self) -> int:
         return self.content.shape[1]
+
+    def of_frames(self, frames: slice) -> NoisyQueries:
+        """The same of some frames."""
+        present = None if self.present is None else self.present[frames]
+        return replace(
+            self,
+            content=self.content[frames],
+            anchor_logits=self.anchor_logits[frames],
+            present=present,
+        )
 
     def visible(self, num_queries: int) -> Tensor:
         """Who reads whom when these stand before ``num_queries`` others.

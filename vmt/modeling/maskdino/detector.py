@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vmt.layers.deformable_encoder import Encoder, split_levels
 from vmt.layers.pixel_map import PixelMap
 from vmt.modeling.backbones.base import Backbone
+from vmt.modeling.frame_training import NoisyEmbeddings
 from vmt.modeling.maskdino.criterion import PROPOSALS, BoxPredictions
 from vmt.modeling.maskdino.decoder import Decoder, QueryStates
 from vmt.modeling.maskdino.denoising import Denoising, Noise, NoisyQueries
@@ -18,12 +19,10 @@ from vmt.modeling.maskdino.heads import Heads
 from vmt.modeling.maskdino.levels import LevelNeck, reverse_levels
 from vmt.modeling.maskdino.options import MaskDINOOptions
 from vmt.modeling.maskdino.proposals import Proposals, QuerySelection, first_anchors
-from vmt.modeling.video_model import FrameModel, ModelOptions
+from vmt.modeling.pixel_map_model import STRIDE, PixelMapModel
+from vmt.modeling.video_model import ModelOptions
 from vmt.structures.frame_targets import FrameTargets
 from vmt.structures.track_window import FrameMaps
-
-#: Input pixels per cell of the pixel map, and so of the masks.
-STRIDE = 4
 
 
 @dataclass(frozen=True)
@@ -84,10 +83,10 @@ class TrainingForward:
         return 0 if self.noisy is None else len(self.noisy)
 
 
-class Detector(FrameModel):
+class Detector(PixelMapModel):
     """MaskDINO's parts and steps (arXiv:2206.02777); a method of ``meta_arch`` puts them in order.
 
-    As published it ignores padding, so boxes live in the padded frame.
+    Boxes live in the padded frame.
 
     Args:
         backbone: gives the maps of strides 4 to 32.
@@ -98,6 +97,7 @@ class Detector(FrameModel):
     def __init__(self, backbone: Backbone, network: MaskDINOOptions, options: ModelOptions) -> None:
         super().__init__(options)
         dim, num_classes = network.dim, len(options.label_space)
+        self.embed_dim = dim
         self.box_init = network.box_init
         self.backbone = backbone
         self.neck = LevelNeck(backbone, network)
@@ -116,23 +116,6 @@ class Detector(FrameModel):
         self.denoising = Denoising(dim, num_classes)
         self.decoder = Decoder(network)
         self.heads = Heads(dim, num_classes, network.mask_dim)
-
-    def stages(self) -> list[nn.Module]:
-        """Layers of encoder and decoder."""
-        return [*self.encoder.layers, *self.decoder.layers]
-
-    def lr_groups(self) -> dict[str, str]:
-        """The backbone alone learns more slowly, as published."""
-        return {"backbone.": "BACKBONE_FACTOR"}
-
-    def undecayed(self) -> set[str]:
-        """Norms and embeddings have no weight decay, as published."""
-        return super().undecayed() | {
-            f"{name}.{parameter}"
-            for name, part in self.named_modules()
-            if isinstance(part, (nn.LayerNorm, nn.GroupNorm, nn.Embedding))
-            for parameter, _ in part.named_parameters(recurse=False)
-        }
 
     def encode(self, frames: Tensor) -> FrameFeatures:
         """(N, 3, H, W), normalised and padded."""
@@ -205,13 +188,20 @@ class Detector(FrameModel):
         outputs[PROPOSALS] = self._predictions(proposals.content[frames], proposals.boxes[frames])
         return outputs
 
+    def last_layer(self, out: TrainingForward) -> tuple[Tensor, BoxPredictions]:
+        """Embeddings (N, Q, C) behind the last layer, and what the heads say of them."""
+        last, first = out.states[-1], out.num_noisy
+        embeds = last.embeds[:, first:]
+        return embeds, self._predictions(embeds, last.boxes[:, first:])
+
+    def noisy_embeddings(self, out: TrainingForward, frame: int) -> NoisyEmbeddings | None:
+        """Contrastive denoising queries of a frame behind the last layer."""
+        noisy = out.noisy
+        if noisy is None or noisy.present is None:
+            return None
+        shape = noisy.groups, 2, noisy.slots
+        embeds = out.states[-1].embeds[frame, : len(noisy)].unflatten(0, shape)
+        return NoisyEmbeddings(embeds, noisy.present[frame].view(shape)[0, 0])
+
     def _predictions(self, embeds: Tensor, boxes: Tensor) -> BoxPredictions:
         return BoxPredictions(self.heads.classes(embeds), self.heads.kernels(embeds), boxes)
-
-    def class_head(self, embeds: Tensor) -> Tensor:
-        """See ``RefinableFrameModel``."""
-        return self.heads.classes(embeds)
-
-    def mask_head(self, embeds: Tensor, pixel: Tensor, refs: Tensor | None) -> Tensor:
-        """See ``RefinableFrameModel``; ``refs`` play no part."""
-        return self.heads.masks(embeds, pixel)

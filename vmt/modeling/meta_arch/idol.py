@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
+
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
@@ -13,7 +14,13 @@ from vmt.modeling.condinst.criterion import IDOLCriterion
 from vmt.modeling.condinst.detector import Detector
 from vmt.modeling.condinst.options import CondInstOptions
 from vmt.modeling.condinst.reference import inference_outputs, training_outputs
-from vmt.modeling.criteria.set_criterion import mean_tracklets
+from vmt.modeling.criteria.ota import ReferencePairs
+from vmt.modeling.frame_training import (
+    TrainedClips,
+    TrainedFrame,
+    first_frame_count,
+    pairs_by_box,
+)
 from vmt.modeling.registry import META_ARCHITECTURES, register
 from vmt.modeling.video_model import (
     ClipBatch,
@@ -22,9 +29,8 @@ from vmt.modeling.video_model import (
     ReferenceInputs,
     ReferenceOutputs,
 )
-from vmt.ops.frames import frame_chunks
+from vmt.structures.clip import ClipTargets
 from vmt.structures.labels import LabelSpace
-from vmt.utils.precision import arithmetic
 
 
 @register(META_ARCHITECTURES, "IDOL")
@@ -61,23 +67,48 @@ class IDOL(Detector):
     def losses(self, batch: ClipBatch, adversary: Adversary | None = None) -> dict[str, Tensor]:
         """See ``VideoModel``; clips of one frame teach the objects of frames alone."""
         clips = [self.normalise(clip) for clip in batch.clips]
-        out = self.forward_training(clips, batch.targets, self.criterion)
+        out = self.forward_pairs(clips, batch.targets, self.criterion)
         return self.criterion.weighted(out.losses)
 
     def loss_count(self, batch: ClipBatch) -> float | Tensor:
         """Objects of key frames: how many queries they get is known too late."""
-        return mean_tracklets([clip.valid[:, 0].nonzero() for clip in batch.targets], self.device)
+        return first_frame_count(batch, self.device)
 
-    @torch.inference_mode()
-    def segment_frames(self, frames: Tensor) -> list[FrameOutputs]:
-        """See ``FrameModel``."""
-        outputs: list[FrameOutputs] = []
-        for rows in frame_chunks(len(frames), self.frame_chunk):
-            with arithmetic(self.precision, self.device):
-                part = self.normalise(frames[rows])
-                size = int(part.shape[-2]), int(part.shape[-1])
-                outputs += self.outputs(self.forward_frames(*self.pad([part])), size)
-        return outputs
+    def train_frames(
+        self, clips: Sequence[Tensor], targets: Sequence[ClipTargets], count: float | Tensor
+    ) -> TrainedClips:
+        """See ``RefinableFrameModel``; sums are divided by the queries that have an object."""
+        out = self.forward_training(clips, targets, self.criterion)
+        return TrainedClips(self.criterion.weighted(out.losses), out.frames)
+
+    def embedding_losses(
+        self,
+        embeds: Tensor,
+        refs: Tensor | None,
+        frame: TrainedFrame,
+        labels: Tensor,
+        masks: Tensor,
+        with_mask: Tensor,
+        count: float | Tensor,
+    ) -> dict[str, Tensor]:
+        """See ``RefinableFrameModel``."""
+        assert refs is not None, "dynamic layers read places relative to a reference point"
+        logits, chosen = self.class_head(embeds), embeds[with_mask]
+        if len(chosen):
+            found = self.mask_head(chosen, frame.pixel, refs[with_mask])
+        else:  # tied to the graph, so that every process has the same losses
+            found = 0.0 * (embeds.sum() + frame.pixel.sum()) + frame.pixel.new_zeros(0, 1, 1)
+        losses = self.criterion.embedding_losses(logits, found, labels, masks[with_mask], count)
+        return self.criterion.weighted(losses)
+
+    def reference_pairs(self, frame: TrainedFrame) -> ReferencePairs:
+        """See ``RefinableFrameModel``."""
+        return pairs_by_box(self.criterion.ota, frame)
+
+    def segment_normalised(self, frames: Tensor) -> list[FrameOutputs]:
+        """See ``RefinableFrameModel``."""
+        size = int(frames.shape[-2]), int(frames.shape[-1])
+        return self.outputs(self.forward_frames(*self.pad([frames])), size)
 
     def reference_outputs(self, inputs: ReferenceInputs) -> ReferenceOutputs:
         """See ``FrameModel``."""

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
+
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
 from vmt.modeling.adversarial import Adversary
 from vmt.modeling.backbones.base import Backbone
 from vmt.modeling.backbones.build import build_backbone
-from vmt.modeling.criteria.set_criterion import mean_tracklets
+from vmt.modeling.criteria.ota import ReferencePairs
+from vmt.modeling.frame_training import (
+    TrainedClips,
+    TrainedFrame,
+    in_clips,
+    pairs_by_box,
+    stand_ins,
+)
 from vmt.modeling.maskdino.criterion import MaskDINOCriterion
 from vmt.modeling.maskdino.denoising import Noise
-from vmt.modeling.maskdino.detector import STRIDE, Detector
+from vmt.modeling.maskdino.detector import Detector
 from vmt.modeling.maskdino.options import MaskDINOOptions
 from vmt.modeling.maskdino.reference import inference_outputs, training_outputs
 from vmt.modeling.registry import META_ARCHITECTURES, register
@@ -23,10 +31,9 @@ from vmt.modeling.video_model import (
     ReferenceInputs,
     ReferenceOutputs,
 )
-from vmt.ops.frames import frame_chunks
+from vmt.structures.clip import ClipTargets
 from vmt.structures.frame_targets import frame_targets
 from vmt.structures.labels import LabelSpace
-from vmt.utils.precision import arithmetic
 
 
 @register(META_ARCHITECTURES, "MaskDINO")
@@ -40,6 +47,8 @@ class MaskDINO(Detector):
         criterion: its losses.
         noise: of the denoising queries.
     """
+
+    criterion: MaskDINOCriterion
 
     def __init__(
         self,
@@ -74,40 +83,53 @@ class MaskDINO(Detector):
         result = self.criterion(outputs, out.noisy, targets, out.pixel, count)
         return self.criterion.weighted(result.losses)
 
-    def loss_count(self, batch: ClipBatch) -> float | Tensor:
-        """Objects of all frames; see ``VideoModel``."""
-        return mean_tracklets([clip.valid.nonzero() for clip in batch.targets], self.device)
+    @property
+    def denoising_kind(self) -> str:
+        """See ``RefinableFrameModel``."""
+        return self.noise.kind if self.noise.num_queries else ""
 
-    @torch.inference_mode()
-    def segment_frames(self, frames: Tensor) -> list[FrameOutputs]:
-        """See ``FrameModel``."""
-        outputs: list[FrameOutputs] = []
-        for rows in frame_chunks(len(frames), self.frame_chunk):
-            with arithmetic(self.precision, self.device):
-                outputs += self._segment(self.normalise(frames[rows]))
-        return outputs
+    def train_frames(
+        self, clips: Sequence[Tensor], targets: Sequence[ClipTargets], count: float | Tensor
+    ) -> TrainedClips:
+        """See ``RefinableFrameModel``; noisy queries of first frames alone learn objects."""
+        num_frames, (frames, _) = len(clips[0]), self.pad(clips)
+        truth = frame_targets(targets, (int(frames.shape[-2]), int(frames.shape[-1])))
+        out = self.forward_training(frames, truth, self.noise, self.box_init)
+        keys = slice(None, None, num_frames)
+        noisy = None if out.noisy is None else out.noisy.of_frames(keys)
+        outputs, pixel = self.predictions(out, keys), out.pixel
+        result = self.criterion(outputs, noisy, truth[keys], pixel[keys], count)
+        embeds, last = self.last_layer(out)
+        matches = self.assignments(last, result.matches[""], truth, pixel)
+        trained = [
+            TrainedFrame(
+                embeds[n],
+                last.logits[n],
+                last.boxes[n],
+                pixel[n],
+                None,
+                *stand_ins(match, embeds.shape[1], len(target)),
+                target,
+                self.noisy_embeddings(out, n),
+            )
+            for n, (match, target) in enumerate(zip(matches, truth, strict=True))
+        ]
+        losses = self.criterion.weighted(result.losses)
+        return TrainedClips(losses, in_clips(trained, num_frames))
 
-    def _segment(self, frames: Tensor) -> list[FrameOutputs]:
+    def reference_pairs(self, frame: TrainedFrame) -> ReferencePairs:
+        """See ``RefinableFrameModel``."""
+        return pairs_by_box(self.criterion.ota, frame)
+
+    def segment_normalised(self, frames: Tensor) -> list[FrameOutputs]:
+        """See ``RefinableFrameModel``."""
         padded, _ = self.pad([frames])
         out = self.forward_frames(padded, self.box_init)
-        last, pixel, maps = out.states[-1], out.features.pixel, out.features.maps
-        logits = self.class_head(last.embeds)
         (H, W), (height, width) = padded.shape[-2:], frames.shape[-2:]
+        last = out.states[-1]
         boxes = last.boxes * last.boxes.new_tensor([W / width, H / height]).repeat(2)
-        return [
-            FrameOutputs(
-                logits[i],
-                boxes[i],
-                self.in_precision(self.mask_head),
-                last.embeds[i],
-                STRIDE,
-                (int(height), int(width)),
-                query=last.embeds[i],
-                pixel=pixel[i],
-                maps=None if maps is None else maps[i],
-            )
-            for i in range(len(frames))
-        ]
+        features, size = out.features, (int(height), int(width))
+        return self.frame_outputs(last.embeds, features.pixel, boxes, size, features.maps)
 
     def reference_outputs(self, inputs: ReferenceInputs) -> ReferenceOutputs:
         """See ``FrameModel``."""

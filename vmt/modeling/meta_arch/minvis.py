@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
+
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
 from vmt.modeling.adversarial import Adversary
 from vmt.modeling.backbones.base import Backbone
 from vmt.modeling.backbones.build import build_backbone
-from vmt.modeling.criteria.set_criterion import mean_tracklets
+from vmt.modeling.frame_training import TrainedClips, TrainedFrame, in_clips, stand_ins
 from vmt.modeling.mask2former.criterion import Mask2FormerCriterion
-from vmt.modeling.mask2former.detector import STRIDE, Detector
+from vmt.modeling.mask2former.detector import Detector
 from vmt.modeling.mask2former.options import Mask2FormerOptions
 from vmt.modeling.mask2former.reference import inference_outputs, training_outputs
 from vmt.modeling.registry import META_ARCHITECTURES, register
@@ -22,10 +23,9 @@ from vmt.modeling.video_model import (
     ReferenceInputs,
     ReferenceOutputs,
 )
-from vmt.ops.frames import frame_chunks
+from vmt.structures.clip import ClipTargets
 from vmt.structures.frame_targets import frame_targets
 from vmt.structures.labels import LabelSpace
-from vmt.utils.precision import arithmetic
 
 
 @register(META_ARCHITECTURES, "MinVIS")
@@ -40,6 +40,8 @@ class MinVIS(Detector):
     """
 
     association = "embedding_hungarian"
+
+    criterion: Mask2FormerCriterion
 
     def __init__(
         self,
@@ -69,43 +71,41 @@ class MinVIS(Detector):
         outputs, count = self.predictions(out.embeds), self.loss_count(batch)
         return self.criterion.weighted(self.criterion(outputs, targets, out.pixel, count).losses)
 
-    def loss_count(self, batch: ClipBatch) -> float | Tensor:
-        """Objects of all frames; see ``VideoModel``."""
-        return mean_tracklets([clip.valid.nonzero() for clip in batch.targets], self.device)
-
-    @torch.inference_mode()
-    def segment_frames(self, frames: Tensor) -> list[FrameOutputs]:
-        """See ``FrameModel``."""
-        outputs: list[FrameOutputs] = []
-        for rows in frame_chunks(len(frames), self.frame_chunk):
-            with arithmetic(self.precision, self.device):
-                outputs += self._segment(self.normalise(frames[rows]))
-        return outputs
-
-    def _segment(self, frames: Tensor) -> list[FrameOutputs]:
-        padded, _ = self.pad([frames])
-        out = self.forward_frames(padded)
+    def train_frames(
+        self, clips: Sequence[Tensor], targets: Sequence[ClipTargets], count: float | Tensor
+    ) -> TrainedClips:
+        """See ``RefinableFrameModel``."""
+        num_frames, (frames, _) = len(clips[0]), self.pad(clips)
+        truth = frame_targets(targets, (int(frames.shape[-2]), int(frames.shape[-1])))
+        out, keys = self.forward_frames(frames), slice(None, None, num_frames)
         embeds, pixel = out.embeds[-1], out.pixel
-        logits = self.class_head(embeds)
-        height, width = (int(side) for side in frames.shape[-2:])
-        return [
-            FrameOutputs(
-                logits[i],
+        outputs = self.predictions([states[keys] for states in out.embeds])
+        result = self.criterion(outputs, truth[keys], pixel[keys], count)
+        last = self.predictions([embeds])[""]
+        matches = self.assignments(last, result.matches[""], truth, pixel)
+        trained = [
+            TrainedFrame(
+                embeds[n],
+                last.logits[n],
                 None,
-                self.in_precision(self.mask_head),
-                embeds[i],
-                STRIDE,
-                (height, width),
-                query=embeds[i],
-                pixel=pixel[i],
-                no_object=True,
-                maps=None if out.maps is None else out.maps[i],
+                pixel[n],
+                None,
+                *stand_ins(match, embeds.shape[1], len(target)),
+                target,
             )
-            for i in range(len(frames))
+            for n, (match, target) in enumerate(zip(matches, truth, strict=True))
         ]
+        losses = self.criterion.weighted(result.losses)
+        return TrainedClips(losses, in_clips(trained, num_frames))
+
+    def segment_normalised(self, frames: Tensor) -> list[FrameOutputs]:
+        """See ``RefinableFrameModel``."""
+        out = self.forward_frames(self.pad([frames])[0])
+        size = int(frames.shape[-2]), int(frames.shape[-1])
+        return self.frame_outputs(out.embeds[-1], out.pixel, None, size, out.maps)
 
     def reference_outputs(self, inputs: ReferenceInputs) -> ReferenceOutputs:
         """See ``FrameModel``."""
         if self.training:
             return training_outputs(self, self.criterion, inputs)
-        return inference_outputs(self, inputs, self._segment)
+        return inference_outputs(self, inputs, self.segment_normalised)
