@@ -24,7 +24,7 @@ from vmt.utils.errors import ConfigError
 
 def repeated_layers(model: VideoModel) -> list[nn.Module]:
     """Stages of network and backbone with something to train."""
-    layers = [*model.stages(), *model.backbone.stage_modules()]
+    layers = [*model.stages(), *model.backbone_stages()]
     return [layer for layer in layers if any(p.requires_grad for p in layer.parameters())]
 
 

@@ -11,16 +11,20 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from vmt.checkpoint.load import load_weights
 from vmt.checkpoint.zoo import ZOO
+from vmt.modeling.meta_arch.build import architecture
 from vmt.utils.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-BACKBONE = "backbone."
+
+def _backbone(cfg: CfgNode) -> str:
+    """What the names of the backbone's parameters start with."""
+    return f"{architecture(cfg).backbone_path}."
 
 
 def pretrained_backbone(cfg: CfgNode) -> bool:
     """Whether ImageNet weights are fetched: not where a weight file brings the backbone."""
-    brought = cfg.MODEL.WEIGHTS and not _declared_new(cfg, BACKBONE)
+    brought = cfg.MODEL.WEIGHTS and not _declared_new(cfg, _backbone(cfg))
     return bool(cfg.MODEL.BACKBONE.PRETRAINED and not brought)
 
 
@@ -43,7 +47,7 @@ def start_training(cfg: CfgNode, model: nn.Module) -> None:
     logger.info(report.text())
     if report.classes is not None and report.classes.new:
         logger.warning("%s: %s", report.source, report.classes.text())
-    if any(name.startswith(BACKBONE) for name in report.new) and not pretrained_backbone(cfg):
+    if any(name.startswith(_backbone(cfg)) for name in report.new) and not pretrained_backbone(cfg):
         logger.warning("%s: has no backbone for this network; it starts random.", report.source)
 
 
@@ -61,15 +65,15 @@ def check_random_start(cfg: CfgNode, model: nn.Module) -> None:
     fixed = [name for name in fixed if not _declared_new(cfg, name)]
     from_imagenet = cfg.MODEL.BACKBONE.PRETRAINED
     if from_imagenet:
-        fixed = [name for name in fixed if not name.startswith(BACKBONE)]
-    awaited = bool(cfg.MODEL.NEW_PARAMETERS) and not _declared_new(cfg, BACKBONE)
+        fixed = [name for name in fixed if not name.startswith(_backbone(cfg))]
+    awaited = bool(cfg.MODEL.NEW_PARAMETERS) and not _declared_new(cfg, _backbone(cfg))
     if not fixed and (from_imagenet or not awaited):
         return
     what = f"{fixed[0]} and others are frozen" if fixed else "this config trains from weights"
     others = [_where(cfg)]
     if not from_imagenet:
         others.append("take ImageNet's backbone with MODEL.BACKBONE.PRETRAINED True")
-    parts = list(dict.fromkeys(f"{name.split('.')[0]}." for name in fixed)) or [BACKBONE]
+    parts = list(dict.fromkeys(f"{name.split('.')[0]}." for name in fixed)) or [_backbone(cfg)]
     raise ConfigError(
         f"MODEL.WEIGHTS is empty, but {what}: random, they learn nothing. {'; '.join(others)}; or "
         f'say that random is meant: MODEL.NEW_PARAMETERS "{parts}".'

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -100,12 +100,12 @@ class VideoModel(nn.Module, ABC):
         options: see ``ModelOptions``.
 
     Attributes:
-        backbone: the names of its parameters start with "backbone.".
         size_divisor: clips of a batch are padded to a common multiple of this, in pixels.
     """
 
-    backbone: Backbone
     size_divisor = 32
+    #: Where the backbone lies among the modules; its parameters' names start with this and a dot.
+    backbone_path = "backbone"
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -168,6 +168,10 @@ class VideoModel(nn.Module, ABC):
     def stages(self) -> list[nn.Module]:
         """Layers beyond the backbone that are sharded, compiled and recomputed one by one."""
         return []
+
+    def backbone_stages(self) -> list[nn.Module]:
+        """Layers of the backbone that are sharded and recomputed one by one."""
+        return cast(Backbone, self.get_submodule(self.backbone_path)).stage_modules()
 
     def lr_groups(self) -> dict[str, str]:
         """Prefix of parameter names -> the SOLVER key that multiplies their learning rate.

@@ -127,10 +127,12 @@ def test_selection() -> None:
     box[3, 0] = 0.8
     rows = [(0.5, 0, [0.0]), (0.9, 0, [0.0]), (0.6, 1, [0.0]), (0.05, 0, [0.0])]
     options = SelectionOptions()
-    detections = select_by_box(frame(rows, box), options)
+    found = frame(rows, box)
+    detections = select_by_box(found.class_probs(), found.boxes_cxcywh, options)
     assert detections.query.tolist() == [1, 2], "a class apart, and without the weak one"
     torch.testing.assert_close(detections.scores, torch.tensor([0.9, 0.6]))
-    (best,) = select_by_box(frame([(0.02, 0, [0.0]), (0.05, 2, [0.0])]), options).query.tolist()
+    faint = frame([(0.02, 0, [0.0]), (0.05, 2, [0.0])])
+    (best,) = select_by_box(faint.class_probs(), None, options).query.tolist()
     assert best == 1, "where nothing passes, the best query is sent"
     masks = torch.full((4, 1, 10), -1.0)
     masks[0, :, :6] = masks[1, :, 1:6] = masks[2, :, 5:] = 1.0  # IoU 5/6, 1/10; the last is empty

@@ -76,7 +76,7 @@ def _tracked(frames: Sequence[FrameOutputs], options: BisoftmaxOptions, size: Si
     objects: list[tuple[int, int, int]] = []
     memory = TrackMemory(options.memory)
     for index, frame in enumerate(frames):
-        chosen = select_by_box(frame, options.selection)
+        chosen = select_by_box(frame.class_probs(), frame.boxes_cxcywh, options.selection)
         boxes += [(index, query) for query in chosen.query.tolist()]
         masks = frame.masks(chosen.query)
         chosen = chosen.at(without_same_masks(masks, options.selection))

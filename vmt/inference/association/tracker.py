@@ -49,7 +49,7 @@ class Tracker:
 
     def step(self, frame: FrameOutputs) -> Step:
         """Take in the next frame."""
-        detections = select_by_box(frame, self._selection)
+        detections = select_by_box(frame.class_probs(), frame.boxes_cxcywh, self._selection)
         masks = frame.masks(detections.query)
         different = without_same_masks(masks, self._selection)
         detections = detections.at(different)

@@ -27,13 +27,15 @@ class Tracklets:
         embeds: (N, T, C); before refinement zero where a tracklet was missed.
         slots: (N,) int64, the clip's tracklet that each stands for; -1: none, background.
         with_mask: (N,) bool, whose masks count; the truth is empty where there is no object.
-        refs: (N, T, 2) as ``FrameModel.mask_head`` takes them; None for heads without.
+        refs: (N, T, 2) as ``RefinableFrameModel.mask_head`` takes them; None for heads without.
+        counts: (N, T) bool, frames in which a tracklet is there and learns; None: in all.
     """
 
     embeds: Tensor
     slots: Tensor
     with_mask: Tensor
     refs: Tensor | None = None
+    counts: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.slots)
@@ -82,14 +84,17 @@ def _losses(
     frame: TrainedFrame,
     count: float | Tensor,
 ) -> dict[str, Tensor]:
-    labels, masks = truth_of(frame.target, tracklets.slots[rows])
+    chosen = torch.arange(len(tracklets), device=tracklets.slots.device)[rows]
+    if tracklets.counts is not None:
+        chosen = chosen[tracklets.counts[chosen, t]]
+    labels, masks = truth_of(frame.target, tracklets.slots[chosen])
     losses = model.embedding_losses(
-        tracklets.embeds[rows, t],
-        None if tracklets.refs is None else tracklets.refs[rows, t],
+        tracklets.embeds[chosen, t],
+        None if tracklets.refs is None else tracklets.refs[chosen, t],
         frame,
         labels,
         masks,
-        tracklets.with_mask[rows],
+        tracklets.with_mask[chosen],
         count,
     )
     return {name: losses[name] for name in LOSSES}

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vmt.modeling.video_model import FrameOutputs
 from vmt.structures.boxes import cxcywh_to_xyxy, pairwise_iou
 
 
@@ -45,18 +44,26 @@ class Detections:
         return Detections(self.query[rows], self.scores[rows])
 
 
-def select_by_box(frame: FrameOutputs, options: SelectionOptions) -> Detections:
-    """Queries above the score, without those whose box repeats a better one of their class."""
-    best, labels = frame.class_probs().max(1)
+def select_by_box(
+    class_probs: Tensor, boxes_cxcywh: Tensor | None, options: SelectionOptions
+) -> Detections:
+    """Queries above the score, without those whose box repeats a better one of their class.
+
+    Args:
+        class_probs: (Q, num_classes) in [0, 1].
+        boxes_cxcywh: (Q, 4) in [0, 1]; None without boxes.
+        options: ``score`` and ``box_iou`` count.
+    """
+    best, labels = class_probs.max(1)
     best, labels = best.cpu(), labels.cpu()
     query = (best > options.score).nonzero()[:, 0]
     if not len(query) and len(best):
         query = best.argmax()[None]
     query = query[best[query].argsort(descending=True, stable=True)]
     detections = Detections(query, best[query])
-    if frame.boxes_cxcywh is None:
+    if boxes_cxcywh is None:
         return detections
-    boxes = cxcywh_to_xyxy(frame.boxes_cxcywh.float().cpu()[query])
+    boxes = cxcywh_to_xyxy(boxes_cxcywh.float().cpu()[query])
     same = labels[query][:, None] == labels[query][None]
     return detections.at(greedy_nms(pairwise_iou(boxes, boxes) * same, options.box_iou))
 
