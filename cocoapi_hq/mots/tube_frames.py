@@ -118,27 +118,46 @@ def read_tube_truth(gt: Source, mask_field: str = "auto") -> TruthFrames:
 
 
 def categories_of(path: str | PathLike[str], config: MotsConfig) -> dict[int, int]:
-    """Category id -> class position, by the names in a file with ``categories``.
+    """Category id -> class position, by the names in a file.
 
     Args:
-        path: JSON with ``categories``; names that are no class are left out.
+        path: JSON with ``categories``, whose names that are no class are left out; or a map of
+            category ids to names of classes, ``{"26": "pedestrian", "5": "car"}``.
         config: the classes.
 
     Raises:
-        ScoringError: no such list, or no name of it is a class.
+        ScoringError: no such list or map, or no name of it is a class.
     """
     content = read_json(Path(path))
     rows = content.get("categories") if isinstance(content, dict) else None
+    if rows is None and isinstance(content, dict) and content:
+        return _mapped(content, f"{path}", config)
     if not isinstance(rows, list) or not all(
         isinstance(r, dict) and is_int(r.get("id")) for r in rows
     ):
-        raise ScoringError(f"{path}: has no list 'categories' of objects with id and name.")
+        raise ScoringError(
+            f"{path}: has no list 'categories' of objects with id and name, and is no map of "
+            'category ids to classes like {"26": "pedestrian"}.'
+        )
     found = {int(row["id"]): config.resolve(str(row.get("name"))) for row in rows}
     known = {key: place[0] for key, place in found.items() if place is not None}
     if not known:
         raise ScoringError(
             f"{path}: none of its categories is one of the classes {', '.join(config.classes)}."
         )
+    return known
+
+
+def _mapped(content: Mapping[str, Any], where: str, config: MotsConfig) -> dict[int, int]:
+    known = {}
+    for key, name in content.items():
+        place = config.resolve(name) if isinstance(name, str) else None
+        if not key.isdecimal() or place is None:
+            raise ScoringError(
+                f"{where}: {key!r} is {short(name)}; map category ids to classes, which are "
+                f"{', '.join(config.classes)}."
+            )
+        known[int(key)] = place[0]
     return known
 
 

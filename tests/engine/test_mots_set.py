@@ -192,3 +192,9 @@ def test_classes_must_count(root: Path, unlabelled: SetResults) -> None:
     frames = json.loads((root / "out/results_scalabel.json").read_text())
     assert {x["category"] for f in frames for x in f["labels"]} == {"car"}
     assert found.numbers["bdd_mots/FN"] == 2 * T
+
+
+def test_boxes_are_nothing_to_test_on(tiny_datasets: Path, tmp_path: Path) -> None:
+    cfg = load_config(None, ["DATASETS.ROOT", str(tiny_datasets)])
+    with pytest.raises(ConfigError, match="bdd100k_det_val: has boxes and no masks to score"):
+        evaluate_set(cfg, CarModel(), "bdd100k_det_val", tmp_path / "out")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from cocoapi_hq.analysis.bootstrap import Comparison, compare
 from cocoapi_hq.analysis.errors import ErrorAnalysis, analyse_errors
 from cocoapi_hq.io.json_file import write_json, write_text
 from cocoapi_hq.io.tables import metric_tables
+from cocoapi_hq.mots.bitmask_png import write_bitmasks
+from cocoapi_hq.mots.frame_masks import FrameMasks, resolve_overlaps
 from cocoapi_hq.mots.scalabel_io import write_results
 from cocoapi_hq.report import text
 from vmt.data.frame_names import frame_path
@@ -158,35 +160,55 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def write_scalabel(
-    target: Path,
+def write_mots(
+    scalabel: Path | None,
+    bitmasks: Path | None,
     gt: str,
     paths: Sequence[str],
     config: str | None,
     categories: str | None,
     min_score: float | None,
 ) -> None:
-    """Write results as the BDD100K server asks for them.
+    """Write results of YouTube-VIS form in the forms of BDD100K MOTS.
 
     Args:
-        target: the JSON.
+        scalabel: the JSON to write; None: none.
+        bitmasks: the folder of PNG to write, which the server takes in a zip; None: none.
         gt: annotations in the form of MOTS.
         paths: one result file.
         config: Scalabel configuration with the classes.
-        categories: JSON whose categories name the ids of the results.
+        categories: JSON whose categories name the ids of the results, or a map of ids to classes.
         min_score: leave out weaker ones.
 
     Raises:
-        OutputError: there are several result files.
+        OutputError: there are several result files, or the folder holds something.
         ScoringError: a file cannot be read or written.
     """
     from cocoapi_hq.mots import tube_frames  # needs scipy; tube AP does not
 
     if len(paths) > 1:
+        target = scalabel or bitmasks
         raise OutputError(f"{target}: holds one set of results; give one with --results.")
+    if bitmasks is not None and bitmasks.is_dir() and any(bitmasks.iterdir()):
+        raise OutputError(f"{bitmasks}: holds something; delete it or choose another folder.")
     truth = tube_frames.read_truth(gt, config)
     known = None
     if categories is not None:
         known = tube_frames.categories_of(categories, truth.config)
-    frames = tube_frames.read_results(paths[0], truth, categories=known, min_score=min_score)
-    write_results(target, frames, truth.config)
+    found = tube_frames.read_results(paths[0], truth, categories=known, min_score=min_score)
+    frames = [resolve_overlaps(frame) for frame in found]
+    if scalabel is not None:
+        write_results(scalabel, frames, truth.config, without_overlaps=False)
+    if bitmasks is not None:
+        write_bitmasks(bitmasks, _numbered(frames), truth.config)
+
+
+def _numbered(frames: Sequence[FrameMasks]) -> list[FrameMasks]:
+    """Track ids from 1 in every video: those of a list count on from video to video."""
+    numbers: dict[str, dict[int, int]] = {}
+    out = []
+    for frame in frames:
+        known = numbers.setdefault(frame.video, {})
+        ids = [known.setdefault(key, len(known) + 1) for key in frame.track_ids]
+        out.append(replace(frame, track_ids=ids))
+    return out

@@ -76,20 +76,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tracks.add_argument(
         "--categories",
         metavar="FILE",
-        help="JSON whose categories name the ids of the results; default: the ground truth's order",
+        help="JSON whose categories name the results' ids, or map ids to classes; default: as --gt",
     )
     tracks.add_argument(
-        "--scalabel", type=Path, metavar="OUT", help="write the results as the BDD100K server asks"
+        "--scalabel", type=Path, metavar="OUT", help="write the results as Scalabel JSON"
+    )
+    tracks.add_argument(
+        "--bitmasks", type=Path, metavar="DIR", help="write them as the BDD100K server asks"
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Score, print, write; returns the exit status."""
     # Before any work: a path that cannot be written should not cost an evaluation.
-    for path in (args.json, args.html, args.scalabel):
+    for path in (args.json, args.html, args.scalabel, args.bitmasks):
         if path is not None and not path.absolute().parent.is_dir():
             raise OutputError(f"{path}: the folder {path.absolute().parent} does not exist.")
-    from vmt.apps.score import score, write_scalabel
+    from vmt.apps.score import score, write_mots
 
     named = [*(args.metric or ()), *(IOU_TYPES[name] for name in args.iou_type or ())]
     scores = score(
@@ -103,10 +106,11 @@ def run(args: argparse.Namespace) -> int:
         per_video=args.per_video,
     )
     print(scores.tables())
-    if args.scalabel is not None:
+    if args.scalabel is not None or args.bitmasks is not None:
         options = (args.config, args.categories, args.min_score)
-        write_scalabel(args.scalabel, args.gt, args.results, *options)
-        print(f"\nwritten: {args.scalabel}")
+        write_mots(args.scalabel, args.bitmasks, args.gt, args.results, *options)
+        for path in filter(None, (args.scalabel, args.bitmasks)):
+            print(f"\nwritten: {path}")
     if args.json is not None:
         scores.write_json(args.json)
         print(f"\nwritten: {args.json}")

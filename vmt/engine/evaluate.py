@@ -15,7 +15,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from cocoapi_hq.io.json_file import is_json_name
-from vmt.data.catalog import locate
+from vmt.data.catalog import has_boxes_only, locate
 from vmt.data.datasets.coco import CocoImages
 from vmt.data.images import read_frame
 from vmt.data.labels import result_ids
@@ -33,7 +33,7 @@ from vmt.structures.labels import LabelSpace
 from vmt.structures.masks import encode_masks
 from vmt.utils import comm
 from vmt.utils.atomic import DiskReserve, make_folder, write_text
-from vmt.utils.errors import VideoError
+from vmt.utils.errors import ConfigError, VideoError
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +84,8 @@ def evaluate_set(
         ConfigError: the set's classes are none of the network's, or a set of images meets a
             network for clips or a metric of videos.
     """
+    if has_boxes_only(name):
+        raise ConfigError(f"{name}: has boxes and no masks to score; name another set to test.")
     place = locate(name, cfg.DATASETS.ROOT)
     data = place.load(cfg.DATASETS.MASK_KEY)
     still = isinstance(data, CocoImages)

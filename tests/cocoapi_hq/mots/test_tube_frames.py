@@ -13,6 +13,7 @@ import cocoapi_hq
 from cocoapi_hq.exceptions import ScoringError
 from cocoapi_hq.io import rle
 from cocoapi_hq.mots import scalabel_io
+from cocoapi_hq.mots.bitmask_png import read_bitmask
 from cocoapi_hq.mots.mots_config import BDD100K_MOTS
 from tests.cocoapi_hq.mots.test_clear_mot import write_png
 from tests.cocoapi_hq.reference_mots import box
@@ -167,6 +168,25 @@ def test_categories_of_another_label_space_pair_by_name(tmp_path: Path) -> None:
         cocoapi_hq.evaluate(path, moved, ["bdd_mots"], categories=names)
 
 
+def test_a_map_of_categories(tmp_path: Path) -> None:
+    """Of a network whose classes have other names: a sedan is a car here."""
+    path, table = tmp_path / "gt.json", tmp_path / "map.json"
+    path.write_text(json.dumps(scalabel()))
+    table.write_text(json.dumps({"6": "car", "28": "rider"}))
+    moved = [row | {"category_id": {RIDER: 28, CAR: 6}[row["category_id"]]} for row in PERFECT]
+    scores = run(path, moved, tmp_path, "--metric", "bdd_mots", "--categories", table)
+    assert scores["bdd_mots"]["mMOTSA"] == 25.0
+    for content, message in (
+        ({"6": "sedan"}, r"map\.json: '6' is 'sedan'; map category ids to classes, which are ped"),
+        ({"car": "6"}, r"'car' is '6'"),
+        ({}, "has no list 'categories'"),
+        ([], "has no list 'categories'"),
+    ):
+        table.write_text(json.dumps(content))
+        with pytest.raises(ScoringError, match=message):
+            cocoapi_hq.evaluate(path, moved, ["bdd_mots"], categories=table)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -199,6 +219,33 @@ def test_results_for_the_server(tmp_path: Path) -> None:
     assert sum(len(f.rles) for f in read) == 4 + 3 + 2
     again = cocoapi_hq.evaluate(path, out, ["bdd_mots"]).others["bdd_mots"]
     assert again["mMOTSA"] == found["bdd_mots"]["mMOTSA"]
+
+
+def test_bitmasks_for_the_server(tmp_path: Path) -> None:
+    """Ids count from 1 in every video; the numbers are those of run lengths."""
+    path, out = bitmasks(tmp_path / "gt"), tmp_path / "png"
+    found = run(path, SWITCH, tmp_path, "--metric", "bdd_mots", "--bitmasks", out)
+    files = sorted(str(p.relative_to(out)) for p in out.rglob("*.png"))
+    assert files == [f"{v}/{v}-{t:04d}.png" for v in ("b-10", "b-9") for t in range(FRAMES)]
+    again = cocoapi_hq.evaluate(path, out, ["bdd_mots"]).others["bdd_mots"]
+    for key in ("mMOTSA", "mMOTSP", "mIDF1", "IDSw", "FP", "FN"):
+        assert again[key] == found["bdd_mots"][key]
+    ids = {
+        v: read_bitmask(out / f"{v}/{v}-0000.png", BDD100K_MOTS).track_ids for v in ("b-10", "b-9")
+    }
+    assert {v: found.tolist() for v, found in ids.items()} == {"b-10": [1], "b-9": [1, 2]}
+
+
+def test_run_lengths_meet_bitmasks(tmp_path: Path) -> None:
+    """Truth in PNG, results in JSON: the truth is read once, for every metric."""
+    path, out = bitmasks(tmp_path / "gt"), tmp_path / "results.json"
+    run(path, SWITCH, tmp_path, "--metric", "bdd_mots", "--scalabel", out)
+    metrics = ["bdd_mots", "hota", "frame_ap"]
+    found = cocoapi_hq.evaluate(str(path), str(out), metrics).others
+    expected = cocoapi_hq.evaluate(scalabel(), str(out), metrics).others
+    for metric in metrics:
+        numbers = {k: v for k, v in found[metric].items() if isinstance(v, float)}
+        assert numbers == pytest.approx({k: expected[metric][k] for k in numbers}, nan_ok=True)
 
 
 def test_wrong_sizes_are_told_by_every_metric(caplog: pytest.LogCaptureFixture) -> None:
