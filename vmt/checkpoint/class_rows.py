@@ -16,7 +16,7 @@ from vmt.structures.labels import PUBLISHED_ROWS, normalise_name
 from vmt.utils.errors import CheckpointError
 
 #: Weights and biases of class heads, and embeddings of labels: axis 0 counts the classes.
-HEAD = re.compile(r"(heads\.cls(\.\d+)?|denoising\.labels)\.(weight|bias)")
+HEAD = re.compile(r"(frame_model\.)?(heads\.cls(\.\d+)?|denoising\.labels)\.(weight|bias)")
 #: The last row of heads that have one more than there are classes.
 NO_OBJECT = "(no object)"
 
@@ -91,7 +91,7 @@ def with_class_rows(
     target: Sequence[str],
     *,
     new_classes: bool,
-    new_heads: bool,
+    new_parameters: Sequence[str],
     notes: list[str],
 ) -> tuple[dict[str, Tensor], ClassRows | None]:
     """Put the rows of the class heads where a network has the classes of these names.
@@ -102,7 +102,7 @@ def with_class_rows(
         model_state: the network's entries; classes that the file does not know keep these.
         target: class names of the network.
         new_classes: there may be such classes.
-        new_heads: the heads may be new altogether.
+        new_parameters: prefixes of names; heads among them may be new altogether.
         notes: gets a remark where rows go by position.
 
     Returns:
@@ -116,6 +116,7 @@ def with_class_rows(
     if not heads:
         return dict(state), None
     count = len(state[heads[0]])
+    new_heads = heads[0].startswith(tuple(new_parameters))
     if len(model_state[heads[0]]) == len(target) + 1:
         target = (*target, NO_OBJECT)
     source = classes_of_file(file, count)
@@ -133,12 +134,22 @@ def with_class_rows(
     if found.new and not (new_classes and found.rows):
         fix = "Set MODEL.LABEL_SPACE to the classes of the file"
         if not found.rows:
-            fix += ", or train new heads: MODEL.NEW_PARAMETERS \"['heads.cls.']\""
+            fix += f", or train new heads: {new_heads_key(heads)}"
         raise CheckpointError(
             f"{file.path}: its class head does not know {_some(found.new)}; it knows "
             f"{_some(source)}. {fix}."
         )
     return dict(state) | _mapped(state, model_state, heads, found.rows), found
+
+
+def new_heads_key(heads: Sequence[str]) -> str:
+    """How a config says that class heads are new.
+
+    Args:
+        heads: names of their parameters.
+    """
+    prefixes = dict.fromkeys(re.sub(r"(cls|denoising)\..*", r"\1.", name) for name in heads)
+    return f'MODEL.NEW_PARAMETERS "{list(prefixes)}"'
 
 
 def _mapped(

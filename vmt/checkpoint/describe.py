@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from vmt.checkpoint.files import WeightFile
 from vmt.checkpoint.key_maps.rows import UNUSED
 from vmt.checkpoint.methods import methods
 from vmt.checkpoint.methods.base import Recognised
+from vmt.checkpoint.parts import FRAME_MODEL
 
 #: A name that only this backbone has -> its name in configs, and in the names of config files.
 BACKBONES = (
@@ -50,13 +54,9 @@ def describe(file: WeightFile) -> Description:
         CheckpointError: published names that belong to no network we know.
     """
     state = file.ours()
-    names = {name for name in state if not name.startswith(UNUSED)}
-    backbone, label = next(
-        ((name, label) for key, name, label in BACKBONES if key in names), ("unknown", "")
-    )
-    shapes = {name: tuple(state[name].shape) for name in names}
-    fits = [method.recognise(shapes, label) for method in methods()]
-    what = next((fit for fit in fits if fit is not None), NOTHING)
+    shapes = _shapes(state)
+    backbone, _ = _backbone(shapes)
+    what = recognise(state)
     return Description(
         layout="published" if file.published else "ours",
         method=what.method,
@@ -64,5 +64,29 @@ def describe(file: WeightFile) -> Description:
         num_classes=shapes[what.head][0] - what.more_rows if what.head in shapes else 0,
         elements=sum(value.numel() for value in file.state.values()),
         config=what.config,
-        families=dict(Counter(".".join(name.split(".")[:2]) for name in sorted(names))),
+        families=dict(Counter(".".join(name.split(".")[:2]) for name in sorted(shapes))),
     )
+
+
+def recognise(state: Mapping[str, Tensor]) -> Recognised:
+    """Whose parameters these are.
+
+    Args:
+        state: of a network, or of a file under our names.
+    """
+    shapes = _shapes(state)
+    _, label = _backbone(shapes)
+    fits = (method.recognise(shapes, label) for method in methods())
+    return next((fit for fit in fits if fit is not None), NOTHING)
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    used = {name: value for name, value in state.items() if not name.startswith(UNUSED)}
+    return {name: tuple(value.shape) for name, value in used.items()}
+
+
+def _backbone(names: Iterable[str]) -> tuple[str, str]:
+    """Its name in configs, and in names of config files."""
+    bare = {name.removeprefix(FRAME_MODEL) for name in names}
+    rows = ((name, label) for key, name, label in BACKBONES if key in bare)
+    return next(rows, ("unknown", ""))

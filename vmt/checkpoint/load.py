@@ -11,9 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vmt.checkpoint.class_rows import ClassRows, with_class_rows
-from vmt.checkpoint.files import read_weights
+from vmt.checkpoint.class_rows import HEAD, ClassRows, new_heads_key, with_class_rows
+from vmt.checkpoint.describe import NOTHING, recognise
+from vmt.checkpoint.files import WeightFile, read_weights
 from vmt.checkpoint.key_maps.rows import UNUSED
+from vmt.checkpoint.parts import as_frame_model, extra_layers
 from vmt.layers.adapter import Adapter
 from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import CheckpointError
@@ -94,24 +96,26 @@ def load_weights(
         What matched.
 
     Raises:
-        CheckpointError: unreadable, or the network needs something that the file does not have.
+        CheckpointError: unreadable, the network needs something that the file does not have, or it
+            has fewer layers and is no training's start.
     """
     file = read_weights(path)
     everything = file.ours()
     state = {k: v for k, v in everything.items() if not k.startswith(UNUSED)}
     wanted = model.state_dict()
     notes = [*file.notes]
+    state = as_frame_model(state, wanted, notes)
+    _count_layers(file.path, state, wanted, notes, starts=new_classes)
     report = LoadReport(str(file.path))
     space = getattr(model, "label_space", None)
     if isinstance(space, LabelSpace):
-        new_heads = "heads.cls.".startswith(tuple(new_parameters))
         state, report.classes = with_class_rows(
             file,
             state,
             wanted,
             space.names,
             new_classes=new_classes,
-            new_heads=new_heads,
+            new_parameters=new_parameters,
             notes=notes,
         )
     report.notes = tuple(notes)
@@ -130,7 +134,7 @@ def load_weights(
     report.unexpected = sorted(set(state) - set(wanted))
     if not report.complete:
         logger.warning(report.text())
-        raise CheckpointError(_summary(report, starts=new_classes))
+        raise CheckpointError(_summary(report, file, wanted, starts=new_classes))
     model.load_state_dict({name: state[name] for name in report.loaded}, strict=False)
     return report
 
@@ -141,24 +145,54 @@ def _absent_adapters(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]
     return [prefix for prefix in prefixes if not any(name.startswith(prefix) for name in state)]
 
 
-def _summary(report: LoadReport, starts: bool) -> str:
+def _count_layers(
+    path: Path,
+    state: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    notes: list[str],
+    *,
+    starts: bool,
+) -> None:
+    """Note what a training starts from; without the others a trained network says nonsense."""
+    for part, (theirs, ours) in extra_layers(state, wanted).items():
+        if not starts:
+            raise CheckpointError(
+                f"{path}: its {part} has {theirs} layers, the network's {ours}; set the number of "
+                "layers to the file's, or take the config it was trained with."
+            )
+        notes.append(f"the first {ours} of the {theirs} layers of its {part} are taken")
+
+
+def _summary(
+    report: LoadReport, file: WeightFile, wanted: Mapping[str, Tensor], *, starts: bool
+) -> str:
     """One sentence with cause and fix; the table goes to the log.
 
     Args:
         report: of what did not fit.
+        file: the weights.
+        wanted: entries of the network.
         starts: a training starts from the file, so that parts of the network may be new.
     """
-    if report.mismatched:
-        name, theirs, ours = report.mismatched[0]
-        cause = f"{name} has shape {list(theirs)} in the file and {list(ours)} in the network"
-    else:
-        cause = f"{len(report.missing)} entries are missing, first {report.missing[0]}"
+    holds, asks = recognise(file.ours()), recognise(wanted)
+    heads = [row for row in report.mismatched if HEAD.fullmatch(row[0])]
     fix = "take the config it was trained with: config.yaml beside it, or what `vmt inspect` says"
     if starts:
         fix = (
             "`vmt inspect` says what the file is, MODEL.NEW_PARAMETERS lists prefixes that may "
             "start from scratch"
         )
+    if asks != NOTHING and not asks.suits(holds):
+        cause = f"it holds {holds.method}, the network is {asks.method}"
+    elif report.mismatched:
+        name, theirs, ours = report.mismatched[0]
+        cause = f"{name} has shape {list(theirs)} in the file and {list(ours)} in the network"
+        if len(heads) == len(report.mismatched) and not report.missing:
+            fix = "set MODEL.LABEL_SPACE to its classes"
+            if starts:
+                fix += f", or train new heads: {new_heads_key([row[0] for row in heads])}"
+    else:
+        cause = f"{len(report.missing)} entries are missing, first {report.missing[0]}"
     return f"{report.source}: does not fit the network: {cause}; {fix}."
 
 

@@ -58,12 +58,19 @@ class Recognised:
         config: a YAML that builds the network, or "".
         head: the parameter whose rows count the classes; "": none.
         more_rows: of ``head`` than there are classes.
+        family: networks of one family may start from one another's files; "": ``method`` is it.
     """
 
     method: str
     config: str
     head: str = ""
     more_rows: int = 0
+    family: str = ""
+
+    def suits(self, other: Recognised) -> bool:
+        """Whether a network may start from a file, this one's: families, or its frame model."""
+        mine, theirs = self.family or self.method, other.family or other.method
+        return mine == theirs or mine.endswith(f" on {theirs}")
 
 
 @dataclass(frozen=True)

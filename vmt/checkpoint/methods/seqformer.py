@@ -66,7 +66,7 @@ def _recognise(shapes: Shapes, label: str) -> Recognised | None:
         method = f"MS-STS VIS base; {method}" if refined else "MS-STS VIS"
         folder, stem = "ytvis_2019", "" if refined else "msts"
     config = f"configs/{folder}/{stem}_{label}.yaml" if stem and label else ""
-    return Recognised(method, config, "heads.cls.0.weight")
+    return Recognised(method, config, "heads.cls.0.weight", family="SeqFormer")
 
 
 METHOD = Method(
