@@ -33,6 +33,9 @@ def add_keys(cfg: Node) -> None:
     cfg.MODEL.REFINEVIS.TRAIN_SCORE = 0.05
     # Tracklets of a clip at most that are no object, for the class loss of refinement [D].
     cfg.MODEL.REFINEVIS.NEGATIVE_TRACKLETS = 20
+    # Class that refinement is to see where a frame does not show a tracklet's object: "none", or
+    # that of the "object" [D]; the mask is empty in both.
+    cfg.MODEL.REFINEVIS.ABSENT_CLASS = "none"
     # Contrastive queries that are denoised across frames, for the frame models that have them.
     cfg.MODEL.REFINEVIS.ASSOCIATION_CDN = True
     cfg.MODEL.REFINEVIS.TEMPORAL_CDN = True

@@ -121,6 +121,10 @@ class Detector(RefinableFrameModel):
         logits: Tensor = cast(ClassHeads, self.heads["cls"])[layer](embeds)
         return logits
 
+    def own_association_head(self) -> nn.Module:
+        """See ``RefinableFrameModel``."""
+        return self.association_head
+
     def class_head(self, embeds: Tensor) -> Tensor:
         """See ``RefinableFrameModel``; the last layer's."""
         return self.class_logits(-1, embeds)

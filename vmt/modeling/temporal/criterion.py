@@ -47,6 +47,7 @@ def tracklet_losses(
     frames: Sequence[TrainedFrame],
     count: float | Tensor,
     chunk: int = CHUNK,
+    absent_class: bool = False,
 ) -> dict[str, Tensor]:
     """Losses of refined tracklets in every frame of their clip.
 
@@ -59,15 +60,19 @@ def tracklet_losses(
         frames: T.
         count: divisor of the sums.
         chunk: tracklets per frame at a time; 0: all.
+        absent_class: an object's class is wanted too where a frame does not show it.
 
     Returns:
         ``LOSSES``, weighted, summed over frames.
     """
+    absent = torch.full_like(tracklets.slots, -1)
+    if absent_class:
+        absent = labels_of(frames, tracklets.slots)
     parts = list(frame_chunks(len(tracklets), chunk)) or [slice(0, 0)]
     sums: dict[str, Tensor] = {}
     for t, frame in enumerate(frames):
         for rows in parts:
-            args = model, tracklets, t, rows, frame, count
+            args = model, tracklets, t, rows, frame, absent, count
             if len(parts) > 1 and torch.is_grad_enabled():
                 losses = checkpoint(_losses, *args, use_reentrant=False)
             else:
@@ -82,12 +87,14 @@ def _losses(
     t: int,
     rows: slice,
     frame: TrainedFrame,
+    absent: Tensor,
     count: float | Tensor,
 ) -> dict[str, Tensor]:
     chosen = torch.arange(len(tracklets), device=tracklets.slots.device)[rows]
     if tracklets.counts is not None:
         chosen = chosen[tracklets.counts[chosen, t]]
     labels, masks = truth_of(frame.target, tracklets.slots[chosen])
+    labels = labels.where(labels >= 0, absent[chosen])
     losses = model.embedding_losses(
         tracklets.embeds[chosen, t],
         None if tracklets.refs is None else tracklets.refs[chosen, t],
@@ -117,3 +124,19 @@ def truth_of(target: FrameTargets, slots: Tensor) -> tuple[Tensor, Tensor]:
     labels = F.pad(target.labels, (0, 1), value=-1)
     masks = F.pad(target.masks, (0, 0, 0, 0, 0, 1))
     return labels[chosen], masks[chosen]
+
+
+def labels_of(frames: Sequence[TrainedFrame], slots: Tensor) -> Tensor:
+    """Classes of tracklets of a clip, wherever it shows them.
+
+    Args:
+        frames: of the clip.
+        slots: (N,) int64, tracklets; -1: none.
+
+    Returns:
+        (N,) int64; -1 for none.
+    """
+    known = slots.new_full((frames[0].target.num_slots + 1,), -1)
+    for frame in frames:
+        known[frame.target.slots] = frame.target.labels
+    return known[slots]

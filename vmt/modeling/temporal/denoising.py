@@ -129,6 +129,7 @@ def temporal_denoising(
     refine: Callable[[Tensor], Tensor],
     count: float | Tensor,
     chunk: int = CHUNK,
+    absent_class: bool = False,
 ) -> dict[str, Tensor]:
     """Losses of refined tracklets of denoising queries of a clip.
 
@@ -141,10 +142,11 @@ def temporal_denoising(
         refine: (N, T, C) -> the same, as it refines the tracklets of matched queries.
         count: see ``temporal_count``.
         chunk: see ``tracklet_losses``.
+        absent_class: see ``tracklet_losses``.
 
     Returns:
         See ``tracklet_losses``.
     """
     tracklets = noisy_tracklets(frames)
     refined = replace(tracklets, embeds=refine(tracklets.embeds))
-    return tracklet_losses(model, refined, frames, count, chunk)
+    return tracklet_losses(model, refined, frames, count, chunk, absent_class)

@@ -11,6 +11,7 @@ from vmt.utils.errors import ConfigError
 
 PASSES = ("recurrent", "joint")
 TRACKLETS = ("tracker", "gt")
+ABSENT = ("none", "object")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class LearningOptions:
 
     Args:
         tracklets: those that are refined.
+        absent_class: whether a tracklet has its object's class where a frame does not show it.
         recurrent: a frame reads refined embeddings of the frames before it, not all frames at once.
         association_denoising: whether denoising queries teach the association.
         temporal_denoising: whether they teach the refinement.
@@ -44,6 +46,7 @@ class LearningOptions:
     """
 
     tracklets: TrackletOptions = TrackletOptions()
+    absent_class: bool = False
     recurrent: bool = True
     association_denoising: bool = True
     temporal_denoising: bool = True
@@ -60,7 +63,11 @@ class LearningOptions:
         node = cfg.MODEL.REFINEVIS
         rules = [
             (key, node[key], node[key] in words, " or ".join(words))
-            for key, words in (("TRAIN_PASS", PASSES), ("TRAIN_TRACKLETS", TRACKLETS))
+            for key, words in (
+                ("TRAIN_PASS", PASSES),
+                ("TRAIN_TRACKLETS", TRACKLETS),
+                ("ABSENT_CLASS", ABSENT),
+            )
         ]
         rules += [
             (key, node[key], 0 <= node[key] < 1, "a number in [0, 1)")
@@ -78,6 +85,7 @@ class LearningOptions:
         )
         return cls(
             tracklets,
+            node.ABSENT_CLASS == "object",
             node.TRAIN_PASS == "recurrent",
             node.ASSOCIATION_CDN,
             node.TEMPORAL_CDN,

@@ -75,7 +75,8 @@ def refinement_losses(
     sums: dict[str, Tensor] = {}
     for tracklets, frames, time in zip(groups, clips, times, strict=True):
         embeds = refined(tar, tracklets.embeds, time, tracklets.counts, options.recurrent)
-        losses = tracklet_losses(model, replace(tracklets, embeds=embeds), frames, count)
+        found = replace(tracklets, embeds=embeds)
+        losses = tracklet_losses(model, found, frames, count, absent_class=options.absent_class)
         _add(sums, losses, "_refine")
     if not options.temporal_denoising or not model.denoising_kind:
         return sums
@@ -85,7 +86,10 @@ def refinement_losses(
         def refine(embeds: Tensor, time: Tensor = time) -> Tensor:
             return refined(tar, embeds, time, None, options.recurrent)
 
-        _add(sums, temporal_denoising(model, frames, refine, noisy_count), "_refine_dn")
+        losses = temporal_denoising(
+            model, frames, refine, noisy_count, absent_class=options.absent_class
+        )
+        _add(sums, losses, "_refine_dn")
     return sums
 
 
