@@ -23,6 +23,7 @@ class FrameTargets:
         name: for messages.
         track: (G,) int64, which of the clip's tracklets each is; None: the i-th is i.
         num_tracks: of the clip; 0: as many as objects.
+        boxes_only: see ``ClipTargets``.
     """
 
     labels: Tensor
@@ -31,6 +32,7 @@ class FrameTargets:
     name: str = "frame"
     track: Tensor | None = None
     num_tracks: int = 0
+    boxes_only: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -77,6 +79,7 @@ def frame_targets(
                     f"{clip.name}, frame {t}",
                     seen.nonzero()[:, 0],
                     len(clip),
+                    clip.boxes_only,
                 )
             )
     return frames

@@ -17,6 +17,7 @@ from vmt.modeling.meta_arch.qdtrack import QDTrack
 from vmt.modeling.mots.detector import boxes_in_px
 from vmt.modeling.mots.options import DetectorOptions
 from vmt.modeling.video_model import ClipBatch
+from vmt.structures.clip import ClipTargets
 from vmt.structures.frame_targets import frame_targets
 from vmt.structures.roi_masks import RoiMasks
 from vmt.utils.errors import ConfigError
@@ -208,3 +209,30 @@ def test_the_other_associations(tiny: Build) -> None:
     options = PredictorOptions(min_size=64, frame_association="embedding_hungarian")
     with pytest.raises(ConfigError, match=r"there are 3 in one and 4 in the next"):
         list(VideoPredictor(model, options).stream(video))
+
+
+def test_boxes_alone_teach_no_mask(tiny: Build) -> None:
+    """A batch of both: what the masks of the first clip say about boxes is all that counts."""
+    model = tiny("MODEL.MOTS.BOX_SAMPLES", "16").train()
+    samples = [shape_clip(2, (64, 96), seed) for seed in (1, 2)]
+    clips, targets = (tuple(sample[key] for sample in samples) for key in ("image", "targets"))
+    filled = torch.ones_like(targets[0].masks)
+
+    def losses(first: ClipTargets) -> dict[str, Tensor]:
+        torch.manual_seed(7)
+        return model.losses(ClipBatch(clips, (first, targets[1])))
+
+    box, other = (
+        losses(replace(targets[0], masks=masks, boxes_only=True))
+        for masks in (targets[0].masks, filled)
+    )
+    assert all(torch.equal(box[name], other[name]) for name in box)
+    both = losses(targets[0])
+    assert not torch.equal(both["loss_mask"], box["loss_mask"])
+    assert torch.equal(both["loss_box_reg"], box["loss_box_reg"])
+    alone = model.losses(ClipBatch(clips[:1], (replace(targets[0], boxes_only=True),)))
+    assert alone["loss_mask"] == 0
+    sum(alone.values()).backward()
+    mask_head = list(model.roi_heads.mask_head.parameters())
+    assert all(p.grad is not None and not p.grad.any() for p in mask_head)
+    assert any(p.grad.any() for p in model.roi_heads.box_head.parameters())

@@ -35,6 +35,7 @@ class QDTrack(TwoStageDetector):
     """
 
     association = "quasi_dense"
+    learns_from_boxes = True
 
     def __init__(
         self,

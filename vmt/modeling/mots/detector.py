@@ -147,13 +147,19 @@ class TwoStageDetector(FrameModel):
     def region_losses(
         self, features: Pyramid, proposals: list[Tensor], targets: Sequence[FrameTargets]
     ) -> dict[str, Tensor]:
-        """Losses of the second stage and of the mask head, which learns from its positives."""
+        """Losses of the second stage and of the mask head.
+
+        The mask head learns from the positives, but for those of frames without masks.
+        """
         heads, told = self.roi_heads, rcnn_targets(targets, features)
         drawn, owner, labels, deltas = heads.select_training_samples(list(proposals), told)
         regions = features.pool(heads.box_roi_pool, drawn)
         predicted = heads.box_predictor(heads.box_head(regions))
         loss_class, loss_box = fastrcnn_loss(*predicted, labels, deltas)
-        positive = [label > 0 for label in labels]
+        positive = [
+            (label > 0) & (not target.boxes_only)
+            for label, target in zip(labels, targets, strict=True)
+        ]
         boxes = [box[own] for box, own in zip(drawn, positive, strict=True)]
         classes = [label[own] - 1 for label, own in zip(labels, positive, strict=True)]
         logits = torch.cat([m.logits for m in self.mask_logits(features, boxes, classes)])
