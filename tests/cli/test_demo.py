@@ -335,7 +335,7 @@ def test_a_camera_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             return (frame.numpy() for frame in blob_video(100, SIZE))
 
     camera = FakeCamera()
-    monkeypatch.setattr(segment, "open_videos", lambda spec, images: [lambda: camera])
+    monkeypatch.setattr(segment, "open_videos", lambda *_: [lambda: camera])
     assert run("0", tmp_path / "out", "--max-frames", "6", "TEST.WINDOW", "0") == 0
     assert camera.starts == 1
     assert len(list(VideoFile(tmp_path / "out" / "overlay.mp4"))) == 6

@@ -14,6 +14,7 @@ from cocoapi_hq.io.json_file import is_json_name
 from vmt.apps.segment_options import DEFAULT_WINDOW, WHOLE_VIDEO_FRAMES, SegmentOptions
 from vmt.config.node import load_config
 from vmt.data.labels import label_space_from_json, result_ids
+from vmt.inference.live import LiveOptions
 from vmt.inference.load import load_segmenter
 from vmt.inference.predictor import FrameResult, PredictorOptions, TrackMask, VideoPredictor
 from vmt.inference.results import LabelMapWriter, ResultsWriter, TrackTable
@@ -80,7 +81,8 @@ def segment(asked: SegmentOptions, say: Say, warn: Say) -> str:
     options = _window_options(PredictorOptions.from_config(cfg), asked.window, asked.stride)
     confidence = cfg.TEST.CONFIDENCE if asked.confidence is None else asked.confidence
     files = OutputFiles(confidence, asked.overlay, asked.save_masks, asked.save_frames)
-    openers = list(open_videos(asked.input, asked.images))
+    live = LiveOptions(asked.follow, asked.patience)
+    openers = list(open_videos(asked.input, asked.images, live))
     if len(openers) == 1:  # a bad file shows before the network is built
         only = openers[0]()
         openers = [lambda: only]
@@ -166,7 +168,7 @@ def _fit_window(
     if options.window:
         return options
     if chosen and source.num_frames is None and not source.rereadable:
-        raise ConfigError("--window all: a camera never ends; give a number of frames.")
+        raise ConfigError("--window all: a live video has no end; give a number of frames.")
     short = source.num_frames is not None and source.num_frames <= WHOLE_VIDEO_FRAMES
     if chosen or short:
         return options
@@ -278,8 +280,7 @@ class Pipeline:
         report = Report(source.name)
         started = time.perf_counter()
         draws = self._asked.overlay or self._asked.frames
-        ahead = ReadAhead(source)
-        frames = ahead if source.rereadable else iter(ahead)
+        frames = ReadAhead(source) if source.rereadable else iter(source)
         stream = self._predictor.stream(frames, keep_frames=draws)
         with ExitStack() as closing:
             self._results.begin_video(source)

@@ -20,7 +20,8 @@ class SegmentOptions:
 
     Args:
         config_file: YAML of the network.
-        input: video file, folder of frames, glob, YouTube-VIS JSON or number of a camera.
+        input: video file, folder of frames, glob, YouTube-VIS JSON, number of a camera, URL, named
+            pipe, or "-" for the standard input.
         output: folder, created if need be.
         weights: weight file; None: ``MODEL.WEIGHTS``.
         confidence: lowest score that files beside results.json show; None: ``TEST.CONFIDENCE``.
@@ -29,6 +30,8 @@ class SegmentOptions:
         device: None: ``MODEL.DEVICE``.
         images: root of the frames of a JSON.
         max_frames: of each video; None: all.
+        follow: the file is still written.
+        patience: seconds without a frame after which a live video is given up; 0: never.
         save_masks: write label maps.
         save_frames: write overlays as PNG.
         overlay: write overlay.mp4.
@@ -48,6 +51,8 @@ class SegmentOptions:
     device: str | None = None
     images: Path | None = None
     max_frames: int | None = None
+    follow: bool = False
+    patience: float = 10.0
     save_masks: bool = False
     save_frames: bool = False
     overlay: bool = True

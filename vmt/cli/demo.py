@@ -1,9 +1,11 @@
 r"""Video in, tracklets out.
 
 The input is a video file (mp4, mov, webm, gif, ...), a folder of frames, a quoted glob, a
-YouTube-VIS JSON (with --images) or the number of a webcam. The output folder gets results.json
-(YouTube-VIS result list), tracks.csv (frame, track, label, score, box, area) and overlay.mp4; with
-several videos, results.json holds all of them and each has a folder of its own for the rest.
+YouTube-VIS JSON (with --images), the number of a webcam, a URL (rtsp://...), a named pipe, - for
+the standard input, or with --follow a file that is still written. The output folder gets
+results.json (YouTube-VIS result list), tracks.csv (frame, track, label, score, box, area) and
+overlay.mp4; with several videos, results.json holds all of them and each has a folder of its own
+for the rest.
 Ctrl-C stops and finishes the files with what was done so far.
 
 Example:
@@ -23,7 +25,9 @@ from vmt.apps.segment_options import DEFAULT_WINDOW, WHOLE_VIDEO_FRAMES, Segment
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``vmt demo``."""
     parser.add_argument("--config-file", required=True, help="YAML of the network")
-    parser.add_argument("--input", required=True, help="video, folder, glob, YTVIS JSON or camera")
+    parser.add_argument(
+        "--input", required=True, help="video, folder, glob, YTVIS JSON, camera, URL, pipe or -"
+    )
     parser.add_argument("--output", required=True, type=Path, help="folder, created if need be")
     parser.add_argument("--weights", help="weight file; default: MODEL.WEIGHTS of the config")
     parser.add_argument(
@@ -38,6 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: MODEL.DEVICE (auto)")
     parser.add_argument("--images", type=Path, help="root of the frames of a YTVIS JSON")
     parser.add_argument("--max-frames", type=int, help="stop after so many frames of each video")
+    parser.add_argument("--follow", action="store_true", help="the file is still being written")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=10.0,
+        metavar="S",
+        help="seconds without a frame after which live input is given up (10; 0: never)",
+    )
     parser.add_argument("--save-masks", action="store_true", help="PNG label maps in masks/")
     parser.add_argument("--save-frames", action="store_true", help="PNG overlays in frames/")
     parser.add_argument(

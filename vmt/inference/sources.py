@@ -1,4 +1,4 @@
-"""Videos in, of any kind: files, folders and lists of frames, cameras.
+"""Videos in, of any kind: files, folders and lists of frames, cameras and streams.
 
 Frames are RGB uint8 (H, W, 3), upright, one at a time. Still pictures are decoded by
 ``vmt.data.images``; frames of video files become RGB by the same rules: transparency is put over
@@ -14,14 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-
 from cocoapi_hq.io.json_file import is_json_name, read_json
 from cocoapi_hq.io.listing import sort_paths
 from vmt.data.frame_names import frame_path, why_missing
 from vmt.data.images import Frame, check_picture
 from vmt.data.images import read_picture as read_image
 from vmt.data.listing import HEIC_FIX, HEIC_SUFFIXES, IMAGE_SUFFIXES, list_frames, one_series
+from vmt.inference.live import STDIN, Camera, LiveOptions, Stream
 from vmt.inference.video_file import FOLDER_FPS, VIDEO_SUFFIXES, VideoFile
 from vmt.utils.errors import AnnotationError, VideoError, scoring_errors
 
@@ -106,46 +105,6 @@ class FrameList:
             yield frame
 
 
-class Camera:
-    """A webcam: frames until the caller stops.
-
-    Args:
-        index: number of the device, from 0.
-
-    Raises:
-        VideoError: the device cannot be opened or gives no picture.
-    """
-
-    def __init__(self, index: int) -> None:
-        import cv2
-
-        self.name = f"camera{index}"
-        self.num_frames: int | None = None
-        self.video_id = 1
-        self.complete_length = False
-        self.rereadable = False
-        self._capture = cv2.VideoCapture(index)
-        first = self._capture.read()[1] if self._capture.isOpened() else None
-        if first is None:
-            self._capture.release()
-            raise VideoError(
-                f"camera {index}: gives no picture; check that it is plugged in, free and allowed, "
-                "or give another number or a file."
-            )
-        rate = float(self._capture.get(cv2.CAP_PROP_FPS))
-        self.fps = rate if 1.0 <= rate <= 240.0 else 30.0
-        self.size: tuple[int, int] = (first.shape[0], first.shape[1])
-
-    def __iter__(self) -> Iterator[Frame]:
-        """Live frames; ends when the device stops sending."""
-        while True:
-            ok, frame = self._capture.read()
-            if not ok:
-                self._capture.release()
-                return
-            yield np.ascontiguousarray(frame[:, :, ::-1])
-
-
 class FirstFrames:
     """The first frames of another source.
 
@@ -193,13 +152,14 @@ class Videos:
         return iter(self._openers)
 
 
-def open_videos(spec: str, images: Path | None = None) -> Videos:
+def open_videos(spec: str, images: Path | None = None, live: LiveOptions | None = None) -> Videos:
     """Find what a user named.
 
     Args:
-        spec: a video file, an image, a folder of frames, a glob of either, a YTVIS JSON, or the
-            number of a camera.
+        spec: a video file, an image, a folder of frames, a glob of either, a YTVIS JSON, the
+            number of a camera, a URL, a named pipe, or "-" for the standard input.
         images: root of the frames of a YTVIS JSON; None: the JSON's folder.
+        live: how long to wait for what is live; whether a file is.
 
     Returns:
         One video, or all videos of a JSON or of a glob over video files or over images in
@@ -210,10 +170,17 @@ def open_videos(spec: str, images: Path | None = None) -> Videos:
         AnnotationError: the JSON is no YTVIS file, or one of its images is missing (checked for
             all videos before the first is opened).
     """
+    live = live if live is not None else LiveOptions()
     path = Path(spec).expanduser()
+    if spec == STDIN or "://" in spec or path.is_fifo():
+        return Videos([partial(Stream, spec, live)])
+    if live.follow:
+        if not path.is_file():
+            raise VideoError(f"{spec}: is no file that grows; leave out --follow.")
+        return Videos([partial(Stream, str(path), live)])
     if not path.exists():
         if spec.isdecimal():
-            return Videos([partial(Camera, int(spec))])
+            return Videos([partial(Camera, int(spec), live)])
         if any(c in spec for c in "*?["):
             return _find_glob(spec)
         raise VideoError(f"{spec}: no such file or folder; check the path.")

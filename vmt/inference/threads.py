@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
+
+
+#: Items, an error, or None for the end.
+_Ready = queue.Queue[tuple[Item] | BaseException | None]
+
+
+class StalledError(Exception):
+    """No item came in time."""
 
 
 class ReadAhead(Generic[Item]):
@@ -19,17 +27,38 @@ class ReadAhead(Generic[Item]):
     Args:
         source: read in order, in the thread.
         depth: most items that wait.
+        patience: seconds to wait for an item, then ``StalledError`` is raised; None: for ever.
     """
 
-    def __init__(self, source: Iterable[Item], depth: int = 4) -> None:
+    def __init__(
+        self, source: Iterable[Item], depth: int = 4, patience: float | None = None
+    ) -> None:
         self._source = source
         self._depth = depth
+        self._patience = patience
 
-    def __iter__(self) -> Iterator[Item]:
+    def __iter__(self) -> Generator[Item, None, None]:
         """Items in order."""
-        ready: queue.Queue[tuple[Item] | BaseException | None] = queue.Queue(self._depth)
+        ready: _Ready[Item] = queue.Queue(self._depth)
         stopped = threading.Event()
+        thread = threading.Thread(
+            target=self._fill, args=(ready, stopped), name="read-ahead", daemon=True
+        )
+        thread.start()
+        leave = 5.0
+        try:
+            while (entry := ready.get(timeout=self._patience)) is not None:
+                if isinstance(entry, BaseException):
+                    raise entry
+                yield entry[0]
+        except queue.Empty:
+            leave = 0.0  # the thread waits for what may never come
+            raise StalledError from None
+        finally:
+            stopped.set()
+            thread.join(timeout=leave)
 
+    def _fill(self, ready: _Ready[Item], stopped: threading.Event) -> None:
         def put(entry: tuple[Item] | BaseException | None) -> None:
             while not stopped.is_set():
                 try:
@@ -38,26 +67,14 @@ class ReadAhead(Generic[Item]):
                     continue
                 return
 
-        def read() -> None:
-            try:
-                for item in self._source:
-                    put((item,))
-                    if stopped.is_set():
-                        return
-                put(None)
-            except BaseException as error:  # noqa: BLE001 (raised again where items are taken)
-                put(error)
-
-        thread = threading.Thread(target=read, name="read-ahead", daemon=True)
-        thread.start()
         try:
-            while (entry := ready.get()) is not None:
-                if isinstance(entry, BaseException):
-                    raise entry
-                yield entry[0]
-        finally:
-            stopped.set()
-            thread.join(timeout=5.0)
+            for item in self._source:
+                put((item,))
+                if stopped.is_set():
+                    return
+            put(None)
+        except BaseException as error:  # noqa: BLE001 (raised again where items are taken)
+            put(error)
 
 
 class WriteBehind(Generic[Item]):

@@ -54,7 +54,7 @@ class VideoFile:
         self.rereadable = True
         check_file(path)
         with _open_container(path) as container:
-            stream = _video_stream(path, container)
+            stream = video_stream(path, container)
             rate = stream.average_rate or stream.guessed_rate
             self.fps = float(rate) if rate else FOLDER_FPS
             self.num_frames = _listed_frames(container, stream)
@@ -85,8 +85,8 @@ class VideoFile:
     def __iter__(self) -> Iterator[Frame]:
         """Decode from the start; what still decodes of a damaged file comes before the error."""
         with _open_container(self.path) as container:
-            stream = _video_stream(self.path, container)
-            to_rgb = _RgbConverter()
+            stream = video_stream(self.path, container)
+            to_rgb = RgbConverter()
             for frame in map(to_rgb, _decode(self.path, container, stream)):
                 if frame.shape[:2] != self.size:
                     raise VideoError(
@@ -110,7 +110,7 @@ def count_frames(path: Path) -> int:
     if source.num_frames is not None:
         return source.num_frames
     with _open_container(path) as container:
-        return sum(1 for _ in _decode(path, container, _video_stream(path, container)))
+        return sum(1 for _ in _decode(path, container, video_stream(path, container)))
 
 
 def _open_container(path: Path) -> Any:
@@ -124,7 +124,16 @@ def _open_container(path: Path) -> Any:
         ) from None
 
 
-def _video_stream(path: Path, container: Any) -> Any:
+def video_stream(path: Path, container: Any) -> Any:
+    """The stream of a container that players show.
+
+    Args:
+        path: for messages.
+        container: of PyAV.
+
+    Raises:
+        VideoError: there is none.
+    """
     pictures = [s for s in container.streams.video if not _is_cover(s)]
     best = container.streams.best("video") if len(pictures) > 1 else None
     stream = best if best in pictures else next(iter(pictures), None)
@@ -293,13 +302,14 @@ def _judge(path: Path, container: Any, stream: Any, tally: _Tally) -> None:
         )
 
 
-class _RgbConverter:
+class RgbConverter:
     """Decoded frames to upright RGB; keeps the scaler between frames."""
 
     def __init__(self) -> None:
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: Any) -> Frame:
+        """A frame of PyAV -> (H, W, 3) uint8."""
         alpha = any(component.is_alpha for component in frame.format.components)
         target = "rgba" if alpha or frame.format.name == "pal8" else "rgb24"
         # One thread: a second one costs more than it gains at the sizes of these frames.
