@@ -1,4 +1,4 @@
-"""AdamW with the groups of learning rates that a model declares."""
+"""AdamW or SGD with the groups of learning rates that a model declares."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 from torch import nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 
 from vmt.modeling.video_model import VideoModel
 from vmt.utils.errors import ConfigError
 
 REST = "rest"
+#: Of SGD, as two-stage detectors are published.
+MOMENTUM = 0.9
 
 
 def parameter_groups(model: VideoModel, solver: CfgNode) -> list[dict[str, Any]]:
@@ -68,10 +70,19 @@ def freeze(model: nn.Module, prefixes: Sequence[str]) -> None:
         raise ConfigError(f"SOLVER.FREEZE {list(prefixes)} leaves nothing to train.")
 
 
-def build_optimizer(cfg: CfgNode, model: VideoModel) -> AdamW:
-    """AdamW over the trainable parameters of a network, by ``SOLVER``."""
-    groups = parameter_groups(model, cfg.SOLVER)
-    return AdamW(groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
+def build_optimizer(cfg: CfgNode, model: VideoModel) -> Optimizer:
+    """``SOLVER.OPTIMIZER`` over the trainable parameters of a network.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    solver = cfg.SOLVER
+    groups, rates = parameter_groups(model, solver), (solver.BASE_LR, solver.WEIGHT_DECAY)
+    if solver.OPTIMIZER == "adamw":
+        return AdamW(groups, lr=rates[0], weight_decay=rates[1])
+    if solver.OPTIMIZER == "sgd":
+        return SGD(groups, lr=rates[0], momentum=MOMENTUM, weight_decay=rates[1])
+    raise ConfigError(f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}; choose adamw or sgd.")
 
 
 def set_factor(optimizer: Optimizer, factor: float) -> None:

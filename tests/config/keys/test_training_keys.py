@@ -18,6 +18,7 @@ from vmt.engine import parallel
 from vmt.engine.lr_schedule import Schedule
 from vmt.engine.optimizer import build_optimizer
 from vmt.engine.run import TrainingRun
+from vmt.utils.errors import ConfigError
 from vmt.utils.events import read_json_lines
 
 #: Clips of 48x64, one step.
@@ -69,6 +70,15 @@ def test_learning_rates(pair: Pair, expected: list[float]) -> None:
     """Of the rest, the backbone (whose factor is 1 here) and sampling."""
     found = [[rates(cfg)[g] for g in ("rest", "backbone", "sampling")] for cfg in pair]
     assert found == [pytest.approx([2e-4, 2e-4, 2e-5]), pytest.approx(expected)]
+
+
+@shows("SOLVER.OPTIMIZER", "sgd")
+def test_optimizer(pair: Pair) -> None:
+    found = [build_optimizer(cfg, network(cfg)) for cfg in pair]
+    assert [type(optimizer) for optimizer in found] == [torch.optim.AdamW, torch.optim.SGD]
+    assert {g["momentum"] for g in found[1].param_groups} == {0.9}
+    with pytest.raises(ConfigError, match=r"SOLVER.OPTIMIZER is 'adam'; choose adamw or sgd"):
+        build_optimizer(pair.to("adam")[1], network(pair.to("adam")[1]))
 
 
 @shows("SOLVER.WEIGHT_DECAY", 0.05)

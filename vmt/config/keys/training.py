@@ -12,7 +12,9 @@ def add_keys(cfg: Node) -> None:
     sections(cfg, "SOLVER", "ENGINE")
     # Clips of one step, over all processes [S].
     cfg.SOLVER.CLIPS_PER_BATCH = 16
-    # AdamW [S]; learning rates of the backbone, and of reference points and sampling offsets, are
+    # "adamw" [S], or "sgd" with a momentum of 0.9.
+    cfg.SOLVER.OPTIMIZER = "adamw"
+    # Learning rates [S]; those of the backbone, and of reference points and sampling offsets, are
     # this times their factor.
     cfg.SOLVER.BASE_LR = 2e-4
     cfg.SOLVER.BACKBONE_FACTOR = 0.1

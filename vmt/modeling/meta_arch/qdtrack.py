@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
@@ -19,6 +22,25 @@ from vmt.ops.frames import frame_chunks
 from vmt.structures.frame_targets import FrameTargets, frame_targets
 from vmt.structures.labels import LabelSpace
 from vmt.utils.precision import arithmetic, no_autocast
+
+
+@dataclass(frozen=True)
+class TrainingForward:
+    """What B clips of T frames went through in training.
+
+    Args:
+        losses: weighted.
+        frames: (B*T, 3, H, W), normalised and padded.
+        features: of all frames.
+        targets: B*T.
+        proposals: B*T times (P, 4) xyxy in pixels.
+    """
+
+    losses: dict[str, Tensor]
+    frames: Tensor
+    features: Pyramid
+    targets: list[FrameTargets]
+    proposals: list[Tensor]
 
 
 @register(META_ARCHITECTURES, "QDTrack")
@@ -54,45 +76,54 @@ class QDTrack(TwoStageDetector):
     @classmethod
     def from_config(cls, cfg: CfgNode, label_space: LabelSpace) -> QDTrack:
         """See ``VideoModel``."""
-        node = cfg.MODEL.MOTS
-        return cls(
-            build_backbone(cfg),
-            DetectorOptions.from_config(cfg),
-            ModelOptions.from_config(cfg, label_space),
-            RegionOptions(
-                node.KEY_REGIONS, node.REFERENCE_REGIONS, node.POSITIVE_IOU, node.NEGATIVE_IOU
-            ),
-            QuasiDenseCriterion.from_config(cfg),
-            node.ALL_FRAMES,
-        )
+        return cls(**cls.arguments(cfg, label_space))
+
+    @staticmethod
+    def arguments(cfg: CfgNode, label_space: LabelSpace) -> dict[str, Any]:
+        """Those of the constructor."""
+        return {
+            "backbone": build_backbone(cfg),
+            "network": DetectorOptions.from_config(cfg),
+            "options": ModelOptions.from_config(cfg, label_space),
+            "regions": RegionOptions.from_config(cfg),
+            "criterion": QuasiDenseCriterion.from_config(cfg),
+            "all_frames": cfg.MODEL.MOTS.ALL_FRAMES,
+        }
 
     def losses(self, batch: ClipBatch, adversary: Adversary | None = None) -> dict[str, Tensor]:
         """See ``VideoModel``; the first frame is the key frame, all others refer to it.
 
         A clip of one frame is its own reference: different regions of an object belong together.
         """
+        return self.forward_training(batch).losses
+
+    def forward_training(self, batch: ClipBatch) -> TrainingForward:
+        """B clips of T frames and their losses."""
         padded, _ = self.pad([self.normalise(clip) for clip in batch.clips])
         num_frames = batch.num_frames
-        sizes = [target.input_size for target in batch.targets for _ in range(num_frames)]
-        features = self.pyramid(padded, sizes)
+        of_frames = [target for target in batch.targets for _ in range(num_frames)]
+        features = self.pyramid(padded, [target.input_size for target in of_frames])
         targets = frame_targets(batch.targets, features.padded)
         with no_autocast(self.device):
             proposals, losses = self._detector_losses(features, targets, num_frames)
             losses |= self._embedding_losses(features, targets, proposals, num_frames)
-        return losses
+        return TrainingForward(losses, padded, features, targets, proposals)
 
     def loss_count(self, batch: ClipBatch) -> float | Tensor:
         """Clips: samples per frame are a fixed number; see ``VideoModel``."""
         return float(len(batch.clips))
 
     def _detector_losses(
-        self, features: Pyramid, targets: list[FrameTargets], num_frames: int
+        self,
+        features: Pyramid,
+        targets: list[FrameTargets],
+        num_frames: int,
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Proposals of all frames, and what key frames, or all, teach the detector."""
         step = 1 if self.all_frames else num_frames
         own, own_targets = features.select(slice(None, None, step)), targets[::step]
         proposals, losses = self.proposals(own, own_targets)
-        losses |= self.region_losses(own, list(proposals), own_targets)
+        losses |= self.region_losses(own, proposals, own_targets)
         if step > 1:
             with torch.no_grad():  # proposals of all frames; their losses are not wanted
                 proposals, _ = self.proposals(features, targets)

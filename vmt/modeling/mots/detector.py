@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,7 @@ from vmt.modeling.video_model import FrameModel, FrameOutputs, ModelOptions
 from vmt.structures.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from vmt.structures.frame_targets import FrameTargets
 from vmt.structures.roi_masks import STRIDE, RoiMasks
+from vmt.structures.track_window import FrameMaps
 from vmt.utils.precision import no_autocast
 
 #: Strides of the backbone's maps that become levels; a fifth level halves the last one.
@@ -162,7 +164,7 @@ class TwoStageDetector(FrameModel):
         ]
         boxes = [box[own] for box, own in zip(drawn, positive, strict=True)]
         classes = [label[own] - 1 for label, own in zip(labels, positive, strict=True)]
-        logits = torch.cat([m.logits for m in self.mask_logits(features, boxes, classes)])
+        logits = self.mask_logits(features.pool(heads.mask_roi_pool, boxes), classes)
         truth = [
             masks_in_regions(target.masks, index[own], box, logits.shape[-1])
             for target, index, own, box in zip(targets, owner, positive, boxes, strict=True)
@@ -187,16 +189,15 @@ class TwoStageDetector(FrameModel):
         embeddings: Tensor = self.embedding(features.pool(self.roi_heads.box_roi_pool, boxes_px))
         return list(embeddings.split([len(boxes) for boxes in boxes_px]))
 
-    def mask_logits(
-        self, features: Pyramid, boxes_px: list[Tensor], labels: list[Tensor]
-    ) -> list[RoiMasks]:
-        """Masks of regions, each of its own class."""
+    def mask_logits(self, regions: Tensor, labels: list[Tensor]) -> Tensor:
+        """(R, m, m) masks of (R, dim, cells, cells) regions, each of its own class."""
         heads = self.roi_heads
-        regions = features.pool(heads.mask_roi_pool, boxes_px)
-        logits = heads.mask_predictor(heads.mask_head(regions))  # (P, classes + 1, m, m)
-        own = logits[torch.arange(len(logits), device=logits.device), torch.cat(labels) + 1]
-        parts = own.split([len(boxes) for boxes in boxes_px])
-        return [RoiMasks(*row) for row in zip(parts, boxes_px, features.sizes, strict=True)]
+        logits: Tensor = heads.mask_predictor(heads.mask_head(regions))  # (R, classes + 1, m, m)
+        return logits[torch.arange(len(logits), device=logits.device), torch.cat(labels) + 1]
+
+    def queries(self, regions: Tensor) -> Tensor | None:
+        """(R, C) what a refiner reads of (R, dim, cells, cells) regions; None without one."""
+        return None
 
     # --- inference ------------------------------------------------------------------------------
 
@@ -208,20 +209,25 @@ class TwoStageDetector(FrameModel):
         with no_autocast(self.device):
             proposals, _ = self.proposals(features)
             found = self.detect(features, proposals)
-            boxes = [frame.boxes_px for frame in found]
-            masks = self.mask_logits(features, boxes, [frame.labels for frame in found])
+            boxes, labels = [f.boxes_px for f in found], [f.labels for f in found]
+            regions = features.pool(self.roi_heads.mask_roi_pool, boxes)
+            masks, queries = self.mask_logits(regions, labels), self.queries(regions)
             embeddings = self.embed(features, boxes)
+        maps = FrameMaps.of(padded, features.maps, features.levels["8"])
+        rows = _slices([len(own) for own in boxes])
         scale = padded.new_tensor([size[1], size[0]]).repeat(2)
         return [
             FrameOutputs(
-                logits=self._class_logits(frame),
-                boxes_cxcywh=xyxy_to_cxcywh(frame.boxes_px / scale),
-                mask_logits=mask,
-                embeddings=embedding,
+                logits=self._class_logits(found[n]),
+                boxes_cxcywh=xyxy_to_cxcywh(boxes[n] / scale),
+                mask_logits=RoiMasks(masks[rows[n]], boxes[n], size),
+                embeddings=embeddings[n],
                 mask_stride=STRIDE,
                 input_size=size,
+                query=None if queries is None else queries[rows[n]],
+                maps=maps[n] if self.keeps_maps else None,
             )
-            for frame, mask, embedding in zip(found, masks, embeddings, strict=True)
+            for n in range(len(frames))
         ]
 
     def _class_logits(self, found: Detections) -> Tensor:
@@ -231,6 +237,12 @@ class TwoStageDetector(FrameModel):
         rows = torch.arange(len(found.labels), device=logits.device)
         logits[rows, found.labels] = torch.logit(found.scores, 1e-7)
         return logits
+
+
+def _slices(counts: Sequence[int]) -> list[slice]:
+    """Rows of frames that lie one behind the other."""
+    ends = list(accumulate(counts))
+    return [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
 
 
 def boxes_in_px(target: FrameTargets, padded: tuple[int, int]) -> Tensor:

@@ -1,8 +1,8 @@
-"""From the features of regions to embeddings by which objects are found again."""
+"""From the features of regions to embeddings, and to the queries of a refiner."""
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from vmt.modeling.mots.options import NORM_GROUPS
 
@@ -33,3 +33,25 @@ class EmbeddingHead(nn.Sequential):
         nn.init.zeros_(hidden.bias)
         nn.init.zeros_(last.bias)
         super().__init__(*layers, nn.Flatten(), hidden, nn.ReLU(), last)
+
+
+class RegionQuery(nn.Module):
+    """Features of regions -> instance queries of a refiner, by their mean over the region.
+
+    Stands in for the queries of VMT's detector (arXiv:2207.14012, section 3.1), which a two-stage
+    network has not (ours). A tracklet's query is the mean over its frames.
+
+    Args:
+        dim: channels of the features and of the query.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.LayerNorm(dim)
+        )
+
+    def forward(self, regions: Tensor) -> Tensor:
+        """(R, dim, cells, cells) -> (R, dim)."""
+        query: Tensor = self.mlp(regions.mean((2, 3)))
+        return query

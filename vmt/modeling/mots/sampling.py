@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from fvcore.common.config import CfgNode
 from torch import Tensor
 
 from vmt.structures.boxes import pairwise_iou
@@ -50,6 +51,12 @@ class RegionOptions:
                 f"MODEL.MOTS.NEGATIVE_IOU is {self.negative_iou} and POSITIVE_IOU "
                 f"{self.positive_iou}; give 0 < NEGATIVE_IOU <= POSITIVE_IOU <= 1."
             )
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> RegionOptions:
+        """Read ``MODEL.MOTS``."""
+        node = cfg.MODEL.MOTS
+        return cls(node.KEY_REGIONS, node.REFERENCE_REGIONS, node.POSITIVE_IOU, node.NEGATIVE_IOU)
 
 
 @dataclass(frozen=True)
