@@ -25,6 +25,7 @@ LONGEST = (
     "benchmarks/test_dry_runs.py",
     "engine/test_switches.py",
     "engine/test_train_loop.py",
+    "engine/test_phases.py",
     "cocoapi_hq/tubes/test_fuzz.py",
 )
 

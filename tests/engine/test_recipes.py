@@ -44,7 +44,7 @@ def keys_of(name: str) -> dict[str, str]:
             "MODEL.BACKBONE.NAME": "timm/resnet18d",
             "MODEL.MASK_REFINER.CROP_SIZES": "[48,64]",
         }
-    if name.startswith(("refine/ovis", "ovis/ablations")):  # in place of a trained base
+    if name.startswith(("refine/ovis", "ovis/ablations/table")):  # in place of a trained base
         keys |= {"MODEL.NEW_PARAMETERS": "['']", "MODEL.WEIGHTS": ""}
     if name.startswith(OWN_DATA):
         keys |= OWN_KEYS
@@ -114,7 +114,7 @@ def test_one_step_and_its_evaluation(
     test_set = (cfg.DATASETS.TEST or ["hq_ytvis_val"])[0]
     assert status == 0, said
     folder = tmp_path / "run/inference" / test_set
-    silent = cfg.TEST.WINDOW > 0 or cfg.MODEL.META_ARCHITECTURE == "IDOL"
+    silent = cfg.TEST.WINDOW > 0 or cfg.MODEL.META_ARCHITECTURE in ("IDOL", "RefineVIS")
     check_evaluation(folder, test_set, tiny_datasets, windows=silent)
 
 
@@ -161,7 +161,8 @@ def test_a_recipe_says_what_it_is_made_of(name: str) -> None:
     assert rows[cfg.DATASETS.TEST[0]].categories == classes
     assert len(maps) == len(train_sets)
     published = name.endswith("_published")
-    if folder == "ovis" or "/idol_" in name or "/minvis_" in name:  # as published, without images
+    alone = any(f"/{method}_" in name for method in ("idol", "minvis", "refinevis"))
+    if folder == "ovis" or alone:  # as published, without images
         assert (train_sets[1:], maps) == ([], [""])
     else:
         fox = "_release" if published and classes == "ytvis_2019" else ""

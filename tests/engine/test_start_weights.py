@@ -36,7 +36,8 @@ def refusal(tmp_path: Path, data: Path, capsys, config: Path = RECIPE, **keys: s
     "config",
     [
         *("hq_ytvis/vmt_R50", "ovis/seqformer_R101", "ovis/msts_SwinL", "ovis/idol_SwinL"),
-        "ytvis_2019/minvis_R50",
+        *("ytvis_2019/minvis_R50", "ovis/refinevis_R50", "coco/refinevis_SwinL"),
+        *("ytvis_2021/refinevis_condinst_R50", "ytvis_2021/refinevis_mask2former_R50"),
     ],
 )
 def test_published_recipes_do_not_start_random(config: str) -> None:
@@ -45,12 +46,16 @@ def test_published_recipes_do_not_start_random(config: str) -> None:
         model = build_network(cfg, label_space(cfg.MODEL.LABEL_SPACE))
     with pytest.raises(ConfigError, match="random, they learn nothing") as caught:
         check_random_start(cfg, model)
-    method = config.split("/")[1].split("_")[0]
-    start = {"idol": "idol_coco", "minvis": "mask2former"}.get(method, "seqformer_coco")
+    method = config.split("/")[1].rpartition("_")[0]
+    starts = {"idol": "idol_coco", "minvis": "mask2former", "refinevis": "maskdino"}
+    starts |= {"refinevis_condinst": "idol_coco", "refinevis_mask2former": "mask2former"}
+    start = starts.get(method, "seqformer_coco")
     file = ZOO[f"{start}_{config.rsplit('_', 1)[-1].lower()}"]
     assert f"vmt zoo --download {file.name}" in str(caught.value)
     assert f"--weights weights/{file.file_name}" in str(caught.value)
-    for name, value in (("BACKBONE.PRETRAINED", "True"), ("NEW_PARAMETERS", "[backbone.]")):
+    backbone = f"[{model.backbone_path}.]"
+    assert f"MODEL.NEW_PARAMETERS \"['{model.backbone_path}.']\"" in str(caught.value)
+    for name, value in (("BACKBONE.PRETRAINED", "True"), ("NEW_PARAMETERS", backbone)):
         said = load_config(CONFIGS / f"{config}.yaml", [f"MODEL.{name}", value])
         check_random_start(said, model)
 

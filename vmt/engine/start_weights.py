@@ -12,6 +12,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from vmt.checkpoint.load import load_weights
 from vmt.checkpoint.zoo import ZOO
 from vmt.modeling.meta_arch.build import architecture
+from vmt.modeling.video_model import ClipModel
 from vmt.utils.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -70,10 +71,12 @@ def check_random_start(cfg: CfgNode, model: nn.Module) -> None:
     if not fixed and (from_imagenet or not awaited):
         return
     what = f"{fixed[0]} and others are frozen" if fixed else "this config trains from weights"
-    others = [_where(cfg)]
+    others = [_where(cfg, model)]
     if not from_imagenet:
         others.append("take ImageNet's backbone with MODEL.BACKBONE.PRETRAINED True")
-    parts = list(dict.fromkeys(f"{name.split('.')[0]}." for name in fixed)) or [_backbone(cfg)]
+    backbone = _backbone(cfg)
+    roots = (backbone if n.startswith(backbone) else f"{n.split('.')[0]}." for n in fixed)
+    parts = list(dict.fromkeys(roots)) or [backbone]
     raise ConfigError(
         f"MODEL.WEIGHTS is empty, but {what}: random, they learn nothing. {'; '.join(others)}; or "
         f'say that random is meant: MODEL.NEW_PARAMETERS "{parts}".'
@@ -88,11 +91,12 @@ def _is_frozen_norm(part: nn.Module) -> bool:
     return isinstance(part, FrozenBatchNorm2d | FrozenBatchNormAct2d)
 
 
-def _where(cfg: CfgNode) -> str:
-    """Which published file starts it."""
+def _where(cfg: CfgNode, model: nn.Module) -> str:
+    """Which published file starts it, or the frame model inside it."""
     rows = [file for file in ZOO.values() if file.starts == cfg.MODEL.BACKBONE.NAME]
-    own = [file for file in rows if file.architecture == cfg.MODEL.META_ARCHITECTURE]
-    known = own or [file for file in rows if not file.architecture]
+    name = type(getattr(model, "frame_model", model)).__name__
+    own = [file for file in rows if file.architecture == name]
+    known = own or [r for r in rows if not r.architecture and isinstance(model, ClipModel)]
     if not known:
         return "Give --weights FILE (vmt zoo lists published ones)"
     name, file, method = known[0].name, known[0].file_name, known[0].about.split(",")[0]

@@ -8,7 +8,12 @@ _STORE = "https://github.com/IDEA-Research/detrex-storage/releases/download/mask
 
 
 def _maskdino(
-    name: str, network: str, config: str, published: str, scores: tuple[float, float]
+    name: str,
+    network: str,
+    config: str,
+    published: str,
+    scores: tuple[float, float],
+    starts: str = "",
 ) -> ZooFile:
     file = f"maskdino_{published}_mask{scores[0]}ap_box{scores[1]}ap.pth"
     return ZooFile(
@@ -21,6 +26,8 @@ def _maskdino(
         evaluated_on="COCO val",
         expected={"mask AP": scores[0], "box AP": scores[1]},
         licence="Apache 2.0, that of the repository",
+        starts=starts,
+        architecture="MaskDINO" if starts else "",
     )
 
 
@@ -43,6 +50,7 @@ METHOD = Method(
             "R50",
             "r50_50ep_300q_hid2048_3sd1_instance_maskenhanced",
             (46.3, 51.7),
+            "resnet50",
         ),
         _maskdino(
             "r50_3s",
@@ -57,6 +65,7 @@ METHOD = Method(
             "SwinL",
             "swinl_50ep_300q_hid2048_3sd1_instance_maskenhanced",
             (52.3, 59.0),
+            "swin_l_p4w12",
         ),
         _maskdino(
             "swinl_regressed",

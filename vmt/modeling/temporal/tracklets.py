@@ -186,7 +186,8 @@ def _tracked(
                 scores[track] = max(score, scores.get(track, 0.0))
     device = frames[0].embeds.device
     order = sorted(rows, key=lambda track: -scores[track])
-    query = torch.tensor([rows[track] for track in order], device=device).view(-1, len(frames))
+    query = torch.tensor([rows[track] for track in order], dtype=torch.int64, device=device)
+    query = query.view(-1, len(frames))  # none at all, too
     return _labelled(query, _support(model, frames, query, options), options)
 
 
