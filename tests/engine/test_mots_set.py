@@ -159,6 +159,26 @@ def test_tracks_of_quasi_dense_detections(root: Path, unlabelled: SetResults) ->
     assert frames[0]["labels"][0]["score"] == pytest.approx(1 / (1 + np.exp(-2)))
 
 
+def test_detections_are_scored_apart(root: Path, unlabelled: SetResults) -> None:
+    """With a bar that no detection passes as a track, the detector still has full marks."""
+    annotate(root, root / "first/results_scalabel.json", "bitmasks")
+    words = ("TEST.QUASI_DENSE.DETECTIONS", "true", "TEST.QUASI_DENSE.INIT_SCORE", "0.95")
+    found = evaluate(root, root / "out", *words, model=CarFrameModel())
+    assert (found.numbers["frame_ap/AP"], found.numbers["bdd_mots/FN"]) == (0, 4 * T)
+    assert found.numbers["detection_ap/AP50"] == pytest.approx(100.0)
+    assert found.numbers["detection_ap/allow_overlap"] == 1
+    frames = json.loads((root / "out/detections_scalabel.json").read_text())
+    assert [len(f["labels"]) for f in frames] == [2] * 2 * T, "the third has no pixel"
+    assert json.loads((root / "out/results.json").read_text()) == []
+    usual = evaluate(root, root / "usual", *words[:2], model=CarFrameModel())
+    assert usual.numbers["detection_ap/AP50"] == pytest.approx(100.0)
+    assert usual.numbers["bdd_mots/FN"] == 0
+    with pytest.raises(ConfigError, match=r"is for TEST\.ASSOCIATION quasi_dense; the assoc"):
+        evaluate(root, root / "no", *words)
+    with pytest.raises(ConfigError, match="quasi_dense; bisoftmax gives tracks alone"):
+        evaluate(root, root / "no", *words, "TEST.ASSOCIATION", "bisoftmax", model=CarFrameModel())
+
+
 def test_a_killed_evaluation_goes_on(root: Path, unlabelled: SetResults) -> None:
     annotate(root, root / "first/results_scalabel.json", "rles")
     evaluate(root, root / "out")

@@ -16,7 +16,7 @@ from cocoapi_hq.mots import clear_mot, frame_masks, mots_config, scalabel_io
 from cocoapi_hq.mots.bitmask_png import read_bitmask, write_bitmasks
 from cocoapi_hq.mots.frame_masks import FrameMasks
 from cocoapi_hq.mots.mots_config import BDD100K_MOTS, MotsConfig
-from vmt.inference.mots_results import MotsWriter
+from vmt.inference.mots_results import MotsVideo, MotsWriter
 from vmt.inference.predictor import FrameResult, TrackMask
 from vmt.utils.errors import OutputError
 
@@ -36,7 +36,8 @@ def track(track_id: int, mask: rle.Rle, score: float = 0.9, label: int = 0) -> T
 
 def writer(folder: Path, count: int, labels: tuple[int | None, ...] = (CAR, PEDESTRIAN, None)):
     frames = [(f"v-{t + 1:07d}.jpg", 10 + t) for t in range(count)]
-    return MotsWriter(folder / "v.json", folder / "png", frames, "v", BDD100K_MOTS, labels)
+    video = MotsVideo("v", frames, BDD100K_MOTS, labels)
+    return MotsWriter(folder / "v.json", folder / "png", video, folder / "all.json")
 
 
 def test_both_forms_say_the_same(tmp_path: Path) -> None:
@@ -72,6 +73,29 @@ def test_the_higher_score_has_the_pixel(tmp_path: Path) -> None:
     }
     decoded = read_bitmask(tmp_path / "png/v/v-0000001.png", BDD100K_MOTS)
     assert decoded.areas.tolist() == [24, 12]
+    (frame,) = json.loads((tmp_path / "all.json").read_text())
+    assert [x["rle"]["counts"] for x in frame["labels"]] == [
+        mask["counts"] for mask in (strong, weak, hidden)
+    ]
+
+
+def test_detections_without_a_track_are_apart(tmp_path: Path) -> None:
+    own = writer(tmp_path, 1)
+    others = (track(0, box(0, 0, 8, 6), 0.2), track(0, box(0, 0, 8, 6), 0.1))
+    own.add(FrameResult(0, (track(4, box(0, 0, 3, 3)),), detections=others), SIZE)
+    own.close()
+    (tracks,) = json.loads((tmp_path / "v.json").read_text())
+    (everything,) = json.loads((tmp_path / "all.json").read_text())
+    assert [x["id"] for x in tracks["labels"]] == ["4"]
+    assert [(x["id"], x["score"]) for x in everything["labels"]] == [
+        ("4", 0.9), ("0", 0.2), ("0", 0.1),
+    ]  # fmt: skip
+
+
+def test_a_video_without_frames_is_an_empty_list(tmp_path: Path) -> None:
+    own = writer(tmp_path, 0)
+    own.close()
+    assert json.loads((tmp_path / "v.json").read_text()) == []
 
 
 def test_what_a_bitmask_cannot_hold(tmp_path: Path) -> None:
@@ -114,14 +138,9 @@ def through_files(results: list[FrameMasks], config: MotsConfig, folder: Path) -
     content: list[Any] = []
     for name, frames in frame_masks.group_by_video(results).items():
         size = next((tuple(m["size"]) for f in frames for m in f.rles), (26, 44))
-        own = MotsWriter(
-            folder / f"{name}.json",
-            folder / "png",
-            [(frame.name, frame.index) for frame in frames],
-            name,
-            config,
-            range(len(config.classes)),
-        )
+        places = [(frame.name, frame.index) for frame in frames]
+        video = MotsVideo(name, places, config, range(len(config.classes)))
+        own = MotsWriter(folder / f"{name}.json", folder / "png", video)
         for t, frame in enumerate(frames):
             rows = zip(
                 frame.rles, frame.labels, frame.track_ids, frame.scores, frame.ignored, strict=True

@@ -101,7 +101,7 @@ def evaluate_set(
             _say_which_classes(folder.name, data.categories, space, category_ids)
         store.claim(fingerprint(cfg, model, records, category_ids))
     comm.barrier()
-    mots = MotsSet.of(place, data, category_ids, match)
+    mots = MotsSet.of(place, data, category_ids, cfg, model)
     if still:
         images = ImagePredictor(model, ImageOptions.from_config(cfg))
         predict = partial(_predict_image, images, store=store, category_ids=category_ids)
@@ -262,15 +262,16 @@ def _finish(
             logger.warning("%s has no annotations here: nothing to score with", name)
         return {}
     agnostic = cfg.DATASETS.CLASS_MATCH == "any"
-    if records[0].still:
+    if mots is not None:
+        numbers, table = mots.score(store, cfg.TEST.METRICS)
+    elif records[0].still:
         numbers, table = score_images(
             truth, store.results, cfg.TEST.METRICS, class_agnostic=agnostic
         )
     else:
-        results, metrics = store.results, cfg.TEST.METRICS
-        if mots is not None:
-            results, metrics = store.scalabel, mots.metrics(metrics)
-        numbers, table = score(truth, results, metrics, cfg.TEST.PROTOCOL, class_agnostic=agnostic)
+        numbers, table = score(
+            truth, store.results, cfg.TEST.METRICS, cfg.TEST.PROTOCOL, class_agnostic=agnostic
+        )
     logger.info("%s\n%s", name, table)
     if broken:
         logger.warning(

@@ -44,7 +44,8 @@ class ResultFolder:
     """``videos/<id>.json`` of finished videos, ``results.json`` of all.
 
     Of BDD100K MOTS also ``frames/<id>.json``, ``results_scalabel.json`` and
-    ``bitmasks/<video>/<frame>.png``.
+    ``bitmasks/<video>/<frame>.png``, perhaps ``detections/<id>.json`` and
+    ``detections_scalabel.json``; those of a video are there before ``videos/<id>.json`` is.
 
     Args:
         folder: made if need be.
@@ -55,7 +56,7 @@ class ResultFolder:
         self.videos = folder / "videos"
         self.results = folder / "results.json"
         self.frames = folder / "frames"
-        self.scalabel = folder / "results_scalabel.json"
+        self.detections = folder / "detections"
         self.bitmasks = folder / "bitmasks"
 
     def claim(self, fingerprint: str) -> None:
@@ -85,17 +86,18 @@ class ResultFolder:
         """Where the results of a video are, once it is finished."""
         return self.videos / f"{video_id}.json"
 
-    def frames_path(self, video_id: int) -> Path:
-        """Where the Scalabel frames of a video are, before ``path`` is there."""
-        return self.frames / f"{video_id}.json"
+    def scalabel(self, parts: Path | None = None) -> Path:
+        """The joined file of a folder of Scalabel frames; None: of ``frames``."""
+        kind = "results" if parts in (None, self.frames) else "detections"
+        return self.folder / f"{kind}_scalabel.json"
 
     def join(self, video_ids: Iterable[int]) -> int:
         """Write ``results.json`` from the files of the videos; returns the number of entries."""
         return self._join(self.results, map(self.path, video_ids))
 
-    def join_frames(self, video_ids: Iterable[int]) -> int:
-        """The same for ``results_scalabel.json``; returns the number of frames."""
-        return self._join(self.scalabel, map(self.frames_path, video_ids))
+    def join_frames(self, parts: Path, video_ids: Iterable[int]) -> int:
+        """The same for a folder of Scalabel frames; returns the number of frames."""
+        return self._join(self.scalabel(parts), (parts / f"{key}.json" for key in video_ids))
 
     def _join(self, target: Path, parts: Iterable[Path]) -> int:
         entries = 0

@@ -16,6 +16,7 @@ def score(
     metrics: Sequence[str],
     protocol: str = "",
     class_agnostic: bool = False,
+    **options: Any,
 ) -> tuple[dict[str, float], str]:
     """Score a result file.
 
@@ -25,6 +26,7 @@ def score(
         metrics: names from ``cocoapi_hq.METRICS``.
         protocol: rules; empty: by the fields of the annotations.
         class_agnostic: all categories count as one.
+        **options: see ``cocoapi_hq.evaluate``.
 
     Returns:
         Numbers by ``metric/number``, AP as fractions, -1 where undefined; and a table as text.
@@ -39,6 +41,7 @@ def score(
             metrics,
             protocol=protocol or None,
             class_agnostic=class_agnostic or None,
+            **options,
         )
     flat = {
         f"{metric}/{name}": float(value)

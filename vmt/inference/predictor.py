@@ -194,12 +194,14 @@ class FrameResult:
         closed: tracks that no later frame can hold, with their final scores; those that never
             had a pixel, or have no class above ``min_score``, are left out.
         frame: (H, W, 3) uint8 RGB original, if asked for.
+        detections: objects in no track, id 0, where the association is asked for them.
     """
 
     index: int
     tracks: tuple[TrackMask, ...]
     closed: tuple[TrackSummary, ...] = ()
     frame: Frame | None = None
+    detections: tuple[TrackMask, ...] = ()
 
 
 class VideoPredictor:
@@ -446,6 +448,7 @@ class TrackStream(Iterator[FrameResult]):
         for record in records:
             started = time.perf_counter()
             tracks = self._masks(record)
+            others = self._masks(record.rest) if record.rest is not None else ()
             self.seconds["masks"] += time.perf_counter() - started
             self._visible.update(track.track_id for track in tracks)
             closed: Sequence[TrackSummary] = ()
@@ -454,7 +457,7 @@ class TrackStream(Iterator[FrameResult]):
             original = next(originals, None) if originals else None
             if originals is None and self._keep:
                 original = window.frames[record.index - window.start].original
-            yield FrameResult(record.index, tracks, tuple(closed), original)
+            yield FrameResult(record.index, tracks, tuple(closed), original, others)
 
     def _masks(self, record: FrameLogits) -> tuple[TrackMask, ...]:
         assert self._video_size is not None, "a frame was read before its masks are asked for"

@@ -85,6 +85,7 @@ def test_what_the_association_is_told(pair: Pair, value: Any, both: list[Any]) -
         "TEST.QUASI_DENSE.BACKDROP_IOU": (0.4, lambda o: o.backdrop_iou, [0.3, 0.4]),
         "TEST.QUASI_DENSE.DUPLICATE_IOU": (0.6, lambda o: o.duplicate_iou, [0.7, 0.6]),
         "TEST.QUASI_DENSE.SAME_CLASS": (False, lambda o: o.same_class, [True, False]),
+        "TEST.QUASI_DENSE.DETECTIONS": (True, lambda o: o.detections, [False, True]),
         "TEST.QUASI_DENSE.METRIC": ("cosine", lambda o: o.metric, ["bisoftmax", "cosine"]),
     },
     "value,both",

@@ -18,6 +18,7 @@ from vmt.modeling.tracking.quasi_dense import (
     cosine,
 )
 from vmt.modeling.video_model import FrameOutputs
+from vmt.structures.roi_masks import RoiMasks, dense_logits
 from vmt.utils.errors import ConfigError
 
 Row = tuple[float, int, list[float], list[float]]  # score, label, box, embedding
@@ -336,6 +337,18 @@ def test_a_track_of_several_classes_lists_them() -> None:
     ]
 
 
+def test_what_joins_no_track_comes_out_if_asked_for() -> None:
+    rows = [(0.9, 0, place(0), axis(0)), (0.2, 1, place(1), axis(1)), (0.8, 2, place(0), axis(2))]
+    association = QuasiDenseAssociation(QuasiDenseOptions(detections=True))
+    association.add(0, [frame(rows)])
+    (record,) = association.pop_frames(1)
+    assert record.track_ids == (1,)
+    assert record.rest is not None
+    assert (record.rest.track_ids, record.rest.labels) == ((0, 0), (1, 2))
+    assert [(m > 0).nonzero()[0, 1].item() for m in record.rest.logits] == [1, 2]
+    assert len(association.pop_closed(everything=True)) == 1
+
+
 def test_tracks_close_when_they_are_forgotten() -> None:
     association = QuasiDenseAssociation(QuasiDenseOptions(memory_frames=3))
     row: Row = (0.9, 0, place(0), axis(0))
@@ -362,7 +375,9 @@ def test_without_boxes_those_of_the_masks_count() -> None:
 
 def test_the_state_survives_a_file() -> None:
     frames = [frame(rows) for rows in sequence(2)]
-    straight, before, after = (QuasiDenseAssociation() for _ in range(3))
+    options = QuasiDenseOptions(detections=True)
+    straight, before, after = (QuasiDenseAssociation(options) for _ in range(3))
+    frames[3] = replace(frames[3], mask_logits=crops(len(frames[3].logits)))
     straight.add(0, frames)
     before.add(0, frames[:11])
     file = io.BytesIO()
@@ -375,10 +390,17 @@ def test_the_state_survives_a_file() -> None:
         assert (one.track_ids, one.labels, one.scores) == (
             other.track_ids, other.labels, other.scores,
         )  # fmt: skip
-        assert torch.equal(one.logits, other.logits)
+        for a, b in ((one, other), (one.rest, other.rest)):
+            assert torch.equal(dense_logits(a.logits), dense_logits(b.logits))
     closed = straight.pop_closed(everything=True)
     assert closed == after.pop_closed(everything=True)
     assert len(closed) > 4
+
+
+def crops(count: int) -> RoiMasks:
+    generator = torch.Generator().manual_seed(0)
+    boxes = torch.tensor([[4.0, 2.0, 30.0, 14.0]]).repeat(count, 1)
+    return RoiMasks(torch.randn(count, 4, 4, generator=generator), boxes, (16, 48))
 
 
 def test_tensor_types() -> None:

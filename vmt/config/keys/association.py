@@ -48,6 +48,9 @@ def add_keys(cfg: Node) -> None:
     cfg.TEST.QUASI_DENSE.SAME_CLASS = True
     # Similarity of embeddings: "bisoftmax" [Q] or "cosine".
     cfg.TEST.QUASI_DENSE.METRIC = "bisoftmax"
+    # An evaluation on BDD100K MOTS also writes and scores the detections without a track, which is
+    # what tables call mAP (detection_ap/AP, by COCO's rule).
+    cfg.TEST.QUASI_DENSE.DETECTIONS = False
     # RefineVIS (arXiv:2306.04774): "online": a frame reads the refined frames before it (Eq. 4);
     # "offline": the frames of a clip read one another. Association is online in both.
     cfg.TEST.REFINEVIS.MODE = "online"

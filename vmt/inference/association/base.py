@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
-from vmt.structures.roi_masks import MaskLogits
+from vmt.structures.roi_masks import MaskLogits, RoiMasks
 
 #: What a network gives for a window: ``ClipTracklets``, or a list of ``FrameOutputs``.
 Output = TypeVar("Output", contravariant=True)
@@ -53,6 +53,7 @@ class FrameLogits:
         upsampling: see ``masks_at_video_size``.
         query: (N, C), embeddings from which the masks were cut, where a network for frames gives
             them.
+        rest: objects of the frame in no track, all with id 0, where they are asked for.
     """
 
     index: int
@@ -64,6 +65,25 @@ class FrameLogits:
     input_size: tuple[int, int]
     upsampling: str = "aligned"
     query: Tensor | None = None
+    rest: FrameLogits | None = None
+
+    def state(self) -> dict[str, Any]:
+        """Tensors, numbers and containers of them; ``from_state`` reads them."""
+        values = vars(self).copy()
+        if isinstance(self.logits, RoiMasks):
+            values["logits"] = vars(self.logits).copy()
+        if self.rest is not None:
+            values["rest"] = self.rest.state()
+        return values
+
+    @classmethod
+    def from_state(cls, values: Mapping[str, Any]) -> FrameLogits:
+        """The record of ``state``."""
+        logits, rest = values["logits"], values["rest"]
+        if isinstance(logits, Mapping):
+            logits = RoiMasks(**logits)
+        rest = None if rest is None else cls.from_state(rest)
+        return cls(**{**values, "logits": logits, "rest": rest})
 
 
 class Association(Protocol[Output]):

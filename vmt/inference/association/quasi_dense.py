@@ -6,10 +6,11 @@ Source: QDTrack, arXiv:2006.06664, section 3.3; ``vmt.modeling.tracking.quasi_de
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import starmap
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from vmt.inference.association.base import ClassScore, FrameLogits, TrackSummary
@@ -65,6 +66,7 @@ class QuasiDenseAssociation:
 
     def __init__(self, options: QuasiDenseOptions | None = None) -> None:
         options = options if options is not None else QuasiDenseOptions()
+        self._options = options
         self._memory = QuasiDenseMemory(options)
         self._next_frame = 0
         self._tracks: dict[int, _Track] = {}  # by id in the memory
@@ -101,17 +103,28 @@ class QuasiDenseAssociation:
         ids = self._memory.step(self._next_frame, detections)
         rows = (ids >= 0).nonzero()[:, 0]
         rows = rows[ids[rows].argsort()]
-        found = detections.at(rows)
-        labels, scores = tuple(found.labels.tolist()), tuple(found.scores.tolist())
-        tracks = ids[rows].tolist()
-        for track, label, score in zip(tracks, labels, scores, strict=True):
-            self._tracks.setdefault(track, _Track()).add(label, score)
+        record = self._record(frame, detections, rows, ids[rows] + 1)
+        for number, label, score in zip(
+            record.track_ids, record.labels, record.scores, strict=True
+        ):
+            self._tracks.setdefault(number - 1, _Track()).add(label, score)
         self._close([track for track in self._tracks if track not in self._memory.entries])
+        if not self._options.detections:
+            return record
+        others = (ids < 0).nonzero()[:, 0]
+        rest = self._record(frame, detections, others, torch.zeros_like(others))
+        return replace(record, rest=rest)
+
+    def _record(
+        self, frame: FrameOutputs, detections: BoxDetections, rows: Tensor, numbers: Tensor
+    ) -> FrameLogits:
+        """Some detections under the ids that the output has."""
+        found = detections.at(rows)
         return FrameLogits(
             self._next_frame,
-            tuple(track + 1 for track in tracks),
-            labels,
-            scores,
+            tuple(numbers.tolist()),
+            tuple(found.labels.tolist()),
+            tuple(found.scores.tolist()),
             frame.masks_to_draw(rows),
             frame.mask_stride,
             frame.input_size,
@@ -130,7 +143,7 @@ class QuasiDenseAssociation:
             "next_frame": self._next_frame,
             "tracks": {i: (track.matches, dict(track.scores)) for i, track in self._tracks.items()},
             "closed": [(s.track_id, [(c.label, c.score) for c in s.classes]) for s in self._closed],
-            "pending": [vars(frame).copy() for frame in self._pending],
+            "pending": [frame.state() for frame in self._pending],
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -141,7 +154,7 @@ class QuasiDenseAssociation:
         self._closed = [
             TrackSummary(i, tuple(starmap(ClassScore, pairs))) for i, pairs in state["closed"]
         ]
-        self._pending = [FrameLogits(**values) for values in state["pending"]]
+        self._pending = [FrameLogits.from_state(values) for values in state["pending"]]
 
 
 def detections_of(frame: FrameOutputs) -> BoxDetections:

@@ -97,14 +97,16 @@ class SharpenedAssociation:
         return {
             "tracks": self._tracks.state(),
             "maps": {index: vars(maps).copy() for index, maps in self._maps.items()},
-            "past": [(vars(f.record).copy(), vars(f.maps).copy()) for f in self._past],
+            "past": [(f.record.state(), vars(f.maps).copy()) for f in self._past],
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """See ``ResumableAssociation``."""
         self._tracks.load_state(state["tracks"])
         self._maps = {index: FrameMaps(**maps) for index, maps in state["maps"].items()}
-        self._past = [_Frame(FrameLogits(**r), FrameMaps(**maps)) for r, maps in state["past"]]
+        self._past = [
+            _Frame(FrameLogits.from_state(r), FrameMaps(**maps)) for r, maps in state["past"]
+        ]
 
 
 def _sure_tracks(records: Sequence[FrameLogits]) -> list[int]:

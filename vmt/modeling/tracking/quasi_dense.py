@@ -40,6 +40,7 @@ class QuasiDenseOptions:
         duplicate_iou: the same of a detection from ``object_score`` on, whatever the classes.
         same_class: tracks and backdrops keep to their class.
         metric: "bisoftmax" or "cosine".
+        detections: what joins no track comes out of the association too.
 
     Raises:
         ConfigError: a value that it cannot have.
@@ -56,6 +57,7 @@ class QuasiDenseOptions:
     duplicate_iou: float = 0.7
     same_class: bool = True
     metric: str = "bisoftmax"
+    detections: bool = False
 
     def __post_init__(self) -> None:
         where = "TEST.QUASI_DENSE"
