@@ -139,3 +139,14 @@ def test_not_a_number_is_named() -> None:
     )
     with pytest.raises(NonFiniteError, match="clip 7: matching costs of decoder layer 0 hold NaN"):
         Mask2FormerCriterion(sampler=SAMPLER).match([output], targets, pixel)
+
+
+def test_known_classes_cost_as_much_as_matched_ones_but_for_the_divisor() -> None:
+    output, _, _ = world(3)
+    labels = torch.tensor([2, -1, 0, -1, -1, 1])
+    loss = Mask2FormerCriterion(sampler=SAMPLER).embedding_class_loss(output.logits[0], labels, 4.0)
+    slow = 0.0
+    for logits, label in zip(output.logits[0], labels.tolist(), strict=True):
+        probability = slow_probs(logits)[label if label >= 0 else 3]
+        slow -= (1.0 if label >= 0 else 0.1) * math.log(probability)
+    assert float(loss) == pytest.approx(slow / 4, abs=1e-5)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vmt.modeling.criteria.finite import NonFiniteError
 from vmt.modeling.criteria.matcher import Match
+from vmt.modeling.criteria.ota import SimOta
 from vmt.modeling.criteria.point_sampling import PointSampler, at_points, reference_points
 from vmt.modeling.maskdino.criterion import LOSSES, BoxPredictions, MaskDINOCriterion
 from vmt.modeling.maskdino.denoising import NoisyQueries
@@ -178,3 +179,33 @@ def test_slots_of_absent_objects_take_no_part_and_negatives_are_background() -> 
     assert output.logits.grad is not None
     moved = output.logits.grad.abs().sum(-1) > 0
     assert torch.equal(moved[:, :4], present)
+
+
+def test_one_to_many_assigns_all_but_proposals_by_simota() -> None:
+    """With IDOL's costs, each place divided by its own queries; denoising and proposals as ever."""
+    output, targets, pixel = world(5)
+    target = targets[0]
+    output.boxes[0, 4:] = target.boxes_cxcywh[1]  # two queries on one object
+    noisy = NoisyQueries(torch.zeros(2, 2, 1), torch.zeros(2, 2, 4), 1, 2)
+    criterion = MaskDINOCriterion(sampler=SAMPLER, matcher="ota")
+    outputs = {"": output, "_0": output, "_interm": output.of_queries(slice(2, None))}
+    result = criterion(outputs, noisy, targets, pixel, 3.0)
+    queries = output.of_queries(slice(2, None))
+    ota = SimOta()
+    matches = [
+        ota(logits, boxes, t.labels, t.boxes_cxcywh)
+        for logits, boxes, t in zip(queries.logits, queries.boxes, targets, strict=True)
+    ]
+    count = sum(len(match.query_index) for match in matches)
+    assert count > sum(map(len, targets))
+    for suffix in ("", "_0"):
+        for found, wanted in zip(result.matches[suffix], matches, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+        slow = criterion.losses(queries, matches, targets, pixel, float(count))
+        assert all(torch.equal(result.losses[n + suffix], v) for n, v in slow.items())
+    [one_to_one] = criterion.match([queries], targets, pixel)
+    slow = criterion.losses(queries, one_to_one, targets, pixel, 3.0)
+    assert all(torch.equal(result.losses[f"{n}_interm"], v) for n, v in slow.items())
+    pairs = [noisy.pairs(t) for t in targets]
+    slow = criterion.losses(output.of_queries(slice(2)), pairs, targets, pixel, 3.0)
+    assert all(torch.equal(result.losses[f"{n}_dn"], v) for n, v in slow.items())

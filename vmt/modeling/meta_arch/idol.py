@@ -97,7 +97,8 @@ class IDOL(Detector):
         if len(chosen):
             found = self.mask_head(chosen, frame.pixel, refs[with_mask])
         else:  # tied to the graph, so that every process has the same losses
-            found = 0.0 * (embeds.sum() + frame.pixel.sum()) + frame.pixel.new_zeros(0, 1, 1)
+            nothing = 0.0 * (self.masks.controller(embeds).sum() + frame.pixel.sum())
+            found = nothing + frame.pixel.new_zeros(0, 1, 1)
         losses = self.criterion.embedding_losses(logits, found, labels, masks[with_mask], count)
         return self.criterion.weighted(losses)
 
