@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vmt.modeling.criteria.finite import NonFiniteError
-from vmt.modeling.criteria.ota import SimOta
+from vmt.modeling.criteria.ota import SimOta, assigned
 from vmt.structures.boxes import cxcywh_to_xyxy, giou
 
 
@@ -142,3 +142,12 @@ def test_numbers_that_are_none(part: int) -> None:
     case[part][2] = float("nan")
     with pytest.raises(NonFiniteError, match="diverged"):
         SimOta()(*case)
+
+
+def test_objects_share_queries_that_all_prefer_one_of_them() -> None:
+    cost = torch.tensor([[0.1, 9.0, 9.5], [0.2, 8.0, 9.6], [0.3, 8.5, 7.0], [0.4, 9.9, 7.5]])
+    iou = torch.tensor([[1.0, 0.1, 0.1]]).expand(4, -1)
+    _, taken = assigned(cost, iou, 10)  # the first object wants all four
+    assert taken.nonzero().tolist() == [[0, 0], [1, 1], [2, 2], [3, 0]]
+    _, alone = assigned(cost[:3], iou[:3], 10)
+    assert alone.nonzero().tolist() == [[0, 0], [1, 1], [2, 2]]

@@ -162,12 +162,25 @@ def assigned(cost: Tensor, iou: Tensor, candidates: int) -> tuple[Tensor, Tensor
     rank = cost.argsort(dim=0, stable=True).argsort(dim=0)  # of each query for each object
     taken = _one_object_each(rank < counts, cost)
     while bool((empty := ~taken.any(0)).any()) and len(cost) >= cost.shape[1]:
+        if bool(taken.any(1).all()):  # nothing is left: the published loop would not end
+            return cost, _shared(taken, cost)
         cost = cost + TAKEN_COST * taken.any(1, keepdim=True)
         taken = taken.clone()
         columns = empty.nonzero()[:, 0]
         taken[cost[:, columns].argmin(0), columns] = True
         taken = _one_object_each(taken, cost)
     return cost, taken
+
+
+def _shared(taken: Tensor, cost: Tensor) -> Tensor:
+    """Each object without a query gets the cheapest one of those whose object has several."""
+    taken = taken.clone()
+    for column in (~taken.any(0)).nonzero()[:, 0].tolist():
+        spare = (taken & (taken.sum(0) > 1)).any(1)
+        row = cost[:, column].masked_fill(~spare, torch.inf).argmin()
+        taken[row] = False
+        taken[row, column] = True
+    return taken
 
 
 def _one_object_each(taken: Tensor, cost: Tensor) -> Tensor:
