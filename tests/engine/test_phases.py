@@ -1,4 +1,4 @@
-"""The three phases of RefineVIS, a step each, by its recipes alone; and starts from published files."""
+"""The three phases of RefineVIS, a step each, by its recipes; starts from published files."""
 
 from __future__ import annotations
 

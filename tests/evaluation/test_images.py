@@ -82,8 +82,14 @@ def test_masks_and_boxes_are_scored_apart(truth: Path) -> None:
     assert numbers["image_mask/AP"] == pytest.approx((0.4 + 1) / 2)
     assert numbers["image_mask/AP75"] == pytest.approx(0.5)
     assert numbers["image_box/AP"] == pytest.approx(1.0)
-    # the object is of 800 pixels, so a small one, where its mask is scored, not where its box is
-    assert numbers["image_mask/ARm"] == pytest.approx(0.4)
+
+
+def test_what_is_scored_says_how_large_it_is(truth: Path) -> None:
+    """A false object of 800 pixels in a box of 1200: small as a mask, medium as a box."""
+    false = found(3, 1, A, 0.95) | {"segmentation": block(4, 4, 40, 20)}
+    numbers = scores(truth, [*RIGHT, false])
+    assert numbers["image_mask/APm"] == pytest.approx(1.0)
+    assert numbers["image_box/APm"] == pytest.approx(0.5)
 
 
 def test_results_without_boxes_have_no_box_scores(truth: Path) -> None:

@@ -44,12 +44,13 @@ def test_fewer_pairs_than_asked_for() -> None:
 def test_boxes_go_with_their_pairs_and_end_at_the_image() -> None:
     boxes = torch.tensor([[0.5, 0.5, 0.5, 0.5], [0.9, 0.25, 0.4, 0.5]])
     logits = torch.tensor([[0.0, 2.0], [3.0, -5.0]])
-    frame = FrameOutputs(logits, boxes, torch.ones(2, 2, 3), torch.zeros(2, 4), 4, (8, 12))
+    masks = torch.tensor([4.0, 0.1]).view(2, 1, 1).expand(2, 2, 3)  # the surer class, a poor mask
+    frame = FrameOutputs(logits, boxes, masks, torch.zeros(2, 4), 4, (8, 12))
     result = image_instances(frame, (16, 40), top_k=3)
     assert result.boxes_xyxy_px is not None
-    assert result.labels.tolist() == [0, 1, 0]
+    assert result.labels.tolist() == [1, 0, 0]
     first, second = [28.0, 0.0, 40.0, 8.0], [10.0, 4.0, 30.0, 12.0]
-    torch.testing.assert_close(result.boxes_xyxy_px, torch.tensor([first, second, second]))
+    torch.testing.assert_close(result.boxes_xyxy_px, torch.tensor([second, first, second]))
 
 
 def test_scores_without_the_quality_of_masks() -> None:
