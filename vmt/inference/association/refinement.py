@@ -97,7 +97,8 @@ class OnlineRefinement(Refinement):
         now, refs = of_tracklets(step, frame, tracklets)
         past = self._rows(self._past, tracklets, now.new_zeros(1, self.window - 1, now.shape[1]))
         if refs is not None:
-            matched = torch.tensor([i in step.query for i in tracklets], device=refs.device)
+            found = [i in step.query for i in tracklets]
+            matched = torch.tensor(found, dtype=torch.bool, device=refs.device)
             before = self._rows(self._refs, tracklets, refs.new_zeros(1, 2))
             refs = torch.where(matched[:, None], refs, before)
         ages = [self._ages.get(i, 0) for i in tracklets]
