@@ -50,6 +50,9 @@ NETWORKS = {
     "idol": ("quick/idol_tiny", {}),
     "minvis": ("quick/minvis_tiny", {}),
     "maskdino": ("quick/maskdino_tiny", {}),
+    "refinevis": ("quick/refinevis_tiny", {}),
+    "refinevis_condinst": ("quick/refinevis_condinst_tiny", {}),
+    "refinevis_mask2former": ("quick/refinevis_mask2former_tiny", {}),
 }
 SWITCHES = {
     "recompute": {"ENGINE.ACTIVATION_CHECKPOINTING": "true"},
@@ -80,6 +83,12 @@ REFUSED = {
     ("idol", "adversary"): "MODEL.ADVERSARY foreground_background judges the masks",
     ("minvis", "adversary"): "MODEL.ADVERSARY foreground_background judges the masks",
     ("maskdino", "adversary"): "MODEL.ADVERSARY foreground_background judges the masks",
+    ("refinevis", "adversary"): "MODEL.ADVERSARY foreground_background judges the masks",
+    ("refinevis_condinst", "adversary"): "MODEL.ADVERSARY foreground_background judges the masks",
+    (
+        "refinevis_mask2former",
+        "adversary",
+    ): "MODEL.ADVERSARY foreground_background judges the masks",
     ("detector", "no_degrade"): "INPUT.DEGRADE is empty, but MODEL.META_ARCHITECTURE Query",
 }
 

@@ -330,9 +330,11 @@ def run_part(
         tracks.add(first, frames[first : first + 4])
 
 
-def test_nobody_is_there() -> None:
+@pytest.mark.parametrize("refs", [False, True])
+def test_nobody_is_there(refs: bool) -> None:
     model = Heads()
-    frames = [replace(f, logits=torch.full_like(f.logits, -5.0)) for f in video(model, 9)]
+    shown = video(model, 9, refs=refs)
+    frames = [replace(f, logits=torch.full_like(f.logits, -5.0)) for f in shown]
     for mode in MODES:
         records, closed = run(association(model, mode), frames)
         assert [record.track_ids for record in records] == [()] * 9
