@@ -54,6 +54,8 @@ EVALUATIONS: Mapping[str, list[str]] = {
 }
 #: Lengths of the window, tried with the first seed of "both", offline.
 WINDOWS = (2, 4, 8, 16)
+#: What phase 1 does not know.
+NEW = ["MODEL.NEW_PARAMETERS", json.dumps(["association_head.", "tar."])]
 KEYS = {"AP": "AP", "AP50": "AP50", "hidden": "APheavy", "others": "APlight"}
 DRY_RUN = {
     "steps": 1,
@@ -81,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for variant in args.variants:
             keys = [*data, *VARIANTS[variant], "ENGINE.SEED", str(seed), "MODEL.WEIGHTS"]
             folder = args.output / f"{variant}_{seed}"
-            train(args, [*keys, str(weights)], args.steps, folder)
+            train([*keys, str(weights), *NEW], args.steps, folder)
             keys += [str(folder / "model_final.safetensors")]
             for name, choice in evaluations(variant, seed == args.seeds[0]).items():
                 evaluate([*keys, *choice], folder / name)
@@ -105,16 +107,17 @@ def frame_model(args: argparse.Namespace, data: Sequence[str]) -> Path:
     """Phase 1: the frame model alone, every frame an image of its own; returns its weights."""
     folder: Path = args.output / "frames"
     keys = ["MODEL.META_ARCHITECTURE", "MaskDINO", "INPUT.CLIP_FRAMES", "1"]
-    keys += ["SOLVER.CLIPS_PER_BATCH", "1" if args.dry_run else "8"]
-    train(args, [*data, *keys], args.frame_steps, folder)
+    keys += ["MODEL.NEW_PARAMETERS", json.dumps(["backbone."])]
+    keys += ["SOLVER.CLIPS_PER_BATCH", "1" if args.dry_run else "8", "SOLVER.BASE_LR", "0.001"]
+    train([*data, *keys], args.frame_steps, folder)
     return folder / "model_final.safetensors"
 
 
-def train(args: argparse.Namespace, keys: Sequence[str], steps: int, folder: Path) -> None:
+def train(keys: Sequence[str], steps: int, folder: Path) -> None:
     """Train unless that is done; goes on from a checkpoint."""
     if (folder / "model_final.safetensors").is_file():
         return
-    schedule = ["SOLVER.MAX_STEPS", str(steps), "SOLVER.MILESTONE_STEPS", f"[{steps * 4 // 5}]"]
+    schedule = ["SOLVER.MAX_STEPS", str(steps), "SOLVER.MILESTONE_STEPS", f"[{steps * 6 // 7}]"]
     do(Job(str(CONFIG), (*keys, *schedule, "OUTPUT_DIR", str(folder)), resume=True))
 
 
