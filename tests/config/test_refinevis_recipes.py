@@ -1,4 +1,4 @@
-"""RefineVIS's recipes say what the paper's section 4 says, and its tables turn the keys they name."""
+"""Recipes of RefineVIS hold the paper's section 4; rows of its tables turn the keys they name."""
 
 from __future__ import annotations
 

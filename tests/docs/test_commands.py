@@ -27,6 +27,7 @@ INSTALLS = "changes the installation"
 NETWORK = "downloads"
 RECIPE = "the page's own files: tests/modeling/test_new_method.py builds and runs them"
 HOURS = "trains for hours or days; tests/engine/test_recipes.py trains a step of every config"
+PHASES = "trains for days; tests/engine/test_phases.py takes a step of it, from the page"
 CLUSTER = "needs a cluster; tests/engine/test_parallel.py starts several processes"
 LONG_DATA = "an hour or more; tests/apps/test_self_correct.py runs the loop on less"
 #: Beginning of a command -> why it cannot run here.
@@ -38,6 +39,7 @@ NOT_RUN = {
     "vmt zoo --download": NETWORK,
     "vmt train --config-file configs/hq_ytvis/": HOURS,
     "vmt train --config-file configs/coco/": HOURS,
+    "vmt train --config-file configs/ovis/": PHASES,
     "vmt train --config-file configs/ytvis_2019/": HOURS,
     "vmt train --config-file configs/refine/": HOURS,
     "vmt train --config-file configs/quick/constant.yaml": RECIPE,

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.docs.blocks import blocks_of, words
 from tests.recipes import REPO, SMALL, train
 from vmt.checkpoint.files import read_weights, write_weights
 from vmt.checkpoint.key_maps.idol import IDOL
@@ -35,19 +36,33 @@ def step(config: str, out: Path, data: Path, start: Path | None = None, **keys: 
     return (out / "log.txt").read_text()
 
 
-def test_the_three_phases(tmp_path: Path, tiny_datasets: Path) -> None:
+def phases_of_the_page() -> list[dict[str, str]]:
+    """Options of the three commands of docs/howto/train.md."""
+    blocks = (block for block in blocks_of("docs/howto/train.md") if "phase1" in block.text)
+    commands = [words(command) for command in next(blocks).commands()]
+    return [dict(zip(command[2::2], command[3::2], strict=True)) for command in commands]
+
+
+def test_the_three_phases(
+    tmp_path: Path, tiny_datasets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Images, clips of images, clips of videos: each starts from the one before it."""
-    one, two, three = (tmp_path / name for name in ("one", "two", "three"))
-    step("coco/refinevis_images_R50", one, tiny_datasets, **{"INPUT.CLIP_FRAMES": "1"})
+    monkeypatch.chdir(tmp_path)
+    logs, places = [], []
+    for options in phases_of_the_page():
+        config = options["--config-file"].removeprefix("configs/").removesuffix(".yaml")
+        frames = "1" if "images" in config else "2"
+        start = Path(options["--weights"]) if "--weights" in options else None
+        places.append(Path(options["--output"]))
+        logs.append(step(config, places[-1], tiny_datasets, start, **{"INPUT.CLIP_FRAMES": frames}))
+    (one, two, three), (_, log, videos) = places, logs
     first = one / "model_final.safetensors"
-    log = step("coco/refinevis_R50", two, tiny_datasets, first)
     assert "the file holds a frame model alone" in log
     assert "newly initialised: 6 x association_head.layers" in log
     assert "heads.cls" not in log, "80 classes in both"
     second = two / "model_final.safetensors"
-    log = step("ovis/refinevis_R50", three, tiny_datasets, second)
-    assert "class rows by name: 15 of 25" in log
-    assert "newly initialised: 1 x" not in log
+    assert "class rows by name: 15 of 25" in videos
+    assert "newly initialised: 1 x" not in videos
     for key, value in read_weights(first).state.items():
         moved = read_weights(second).state[f"frame_model.{key}"]
         assert value.shape == moved.shape
