@@ -144,7 +144,10 @@ def bitmask_of(frame: FrameMasks, size: tuple[int, int]) -> npt.NDArray[np.uint8
                 f"{where}: id {track_id} cannot stand in a bitmask, which has ids from 1 to "
                 f"{MAX_ID}, each once; number the tracks of a video from 1."
             )
-        pixels[rle.decode(mask)] = (label + 1, int(ignored), track_id // 256, track_id % 256)
+        x, y, w, h = rle.to_box(mask)
+        own = rle.decode(mask)[y : y + h, x : x + w]
+        value = (label + 1, int(ignored), track_id // 256, track_id % 256)
+        pixels[y : y + h, x : x + w][own] = value
     return pixels
 
 

@@ -120,10 +120,13 @@ def resolve_overlaps(frame: FrameMasks) -> FrameMasks:
         mask = rle.decode(frame.rles[i])
         if covered is None:
             covered = np.zeros_like(mask)
-        mask &= ~covered
-        covered |= mask
-        if mask.any():
-            visible[i] = rle.encode(mask)
+        x, y, w, h = rle.to_box(frame.rles[i])
+        own, seen = mask[y : y + h, x : x + w], covered[y : y + h, x : x + w]
+        hidden = bool((own & seen).any())
+        own &= ~seen
+        seen |= own
+        if own.any():
+            visible[i] = rle.encode(mask) if hidden else frame.rles[i]
     kept = frame.select(sorted(visible))
     kept.rles = [visible[i] for i in sorted(visible)]
     return kept

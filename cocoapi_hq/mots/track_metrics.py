@@ -60,9 +60,14 @@ def read_once(gt: Source, results: Source, options: dict[str, Any]) -> tuple[Sou
     metrics.
 
     Raises:
-        ScoringError: a bitmask breaks its format.
+        ScoringError: a bitmask breaks its format, or only the results are bitmasks.
     """
     config = options.get("config")
+    if is_bitmask_folder(results) and not is_bitmask_folder(gt):
+        raise ScoringError(
+            f"{results}: bitmasks pair with bitmasks by file name, but {gt} is none; give bitmasks "
+            "of the ground truth, or the results as Scalabel JSON."
+        )
     if not is_bitmask_folder(gt) or is_bitmask_folder(results):
         return gt, config
     truth = read_truth(gt, config)
@@ -98,6 +103,11 @@ def evaluate_tracks(
     if metric == "hota" and is_tube_file(gt):
         tubes = {k: v for k, v in own.items() if k in ("min_score", "mask_field")}
         return hota.evaluate_hota_tubes(gt, results, **tubes).to_dict()
+    if metric == "frame_ap" and is_bitmask_folder(results):
+        raise ScoringError(
+            f"{results}: bitmasks have no scores, by which frame AP ranks; give the results as "
+            "Scalabel JSON."
+        )
     tubes = {key: own.pop(key, None) for key in _TUBES}
     if is_tube_list(results) or is_tube_file(gt):
         gt, results, own = _as_frames(metric, gt, results, own, tubes)
