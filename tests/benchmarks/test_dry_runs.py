@@ -14,7 +14,7 @@ import pytest
 REPO = Path(__file__).resolve().parents[2]
 FOLDER = REPO / "benchmarks"
 #: Not scripts, or scripts of another kind that have tests of their own below.
-OTHERS = {"common", "run_all", "baseline_mots"}
+OTHERS = {"common", "run_all", "baseline_mots", "driving_clips"}
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in OTHERS)
 
 

@@ -64,6 +64,9 @@ def test_one_step(name: str) -> None:
         parts = parts - {"coarse"} | {"masks", "association_head"}
     if cfg.MODEL.META_ARCHITECTURE == "MinVIS":
         parts = parts - {"coarse"} | {"pixel_map"}
+    if cfg.MODEL.META_ARCHITECTURE.startswith("QDTrack"):
+        parts = {"backbone", "neck", "rpn", "roi_heads", "embedding"}
+        parts |= {"region_query"} if refines else set()
     if cfg.MODEL.META_ARCHITECTURE == "QueryMaskRefiner":
         parts = set()
     if cfg.MODEL.META_ARCHITECTURE == "MaskRefiner":

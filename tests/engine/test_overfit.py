@@ -48,7 +48,14 @@ def write_large_shape(folder: Path, seed: int = 1) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["overfit_seqformer", "overfit_vmt_released", "overfit_idol", "overfit_minvis"]
+    "name",
+    [
+        "overfit_seqformer",
+        "overfit_vmt_released",
+        "overfit_idol",
+        "overfit_minvis",
+        "overfit_qdtrack",
+    ],
 )
 def test_one_clip_is_learned_by_heart(name: str, tmp_path: Path) -> None:
     write_large_shape(tmp_path)

@@ -17,7 +17,8 @@ from vmt.config.node import load_config
 from vmt.data.catalog import load_dataset
 from vmt.data.datasets.categories import COCO_MAPS, label_space
 from vmt.data.datasets.splits import SPLITS
-from vmt.modeling.meta_arch.build import build_model
+from vmt.engine.optimizer import freeze
+from vmt.modeling.meta_arch.build import build_model, build_network
 from vmt.structures.labels import LabelSpace
 from vmt.utils.events import read_json_lines
 
@@ -31,6 +32,9 @@ SETS = ("hq_ytvis", "ytvis_2019", "ytvis_2021", "ovis")
 #: One R50 of every data set as it stands.
 AS_IT_STANDS = ("hq_ytvis/vmt_R50", "ytvis_2019/msts_R50", "ytvis_2021/vmt_R50_released_published")
 AS_IT_STANDS += ("ovis/seqformer_R50",)
+#: YAMLs that go on from a network whose detector stays as it is.
+FIXED = ("bdd100k/pcan_like_R50", "bdd100k/vmt_R50")
+BDD100K = ("bdd100k/qdtrack_R50", *FIXED, "quick/qdtrack_study")
 #: YAMLs for one's own data; here that of HQ-YTVIS.
 OWN_DATA = ("quick/", "refine/mask_refiner", "refine/self_correct_synthetic")
 OWN_KEYS = {"DATASETS.TRAIN": "[hq_ytvis_train]"}
@@ -44,8 +48,11 @@ def keys_of(name: str) -> dict[str, str]:
             "MODEL.BACKBONE.NAME": "timm/resnet18d",
             "MODEL.MASK_REFINER.CROP_SIZES": "[48,64]",
         }
-    if name.startswith(("refine/ovis", "ovis/ablations/table")):  # in place of a trained base
+    based = ("refine/ovis", "ovis/ablations/table", *FIXED)
+    if name.startswith(based):  # in place of a trained base
         keys |= {"MODEL.NEW_PARAMETERS": "['']", "MODEL.WEIGHTS": ""}
+    if name in BDD100K:
+        return keys
     if name.startswith(OWN_DATA):
         keys |= OWN_KEYS
     if name.startswith("quick/"):
@@ -89,6 +96,14 @@ def check_images(folder: Path, boxes: bool) -> None:
     assert ("image_box/AP" in scores) == boxes
 
 
+def check_mots(folder: Path) -> None:
+    """Files of BDD100K MOTS for two videos of four frames, and their scores."""
+    assert json.loads((folder / "results_scalabel.json").read_text())
+    assert len(list((folder / "bitmasks").rglob("*.png"))) == 8
+    scores = json.loads((folder / "metrics.json").read_text())
+    assert {"bdd_mots/mMOTSA", "bdd_mots/mIDF1", "frame_ap/AP"} <= set(scores)
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_one_step_and_its_evaluation(
     name: str, tmp_path: Path, tiny_datasets: Path, capsys: pytest.CaptureFixture[str]
@@ -105,6 +120,10 @@ def test_one_step_and_its_evaluation(
         assert status == 0, said
         check_images(tmp_path / "run/inference/coco_2017_val", boxes="mask2former" not in name)
         return
+    if name in BDD100K:
+        assert status == 0, said
+        check_mots(tmp_path / "run/inference/bdd100k_mots_val")
+        return
     if name.startswith("refine/"):  # vmt refine runs them
         assert status == 2
         assert "vmt train: DATASETS.TEST is empty" in said
@@ -114,7 +133,8 @@ def test_one_step_and_its_evaluation(
     test_set = (cfg.DATASETS.TEST or ["hq_ytvis_val"])[0]
     assert status == 0, said
     folder = tmp_path / "run/inference" / test_set
-    silent = cfg.TEST.WINDOW > 0 or cfg.MODEL.META_ARCHITECTURE in ("IDOL", "RefineVIS")
+    unsure = ("IDOL", "RefineVIS", "QDTrack", "QDTrackVMT")
+    silent = cfg.TEST.WINDOW > 0 or cfg.MODEL.META_ARCHITECTURE in unsure
     check_evaluation(folder, test_set, tiny_datasets, windows=silent)
 
 
@@ -180,3 +200,27 @@ def test_a_recipe_says_what_it_is_made_of(name: str) -> None:
         steps = {"ytvis_2021": (8000, [5500]), "ovis": (10000, [7000])}.get(folder, (6000, [4000]))
         assert steps == (cfg.SOLVER.MAX_STEPS, cfg.SOLVER.MILESTONE_STEPS)
         assert cfg.INPUT.CLIP_FRAMES == 1
+
+
+@pytest.mark.parametrize("name", BDD100K[:3])
+def test_bdd100k_is_trained_as_published(name: str) -> None:
+    """QDTrack's schedule; masks are learnt behind a detector that stays."""
+    cfg = load_config(CONFIGS / f"{name}.yaml")
+    assert cfg.DATASETS.TEST == ["bdd100k_mots_val"]
+    assert cfg.MODEL.LABEL_SPACE == "bdd100k_mots"
+    assert (cfg.SOLVER.EPOCHS, cfg.SOLVER.MILESTONES) == (12, [8, 11])
+    assert (cfg.SOLVER.CLIPS_PER_BATCH, cfg.SOLVER.WARMUP_STEPS) == (16, 1000)
+    rates = {"bdd100k/qdtrack_R50": ("sgd", 0.02), "bdd100k/pcan_like_R50": ("sgd", 0.01)}
+    assert rates.get(name, ("adamw", 1e-4)) == (cfg.SOLVER.OPTIMIZER, cfg.SOLVER.BASE_LR)
+    assert cfg.MODEL.MOTS.AUXILIARY == "released"
+    model = build_network(cfg, label_space(cfg.MODEL.LABEL_SPACE))
+    freeze(model, cfg.SOLVER.FREEZE)
+    learning = {n.split(".")[0] for n, p in model.named_parameters() if p.requires_grad}
+    if name not in FIXED:
+        assert cfg.DATASETS.TRAIN == ["bdd100k_mots_train", "bdd100k_det_train"]
+        assert learning == {"backbone", "neck", "rpn", "roi_heads", "embedding"}
+        return
+    assert cfg.DATASETS.TRAIN == ["bdd100k_mots_train"]
+    assert learning == {"roi_heads", "refiner", "region_query"}
+    heads = {n.split(".")[0] for n, p in model.roi_heads.named_parameters() if p.requires_grad}
+    assert heads == {"mask_head", "mask_predictor"}

@@ -53,6 +53,8 @@ NETWORKS = {
     "refinevis": ("quick/refinevis_tiny", {}),
     "refinevis_condinst": ("quick/refinevis_condinst_tiny", {}),
     "refinevis_mask2former": ("quick/refinevis_mask2former_tiny", {}),
+    "qdtrack": ("quick/qdtrack_tiny", {}),
+    "qdtrack_vmt": ("quick/qdtrack_vmt_tiny", {}),
 }
 SWITCHES = {
     "recompute": {"ENGINE.ACTIVATION_CHECKPOINTING": "true"},
@@ -89,6 +91,8 @@ REFUSED = {
         "refinevis_mask2former",
         "adversary",
     ): "MODEL.ADVERSARY foreground_background judges the masks",
+    ("qdtrack", "adversary"): "MODEL.ADVERSARY foreground_background judges the masks",
+    ("qdtrack_vmt", "adversary"): "MODEL.ADVERSARY foreground_background judges the masks",
     ("detector", "no_degrade"): "INPUT.DEGRADE is empty, but MODEL.META_ARCHITECTURE Query",
 }
 
