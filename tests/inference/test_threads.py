@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from vmt.inference.threads import ReadAhead, WriteBehind
+from vmt.inference.threads import ReadAhead, StalledError, WriteBehind
 from vmt.utils.errors import OutputError, VideoError
 
 
@@ -83,3 +83,20 @@ def test_a_failed_write_is_raised_once_and_ends_writing() -> None:
     late.put(3)
     with pytest.raises(OutputError, match="full"):
         late.close()
+
+
+def test_an_item_that_does_not_come_in_time() -> None:
+    never = threading.Event()
+
+    def source() -> Iterator[int]:
+        yield 1
+        never.wait(20)
+        yield 2
+
+    items = iter(ReadAhead(source(), patience=0.5))
+    assert next(items) == 1
+    started = time.monotonic()
+    with pytest.raises(StalledError):
+        next(items)
+    assert 0.4 < time.monotonic() - started < 4.0
+    never.set()

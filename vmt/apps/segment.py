@@ -101,9 +101,13 @@ def segment(asked: SegmentOptions, say: Say, warn: Say) -> str:
                 source = open_one()
                 if asked.max_frames is not None:
                     source = FirstFrames(source, asked.max_frames)
-                fitted = options
+                chosen = asked.window is not None
                 if not isinstance(model, FrameModel):
-                    fitted = _fit_window(options, source, say, chosen=asked.window is not None)
+                    fitted = _fit_window(options, source, say, chosen=chosen)
+                elif source.rereadable or chosen:
+                    fitted = options
+                else:  # live: no frame waits for the next
+                    fitted = replace(options, window=0, stride=0)
                 pipeline = Pipeline(VideoPredictor(model, fitted), files, results, reserve, say)
                 pipeline.run(source, folder_of(source), signals)
             except VideoError as error:
