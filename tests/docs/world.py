@@ -16,15 +16,17 @@ from PIL import Image
 from cocoapi_hq.io import rle
 from tests.docs.blocks import REPO
 from tests.synthetic import CATEGORIES, ShapeVideo, moving_shapes
+from vmt.checkpoint.key_maps.idol import IDOL
 from vmt.checkpoint.key_maps.released import RELEASED
 from vmt.inference.load import load_model
 from vmt.inference.video_writer import VideoWriter
 
 SIZE, FRAMES = (96, 128), 5
-#: Weight files in the layout of the published ones -> config of their network.
+#: Weight files in the layout of the published ones -> config of their network, and its names.
 WEIGHTS = {
-    "checkpoint_r50_final.pth": "configs/hq_ytvis/vmt_R50_released.yaml",
-    "seqformer_r50.pth": "configs/ytvis_2019/seqformer_R50.yaml",
+    "checkpoint_r50_final.pth": ("configs/hq_ytvis/vmt_R50_released.yaml", RELEASED),
+    "seqformer_r50.pth": ("configs/ytvis_2019/seqformer_R50.yaml", RELEASED),
+    "idol_ytvis_2019_r50.pth": ("configs/ytvis_2019/idol_R50.yaml", IDOL),
 }
 FFMPEG = """#!{python}
 import sys
@@ -91,10 +93,10 @@ def write_datasets(folder: Path, tiny: Path) -> None:
 def write_weights(folder: Path) -> None:
     """Random weights under the names of the published files, in their layout."""
     folder.mkdir()
-    for name, config in WEIGHTS.items():
+    for name, (config, names) in WEIGHTS.items():
         torch.manual_seed(0)
         model = load_model(REPO / config, None, ["MODEL.DEVICE", "cpu"])
-        torch.save({"model": RELEASED.to_released(model.state_dict()).state}, folder / name)
+        torch.save({"model": names.to_released(model.state_dict()).state}, folder / name)
     (folder / "seqformer_coco_r50.pth").symlink_to(folder / "seqformer_r50.pth")
 
 
