@@ -54,7 +54,8 @@ def test_one_step(name: str) -> None:
     assert math.isfinite(sum(trainer.last.losses.values()))
     assert math.isfinite(trainer.last.gradient_norm)
     refines = cfg.MODEL.REFINER.NAME != "none"
-    assert ("loss_mask_refine" in trainer.last.losses) == refines
+    tracklets = cfg.MODEL.META_ARCHITECTURE == "RefineVIS"  # their losses are called the same
+    assert ("loss_mask_refine" in trainer.last.losses) == (refines or tracklets)
     after = model.state_dict()
     moved = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
     parts = {"backbone", "neck", "encoder", "decoder", "heads", "coarse"}
@@ -67,6 +68,9 @@ def test_one_step(name: str) -> None:
     if cfg.MODEL.META_ARCHITECTURE.startswith("QDTrack"):
         parts = {"backbone", "neck", "rpn", "roi_heads", "embedding"}
         parts |= {"region_query"} if refines else set()
+    if tracklets:
+        own = cfg.MODEL.REFINEVIS.FRAME_MODEL == "IDOL"  # it brings the head of association
+        parts = {"frame_model", "tar"} | (set() if own else {"association_head"})
     if cfg.MODEL.META_ARCHITECTURE == "QueryMaskRefiner":
         parts = set()
     if cfg.MODEL.META_ARCHITECTURE == "MaskRefiner":
