@@ -65,7 +65,9 @@ def test_a_frame_model_goes_to_its_place(name: str, tmp_path: Path) -> None:
 
 def test_what_refines_it_must_be_said_to_be_new(tmp_path: Path) -> None:
     path = written(network("maskdino"), tmp_path / "w.safetensors")
-    with pytest.raises(CheckpointError, match=r"2 entries are missing, first refinement\.weight"):
+    with pytest.raises(
+        CheckpointError, match=r"it holds MaskDINO alone, 2 entries are missing, first ref"
+    ):
         load_weights(Around(network("maskdino")), path, new_classes=True)
 
 
@@ -164,6 +166,13 @@ def test_files_of_the_whole_network_are_described(tmp_path: Path) -> None:
     assert description.method == "RefineVIS on Mask2Former or MinVIS"
     assert (description.num_classes, description.config) == (40, "")
     assert recognise({"frame_model.x": torch.zeros(1)}).method.startswith("no video")
+
+
+@pytest.mark.parametrize(("layers", "name"), [("9", "maskdino"), ("6", "refinevis_images")])
+def test_six_decoder_layers_are_those_of_refinevis(layers: str, name: str, tmp_path: Path) -> None:
+    words = ["MODEL.BACKBONE.NAME", "resnet50", "MODEL.MASKDINO.DECODER_LAYERS", layers]
+    path = written(network("maskdino", *words), tmp_path / "w.safetensors")
+    assert describe(read_weights(path)).config == f"configs/coco/{name}_R50.yaml"
 
 
 def test_keys_of_new_heads_are_prefixes() -> None:

@@ -193,6 +193,8 @@ def _summary(
                 fix += f", or train new heads: {new_heads_key([row[0] for row in heads])}"
     else:
         cause = f"{len(report.missing)} entries are missing, first {report.missing[0]}"
+        if asks.method.endswith(f" on {holds.method}"):
+            cause = f"it holds {holds.method} alone, {cause}"
     return f"{report.source}: does not fit the network: {cause}; {fix}."
 
 

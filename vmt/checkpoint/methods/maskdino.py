@@ -36,7 +36,8 @@ def _recognise(shapes: Shapes, label: str) -> Recognised | None:
         return None
     levels = {"R50": {3: "R50_3s", 5: "R50_5levels"}}.get(label, {})
     label = levels.get(shapes["encoder.level_embed"][0], label)
-    config = f"configs/coco/maskdino_{label}.yaml" if label else ""
+    stem = "maskdino" if "decoder.layers.6.linear1.weight" in shapes else "refinevis_images"
+    config = f"configs/coco/{stem}_{label}.yaml" if label else ""
     return Recognised("MaskDINO", config, "heads.cls.weight")
 
 
