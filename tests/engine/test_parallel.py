@@ -91,6 +91,15 @@ def test_the_refiner_trains_in_two_processes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_refinevis_trains_in_two_processes(tmp_path: Path, kind: str) -> None:
+    """One of them sees no object; both wait for the same sums, and end with the same weights."""
+    two = train(tmp_path / "two.pt", 2, kind, name="refinevis_tiny", steps=2)
+    assert torch.isfinite(torch.tensor(two["losses"])).all()
+    assert len(two["losses"]) == 2
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "second"), [("ddp", "fsdp"), ("fsdp", "ddp")])
 def test_a_checkpoint_serves_any_kind_and_number_of_processes(
     alone: dict[str, Any], tmp_path: Path, first: str, second: str

@@ -114,7 +114,8 @@ def _guided(
     query = first.labels.new_full((first.num_slots, len(frames)), -1)
     for t, frame in enumerate(frames):
         target, best = frame.target, frame.best
-        near = _acceptable(model, frame, options)[best, torch.arange(len(target))] & (best >= 0)
+        near = _acceptable(model, frame, options)  # (Q, G)
+        near = near.gather(0, best.clamp(min=0)[None])[0] & (best >= 0)
         query[target.slots[near], t] = best[near]
     slots = (query >= 0).any(1).nonzero()[:, 0]
     return TrackedQueries(query[slots], slots)
