@@ -19,11 +19,9 @@ from vmt.modeling.criteria.matcher import Match
 from vmt.modeling.criteria.ota import OtaMatch, ReferencePairs, SimOta
 from vmt.modeling.criteria.set_criterion import mean_tracklets
 from vmt.modeling.video_model import ClipBatch, FrameModel, FrameOutputs, class_probs
-from vmt.ops.frames import frame_chunks
 from vmt.structures.boxes import cxcywh_to_xyxy, pairwise_iou
 from vmt.structures.clip import ClipTargets
 from vmt.structures.frame_targets import FrameTargets
-from vmt.utils.precision import arithmetic
 
 
 @dataclass(frozen=True)
@@ -94,11 +92,7 @@ class RefinableFrameModel(FrameModel):
     @torch.inference_mode()
     def segment_frames(self, frames: Tensor) -> list[FrameOutputs]:
         """See ``FrameModel``."""
-        outputs: list[FrameOutputs] = []
-        for rows in frame_chunks(len(frames), self.frame_chunk):
-            with arithmetic(self.precision, self.device):
-                outputs += self.segment_normalised(self.normalise(frames[rows]))
-        return outputs
+        return self.in_chunks(frames, self.segment_normalised)
 
     @abstractmethod
     def segment_normalised(self, frames: Tensor) -> list[FrameOutputs]:

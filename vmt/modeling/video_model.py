@@ -20,7 +20,7 @@ from vmt.modeling.adversarial import Adversary
 from vmt.modeling.backbones.base import Backbone
 from vmt.modeling.criteria.set_criterion import mean_tracklets
 from vmt.ops.crops import Place
-from vmt.ops.frames import fold_frames
+from vmt.ops.frames import fold_frames, frame_chunks
 from vmt.structures.clip import ClipTargets
 from vmt.structures.labels import LabelSpace
 from vmt.structures.predictions import ClipTracklets
@@ -387,6 +387,16 @@ class FrameModel(VideoModel):
         Args:
             frames: (T, 3, H, W) RGB in [0, 255], uint8 or float, any device, any size.
         """
+
+    def in_chunks(
+        self, frames: Tensor, segment: Callable[[Tensor], list[FrameOutputs]]
+    ) -> list[FrameOutputs]:
+        """What ``segment`` says of frames, normalised and ``frame_chunk`` at a time."""
+        outputs: list[FrameOutputs] = []
+        for rows in frame_chunks(len(frames), self.frame_chunk):
+            with arithmetic(self.precision, self.device):
+                outputs += segment(self.normalise(frames[rows]))
+        return outputs
 
     def predict(self, clip: Mapping[str, Any]) -> dict[str, Any]:
         """``frames``: what ``segment_frames`` finds in ``image``."""

@@ -18,10 +18,9 @@ from vmt.modeling.mots.options import DetectorOptions
 from vmt.modeling.mots.sampling import RegionOptions, Regions, draw_regions
 from vmt.modeling.registry import META_ARCHITECTURES, register
 from vmt.modeling.video_model import ClipBatch, FrameOutputs, ModelOptions
-from vmt.ops.frames import frame_chunks
 from vmt.structures.frame_targets import FrameTargets, frame_targets
 from vmt.structures.labels import LabelSpace
-from vmt.utils.precision import arithmetic, no_autocast
+from vmt.utils.precision import no_autocast
 
 
 @dataclass(frozen=True)
@@ -177,8 +176,4 @@ class QDTrack(TwoStageDetector):
     @torch.inference_mode()
     def segment_frames(self, frames: Tensor) -> list[FrameOutputs]:
         """See ``FrameModel``."""
-        outputs: list[FrameOutputs] = []
-        for rows in frame_chunks(len(frames), self.frame_chunk):
-            with arithmetic(self.precision, self.device):
-                outputs += self.outputs(self.normalise(frames[rows]))
-        return outputs
+        return self.in_chunks(frames, self.outputs)
