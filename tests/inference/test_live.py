@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +127,53 @@ def test_addresses_that_answer_nothing() -> None:
     for spec in ("tcp://127.0.0.1:1", "rtsp://127.0.0.1:1/live"):
         with pytest.raises(VideoError, match=r"127\.0\.0\.1:1.*: cannot be opened as a live video"):
             only(spec, HASTY)
+
+
+class Served(BaseHTTPRequestHandler):
+    """A video by HTTP; of ``/stalls`` three quarters, then silence."""
+
+    pieces = encoded(frames(40), "mpegts", "libx264")
+    over = threading.Event()
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(b"".join(self.pieces))))
+        self.end_headers()
+        stalls = self.path == "/stalls"
+        with contextlib.suppress(ConnectionError):
+            self.wfile.write(b"".join(self.pieces[: 30 if stalls else None]))
+            self.wfile.flush()
+            if stalls:
+                self.over.wait(20)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_an_address(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Served) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        source = only(f"{address}/live.ts?key=1")
+        assert source.name == "live"
+        assert len(list(source)) == 40
+        got = taken(only(f"{address}/stalls", HASTY), "stalls: no frame came for 1 s after 2. fra")
+        assert len(got) >= 25, "the last pictures are whole once the next ones begin"
+        Served.over.set()
+        server.shutdown()
+
+
+def test_the_standard_input(tmp_path: Path) -> None:
+    spec, before = pipe(tmp_path), os.dup(0)
+    with sent(spec, encoded(frames(6))):
+        file = os.open(spec, os.O_RDONLY)
+        os.dup2(file, 0)
+        try:
+            assert len(list(only("-"))) == 6
+        finally:
+            os.dup2(before, 0)
+            os.close(file)
+            os.close(before)
 
 
 def test_the_first_frames_of_a_stream(tmp_path: Path) -> None:

@@ -92,6 +92,16 @@ def test_a_live_video_is_the_stream(model: RefineVIS) -> None:
     assert plain != streamed
 
 
+def test_half_precision(model: RefineVIS, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads and refinement follow the network behind its forward pass."""
+    randomise(model)
+    for part in (model, model.frame_model):
+        monkeypatch.setattr(part, "precision", "bf16")
+    for mode in ("online", "offline"):
+        results = list(predictor(model, mode).stream(frames(5)))
+        assert any(result.tracks for result in results)
+
+
 def test_clips_know_nothing_of_each_other(model: RefineVIS) -> None:
     """Masks of a clip are the same whatever the length of the video behind it."""
     randomise(model)

@@ -18,6 +18,7 @@ from tests.inference.fake_model import (
     LABELS,
     BlobFrameModel,
     BlobRefiningModel,
+    FullColourRefiner,
     blob_video,
     small_tar,
 )
@@ -402,6 +403,17 @@ def test_offline_reads_clips_and_cannot_be_stepped() -> None:
         with pytest.raises(ConfigError, match="MODE online for a live video"):
             call()
     assert predictor("offline", model_window=1).step(clip[0]).tracks
+
+
+def test_a_refiner_of_masks_gets_the_same_clips() -> None:
+    runner = predictor("offline")
+    runner.model.refiner = FullColourRefiner()
+    clip = [frame.numpy() for frame in blob_video(7, SIZE)]
+    assert [r.index for r in runner.stream(clip)] == list(range(7))
+    assert runner.model.calls == [4, 3]
+    assert runner.model.refiner.windows
+    with pytest.raises(ConfigError, match="MODE online for a live video"):
+        runner.step(clip[0])
 
 
 @pytest.mark.slow
