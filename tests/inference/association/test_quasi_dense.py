@@ -263,6 +263,18 @@ def test_what_a_weak_match_and_a_backdrop_do() -> None:
     assert memory.step(3, detections(other)).tolist() == [2], "a track keeps to its class"
 
 
+@pytest.mark.parametrize("limit", [0.3, 0.7])
+def test_limits_are_not_part_of_what_is_above_them(limit: float) -> None:
+    """In the type of the scores, in which 0.3 is more than Python's 0.3 and 0.7 less."""
+    options = QuasiDenseOptions(init_score=limit, object_score=limit)
+    memory = QuasiDenseMemory(options)
+    row: Row = (limit, 0, place(0), axis(0))
+    assert memory.step(0, detections([row])).tolist() == [-1]
+    above: Row = (limit + 1e-6, 0, place(0), axis(0))
+    assert memory.step(1, detections([above])).tolist() == [0]
+    assert memory.step(2, detections([row])).tolist() == [-2], "weak, and sure to be the track"
+
+
 def test_frames_without_detections_count() -> None:
     memory = QuasiDenseMemory(QuasiDenseOptions(memory_frames=3))
     memory.step(0, detections([(0.9, 0, place(0), axis(0))]))

@@ -164,11 +164,12 @@ class QuasiDenseMemory:
     def _unique(self, ranked: BoxDetections) -> Tensor:
         """(D,) bool, False for duplicates; also of what is a duplicate itself, as published."""
         options = self._options
-        limit = torch.where(
-            ranked.scores < options.object_score, options.backdrop_iou, options.duplicate_iou
-        )
         overlap = pairwise_iou(ranked.boxes_xyxy, ranked.boxes_xyxy).tril(-1)
-        return ~(overlap > limit[:, None]).any(1)
+        weak = (ranked.scores < options.object_score)[:, None]
+        too_much = torch.where(
+            weak, overlap > options.backdrop_iou, overlap > options.duplicate_iou
+        )
+        return ~too_much.any(1)
 
     def _match(self, ranked: BoxDetections) -> Tensor:
         """Ids of detections by descending score, without duplicates."""
@@ -176,12 +177,13 @@ class QuasiDenseMemory:
         ids = torch.full((len(ranked),), NO_TRACK)
         if len(ranked) and self.entries:
             affinity, memory_ids = self._affinity(ranked)
-            for row, score in enumerate(ranked.scores.tolist()):
+            # compared as tensors: 0.3 of a detection is not above 0.3, whatever it is in Python
+            for row, is_object in enumerate((ranked.scores > options.object_score).tolist()):
                 value, column = affinity[row].max(0)
                 track = int(memory_ids[column])
                 if value <= options.match_score or track == NO_TRACK:
                     continue
-                if score > options.object_score:
+                if is_object:
                     ids[row] = track
                     affinity[row + 1 :, column] = 0.0
                 elif value > options.sure_score:
