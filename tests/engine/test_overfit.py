@@ -54,6 +54,7 @@ def write_large_shape(folder: Path, seed: int = 1) -> None:
         "overfit_vmt_released",
         "overfit_idol",
         "overfit_minvis",
+        "overfit_refinevis",
         "overfit_qdtrack",
     ],
 )
