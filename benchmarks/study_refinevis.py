@@ -22,10 +22,12 @@ import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from common import REPO, benchmark_parser, machine, parse, run, write_json
-from study_training import do
+from study_training import do, tube_iou
 
+from cocoapi_hq.io import rle
 from tests.synthetic import hiding_shapes, write_moving_shapes
 from vmt.engine.job import Job
 
@@ -61,6 +63,7 @@ DRY_RUN = {
     "steps": 1,
     "frame_steps": 1,
     "seeds": [0],
+    "variants": ["both"],
     "videos": [1, 1],
     "overrides": ["SOLVER.CLIPS_PER_BATCH", "1"],
 }
@@ -85,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             folder = args.output / f"{variant}_{seed}"
             train([*keys, str(weights), *NEW], args.steps, folder)
             keys += [str(folder / "model_final.safetensors")]
-            for name, choice in evaluations(variant, seed == args.seeds[0]).items():
+            windows = WINDOWS if variant == "both" and seed == args.seeds[0] else ()
+            for name, choice in evaluations(windows[: 1 if args.dry_run else None]).items():
                 evaluate([*keys, *choice], folder / name)
             report(args)
 
@@ -121,14 +125,11 @@ def train(keys: Sequence[str], steps: int, folder: Path) -> None:
     do(Job(str(CONFIG), (*keys, *schedule, "OUTPUT_DIR", str(folder)), resume=True))
 
 
-def evaluations(variant: str, first_seed: bool) -> dict[str, list[str]]:
-    """Evaluations of a checkpoint, and their keys."""
-    found = {name: list(keys) for name, keys in EVALUATIONS.items()}
-    if variant == "both" and first_seed:
-        for window in WINDOWS:
-            keys = [*EVALUATIONS["offline"], "TEST.REFINEVIS.WINDOW", str(window)]
-            found[f"offline_{window}"] = keys
-    return found
+def evaluations(windows: Sequence[int]) -> dict[str, list[str]]:
+    """Evaluations of a checkpoint and their keys; those of some windows are offline."""
+    lengths = {f"offline_{w}": ["TEST.REFINEVIS.WINDOW", str(w)] for w in windows}
+    offline = EVALUATIONS["offline"]
+    return {**EVALUATIONS, **{name: [*offline, *keys] for name, keys in lengths.items()}}
 
 
 def evaluate(keys: Sequence[str], folder: Path) -> None:
@@ -144,11 +145,13 @@ def metrics(folder: Path) -> Path:
 
 def report(args: argparse.Namespace) -> None:
     """Write what all runs of the folder have given so far."""
+    truth = json.loads((args.output / "test/annotations.json").read_text())
     results: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     for path in sorted(args.output.glob("*_[0-9]*/*/inference/annotations/metrics.json")):
         variant, _, seed = path.parents[3].name.rpartition("_")
         numbers = json.loads(path.read_text())
         row = {name: round(numbers[f"tube_mask/{key}"], 4) for name, key in KEYS.items()}
+        row |= frames_of_hidden(truth, json.loads((path.parent / "results.json").read_text()))
         results.setdefault(variant, {}).setdefault(seed, {})[path.parents[2].name] = row
     steps = {"frame_steps": args.frame_steps, "steps": args.steps}
     content = {"machine": machine(), **steps, "overrides": args.overrides, "results": results}
@@ -158,10 +161,50 @@ def report(args: argparse.Namespace) -> None:
     print(text)
 
 
+def frames_of_hidden(
+    truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]
+) -> dict[str, float]:
+    """What becomes of the frames of shapes that others hide.
+
+    A shape is held against the result of its class with the best tube IoU.
+
+    Args:
+        truth: YouTube-VIS JSON with OVIS's fields.
+        results: of the scoring package's format.
+
+    Returns:
+        ``missed``: share of the frames that show a shape and have no mask of it; ``iou``: mean IoU
+        where both are; ``invented``: share of the frames that do not show it and have a mask.
+    """
+    ious, missed, shown, invented, absent = [], 0, 0, 0, 0
+    for row in truth["annotations"]:
+        if "severe_occlusion" not in row["occlusion"]:
+            continue
+        wanted = row["segmentations"]
+        same = [
+            entry["segmentations"]
+            for entry in results
+            if all(entry[key] == row[key] for key in ("video_id", "category_id"))
+        ]
+        masks = max(same, key=lambda tube: tube_iou(wanted, tube), default=[None] * len(wanted))
+        for a, b in zip(wanted, masks, strict=True):
+            drawn = bool(b and rle.area(b))
+            shown, missed = shown + bool(a), missed + bool(a and not drawn)
+            absent, invented = absent + (not a), invented + (drawn and not a)
+            if a and drawn:
+                ious.append(tube_iou([a], [b]))
+    return {
+        "missed": round(missed / max(shown, 1), 4),
+        "iou": round(statistics.mean(ious), 4) if ious else 0.0,
+        "invented": round(invented / max(absent, 1), 4),
+    }
+
+
 def table(results: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]) -> str:
     """Mean and standard deviation over seeds, and what refinement adds seed by seed."""
-    lines = ["| training | evaluation | AP | AP hidden | AP others | refined - frame, hidden |"]
-    lines.append("|---" * 6 + "|")
+    columns = ("AP", "hidden", "others", "missed", "iou", "invented")
+    lines = [f"| training | evaluation | {' | '.join(columns)} | hidden, refined - frame |"]
+    lines.append("|---" * (len(columns) + 3) + "|")
     for variant, seeds in results.items():
         for name in sorted({name for runs in seeds.values() for name in runs}):
             rows = {seed: runs[name] for seed, runs in seeds.items() if name in runs}
