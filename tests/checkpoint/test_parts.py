@@ -168,6 +168,24 @@ def test_files_of_the_whole_network_are_described(tmp_path: Path) -> None:
     assert recognise({"frame_model.x": torch.zeros(1)}).method.startswith("no video")
 
 
+@pytest.mark.parametrize(
+    ("name", "space", "config"),
+    [
+        ("maskdino", "ovis", "ovis/refinevis_R50"),
+        ("maskdino", "coco", "coco/refinevis_R50"),
+        ("maskdino", "ytvis_2021", "ytvis_2019/refinevis_R50"),  # 40 classes in both
+        ("idol", "ytvis_2021", "ytvis_2021/refinevis_condinst_R50"),
+        ("minvis", "ytvis_2021", "ytvis_2021/refinevis_mask2former_R50"),
+    ],
+)
+def test_the_config_that_is_named_is_there(name: str, space: str, config: str) -> None:
+    words = ["MODEL.BACKBONE.NAME", "resnet50", "MODEL.LABEL_SPACE", space]
+    with torch.device("meta"):
+        state = Around(network(name, *words)).state_dict()
+    assert recognise(state).config == f"configs/{config}.yaml"
+    assert (REPO / f"configs/{config}.yaml").is_file()
+
+
 @pytest.mark.parametrize(("layers", "name"), [("9", "maskdino"), ("6", "refinevis_images")])
 def test_six_decoder_layers_are_those_of_refinevis(layers: str, name: str, tmp_path: Path) -> None:
     words = ["MODEL.BACKBONE.NAME", "resnet50", "MODEL.MASKDINO.DECODER_LAYERS", layers]

@@ -6,8 +6,12 @@ from vmt.checkpoint.methods import methods
 from vmt.checkpoint.methods.base import Method, Recognised, Shapes
 from vmt.checkpoint.parts import FRAME_MODEL
 
-#: Part of the name of a config, by what the frame model is called.
-_CONFIGS = {"MaskDINO": "", "IDOL": "_condinst", "Mask2Former or MinVIS": "_mask2former"}
+#: What the frame model is called -> part of the name of its configs, and their backbones.
+_CONFIGS = {
+    "MaskDINO": ("", ("R50", "SwinL")),
+    "IDOL": ("_condinst", ("R50",)),
+    "Mask2Former or MinVIS": ("_mask2former", ("R50",)),
+}
 
 
 def _recognise(shapes: Shapes, label: str) -> Recognised | None:
@@ -23,16 +27,11 @@ def _recognise(shapes: Shapes, label: str) -> Recognised | None:
     head = FRAME_MODEL + inner.head
     classes = shapes[head][0] - inner.more_rows if head in shapes else 0
     folder = {25: "ovis", 80: "coco"}.get(classes, "ytvis_2019")
-    variant = _CONFIGS.get(inner.method)
+    variant, labels = _CONFIGS.get(inner.method, ("", ()))
     if variant:  # Table 7 alone has other frame models
         folder = "ytvis_2021"
-    config = f"configs/{folder}/refinevis{variant}_{label}.yaml"
-    return Recognised(
-        f"RefineVIS on {inner.method}",
-        config if label and variant is not None else "",
-        head,
-        inner.more_rows,
-    )
+    config = f"configs/{folder}/refinevis{variant}_{label}.yaml" if label in labels else ""
+    return Recognised(f"RefineVIS on {inner.method}", config, head, inner.more_rows)
 
 
 METHOD = Method(place=4, files=(), recognise=_recognise)
