@@ -59,7 +59,9 @@ def slow_refined(
     out = embeds.clone()
     for n, row in enumerate(embeds):
         if not recurrent:
-            out[n] = tar(row[None], times)[0]
+            for first in range(0, len(row), tar.options.window):
+                clip = slice(first, first + tar.options.window)
+                out[n, clip] = tar(row[None, clip], times[clip])[0]
             continue
         for t in range(len(row)):
             past = [

@@ -22,7 +22,7 @@ def add_keys(cfg: Node) -> None:
     # "input": time is added to the embeddings; "query_key": to queries and keys alone.
     cfg.MODEL.REFINEVIS.POSITION = "input"
     # In training a frame reads the refined embeddings of the frames before it ("recurrent", Eq. 4),
-    # or all frames read the embeddings of each other ("joint").
+    # or all frames (of each WINDOW) read the embeddings of each other ("joint").
     cfg.MODEL.REFINEVIS.TRAIN_PASS = "recurrent"
     # Tracklets of a training clip: "tracker", the association itself with lower thresholds; "gt",
     # the queries that stand for the objects of the annotation.

@@ -29,16 +29,18 @@ def refined(
         begun: (N, T) bool, False before a tracklet began, where it is not read; None: all began
             before the clip.
         recurrent: frame after frame, each reading the refined ones before it, as at online
-            inference (Eq. 4); else all frames read each other's embeddings.
+            inference (Eq. 4); else the frames of each W read each other's, as offline.
 
     Returns:
         (N, T, C); without meaning where a tracklet had not begun.
     """
+    window = tar.options.window
     if not recurrent:
-        return tar(embeds, times)  # type: ignore[no-any-return]
+        clips = zip(embeds.split(window, 1), times.split(window), strict=True)
+        return torch.cat([tar(part, time) for part, time in clips], 1)
     done: list[Tensor] = []
     for t in range(embeds.shape[1]):
-        first = max(0, t + 1 - tar.options.window)
+        first = max(0, t + 1 - window)
         sequence = torch.stack([*done[first:], embeds[:, t]], 1)
         readable = None
         if begun is not None:
