@@ -135,10 +135,10 @@ class PixelMapModel(RefinableFrameModel):
         """
         num_frames = len(targets) // len(keys)
         others = [n for n in range(len(targets)) if n % num_frames]
-        found = self.criterion.assign(
+        assigned = self.criterion.assign(
             output.of_frames(others), [targets[n] for n in others], pixel[others]
         )
-        matches = dict(zip(others, found, strict=True))
+        matches = dict(zip(others, assigned, strict=True))
         matches |= {num_frames * b: match for b, match in enumerate(keys)}
         return [matches[n] for n in range(len(targets))]
 
@@ -155,5 +155,5 @@ class PixelMapModel(RefinableFrameModel):
         """See ``RefinableFrameModel``."""
         classes = self.criterion.embedding_class_loss(self.class_head(embeds), labels, count)
         kernels = self.heads.kernels(embeds[with_mask])
-        found = mask_losses(self.criterion.sampler, kernels, frame.pixel, masks[with_mask], count)
-        return self.criterion.weighted({"loss_ce": classes, **found})
+        losses = mask_losses(self.criterion.sampler, kernels, frame.pixel, masks[with_mask], count)
+        return self.criterion.weighted({"loss_ce": classes, **losses})

@@ -214,10 +214,10 @@ class Detector(RefinableFrameModel):
                 boxes[t],
                 out.pixel[first + t],
                 refs[first + t],
-                *stand_ins(found, logits.shape[1], len(target)),
+                *stand_ins(pairs, logits.shape[1], len(target)),
                 target,
             )
-            for t, (found, target) in enumerate(zip([match, *others], targets, strict=True))
+            for t, (pairs, target) in enumerate(zip([match, *others], targets, strict=True))
         ]
 
     def forward_pairs(

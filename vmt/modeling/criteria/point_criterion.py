@@ -100,9 +100,9 @@ class PointCriterion(WeightedLosses, Generic[_Predictions]):
             features = at_points(pixel[frame : frame + 1].float(), points)[0]  # (mask_dim, P)
             truth = at_points(target.masks[None].float(), points)[0]  # (G, P)
             costs = [self.pair_costs(o, frame, features, target, truth) for o in outputs]
-            found = match_costs(torch.stack(costs), target.name) if costs else []
-            for pairs, match in zip(matches, found, strict=True):
-                pairs.append(match)
+            pairs = match_costs(torch.stack(costs), target.name) if costs else []
+            for output, match in zip(matches, pairs, strict=True):
+                output.append(match)
         return matches
 
     def assign(

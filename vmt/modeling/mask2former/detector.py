@@ -92,11 +92,11 @@ class Detector(PixelMapModel):
     @torch.no_grad()
     def overlaps(self, frame: TrainedFrame) -> Tensor:
         """See ``RefinableFrameModel``; of masks in the cells of the pixel map."""
-        found = (self.mask_head(frame.embeds, frame.pixel, None) > 0).flatten(1).float()
+        inside = (self.mask_head(frame.embeds, frame.pixel, None) > 0).flatten(1).float()
         step = slice(STRIDE // 2, None, STRIDE)
         truth = frame.target.masks[:, step, step].flatten(1).float()
-        both = found @ truth.T
-        union = found.sum(1, keepdim=True) + truth.sum(1) - both
+        both = inside @ truth.T
+        union = inside.sum(1, keepdim=True) + truth.sum(1) - both
         return both / union.clamp(min=1)
 
     @torch.no_grad()

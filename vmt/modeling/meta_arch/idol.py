@@ -95,11 +95,13 @@ class IDOL(Detector):
         assert refs is not None, "dynamic layers read places relative to a reference point"
         logits, chosen = self.class_head(embeds), embeds[with_mask]
         if len(chosen):
-            found = self.mask_head(chosen, frame.pixel, refs[with_mask])
+            mask_logits = self.mask_head(chosen, frame.pixel, refs[with_mask])
         else:  # tied to the graph, so that every process has the same losses
-            nothing = 0.0 * (self.masks.controller(embeds).sum() + frame.pixel.sum())
-            found = nothing + frame.pixel.new_zeros(0, 1, 1)
-        losses = self.criterion.embedding_losses(logits, found, labels, masks[with_mask], count)
+            tie = 0.0 * (self.masks.controller(embeds).sum() + frame.pixel.sum())
+            mask_logits = tie + frame.pixel.new_zeros(0, 1, 1)
+        losses = self.criterion.embedding_losses(
+            logits, mask_logits, labels, masks[with_mask], count
+        )
         return self.criterion.weighted(losses)
 
     def reference_pairs(self, frame: TrainedFrame) -> ReferencePairs:

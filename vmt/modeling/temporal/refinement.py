@@ -77,8 +77,8 @@ def refinement_losses(
     sums: dict[str, Tensor] = {}
     for tracklets, frames, time in zip(groups, clips, times, strict=True):
         embeds = refined(tar, tracklets.embeds, time, tracklets.counts, options.recurrent)
-        found = replace(tracklets, embeds=embeds)
-        losses = tracklet_losses(model, found, frames, count, absent_class=options.absent_class)
+        output = replace(tracklets, embeds=embeds)
+        losses = tracklet_losses(model, output, frames, count, absent_class=options.absent_class)
         _add(sums, losses, "_refine")
     if not options.temporal_denoising or not model.denoising_kind:
         return sums

@@ -137,8 +137,8 @@ def _background(
 ) -> TrackedQueries:
     """The best background queries of the first frame, and what follows each in the others."""
     key = frames[0]
-    found = _detections(model, key, SelectionOptions(score=0.0)).query
-    chosen = found[~key.assigned[found]][: options.num_negatives]
+    query = _detections(model, key, SelectionOptions(score=0.0)).query
+    chosen = query[~key.assigned[query]][: options.num_negatives]
     rows = [chosen]
     for frame, embedding in zip(frames[1:], embeddings[1:], strict=True):
         others = (~frame.assigned).nonzero()[:, 0]
@@ -162,8 +162,8 @@ def _detections(
     query = detections.query.to(frame.embeds.device)
     refs = None if frame.refs is None else frame.refs[query]
     masks = model.mask_head(frame.embeds[query], frame.pixel, refs)
-    kept = detections.at(without_same_masks(masks, options))
-    return Detections(kept.query.to(frame.embeds.device), kept.scores)
+    different = detections.at(without_same_masks(masks, options))
+    return Detections(different.query.to(frame.embeds.device), different.scores)
 
 
 def _tracked(
@@ -178,10 +178,10 @@ def _tracked(
     rows: dict[int, list[int]] = {}
     scores: dict[int, float] = {}
     for t, (frame, embedding) in enumerate(zip(frames, embeddings, strict=True)):
-        found = _detections(model, frame, SelectionOptions(score=least))
-        ids = memory.step(t, found.scores, embedding[found.query].float().cpu())
-        queries = zip(ids, found.query.tolist(), found.scores.tolist(), strict=True)
-        for track, query, score in queries:
+        objects = _detections(model, frame, SelectionOptions(score=least))
+        ids = memory.step(t, objects.scores, embedding[objects.query].float().cpu())
+        queries = objects.query.tolist(), objects.scores.tolist()
+        for track, query, score in zip(ids, *queries, strict=True):
             if track is not None:
                 rows.setdefault(track, [-1] * len(frames))[t] = query
                 scores[track] = max(score, scores.get(track, 0.0))
@@ -235,8 +235,8 @@ def _labelled(query: Tensor, support: Tensor, options: TrackletOptions) -> Track
         support: (N, slots).
         options: how many are background at most.
     """
-    nothing = (support <= 0).all(1).nonzero()[:, 0][: options.num_negatives]
-    background = TrackedQueries(query[nothing], torch.full_like(nothing, -1))
+    rows = (support <= 0).all(1).nonzero()[:, 0][: options.num_negatives]
+    background = TrackedQueries(query[rows], torch.full_like(rows, -1))
     if not support.numel():
         return background
     most, slot = support.max(1)
