@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from vmt.data import catalog
 from vmt.data.catalog import READERS, data_root, load_dataset, locate, sniff_format
 from vmt.data.datasets.categories import LABEL_SPACES, label_space
 from vmt.data.datasets.splits import SPLITS
@@ -79,6 +80,22 @@ def test_paths(shapes: Path, tmp_path: Path) -> None:
         locate(f"{shapes}@{tmp_path}/none")
     with pytest.raises(ConfigError, match=r"give path/to.json@path/to/images"):
         locate(f"{shapes}@")
+
+
+def test_names_that_other_code_reads(monkeypatch: pytest.MonkeyPatch, shapes: Path) -> None:
+    monkeypatch.setattr(catalog, "_REGISTERED", {})
+    reference = f"{shapes}@{shapes.parent / 'JPEGImages'}"
+    asked = []
+
+    def load(root: str, mask_key: str) -> object:
+        asked.append((root, mask_key))
+        return load_dataset(reference)
+
+    assert not catalog.is_registered("ytvis_2019_train")
+    catalog.register_dataset("ytvis_2019_train", load)
+    assert catalog.is_registered("ytvis_2019_train")
+    assert load_dataset("ytvis_2019_train", "root", "key").name == reference
+    assert asked == [("root", "key")]
 
 
 def test_unknown_names_suggest_the_nearest() -> None:

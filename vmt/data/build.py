@@ -315,11 +315,28 @@ def build_train_clips(cfg: CfgNode, label_space: LabelSpace) -> TrainClips:
         )
         for data, name in zip(sets, maps, strict=True)
     ]
+    sizes = [sum(data.num_frames()) for data in sets]
+    return TrainClips(
+        sets,
+        tables,
+        SampleOrder(sizes, node.RATIOS, cfg.ENGINE.SEED),
+        build_clip_mapper(cfg),
+        seed=cfg.ENGINE.SEED,
+        skip_errors=cfg.DATALOADER.ON_ERROR == "skip",
+    )
+
+
+def build_clip_mapper(cfg: CfgNode) -> ClipMapper:
+    """From a key frame to a training clip, by ``INPUT``.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
     for kind in cfg.INPUT.DEGRADE:
         if kind not in (*KINDS, CLEAN):
             raise ConfigError(f"INPUT.DEGRADE: {kind!r} is none of {', '.join((*KINDS, CLEAN))}.")
     way = behaviour(cfg)
-    mapper = ClipMapper(
+    return ClipMapper(
         num_frames=cfg.INPUT.CLIP_FRAMES,
         sampler=build_sampler(way.sampler, cfg.INPUT.SAMPLER_RANGE),
         pseudo_clip=build_pseudo_clip(way.pseudo_clip),
@@ -328,15 +345,6 @@ def build_train_clips(cfg: CfgNode, label_space: LabelSpace) -> TrainClips:
         keep_invisible=way.keep_invisible,
         degrade=tuple(cfg.INPUT.DEGRADE),
         time_range=cfg.INPUT.SAMPLER_RANGE,
-    )
-    sizes = [sum(data.num_frames()) for data in sets]
-    return TrainClips(
-        sets,
-        tables,
-        SampleOrder(sizes, node.RATIOS, cfg.ENGINE.SEED),
-        mapper,
-        seed=cfg.ENGINE.SEED,
-        skip_errors=cfg.DATALOADER.ON_ERROR == "skip",
     )
 
 

@@ -37,6 +37,8 @@ READERS: dict[str, Callable[[Path, Path, str, str], VideoDataset]] = {
     BOXES: load_boxes,
 }
 _ROWS = {split.name: split for split in SPLITS}
+#: Name -> reader of a data set that no row and no path stands for, see ``register_dataset``.
+_REGISTERED: dict[str, Callable[[str, str], VideoDataset]] = {}
 #: Corrected masks where a file has them [R].
 _REFINED = {"ytvis": "segmentations_refined", "coco": "segmentation_refined"}
 
@@ -201,12 +203,29 @@ def _sniff_json(path: Path) -> str:
     )
 
 
+def register_dataset(name: str, load: Callable[[str, str], VideoDataset]) -> None:
+    """Let ``DATASETS.TRAIN`` and ``TEST`` name a data set that some other code reads.
+
+    Args:
+        name: goes before rows of ``splits`` and those of before.
+        load: called with ``DATASETS.ROOT`` and ``MASK_KEY`` whenever the set is asked for.
+    """
+    _REGISTERED[name] = load
+
+
+def is_registered(name: str) -> bool:
+    """Whether ``register_dataset`` knows a name."""
+    return name in _REGISTERED
+
+
 def load_dataset(reference: str, root: str = "", mask_key: str = "") -> VideoDataset:
     """Find and read a data set; see :func:`locate`.
 
     Args:
-        reference: a name or ``annotations@images``.
+        reference: a registered name, a name or ``annotations@images``.
         root: ``DATASETS.ROOT``.
         mask_key: ``DATASETS.MASK_KEY``; empty: as the row says.
     """
+    if reference in _REGISTERED:
+        return _REGISTERED[reference](root, mask_key)
     return locate(reference, root).load(mask_key)

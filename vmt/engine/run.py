@@ -17,7 +17,7 @@ from vmt.checkpoint.files import SAFETENSORS, write_weights
 from vmt.checkpoint.training_state import CheckpointFolder, changed_keys, seed_everything
 from vmt.config.summary import dump_changes
 from vmt.data.build import build_train_loader, steps_per_epoch
-from vmt.data.catalog import locate
+from vmt.data.catalog import is_registered, locate
 from vmt.data.labels import resolve_label_space
 from vmt.engine.adversarial import build_adversary
 from vmt.engine.ema import EmaHook
@@ -70,7 +70,8 @@ class TrainingRun:
         checkpoint = self._newest(resume)
         self._data: dict[str, str] = {}
         if comm.is_main():
-            sets = [locate(name, cfg.DATASETS.ROOT) for name in cfg.DATASETS.TRAIN]
+            files = [name for name in cfg.DATASETS.TRAIN if not is_registered(name)]
+            sets = [locate(name, cfg.DATASETS.ROOT) for name in files]
             self._data = {located.name: located.digest() for located in sets}
         self._text = self._write_descriptions()
         self._log = LogHook(cfg.ENGINE.LOG_PERIOD, self._open_writers)
