@@ -63,6 +63,19 @@ def test_masks_do_not_depend_on_the_window(window: int, stride: int) -> None:
     assert best == {1: (0, 0.91), 2: (1, 0.91)}
 
 
+def test_masks_of_frames_that_were_resized_before() -> None:
+    """As large as the original: what a mask at the size of the frames would be, enlarged."""
+    video, size = frames(4), (2 * SIZE[0], 2 * SIZE[1])
+    small = list(predictor(BlobModel()).stream(video))
+    large = list(predictor(BlobModel()).stream(video, mask_size=size))
+    for a, b in zip(small, large, strict=True):
+        for one, other in zip(a.tracks, b.tracks, strict=True):
+            assert other.rle["size"] == list(size)
+            assert other.area == pytest.approx(4 * one.area, rel=0.1)
+            ends = [2 * end for end in one.box_xyxy_px]
+            assert other.box_xyxy_px == pytest.approx(ends, abs=2)
+
+
 @pytest.mark.parametrize(("window", "stride"), [(1, 1), (4, 4)])
 def test_windows_that_share_no_frame_are_one_video(window: int, stride: int) -> None:
     options = {"stride": stride, "similarity_weight": 1.0}

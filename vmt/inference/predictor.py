@@ -227,7 +227,13 @@ class VideoPredictor:
         self.options = options if options is not None else PredictorOptions()
         self._live: TrackStream | None = None
 
-    def stream(self, frames: Iterable[Frame], *, keep_frames: bool = False) -> TrackStream:
+    def stream(
+        self,
+        frames: Iterable[Frame],
+        *,
+        keep_frames: bool = False,
+        mask_size: tuple[int, int] | None = None,
+    ) -> TrackStream:
         """Segment a video frame by frame.
 
         Args:
@@ -236,10 +242,13 @@ class VideoPredictor:
                 iterable that can be read twice (a ``VideoSource``, a list) is; an iterator's
                 frames are held in memory.
 
+            mask_size: (h, w) of the masks in pixels, for frames that were resized before; None:
+                that of the frames.
+
         Returns:
             An iterator over finished frames, in order.
         """
-        return TrackStream(self.model, self.options, frames, keep_frames)
+        return TrackStream(self.model, self.options, frames, keep_frames, mask_size)
 
     def step(self, frame: Frame) -> FrameResult:
         """Segment the next frame of a live video.
@@ -320,12 +329,14 @@ class TrackStream(Iterator[FrameResult]):
         options: PredictorOptions,
         frames: Iterable[Frame],
         keep_frames: bool,
+        mask_size: tuple[int, int] | None = None,
     ) -> None:
         self.seconds = dict.fromkeys(("read", "resize", "network", "link", "masks"), 0.0)
         self._model = model
         self._options = options
         self._source = frames
         self._keep = keep_frames
+        self._mask_size = mask_size
         self._by_frame = isinstance(model, FrameModel)
         whole = options.whole_video and not self._by_frame
         self._rereads = keep_frames and whole and iter(frames) is not frames
@@ -460,12 +471,13 @@ class TrackStream(Iterator[FrameResult]):
             yield FrameResult(record.index, tracks, tuple(closed), original, others)
 
     def _masks(self, record: FrameLogits) -> tuple[TrackMask, ...]:
-        assert self._video_size is not None, "a frame was read before its masks are asked for"
+        size = self._mask_size or self._video_size
+        assert size is not None, "a frame was read before its masks are asked for"
         crops = masks_at_video_size(
             record.logits,
             record.mask_stride,
             record.input_size,
-            self._video_size,
+            size,
             crop_to_input=self._options.crop_to_input,
             upsampling=record.upsampling,
         )
@@ -473,7 +485,7 @@ class TrackStream(Iterator[FrameResult]):
         tracks = []
         for track_id, label, score, crop in rows:
             if area := crop.area:
-                rle = encode_crop(crop, self._video_size)
+                rle = encode_crop(crop, size)
                 tracks.append(TrackMask(track_id, label, score, rle, crop.box_xyxy_px(), area))
         return tuple(tracks)
 
