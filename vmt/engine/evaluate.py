@@ -6,16 +6,16 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from fvcore.common.config import CfgNode
 
 from cocoapi_hq.io.json_file import is_json_name
-from vmt.data.catalog import has_boxes_only, locate
+from vmt.data.catalog import has_boxes_only, is_registered, load_dataset, locate
 from vmt.data.datasets.coco import CocoImages
 from vmt.data.images import read_frame
 from vmt.data.labels import result_ids
@@ -24,10 +24,12 @@ from vmt.engine.mots_set import MotsSet
 from vmt.engine.result_folder import ResultFolder, fingerprint
 from vmt.evaluation.images import check_image_metrics, score_images
 from vmt.evaluation.scoring import score
+from vmt.inference.association.base import TrackSummary
 from vmt.inference.images import ImageOptions, ImagePredictor
-from vmt.inference.predictor import PredictorOptions, VideoPredictor
+from vmt.inference.mots_results import MotsWriter
+from vmt.inference.predictor import FrameResult, PredictorOptions, VideoPredictor
 from vmt.inference.results import ResultsWriter
-from vmt.inference.sources import YTVIS_FPS, FrameList
+from vmt.inference.sources import YTVIS_FPS, FrameList, VideoSource
 from vmt.modeling.video_model import Segmenter
 from vmt.structures.labels import LabelSpace
 from vmt.structures.masks import encode_masks
@@ -86,8 +88,8 @@ def evaluate_set(
     """
     if has_boxes_only(name):
         raise ConfigError(f"{name}: has boxes and no masks to score; name another set to test.")
-    place = locate(name, cfg.DATASETS.ROOT)
-    data = place.load(cfg.DATASETS.MASK_KEY)
+    place = None if is_registered(name) else locate(name, cfg.DATASETS.ROOT)
+    data = load_dataset(name, cfg.DATASETS.ROOT, cfg.DATASETS.MASK_KEY)
     still = isinstance(data, CocoImages)
     if isinstance(data, CocoImages):
         data = data.with_empty()
@@ -101,7 +103,7 @@ def evaluate_set(
             _say_which_classes(folder.name, data.categories, space, category_ids)
         store.claim(fingerprint(cfg, model, records, category_ids))
     comm.barrier()
-    mots = MotsSet.of(place, data, category_ids, cfg, model)
+    mots = place and MotsSet.of(place, data, category_ids, cfg, type(model))
     if still:
         images = ImagePredictor(model, ImageOptions.from_config(cfg))
         predict = partial(_predict_image, images, store=store, category_ids=category_ids)
@@ -115,7 +117,7 @@ def evaluate_set(
     broken = tuple(sorted(video for part in everything for video in part or ()))
     numbers: dict[str, float] = {}
     if comm.is_main():
-        numbers = _finish(cfg, folder.name, records, store, broken, mots)
+        numbers = finish_set(cfg, folder.name, records, store, broken, mots)
     return SetResults(store.results, comm.gather(numbers)[0], broken)
 
 
@@ -181,16 +183,54 @@ def _predict_video(
     category_ids: Sequence[int | None],
     mots: MotsSet | None,
 ) -> None:
-    """One video into its files; nothing is left behind when it fails."""
-    source = FrameList(
+    source = frames_of(record)
+    frames = mots.writer(record, store) if mots is not None else None
+    write_video(predictor.stream(source), source, store, category_ids, frames)
+
+
+def frames_of(record: VideoRecord) -> FrameList:
+    """The frames of a video of a data set, of which results list every one."""
+    return FrameList(
         record.name, record.frame_paths, YTVIS_FPS, video_id=record.id, complete_length=True
     )
+
+
+class Finished(Protocol):
+    """The frames of a video as a network sees them, and what is known of its tracks then."""
+
+    def __iter__(self) -> Iterator[FrameResult]:
+        """Finished frames in order."""
+        ...
+
+    def finish(self) -> Sequence[TrackSummary]:
+        """Tracks that no frame closed."""
+        ...
+
+
+def write_video(
+    stream: Finished,
+    source: VideoSource,
+    store: ResultFolder,
+    category_ids: Sequence[int | None],
+    frames: MotsWriter | None = None,
+) -> None:
+    """Results of one video into their files; nothing is left behind when it fails.
+
+    Args:
+        stream: a ``TrackStream``, or what it gave.
+        source: says name, id, size and length of the video.
+        store: has the files.
+        category_ids: one per label; labels without are left out.
+        frames: writes its frames in the form of MOTS, too; closed here.
+
+    Raises:
+        VideoError: a frame cannot be read.
+        OutputError: a file cannot be written.
+    """
     scratch = make_folder(store.folder / f"process_{comm.rank()}")
     reserve = DiskReserve(scratch)
-    writer = ResultsWriter(store.path(record.id), category_ids, reserve)
-    frames = mots.writer(record, store) if mots is not None else None
+    writer = ResultsWriter(store.path(source.video_id), category_ids, reserve)
     try:
-        stream = predictor.stream(source)
         writer.begin_video(source)
         for result in stream:
             writer.add(result)
@@ -241,14 +281,29 @@ def _predict_image(
     write_text(store.path(record.id), "[\n" + ",\n".join(lines) + "\n]\n")
 
 
-def _finish(
+def finish_set(
     cfg: CfgNode,
     name: str,
     records: Sequence[VideoRecord],
     store: ResultFolder,
-    broken: Sequence[int],
-    mots: MotsSet | None,
+    broken: Sequence[int] = (),
+    mots: MotsSet | None = None,
+    truth: Path | None = None,
 ) -> dict[str, float]:
+    """Join the results of all videos and score them.
+
+    Args:
+        cfg: its ``TEST`` section says how.
+        name: of the set, for messages.
+        records: its videos.
+        store: holds a file of each but the broken ones.
+        broken: ids of videos that could not be read.
+        mots: of a set in the form of MOTS.
+        truth: annotations; None: the file that the records come from.
+
+    Returns:
+        Numbers by ``metric/number``; empty without annotations.
+    """
     done = [record.id for record in records if record.id not in broken]
     entries = store.join(done)
     logger.info("%s: %d entries in %s", name, entries, store.results)
@@ -256,7 +311,8 @@ def _finish(
         mots.finish(store, done)
     if cfg.TEST.ZIP:
         logger.info("%s: %s", name, store.zip_bitmasks() if mots is not None else store.zip())
-    truth = mots.truth if mots is not None else annotation_file(records)
+    if truth is None:
+        truth = mots.truth if mots is not None else annotation_file(records)
     if not cfg.TEST.METRICS or truth is None:
         if cfg.TEST.METRICS:
             logger.warning("%s has no annotations here: nothing to score with", name)

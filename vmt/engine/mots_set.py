@@ -53,7 +53,7 @@ class MotsSet:
         data: VideoDataset,
         category_ids: Sequence[int | None],
         cfg: CfgNode,
-        model: Segmenter,
+        network: type[Segmenter],
     ) -> MotsSet | None:
         """The set, or None for one in another form.
 
@@ -62,7 +62,7 @@ class MotsSet:
             data: what is in it.
             category_ids: under which each label of the network leaves.
             cfg: of the evaluation.
-            model: the network.
+            network: its class.
 
         Raises:
             ConfigError: classes shall not count, or an association shall give detections that has
@@ -76,7 +76,7 @@ class MotsSet:
                 "'any'; choose name or id."
             )
         detections = cfg.TEST.QUASI_DENSE.DETECTIONS
-        used = _association(cfg, model)
+        used = _association(cfg, network)
         if detections and used != "quasi_dense":
             raise ConfigError(
                 f"TEST.QUASI_DENSE.DETECTIONS is for TEST.ASSOCIATION quasi_dense; {used} gives "
@@ -123,8 +123,8 @@ class MotsSet:
         return tuple(name for name in asked if name in METRICS) or PUBLISHED
 
 
-def _association(cfg: CfgNode, model: Segmenter) -> str:
+def _association(cfg: CfgNode, network: type[Segmenter]) -> str:
     """Name of what makes tracks."""
-    if not isinstance(model, FrameModel):
+    if not issubclass(network, FrameModel):
         return "the association of windows"
-    return str(model.association if cfg.TEST.ASSOCIATION == "auto" else cfg.TEST.ASSOCIATION)
+    return str(network.association if cfg.TEST.ASSOCIATION == "auto" else cfg.TEST.ASSOCIATION)

@@ -96,14 +96,7 @@ def distribute(model: VideoModel, kind: str, device: torch.device) -> nn.Module:
     if comm.world_size() == 1:
         return model
     if kind == "ddp":
-        model.register_forward_hook(functools.partial(_tie_parameters, ()))
-        # Buffers never change; torch 2.15 renamed the switch that would send them every step.
-        known = inspect.signature(DistributedDataParallel.__init__).parameters
-        switch = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-        options: dict[str, Any] = {switch: False, "gradient_as_bucket_view": True}
-        if device.type == "cuda":
-            options["device_ids"] = [device]
-        return DistributedDataParallel(model, **options)
+        return data_parallel(model, device)
     stages = model.stages()
     prefixes = tuple(f"{name}." for name, part in model.named_modules() if part in stages)
     model.register_forward_hook(functools.partial(_tie_parameters, prefixes))
@@ -113,6 +106,18 @@ def distribute(model: VideoModel, kind: str, device: torch.device) -> nn.Module:
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
     return model
+
+
+def data_parallel(model: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """DDP around a module that gives losses by name; see ``distribute``."""
+    model.register_forward_hook(functools.partial(_tie_parameters, ()))
+    # Buffers never change; torch 2.15 renamed the switch that would send them every step.
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    switch = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    options: dict[str, Any] = {switch: False, "gradient_as_bucket_view": True}
+    if device.type == "cuda":
+        options["device_ids"] = [device]
+    return DistributedDataParallel(model, **options)
 
 
 class _Tie(torch.autograd.Function):

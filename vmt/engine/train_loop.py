@@ -226,7 +226,7 @@ class Trainer:
                 return
             if failure is not None:
                 raise failure
-            self._run_step(batch)
+            self.run_step(batch)
             self.step += 1
             for hook in self.hooks:
                 hook.after_step(self)
@@ -258,7 +258,8 @@ class Trainer:
 
     # --- one step -------------------------------------------------------------------------------
 
-    def _run_step(self, batch: Batch) -> None:
+    def run_step(self, batch: Batch) -> None:
+        """Make step ``step`` with this process's clips; ``last`` says what it was like."""
         started = time.perf_counter()
         names = [clip["targets"].name for clip in batch]
         factor = self.schedule.factor(self.step)
@@ -332,11 +333,38 @@ class Trainer:
             "step": self.step,
             "model": model_state(self.model),
             "optimizer": optimizer_state(self.optimizer),
-            "scaler": self._scaler.state_dict(),
             "rng": comm.gather(random_state()),
             "hooks": {hook.name: hook.state() for hook in self.hooks if hook.name},
-            **({"adversary": self.adversary.state()} if self.adversary is not None else {}),
+            **self.step_state(),
         }
+
+    def step_state(self) -> dict[str, Any]:
+        """What steps keep beside model and optimiser: fp16's scale of losses, the adversary."""
+        adversary = {} if self.adversary is None else {"adversary": self.adversary.state()}
+        return {"scaler": self._scaler.state_dict(), **adversary}
+
+    def load_step_state(self, state: dict[str, Any]) -> None:
+        """Take back what ``step_state`` gave.
+
+        Args:
+            state: with ``step``, for messages.
+
+        Raises:
+            CheckpointError: it was made with another adversary.
+        """
+        self._check_adversary(state)
+        if self.adversary is not None:
+            self.adversary.load_state(state["adversary"])
+        if self._scaler.is_enabled() and state["scaler"]:
+            self._scaler.load_state_dict(state["scaler"])
+
+    def _check_adversary(self, state: dict[str, Any]) -> None:
+        if ("adversary" in state) != (self.adversary is not None):
+            raise CheckpointError(
+                f"the checkpoint of step {state['step']} was made "
+                f"{'with' if 'adversary' in state else 'without'} an adversary; resume "
+                "with the MODEL.ADVERSARY it was made by."
+            )
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on where ``state`` was taken.
@@ -352,18 +380,10 @@ class Trainer:
                 f"the checkpoint of step {state['step']} belongs to another network: {wrong[0]} "
                 f"and {len(wrong) - 1} more entries differ; resume with the config it was made by."
             )
-        if ("adversary" in state) != (self.adversary is not None):
-            raise CheckpointError(
-                f"the checkpoint of step {state['step']} was made "
-                f"{'with' if 'adversary' in state else 'without'} an adversary; resume "
-                "with the MODEL.ADVERSARY it was made by."
-            )
+        self._check_adversary(state)
         load_model_state(self.model, theirs)
-        if self.adversary is not None:
-            self.adversary.load_state(state["adversary"])
         load_optimizer_state(self.optimizer, state["optimizer"])
-        if self._scaler.is_enabled() and state["scaler"]:
-            self._scaler.load_state_dict(state["scaler"])
+        self.load_step_state(state)
         for hook in self.hooks:
             if hook.name in state["hooks"]:
                 hook.load_state(state["hooks"][hook.name])
