@@ -1,11 +1,13 @@
 """Which process this is, and small exchanges between processes; all of it works without any.
 
 What is exchanged here lies on the CPU and goes through gloo, whatever the network runs on: on NCCL
-every flag would wait for the GPU.
+every flag would wait for the GPU. Where others have started the processes with NCCL alone, a group
+of gloo is made beside theirs.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -36,6 +38,21 @@ def is_main() -> bool:
     return rank() == 0
 
 
+@functools.lru_cache(maxsize=1)
+def _gloo_beside(world: dist.ProcessGroup) -> dist.ProcessGroup | None:
+    """A group for exchanges where the processes of ``world`` have none on the CPU; else None."""
+    if "cpu:" in dist.get_backend_config(world):
+        return None
+    group = dist.new_group(backend="gloo")
+    assert isinstance(group, dist.ProcessGroup), "this process is a member"
+    return group
+
+
+def _group() -> dist.ProcessGroup | None:
+    world = dist.group.WORLD if is_distributed() else None
+    return _gloo_beside(world) if world is not None else None
+
+
 def barrier() -> None:
     """Wait until every process is here."""
     any_process(0)
@@ -46,7 +63,7 @@ def any_process(flag: int) -> int:
     if world_size() == 1:
         return flag
     value = torch.tensor(flag)
-    dist.all_reduce(value, dist.ReduceOp.MAX)
+    dist.all_reduce(value, dist.ReduceOp.MAX, group=_group())
     return int(value)
 
 
@@ -55,7 +72,7 @@ def mean(values: Tensor) -> Tensor:
     if world_size() == 1:
         return values.clone()
     total = values.to("cpu", copy=True)
-    dist.all_reduce(total)
+    dist.all_reduce(total, group=_group())
     return (total / world_size()).to(values.device)
 
 
@@ -64,7 +81,7 @@ def gather(item: _Item) -> list[_Item]:
     if world_size() == 1:
         return [item]
     items = [item] * world_size()
-    dist.all_gather_object(items, item)
+    dist.all_gather_object(items, item, group=_group())
     return items
 
 
