@@ -6,8 +6,9 @@ VIDEO ?=
 MASKS ?=
 FIRST ?=
 OUTPUT ?= demo_output
+D2PYTHON ?= $(BIN)/python
 
-.PHONY: install demo test test-fast lint docs bench bench-long doctor clean
+.PHONY: install demo test test-fast test-detectron2 lint docs bench bench-long doctor clean
 
 install: $(VENV)/.installed
 
@@ -29,6 +30,13 @@ test: install
 # what a change is tried with again and again: minutes, and no data beside the repository
 test-fast: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+
+# the plug-in inside detectron2; D2PYTHON is of an environment that has it, and pytest
+test-detectron2: install
+	@$(D2PYTHON) -c "import detectron2" || { \
+		echo "$(D2PYTHON) has no detectron2: docs/howto/detectron2.md says how to install it;" \
+			"D2PYTHON=path/to/python takes another environment"; exit 1; }
+	OMP_NUM_THREADS=1 $(D2PYTHON) -m pytest -q tests/plugins
 
 lint: install
 	$(BIN)/ruff check .

@@ -234,7 +234,7 @@ def _frames_of_videos(rows: Sequence[Any], path: Path) -> dict[Any, list[Row]]:
                 raise AnnotationError(f"{where} has no {key!r}.")
         videos.setdefault(row["video_id"], []).append(row)
     for key, frames in videos.items():
-        _sort_by_time(frames, f"{path}: video {key!r}")
+        sort_by_time(frames, f"{path}: video {key!r}")
         sizes = {(row["height"], row["width"]) for row in frames}
         if len(sizes) > 1:
             raise AnnotationError(
@@ -244,7 +244,7 @@ def _frames_of_videos(rows: Sequence[Any], path: Path) -> dict[Any, list[Row]]:
     return videos
 
 
-def _sort_by_time(rows: list[Row], where: str) -> None:
+def sort_by_time(rows: list[Row], where: str) -> None:
     """Put the images of a video in order: by the first of ``_TIME_KEYS`` that they have."""
     key = next((key for key in _TIME_KEYS if any(row.get(key) is not None for row in rows)), None)
     if key is None:

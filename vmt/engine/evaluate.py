@@ -103,7 +103,9 @@ def evaluate_set(
             _say_which_classes(folder.name, data.categories, space, category_ids)
         store.claim(fingerprint(cfg, model, records, category_ids))
     comm.barrier()
-    mots = place and MotsSet.of(place, data, category_ids, cfg, type(model))
+    mots = None
+    if place is not None:
+        mots = MotsSet.of(place, data, category_ids, cfg, model)
     if still:
         images = ImagePredictor(model, ImageOptions.from_config(cfg))
         predict = partial(_predict_image, images, store=store, category_ids=category_ids)

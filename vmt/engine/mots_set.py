@@ -53,7 +53,7 @@ class MotsSet:
         data: VideoDataset,
         category_ids: Sequence[int | None],
         cfg: CfgNode,
-        network: type[Segmenter],
+        network: Segmenter | type[Segmenter],
     ) -> MotsSet | None:
         """The set, or None for one in another form.
 
@@ -62,7 +62,7 @@ class MotsSet:
             data: what is in it.
             category_ids: under which each label of the network leaves.
             cfg: of the evaluation.
-            network: its class.
+            network: the network, or its class.
 
         Raises:
             ConfigError: classes shall not count, or an association shall give detections that has
@@ -123,8 +123,10 @@ class MotsSet:
         return tuple(name for name in asked if name in METRICS) or PUBLISHED
 
 
-def _association(cfg: CfgNode, network: type[Segmenter]) -> str:
+def _association(cfg: CfgNode, network: Segmenter | type[Segmenter]) -> str:
     """Name of what makes tracks."""
-    if not issubclass(network, FrameModel):
+    kind = network if isinstance(network, type) else type(network)
+    if not issubclass(kind, FrameModel):
         return "the association of windows"
-    return str(network.association if cfg.TEST.ASSOCIATION == "auto" else cfg.TEST.ASSOCIATION)
+    own = getattr(network, "association", kind.association)
+    return str(own if cfg.TEST.ASSOCIATION == "auto" else cfg.TEST.ASSOCIATION)
