@@ -95,6 +95,18 @@ def test_objects_in_another_order_are_joined_by_their_ids() -> None:
     assert torch.equal(targets.masks[1], torch.stack([block(10), block(11)]))
 
 
+def test_as_many_objects_in_another_order() -> None:
+    from vmt.plugins.detectron2.instances import clip_of
+
+    frames = [
+        instances(torch.stack([block(0), block(10)]), [1, 0], [7, 3]),
+        instances(torch.stack([block(11), block(1)]), [0, 1], [3, 7]),
+    ]
+    clip = clip_of({"image": [image(), image()], "instances": frames}, bgr=False, num_classes=3)
+    assert clip["targets"].labels.tolist() == [1, 0]
+    assert torch.equal(clip["targets"].masks[0], torch.stack([block(0), block(1)]))
+
+
 def test_absent_objects_of_other_projects() -> None:
     """They give an absent object the class after the last one."""
     from vmt.plugins.detectron2.instances import clip_of
