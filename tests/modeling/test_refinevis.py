@@ -24,6 +24,8 @@ MASKDINO, IDOL, MASK2FORMER = (
     "quick/refinevis_mask2former_tiny",
 )
 CONFIGS = (MASKDINO, IDOL, MASK2FORMER)
+#: The same where one of them is enough for a look.
+ONE_FAST = [pytest.param(name, marks=() if name == IDOL else pytest.mark.slow) for name in CONFIGS]
 #: Untrained queries are nowhere near: all of them stand for their object, and are refined.
 LENIENT = (
     "MODEL.REFINEVIS.TRAIN_TRACKLETS", "gt", "MODEL.REFINEVIS.TRAIN_IOU", "0.0",
@@ -68,7 +70,9 @@ def total(losses: dict[str, Tensor]) -> Tensor:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("num_frames", [2, 3, 5])
+@pytest.mark.parametrize(
+    "num_frames", [2, *(pytest.param(count, marks=pytest.mark.slow) for count in (3, 5))]
+)
 def test_every_parameter_learns(build: Build, name: str, num_frames: int) -> None:
     model = build(name)
     losses = losses_of(model, clip_of(num_frames))
@@ -79,7 +83,7 @@ def test_every_parameter_learns(build: Build, name: str, num_frames: int) -> Non
 
 
 @pytest.mark.parametrize("tracklets", ["gt", "tracker"])
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", ONE_FAST)
 @pytest.mark.parametrize(
     "valid",
     [[], [[True, True]], [[True, False], [False, True]], [[False, True], [False, True]]],
@@ -177,7 +181,7 @@ def test_what_stands_for_an_object_is_its_best_query(build: Build, name: str) ->
         assert (frame.noisy is not None) == (name == MASKDINO)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", ONE_FAST)
 def test_losses_of_embeddings_are_those_of_the_last_layer(build: Build, name: str) -> None:
     """The same classes and masks, by the same heads, with the divisor that is given."""
     model = build(name, "MODEL.MASKDINO.DN_QUERIES", "0").frame_model
@@ -213,7 +217,7 @@ def test_losses_of_embeddings_are_those_of_the_last_layer(build: Build, name: st
 
 
 @pytest.mark.parametrize("masks", [[], [0]])
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", ONE_FAST)
 def test_embeddings_without_masks(build: Build, name: str, masks: list[int]) -> None:
     """Losses are zero, or of classes alone, and reach the embeddings and the heads."""
     model = build(name).frame_model
