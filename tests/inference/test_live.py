@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -260,3 +261,18 @@ def test_a_stream_can_be_left(tmp_path: Path) -> None:
         assert time.monotonic() - started < 2
         never.set()
     assert isinstance(source, Stream)
+
+
+def test_ctrl_c_does_not_wait_for_the_sender(tmp_path: Path) -> None:
+    spec, never = pipe(tmp_path), threading.Event()
+    with sent(spec, encoded(frames(5)), lambda number: number != 3 or never.wait(20)):
+        iterator = iter(only(spec))
+        for _ in range(3):
+            next(iterator)
+        interrupt = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+        started = time.monotonic()
+        interrupt.start()
+        with pytest.raises(KeyboardInterrupt):
+            next(iterator)
+        assert time.monotonic() - started < 4
+        never.set()

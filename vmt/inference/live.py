@@ -77,7 +77,7 @@ class Live(ABC):
         self._patience = patience
         self._closed = threading.Event()
         self._ahead: Generator[Frame, None, None] = iter(
-            ReadAhead(self._read(), depth=1, patience=patience or None)
+            ReadAhead(self._read(), 1, patience or None, self._closed)
         )
         self._count = 0
 
@@ -149,7 +149,7 @@ class Camera(Live):
 
     def _next(self) -> Frame | None:
         frame = super()._next()
-        if frame is None and self.size != (0, 0) and not self._closed.is_set():
+        if frame is None and self.size != (0, 0):
             raise self._broken("the device sends no more", "check that it is plugged in and free")
         return frame
 

@@ -28,19 +28,25 @@ class ReadAhead(Generic[Item]):
         source: read in order, in the thread.
         depth: most items that wait.
         patience: seconds to wait for an item, then ``StalledError`` is raised; None: for ever.
+        stopped: set when the iterator ends, for a source that waits; it can be iterated once then.
     """
 
     def __init__(
-        self, source: Iterable[Item], depth: int = 4, patience: float | None = None
+        self,
+        source: Iterable[Item],
+        depth: int = 4,
+        patience: float | None = None,
+        stopped: threading.Event | None = None,
     ) -> None:
         self._source = source
         self._depth = depth
         self._patience = patience
+        self._stopped = stopped
 
     def __iter__(self) -> Generator[Item, None, None]:
         """Items in order."""
         ready: _Ready[Item] = queue.Queue(self._depth)
-        stopped = threading.Event()
+        stopped = self._stopped if self._stopped is not None else threading.Event()
         thread = threading.Thread(
             target=self._fill, args=(ready, stopped), name="read-ahead", daemon=True
         )
