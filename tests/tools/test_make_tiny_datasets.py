@@ -15,6 +15,7 @@ import pytest
 from cocoapi_hq.io import rle
 from tests.conftest import load_tool
 from vmt.data.catalog import load_dataset
+from vmt.data.datasets.mots import load_mots
 from vmt.data.datasets.splits import SPLITS
 from vmt.data.images import read_frame
 from vmt.data.verify import verify_split
@@ -60,6 +61,28 @@ def test_the_parts_of_hq_ytvis_divide_the_training_videos(tiny_datasets: Path) -
 
     parts = [names(f"hq_ytvis_{part}") for part in ("train", "val", "test")]
     assert sorted(name for part in parts for name in part) == names("ytvis_2019_train")
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_both_forms_of_bdd100k_say_the_same(part: str, tiny_datasets: Path) -> None:
+    """And the crowd along the upper edge is nobody's to learn."""
+    root = tiny_datasets / "bdd100k"
+    images, labels = (root / place for place in ("images", "labels"))
+    sets = [
+        load_mots(labels / f"seg_track_20/{form}/{part}", images / f"seg_track_20/{part}", form)
+        for form in ("bitmasks", "rles")
+    ]
+    for k in range(2):
+        first, second = (data[k] for data in sets)
+        assert (first.name, first.file_names) == (second.name, second.file_names)
+        pairs = list(zip(first.tracklets(), second.tracklets(), strict=True))
+        assert [(a.id, a.category_id) for a, _ in pairs] == [(2, 1), (3, 3)]
+        for one, other in pairs:
+            assert (one.id, one.category_id, one.masks) == (
+                other.id,
+                other.category_id,
+                other.masks,
+            )
 
 
 def test_cut_writes_the_coarse_splits_by_default(
