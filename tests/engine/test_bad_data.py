@@ -10,6 +10,7 @@ import pytest
 
 from tests.engine.clips import SHAPES, make_trainer, quick_config
 from tests.engine.runs import TINY, run, scalars, train_command
+from tests.recipes import REPO, train
 from tests.synthetic import write_moving_shapes
 from vmt.data.build import build_train_loader
 from vmt.engine.train_loop import Hook, Trainer
@@ -66,3 +67,26 @@ def test_a_loading_process_that_dies_ends_the_training(tmp_path: Path, wait: flo
         trainer.train()
     assert trainer.step < 20
     assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize(
+    ("test_set", "metrics", "sentence"),
+    [
+        ("no.json@nowhere", "[tube_mask]", "no.json does not exist"),
+        ("hq_ytvis_val", "[image_mask]", "'image_mask', a metric of images; videos are scored by"),
+        ("coco_2017_val", "[tube_mask]", "'tube_mask', a metric of videos; images are scored by"),
+    ],
+)
+def test_a_set_that_cannot_be_evaluated_ends_a_training_before_it_begins(
+    test_set: str,
+    metrics: str,
+    sentence: str,
+    tmp_path: Path,
+    tiny_datasets: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recipe = REPO / "configs/hq_ytvis/seqformer_R50.yaml"
+    keys = {"DATASETS.TEST": f"['{test_set}']", "TEST.METRICS": metrics}
+    assert train(recipe, tmp_path / "out", tiny_datasets, **keys) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "out/metrics.jsonl").exists()

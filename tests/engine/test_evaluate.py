@@ -399,6 +399,11 @@ def test_images_ask_for_networks_of_frames_and_metrics_of_images(coco: str, tmp_
         evaluate(coco, tmp_path / "b", config(), BlobFrameModel())
 
 
+def test_videos_ask_for_metrics_of_videos(reference: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'image_mask', a metric of images; videos are scored by"):
+        evaluate(reference, tmp_path / "a", config(*IMAGES))
+
+
 def test_a_damaged_image_is_left_out(
     coco: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

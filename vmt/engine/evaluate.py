@@ -10,19 +10,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from fvcore.common.config import CfgNode
 
 from cocoapi_hq.io.json_file import is_json_name
-from vmt.data.catalog import has_boxes_only, is_registered, load_dataset, locate
+from vmt.data.catalog import (
+    Located,
+    has_boxes_only,
+    is_registered,
+    load_dataset,
+    locate,
+)
 from vmt.data.datasets.coco import CocoImages
-from vmt.data.images import read_frame
 from vmt.data.labels import result_ids
-from vmt.data.records import VideoRecord
+from vmt.data.records import VideoDataset, VideoRecord
+from vmt.engine.evaluate_images import write_image
 from vmt.engine.mots_set import MotsSet
 from vmt.engine.result_folder import ResultFolder, fingerprint
-from vmt.evaluation.images import check_image_metrics, score_images
+from vmt.evaluation.images import check_metrics, score_images
 from vmt.evaluation.scoring import score
 from vmt.inference.association.base import TrackSummary
 from vmt.inference.images import ImageOptions, ImagePredictor
@@ -32,7 +38,6 @@ from vmt.inference.results import ResultsWriter
 from vmt.inference.sources import YTVIS_FPS, FrameList, VideoSource
 from vmt.modeling.video_model import Segmenter
 from vmt.structures.labels import LabelSpace
-from vmt.structures.masks import encode_masks
 from vmt.utils import comm
 from vmt.utils.atomic import DiskReserve, make_folder, write_text
 from vmt.utils.errors import ConfigError, VideoError
@@ -86,14 +91,8 @@ def evaluate_set(
         ConfigError: the set's classes are none of the network's, or a set of images meets a
             network for clips or a metric of videos.
     """
-    if has_boxes_only(name):
-        raise ConfigError(f"{name}: has boxes and no masks to score; name another set to test.")
-    place = None if is_registered(name) else locate(name, cfg.DATASETS.ROOT)
-    data = load_dataset(name, cfg.DATASETS.ROOT, cfg.DATASETS.MASK_KEY)
-    still = isinstance(data, CocoImages)
-    if isinstance(data, CocoImages):
-        data = data.with_empty()
-        check_image_metrics(cfg.TEST.METRICS)
+    place = located_for_test(cfg, name)
+    data = _load(cfg, name)
     records = [data[k] for k in range(len(data))]
     space, match = model.label_space, cfg.DATASETS.CLASS_MATCH
     category_ids = result_ids(data.categories, space, source=name, match=match)
@@ -106,9 +105,9 @@ def evaluate_set(
     mots = None
     if place is not None:
         mots = MotsSet.of(place, data, category_ids, cfg, model)
-    if still:
+    if isinstance(data, CocoImages):
         images = ImagePredictor(model, ImageOptions.from_config(cfg))
-        predict = partial(_predict_image, images, store=store, category_ids=category_ids)
+        predict = partial(write_image, images, store=store, category_ids=category_ids)
     else:
         videos = VideoPredictor(model, PredictorOptions.from_config(cfg))
         predict = partial(_predict_video, videos, store=store, category_ids=category_ids, mots=mots)
@@ -121,6 +120,35 @@ def evaluate_set(
     if comm.is_main():
         numbers = finish_set(cfg, folder.name, records, store, broken, mots)
     return SetResults(store.results, comm.gather(numbers)[0], broken)
+
+
+def _load(cfg: CfgNode, name: str) -> VideoDataset:
+    """All of a set, images without an object included; ConfigError if the metrics do not fit."""
+    data = load_dataset(name, cfg.DATASETS.ROOT, cfg.DATASETS.MASK_KEY)
+    check_metrics(cfg.TEST.METRICS, images=isinstance(data, CocoImages))
+    return data.with_empty() if isinstance(data, CocoImages) else data
+
+
+def located_for_test(cfg: CfgNode, name: str) -> Located | None:
+    """Where a set lies that can be evaluated; before a training that ends with it, too.
+
+    Args:
+        cfg: ``DATASETS.ROOT`` and ``TEST.METRICS`` are read.
+        name: as in ``DATASETS.TEST``.
+
+    Returns:
+        None for a set that somebody registered, whose function knows where it lies.
+
+    Raises:
+        ConfigError: it is not there, has no masks, or its kind and the metrics do not fit.
+    """
+    if has_boxes_only(name):
+        raise ConfigError(f"{name}: has boxes and no masks to score; name another set to test.")
+    if is_registered(name):
+        return None
+    place = locate(name, cfg.DATASETS.ROOT)
+    check_metrics(cfg.TEST.METRICS, images=place.format == "coco")
+    return place
 
 
 def _say_which_classes(
@@ -251,36 +279,6 @@ def write_video(
     finally:
         reserve.close()
         scratch.rmdir()
-
-
-def _predict_image(
-    predictor: ImagePredictor,
-    record: VideoRecord,
-    store: ResultFolder,
-    category_ids: Sequence[int | None],
-) -> None:
-    """One image into its file, a line per object."""
-    found = predictor(read_frame(record.frame_paths[0], record.size))
-    masks = encode_masks(found.masks)
-    boxes: list[dict[str, Any]] = [{}] * len(masks)
-    if found.boxes_xyxy_px is not None:
-        xyxy = found.boxes_xyxy_px.tolist()
-        boxes = [{"bbox": [x1, y1, x2 - x1, y2 - y1]} for x1, y1, x2, y2 in xyxy]
-    rows = zip(found.labels.tolist(), found.scores.tolist(), masks, boxes, strict=True)
-    lines = [
-        json.dumps(
-            {
-                "image_id": record.id,
-                "category_id": category_ids[label],
-                "score": score,
-                "segmentation": mask,
-                **box,
-            }
-        )
-        for label, score, mask, box in rows
-        if category_ids[label] is not None
-    ]
-    write_text(store.path(record.id), "[\n" + ",\n".join(lines) + "\n]\n")
 
 
 def finish_set(

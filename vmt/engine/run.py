@@ -21,7 +21,7 @@ from vmt.data.catalog import is_registered, locate
 from vmt.data.labels import resolve_label_space
 from vmt.engine.adversarial import build_adversary
 from vmt.engine.ema import EmaHook
-from vmt.engine.evaluate import evaluate_set, set_titles
+from vmt.engine.evaluate import evaluate_set, located_for_test, set_titles
 from vmt.engine.hooks import CheckpointHook, EvalHook, LogHook, OverlayHook, SignalHook
 from vmt.engine.lr_schedule import Schedule
 from vmt.engine.optimizer import build_optimizer, freeze
@@ -68,6 +68,8 @@ class TrainingRun:
             self.output / "checkpoints", cfg.ENGINE.KEEP_CHECKPOINTS
         )
         checkpoint = self._newest(resume)
+        for name in cfg.DATASETS.TEST:
+            located_for_test(cfg, name)  # not after days of training
         self._data: dict[str, str] = {}
         if comm.is_main():
             files = [name for name in cfg.DATASETS.TRAIN if not is_registered(name)]

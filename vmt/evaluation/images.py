@@ -26,13 +26,26 @@ _NUMBERS: Final = (
 _COLUMNS: Final = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 
 
-def check_image_metrics(metrics: Sequence[str]) -> None:
-    """ConfigError unless all of ``TEST.METRICS`` are metrics of images."""
+def check_metrics(metrics: Sequence[str], *, images: bool) -> None:
+    """Do the metrics fit a set of images, or one of videos?
+
+    Args:
+        metrics: ``TEST.METRICS``.
+        images: whether the set is one of images.
+
+    Raises:
+        ConfigError: one of the other kind is among them.
+    """
+    known = " and ".join(IMAGE_METRICS)
     for metric in metrics:
-        if metric not in IMAGE_METRICS:
+        if images and metric not in IMAGE_METRICS:
             raise ConfigError(
-                f"TEST.METRICS has {metric!r}, a metric of videos; images are scored by "
-                f"{' and '.join(IMAGE_METRICS)}."
+                f"TEST.METRICS has {metric!r}, a metric of videos; images are scored by {known}."
+            )
+        if not images and metric in IMAGE_METRICS:
+            raise ConfigError(
+                f"TEST.METRICS has {metric!r}, a metric of images; videos are scored by tube_mask "
+                "and others, which vmt eval --help lists."
             )
 
 
@@ -54,7 +67,7 @@ def score_images(
         AnnotationError: the annotations break their format.
         ConfigError: a metric that is none of images.
     """
-    check_image_metrics(metrics)
+    check_metrics(metrics, images=True)
     found = json.loads(results.read_text(encoding="utf-8"))
     silent = contextlib.redirect_stdout(io.StringIO())
     numbers: dict[str, float] = {}
