@@ -327,6 +327,20 @@ def test_learning_rates_decay_and_stages_are_those_of_the_frame_model(
     assert undecayed <= {n for n, _ in model.named_parameters()}
 
 
+def test_without_refinement_and_with_its_weights_it_is_idol(build: Build) -> None:
+    """As long as every frame shows the objects of the first one alone."""
+    keys = ("WINDOW", "0", "CONTRASTIVE_WEIGHT", "2.0", "COSINE_WEIGHT", "3.0")
+    names = [f"MODEL.REFINEVIS.{key}" if key.isupper() else key for key in keys]
+    model = build(IDOL, *names)
+    clips = [clip_of(3, 0), clip_of(3, 1, [[True, False, True], [True, True, False]])]
+    with torch.no_grad():
+        found = losses_of(model, *clips)
+        torch.manual_seed(0)
+        idol = model.frame_model.losses(ClipBatch.from_inputs(clips))
+    assert found.keys() == idol.keys()
+    assert all(torch.equal(found[name], value) for name, value in idol.items())
+
+
 def test_without_a_window_nothing_is_refined(build: Build) -> None:
     model = build(IDOL, "MODEL.REFINEVIS.WINDOW", "0")
     losses = losses_of(model, clip_of(2))
