@@ -201,6 +201,13 @@ class FrameResult:
     tracks: tuple[TrackMask, ...]
     closed: tuple[TrackSummary, ...] = ()
     frame: Frame | None = None
+
+    def to_supervision(self) -> Any:
+        """As ``supervision.Detections``, see ``vmt.inference.detections``."""
+        from vmt.inference.detections import to_supervision
+
+        return to_supervision(self)
+
     detections: tuple[TrackMask, ...] = ()
 
 
