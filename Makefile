@@ -33,7 +33,7 @@ test-fast: install
 
 # the plug-in inside detectron2; D2PYTHON is of an environment that has it, and pytest
 test-detectron2: install
-	@$(D2PYTHON) -c "import detectron2" || { \
+	@$(D2PYTHON) -c "import detectron2" 2>/dev/null || { \
 		echo "$(D2PYTHON) has no detectron2: docs/howto/detectron2.md says how to install it;" \
 			"D2PYTHON=path/to/python takes another environment"; exit 1; }
 	OMP_NUM_THREADS=1 $(D2PYTHON) -m pytest -q tests/plugins

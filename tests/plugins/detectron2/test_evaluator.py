@@ -66,6 +66,17 @@ def test_refined_masks_are_the_truth(evaluate: Callable[..., Any], tmp_path: Pat
     assert entries
 
 
+def test_units(evaluate: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from vmt.plugins.detectron2 import evaluator
+
+    numbers = {"tube_mask/AP": 0.25, "tube_boundary/APl": -1.0, "hota/HOTA": 0.5}
+    monkeypatch.setattr(evaluator, "finish_set", lambda *_, **__: numbers)
+    results = evaluate("hq_ytvis_val")
+    assert results["tube_mask"] == {"AP": 25.0}
+    assert math.isnan(results["tube_boundary"]["APl"])
+    assert results["hota"] == {"HOTA": 0.5}
+
+
 def test_a_set_without_masks_gives_results_alone(
     evaluate: Callable[..., Any], tmp_path: Path
 ) -> None:
