@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from vmt.modeling.adversarial import Adversary
 from vmt.modeling.criteria.contrastive import Contrast
 from vmt.modeling.criteria.matcher import Match
 from vmt.modeling.criteria.ota import OtaMatch, ReferencePairs, SimOta
@@ -22,6 +23,7 @@ from vmt.modeling.video_model import ClipBatch, FrameModel, FrameOutputs, class_
 from vmt.structures.boxes import cxcywh_to_xyxy, pairwise_iou
 from vmt.structures.clip import ClipTargets
 from vmt.structures.frame_targets import FrameTargets
+from vmt.structures.track_window import FrameMaps
 
 
 @dataclass(frozen=True)
@@ -71,19 +73,128 @@ class TrainedClips:
     """What a batch of clips went through.
 
     Args:
-        losses: of the first frames alone, weighted, as the frame model has them by itself.
+        losses: weighted, as the frame model has them by itself.
         frames: B lists of T.
+        maps: what a refiner of masks reads of the B*T frames; None without.
+        targets: B, whose tracklets the frames' slots number.
     """
 
     losses: dict[str, Tensor]
     frames: list[list[TrainedFrame]]
+    maps: FrameMaps | None
+    targets: Sequence[ClipTargets]
 
 
-class RefinableFrameModel(FrameModel):
+@dataclass(frozen=True)
+class ObjectEmbeddings:
+    """N annotated tracklets of a training clip of T frames, as a network sees them.
+
+    Args:
+        slots: (N,) int64, rows of the clip's targets.
+        embeds: (N, T, C), what the mask head takes; of no meaning where the object is not present.
+        present: (N, T) bool, frames in which the network has the object; in one at least.
+        refs: (N, T, 2) as ``RefinableFrameModel.mask_head`` takes them; None for heads without.
+    """
+
+    slots: Tensor
+    embeds: Tensor
+    present: Tensor
+    refs: Tensor | None
+
+
+def objects_of(frames: Sequence[TrainedFrame]) -> ObjectEmbeddings:
+    """The objects of T frames by the queries that stand for them."""
+    first = frames[0]
+    slots = torch.arange(first.target.num_slots, device=first.embeds.device)
+    query = torch.full((len(slots), len(frames)), -1, device=slots.device)
+    for t, frame in enumerate(frames):
+        query[frame.target.slots, t] = frame.best
+    slots = slots[(query >= 0).any(1)]
+    query = query[slots]
+    chosen = [frame.embeds[query[:, t].clamp(min=0)] for t, frame in enumerate(frames)]
+    refs = [
+        frame.refs[query[:, t].clamp(min=0)]
+        for t, frame in enumerate(frames)
+        if frame.refs is not None
+    ]
+    places = torch.stack(refs, 1) if refs else None
+    return ObjectEmbeddings(slots, torch.stack(chosen, 1), query >= 0, places)
+
+
+#: (network, what a batch went through) -> weighted losses of the network's refiner
+Sharpening = Callable[["SharpenableModel", TrainedClips], dict[str, Tensor]]
+
+
+class SharpenableModel(FrameModel):
+    """A network for frames whose tracks a refiner may sharpen (``MODEL.REFINER``).
+
+    Attributes:
+        embed_dim: C of the embeddings.
+        sharpening: losses of ``refiner``; None without.
+        base_learns: whether all else learns beside the refiner.
+    """
+
+    embed_dim: int
+    sharpening: Sharpening | None = None
+    base_learns = True
+
+    @abstractmethod
+    def training_step(self, batch: ClipBatch) -> TrainedClips:
+        """Forward pass and losses of a batch, as without a refiner."""
+
+    @abstractmethod
+    def mask_head(self, embeds: Tensor, pixel: Tensor, refs: Tensor | None) -> Tensor:
+        """Masks of queries.
+
+        Args:
+            embeds: (Q, C) query embeddings.
+            pixel: (C_m, h, w), features of the frame.
+            refs: (Q, 2) as (x, y) in pixels of the input; None for heads without.
+
+        Returns:
+            (Q, h, w) logits.
+        """
+
+    def objects_in(self, frames: Sequence[TrainedFrame], times: Tensor) -> ObjectEmbeddings:
+        """The objects of T frames of a training clip, at (T,) times of its video."""
+        return objects_of(frames)
+
+    def losses(self, batch: ClipBatch, adversary: Adversary | None = None) -> dict[str, Tensor]:
+        """See ``VideoModel``; those of the refiner come to them, or stand alone.
+
+        The refiner's are divided by their own number of tracklets, so that with
+        ``SOLVER.ACCUMULATE`` the parts of a step add up nearly, not exactly.
+        """
+        if self.sharpening is None:
+            return self.training_step(batch).losses
+        with torch.set_grad_enabled(self.base_learns and torch.is_grad_enabled()):
+            step = self.training_step(batch)
+        sharpened = self.sharpening(self, step)
+        if not self.base_learns:
+            return sharpened
+        assert not step.losses.keys() & sharpened.keys(), "names of losses are their own"
+        return step.losses | sharpened
+
+    def freeze_base(self) -> None:
+        """From now on only the refiner learns; all else stays in evaluation mode."""
+        self.base_learns = False
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name.startswith("refiner."))
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> SharpenableModel:
+        """See ``torch.nn.Module``."""
+        super().train(mode)
+        if not self.base_learns:
+            for name, part in self.named_children():
+                if name != "refiner":
+                    part.eval()
+        return self
+
+
+class RefinableFrameModel(SharpenableModel):
     """A frame model whose embeddings can be associated and refined while it is trained."""
 
-    #: C of ``TrainedFrame.embeds``.
-    embed_dim: int
     #: Whether the last column of ``class_head`` says "no object".
     no_object = False
 
@@ -101,19 +212,6 @@ class RefinableFrameModel(FrameModel):
     @abstractmethod
     def class_head(self, embeds: Tensor) -> Tensor:
         """(..., C) query embeddings -> (..., num_classes) logits."""
-
-    @abstractmethod
-    def mask_head(self, embeds: Tensor, pixel: Tensor, refs: Tensor | None) -> Tensor:
-        """Masks of queries.
-
-        Args:
-            embeds: (Q, C) query embeddings.
-            pixel: (C_m, h, w), features of the frame.
-            refs: (Q, 2) as (x, y) in pixels of the input; None for heads without.
-
-        Returns:
-            (Q, h, w) logits.
-        """
 
     def own_association_head(self) -> nn.Module | None:
         """(..., C) to what is associated, of a method that has a head for it."""

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+#: Logit of the cells of a frame that does not show a track.
+ABSENT = -10.0
+
 
 @dataclass(frozen=True)
 class FrameMaps:

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 
 from tests.inference.fake_model import BlobFrameModel, FullColourRefiner, blob_video, frame_maps
 from vmt.inference.association.base import FrameLogits
-from vmt.inference.association.sharpened import ABSENT, MIN_SCORE, window_of
+from vmt.inference.association.sharpened import MIN_SCORE, window_of
 from vmt.inference.predictor import FrameResult, PredictorOptions, VideoPredictor
-from vmt.structures.track_window import FrameMaps
+from vmt.structures.track_window import ABSENT, FrameMaps
 from vmt.utils.errors import ConfigError
 
 SIZE = (72, 120)

@@ -22,6 +22,9 @@ def add_keys(cfg: Node) -> None:
     # quadtree: per tracklet and 40 frames (of a longer video accordingly more), above it those the
     # detector is surest of, with their parents. What is left out is counted in the log.
     cfg.MODEL.REFINER.MAX_POINTS = 12000
+    # On a network for frames (IDOL, MinVIS, RefineVIS): all of it learns; False: it stays as it is,
+    # in evaluation mode, and the refiner learns alone [D].
+    cfg.MODEL.REFINER.TRAIN_BASE = True
     # On a network for frames: most frames that are refined together. With TEST.WINDOW 0 these are
     # a frame and those before it, without delay, and each is read so often; windows are refined
     # once [D].

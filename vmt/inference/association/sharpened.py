@@ -17,12 +17,10 @@ from torch import Tensor
 from vmt.inference.association.base import FrameLogits, ResumableAssociation, TrackSummary
 from vmt.modeling.video_model import FrameModel, FrameOutputs
 from vmt.structures.roi_masks import RoiMasks, dense_logits
-from vmt.structures.track_window import FrameMaps, TrackWindow
+from vmt.structures.track_window import ABSENT, FrameMaps, TrackWindow
 
 #: Tracks that are less sure keep their masks: no pair below it is in the results of a video.
 MIN_SCORE = 0.05
-#: Logit of the cells of a frame that does not show a track.
-ABSENT = -10.0
 
 
 @dataclass(frozen=True)

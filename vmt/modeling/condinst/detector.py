@@ -61,12 +61,16 @@ class TrainingForward:
         last: the last decoder layer on the B key frames.
         matches: B per decoder layer.
         frames: B lists of T.
+        maps: of the B*T frames, see ``TrainedClips``.
+        targets: B, likewise.
     """
 
     losses: dict[str, Tensor]
     last: Predictions
     matches: list[list[OtaMatch]]
     frames: list[list[TrainedFrame]]
+    maps: FrameMaps | None
+    targets: Sequence[ClipTargets]
 
 
 class Detector(RefinableFrameModel):
@@ -191,7 +195,7 @@ class Detector(RefinableFrameModel):
             self._trained(out, targets[b].input_size, b * num_frames, frames[b], match, criterion)
             for b, match in enumerate(matches[-1])
         ]
-        return TrainingForward(losses, layers[-1], matches, trained)
+        return TrainingForward(losses, layers[-1], matches, trained, out.maps, targets)
 
     def _trained(
         self,

@@ -70,12 +70,14 @@ class TrainingForward:
         states: before the first layer and behind each; the queries begin with the denoising ones.
         noisy: these queries, or None.
         pixel: (N, mask_dim, h, w), stride 4.
+        maps: what a refiner reads of the frames, where there is one.
     """
 
     proposals: Proposals
     states: list[QueryStates]
     noisy: NoisyQueries | None
     pixel: Tensor
+    maps: FrameMaps | None
 
     @property
     def num_noisy(self) -> int:
@@ -175,7 +177,7 @@ class Detector(PixelMapModel):
             content = torch.cat([noisy.content, content], 1)
             anchors = torch.cat([noisy.anchor_logits, anchors], 1)
         states = self.decoder(content, anchors, memory, shapes, self.heads, visible)
-        return TrainingForward(proposals, states, noisy, pixel)
+        return TrainingForward(proposals, states, noisy, pixel, features.maps)
 
     def predictions(self, out: TrainingForward, frames: slice) -> dict[str, BoxPredictions]:
         """What the heads say of some frames, by suffix of the losses, the last layer's first.

@@ -10,8 +10,9 @@ from fvcore.common.config import CfgNode
 
 from vmt.modeling import meta_arch
 from vmt.modeling.meta_arch.check import check_model
+from vmt.modeling.meta_arch.frame_vmt import add_refiner
 from vmt.modeling.registry import META_ARCHITECTURES, lookup
-from vmt.modeling.video_model import MaskRefinerModel, Segmenter, VideoModel
+from vmt.modeling.video_model import FrameModel, MaskRefinerModel, Segmenter, VideoModel
 from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import ConfigError
 from vmt.utils.precision import checked_precision
@@ -52,7 +53,10 @@ def build_network(cfg: CfgNode, label_space: LabelSpace) -> VideoModel:
     network = architecture(cfg)
     checked_precision(cfg.TEST.PRECISION, "TEST.PRECISION")
     check_model(cfg)
-    return network.from_config(cfg, label_space)
+    model = network.from_config(cfg, label_space)
+    if isinstance(model, FrameModel) and cfg.MODEL.REFINER.NAME != "none":
+        add_refiner(model, cfg)
+    return model
 
 
 def build_model(cfg: CfgNode, label_space: LabelSpace) -> Segmenter:

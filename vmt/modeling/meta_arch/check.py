@@ -57,6 +57,8 @@ def _widths(model: CfgNode) -> Iterator[_Rule]:
         width, heads = model.REFINER.EMBED_DIM, model.REFINER.NUM_HEADS
         works = width > 0 and width % 4 == 0 and width % heads == 0
         yield "REFINER.EMBED_DIM", width, works, f"a multiple of 4 and of NUM_HEADS, {heads}"
+        strides = model.MASKDINO.STRIDES
+        yield "MASKDINO.STRIDES", strides, 8 in strides, "8 among them, which a refiner reads"
     if model.META_ARCHITECTURE == "MaskRefiner":
         sizes, width = model.MASK_REFINER.CROP_SIZES, model.MASK_REFINER.DIM
         works = len(sizes) == 2 and 0 < sizes[0] <= sizes[1]

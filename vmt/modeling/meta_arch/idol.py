@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from vmt.modeling.adversarial import Adversary
 from vmt.modeling.backbones.base import Backbone
 from vmt.modeling.backbones.build import build_backbone
 from vmt.modeling.condinst.criterion import IDOLCriterion
-from vmt.modeling.condinst.detector import Detector
+from vmt.modeling.condinst.detector import Detector, TrainingForward
 from vmt.modeling.condinst.options import CondInstOptions
 from vmt.modeling.condinst.reference import inference_outputs, training_outputs
 from vmt.modeling.criteria.ota import ReferencePairs
@@ -64,11 +63,10 @@ class IDOL(Detector):
             IDOLCriterion.from_config(cfg),
         )
 
-    def losses(self, batch: ClipBatch, adversary: Adversary | None = None) -> dict[str, Tensor]:
-        """See ``VideoModel``; clips of one frame teach the objects of frames alone."""
+    def training_step(self, batch: ClipBatch) -> TrainedClips:
+        """See ``SharpenableModel``; clips of one frame teach the objects of frames alone."""
         clips = [self.normalise(clip) for clip in batch.clips]
-        out = self.forward_pairs(clips, batch.targets, self.criterion)
-        return self.criterion.weighted(out.losses)
+        return self._trained_clips(self.forward_pairs(clips, batch.targets, self.criterion))
 
     def loss_count(self, batch: ClipBatch) -> float | Tensor:
         """Objects of key frames: how many queries they get is known too late."""
@@ -78,8 +76,11 @@ class IDOL(Detector):
         self, clips: Sequence[Tensor], targets: Sequence[ClipTargets], count: float | Tensor
     ) -> TrainedClips:
         """See ``RefinableFrameModel``; sums are divided by the queries that have an object."""
-        out = self.forward_training(clips, targets, self.criterion)
-        return TrainedClips(self.criterion.weighted(out.losses), out.frames)
+        return self._trained_clips(self.forward_training(clips, targets, self.criterion))
+
+    def _trained_clips(self, out: TrainingForward) -> TrainedClips:
+        losses = self.criterion.weighted(out.losses)
+        return TrainedClips(losses, out.frames, out.maps, out.targets)
 
     def embedding_losses(
         self,

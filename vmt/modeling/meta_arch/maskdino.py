@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from vmt.modeling.adversarial import Adversary
 from vmt.modeling.backbones.base import Backbone
 from vmt.modeling.backbones.build import build_backbone
 from vmt.modeling.criteria.ota import ReferencePairs
@@ -74,14 +73,10 @@ class MaskDINO(Detector):
             Noise(node.DN_QUERIES, node.DN_NOISE, node.DN_KIND),
         )
 
-    def losses(self, batch: ClipBatch, adversary: Adversary | None = None) -> dict[str, Tensor]:
-        """See ``VideoModel``; every frame of a clip is an image of its own."""
-        frames, _ = self.pad([self.normalise(clip) for clip in batch.clips])
-        targets = frame_targets(batch.targets, (int(frames.shape[-2]), int(frames.shape[-1])))
-        out = self.forward_training(frames, targets, self.noise, self.box_init)
-        outputs, count = self.predictions(out, slice(None)), self.loss_count(batch)
-        result = self.criterion(outputs, out.noisy, targets, out.pixel, count)
-        return self.criterion.weighted(result.losses)
+    def training_step(self, batch: ClipBatch) -> TrainedClips:
+        """See ``SharpenableModel``; every frame of a clip is an image of its own."""
+        clips = [self.normalise(clip) for clip in batch.clips]
+        return self._train(clips, batch.targets, self.loss_count(batch), slice(None))
 
     @property
     def denoising_kind(self) -> str:
@@ -92,10 +87,19 @@ class MaskDINO(Detector):
         self, clips: Sequence[Tensor], targets: Sequence[ClipTargets], count: float | Tensor
     ) -> TrainedClips:
         """See ``RefinableFrameModel``; noisy queries of first frames alone learn objects."""
+        return self._train(clips, targets, count, slice(None, None, len(clips[0])))
+
+    def _train(
+        self,
+        clips: Sequence[Tensor],
+        targets: Sequence[ClipTargets],
+        count: float | Tensor,
+        keys: slice,
+    ) -> TrainedClips:
+        """``train_frames``, with the losses of those of the B*T frames that are ``keys``."""
         num_frames, (frames, _) = len(clips[0]), self.pad(clips)
         truth = frame_targets(targets, (int(frames.shape[-2]), int(frames.shape[-1])))
         out = self.forward_training(frames, truth, self.noise, self.box_init)
-        keys = slice(None, None, num_frames)
         noisy = None if out.noisy is None else out.noisy.of_frames(keys)
         outputs, pixel = self.predictions(out, keys), out.pixel
         result = self.criterion(outputs, noisy, truth[keys], pixel[keys], count)
@@ -115,7 +119,7 @@ class MaskDINO(Detector):
             for n, (match, target) in enumerate(zip(matches, truth, strict=True))
         ]
         losses = self.criterion.weighted(result.losses)
-        return TrainedClips(losses, in_clips(trained, num_frames))
+        return TrainedClips(losses, in_clips(trained, num_frames), out.maps, targets)
 
     def reference_pairs(self, frame: TrainedFrame) -> ReferencePairs:
         """See ``RefinableFrameModel``."""

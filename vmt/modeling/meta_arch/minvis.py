@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from vmt.modeling.adversarial import Adversary
 from vmt.modeling.backbones.base import Backbone
 from vmt.modeling.backbones.build import build_backbone
 from vmt.modeling.frame_training import TrainedClips, TrainedFrame, in_clips, stand_ins
@@ -63,21 +62,28 @@ class MinVIS(Detector):
             Mask2FormerCriterion.from_config(cfg),
         )
 
-    def losses(self, batch: ClipBatch, adversary: Adversary | None = None) -> dict[str, Tensor]:
-        """See ``VideoModel``; every frame of a clip is an image of its own."""
-        frames, _ = self.pad([self.normalise(clip) for clip in batch.clips])
-        targets = frame_targets(batch.targets, (int(frames.shape[-2]), int(frames.shape[-1])))
-        out = self.forward_frames(frames)
-        outputs, count = self.predictions(out.embeds), self.loss_count(batch)
-        return self.criterion.weighted(self.criterion(outputs, targets, out.pixel, count).losses)
+    def training_step(self, batch: ClipBatch) -> TrainedClips:
+        """See ``SharpenableModel``; every frame of a clip is an image of its own."""
+        clips = [self.normalise(clip) for clip in batch.clips]
+        return self._train(clips, batch.targets, self.loss_count(batch), slice(None))
 
     def train_frames(
         self, clips: Sequence[Tensor], targets: Sequence[ClipTargets], count: float | Tensor
     ) -> TrainedClips:
         """See ``RefinableFrameModel``."""
+        return self._train(clips, targets, count, slice(None, None, len(clips[0])))
+
+    def _train(
+        self,
+        clips: Sequence[Tensor],
+        targets: Sequence[ClipTargets],
+        count: float | Tensor,
+        keys: slice,
+    ) -> TrainedClips:
+        """``train_frames``, with the losses of those of the B*T frames that are ``keys``."""
         num_frames, (frames, _) = len(clips[0]), self.pad(clips)
         truth = frame_targets(targets, (int(frames.shape[-2]), int(frames.shape[-1])))
-        out, keys = self.forward_frames(frames), slice(None, None, num_frames)
+        out = self.forward_frames(frames)
         embeds, pixel = out.embeds[-1], out.pixel
         outputs = self.predictions([states[keys] for states in out.embeds])
         result = self.criterion(outputs, truth[keys], pixel[keys], count)
@@ -96,7 +102,7 @@ class MinVIS(Detector):
             for n, (match, target) in enumerate(zip(matches, truth, strict=True))
         ]
         losses = self.criterion.weighted(result.losses)
-        return TrainedClips(losses, in_clips(trained, num_frames))
+        return TrainedClips(losses, in_clips(trained, num_frames), out.maps, targets)
 
     def segment_normalised(self, frames: Tensor) -> list[FrameOutputs]:
         """See ``RefinableFrameModel``."""

@@ -10,18 +10,21 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from vmt.layers.mlp import MLP
-from vmt.modeling.adversarial import Adversary
 from vmt.modeling.criteria.contrastive import association_losses
 from vmt.modeling.frame_training import (
+    ObjectEmbeddings,
     RefinableFrameModel,
+    SharpenableModel,
+    TrainedClips,
     TrainedFrame,
     contrast,
     first_frame_count,
+    objects_of,
 )
 from vmt.modeling.registry import META_ARCHITECTURES, lookup, register
 from vmt.modeling.temporal.denoising import association_denoising
 from vmt.modeling.temporal.options import LearningOptions, tar_options
-from vmt.modeling.temporal.refinement import refinement_losses
+from vmt.modeling.temporal.refinement import refined, refinement_losses
 from vmt.modeling.temporal.tar import TAR, TAROptions
 from vmt.modeling.video_model import ClipBatch, FrameOutputs, ModelOptions, RefiningModel
 from vmt.structures.labels import LabelSpace
@@ -30,7 +33,7 @@ from vmt.utils.precision import arithmetic
 
 
 @register(META_ARCHITECTURES, "RefineVIS")
-class RefineVIS(RefiningModel):
+class RefineVIS(RefiningModel, SharpenableModel):
     """RefineVIS (arXiv:2306.04774).
 
     Args:
@@ -51,6 +54,7 @@ class RefineVIS(RefiningModel):
     ) -> None:
         super().__init__(options)
         self.frame_model = frame_model
+        self.embed_dim = frame_model.embed_dim
         self.learning = learning
         self.size_divisor = frame_model.size_divisor
         if frame_model.own_association_head() is None:
@@ -135,24 +139,33 @@ class RefineVIS(RefiningModel):
 
     # --- training -------------------------------------------------------------------------------
 
-    def losses(self, batch: ClipBatch, adversary: Adversary | None = None) -> dict[str, Tensor]:
-        """See ``VideoModel``; clips of one frame teach the frame model alone.
+    def training_step(self, batch: ClipBatch) -> TrainedClips:
+        """See ``SharpenableModel``; clips of one frame teach the frame model alone.
 
         The first frame is the key frame, which all others refer to, and the only one whose objects
         the frame model is told; the other losses reach it from all frames (section 4.1).
         """
         clips = [self.normalise(clip) for clip in batch.clips]
         trained = self.frame_model.train_frames(clips, batch.targets, self.loss_count(batch))
-        losses = dict(trained.losses)
         if batch.num_frames == 1:
-            return losses
-        losses |= self._association_losses(trained.frames)
+            return trained
+        losses = trained.losses | self._association_losses(trained.frames)
         if self.tar is not None:
             times = [clip.frame_times for clip in batch.targets]
             losses |= refinement_losses(
                 self.frame_model, self.tar, self.associated, trained.frames, times, self.learning
             )
-        return losses
+        return replace(trained, losses=losses)
+
+    def objects_in(self, frames: Sequence[TrainedFrame], times: Tensor) -> ObjectEmbeddings:
+        """See ``SharpenableModel``; refined, as the masks of tracks are cut out at inference."""
+        objects = objects_of(frames)
+        if self.tar is None:
+            return objects
+        begun = objects.present.cumsum(1) > 0 if self.learning.recurrent else None
+        embeds = torch.where(objects.present[..., None], objects.embeds, 0.0)
+        embeds = refined(self.tar, embeds, times, begun, self.learning.recurrent)
+        return replace(objects, embeds=embeds)
 
     def _association_losses(self, clips: Sequence[Sequence[TrainedFrame]]) -> dict[str, Tensor]:
         """Of embeddings of matched queries, and of denoising queries (section 3.5)."""
