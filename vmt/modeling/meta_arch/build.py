@@ -54,7 +54,8 @@ def build_network(cfg: CfgNode, label_space: LabelSpace) -> VideoModel:
     checked_precision(cfg.TEST.PRECISION, "TEST.PRECISION")
     check_model(cfg)
     model = network.from_config(cfg, label_space)
-    if isinstance(model, FrameModel) and cfg.MODEL.REFINER.NAME != "none":
+    wanted = cfg.MODEL.REFINER.NAME != "none"
+    if wanted and isinstance(model, FrameModel) and model.refiner is None:
         add_refiner(model, cfg)
     return model
 

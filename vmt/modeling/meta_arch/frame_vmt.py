@@ -28,7 +28,8 @@ def add_refiner(model: FrameModel, cfg: CfgNode) -> None:
     if not isinstance(model, SharpenableModel):
         raise ConfigError(
             f"MODEL.REFINER.NAME is {node.NAME!r}, but {cfg.MODEL.META_ARCHITECTURE} has no "
-            "queries that a refiner could read; choose none, or a network like IDOL or RefineVIS."
+            "queries that a refiner could read; choose none, or a network like IDOL, RefineVIS or "
+            "QDTrackVMT."
         )
     entry = lookup(REFINERS, node.NAME, "MODEL.REFINER.NAME (or none)")
     backbone = cast(Backbone, model.get_submodule(model.backbone_path))

@@ -12,10 +12,16 @@ from torch import Tensor, nn
 from vmt.modeling.adversarial import Adversary
 from vmt.modeling.backbones.base import Backbone
 from vmt.modeling.backbones.build import build_backbone
-from vmt.modeling.mask_refiner.model import refinement_losses, zero_loss
 from vmt.modeling.mask_refiner.pooled import CutOutModel, cut_targets
 from vmt.modeling.mask_refiner.prompt import STRIDES, by_pixel, looked_at_cells
-from vmt.modeling.refiners.base import Refiner, RefinerInput, RefinerLosses, RefinerOutput
+from vmt.modeling.refiners.base import (
+    Refiner,
+    RefinerInput,
+    RefinerLosses,
+    RefinerOutput,
+    refinement_losses,
+    zero_loss,
+)
 from vmt.modeling.registry import META_ARCHITECTURES, REFINERS, lookup, register
 from vmt.modeling.video_model import ClipBatch, ModelOptions, RefinedTube
 from vmt.ops.resize import aligned_upsample2

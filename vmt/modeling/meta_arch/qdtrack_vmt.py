@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
 from vmt.modeling.adversarial import Adversary
-from vmt.modeling.criteria.matcher import Match
 from vmt.modeling.criteria.set_criterion import mean_tracklets
 from vmt.modeling.meta_arch.qdtrack import QDTrack, TrainingForward
 from vmt.modeling.mots.embedding import RegionQuery
 from vmt.modeling.mots.tracklets import detected_boxes, window_of
-from vmt.modeling.refiners.base import Refiner, RefinerInput, RefinerLosses, RefinerOutput
+from vmt.modeling.refiners.base import (
+    Refiner,
+    RefinerInput,
+    RefinerLosses,
+    RefinerOutput,
+    refinement_losses,
+)
 from vmt.modeling.registry import META_ARCHITECTURES, REFINERS, lookup, register
 from vmt.modeling.video_model import ClipBatch
 from vmt.structures.frame_targets import frame_targets
@@ -64,12 +68,9 @@ class QDTrackVMT(QDTrack):
         shown = [target.valid.any(1) & (not target.boxes_only) for target in batch.targets]
         index = [clip.nonzero()[:, 0] for clip in shown]
         refined = [self._refine(step, batch, clip, rows) for clip, rows in enumerate(index)]
-        matches = [Match(torch.arange(len(rows), device=rows.device), rows) for rows in index]
-        measured = self.refiner_criterion.measure(
-            refined, batch.targets, matches, mean_tracklets(index, self.device)
-        )
-        weighted = {k: self.refiner_criterion.weight(k) * v for k, v in measured.items()}
-        return step.losses | weighted
+        learned = [targets.select(i) for targets, i in zip(batch.targets, index, strict=True)]
+        count = mean_tracklets(learned, self.device)
+        return step.losses | refinement_losses(self.refiner_criterion, refined, learned, count)
 
     def _refine(
         self, step: TrainingForward, batch: ClipBatch, clip: int, index: Tensor

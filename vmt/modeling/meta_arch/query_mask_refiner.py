@@ -21,10 +21,14 @@ from vmt.modeling.mask_refiner.detector import (
     resized,
     where_given,
 )
-from vmt.modeling.mask_refiner.model import refinement_losses, zero_loss
 from vmt.modeling.mask_refiner.prompt import looked_at_cells
 from vmt.modeling.meta_arch.vmt import VideoMaskTransfiner
-from vmt.modeling.refiners.base import RefinerInput, RefinerOutput
+from vmt.modeling.refiners.base import (
+    RefinerInput,
+    RefinerOutput,
+    refinement_losses,
+    zero_loss,
+)
 from vmt.modeling.registry import META_ARCHITECTURES, register
 from vmt.modeling.video_model import ClipBatch, MaskRefinerModel, RefinedTube
 from vmt.ops.resize import network_size

@@ -16,12 +16,10 @@ from vmt.modeling.mots.detector import Pyramid, TwoStageDetector, boxes_in_px
 from vmt.structures.boxes import pairwise_iou
 from vmt.structures.frame_targets import FrameTargets
 from vmt.structures.roi_masks import STRIDE, RoiMasks
-from vmt.structures.track_window import FrameMaps, TrackWindow
+from vmt.structures.track_window import ABSENT, FrameMaps, TrackWindow
 
 #: A box that overlaps its object less is no detection of it; the object's own box stands in.
 LEAST_IOU = 0.5
-#: Logit of the cells of a frame that does not show a tracklet.
-ABSENT = -10.0
 
 
 @torch.no_grad()

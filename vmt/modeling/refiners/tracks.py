@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vmt.modeling.criteria.matcher import Match
 from vmt.modeling.criteria.set_criterion import mean_tracklets
 from vmt.modeling.frame_training import (
     ObjectEmbeddings,
@@ -19,7 +18,13 @@ from vmt.modeling.frame_training import (
     TrainedClips,
     TrainedFrame,
 )
-from vmt.modeling.refiners.base import Refiner, RefinerInput, RefinerLosses
+from vmt.modeling.refiners.base import (
+    Refiner,
+    RefinerInput,
+    RefinerLosses,
+    refinement_losses,
+    zero_loss,
+)
 from vmt.structures.track_window import ABSENT, FrameMaps, TrackWindow
 
 
@@ -38,22 +43,18 @@ class TrackLosses:
     def __call__(self, model: SharpenableModel, clips: TrainedClips) -> dict[str, Tensor]:
         """See ``SharpenableModel.sharpening``."""
         assert clips.maps is not None, "a network with a refiner keeps its maps"
-        outputs, matches = [], []
+        outputs, learned = [], []
         for b, (frames, targets) in enumerate(zip(clips.frames, clips.targets, strict=True)):
             objects = model.objects_in(frames, targets.frame_times)
             maps = clips.maps[b * len(frames) : (b + 1) * len(frames)]
             window = window_of_objects(model, frames, objects, maps, targets.input_size)
-            inputs = RefinerInput.of_tracks(window, targets.masks[objects.slots])
-            outputs.append(self.refiner(inputs))
-            rows = torch.arange(len(objects.slots), device=objects.slots.device)
-            matches.append(Match(rows, objects.slots))
-        count = mean_tracklets([match.target_index for match in matches], model.device)
-        losses = self.criterion.measure(outputs, clips.targets, matches, count)
-        return {
-            # RefineVIS has a loss_mask_refine too
-            name.replace("loss_", "loss_refiner_"): self.criterion.weight(name) * loss
-            for name, loss in losses.items()
-        }
+            learned.append(targets.select(objects.slots))
+            outputs.append(self.refiner(RefinerInput.of_tracks(window, learned[-1].masks)))
+        count = mean_tracklets(learned, model.device)
+        losses = refinement_losses(self.criterion, outputs, learned, count)
+        zero = zero_loss(self.refiner)
+        # RefineVIS has a loss_mask_refine too.
+        return {name.replace("loss_", "loss_refiner_"): v + zero for name, v in losses.items()}
 
 
 def window_of_objects(
