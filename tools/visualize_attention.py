@@ -4,6 +4,7 @@ r"""Draw where the encoders of two networks look, side by side: SeqFormer and MS
 Writes attention.png: a row per frame of the clip, a column per network. Colours show which pixels
 the last encoder layer reads through deformable attention, over all levels, from the place of the
 cross. Where a network lets frames meet (MS-STS), the title says how much it reads of which frame.
+The left column is --config-file, the right one --against; overrides hold for both.
 The place is --pixel, or with --data the centre of an object, frame by frame. Weights that are not
 given are random: the picture then shows where untrained networks look, and a warning says so.
 
@@ -29,7 +30,7 @@ from torch import Tensor
 if __package__ in (None, ""):  # run as a script: the tool beside it lies in this folder
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tools.visualize_refinement import Clip, read_clip
+from tools.visualize_refinement import Clip, add_clip_arguments, check_clip_arguments, read_clip
 from vmt.config.node import load_config
 from vmt.inference.load import load_model
 from vmt.inference.video_writer import write_png
@@ -142,12 +143,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", required=True, metavar="YAML", help="the left column")
-    parser.add_argument("--weights", help="default: MODEL.WEIGHTS; without: random weights")
+    add_clip_arguments(parser, frames=3)
     parser.add_argument("--against", required=True, metavar="YAML", help="the right column")
     parser.add_argument("--against-weights", help="its weights, likewise")
-    parser.add_argument("--video", required=True, help="file or folder; with --data a video's name")
-    parser.add_argument("--data", metavar="JSON@IMAGES", help="look from an object's centre")
     parser.add_argument("--tracklet", type=int, default=0, help="which object of --data")
     parser.add_argument(
         "--pixel",
@@ -156,16 +154,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar=("Y", "X"),
         help="of the frames as the network sees them",
     )
-    parser.add_argument("--frames", type=int, default=3, help="of the clip (default 3)")
-    parser.add_argument("--start", type=int, default=0, help="first frame of the video")
-    parser.add_argument("--step", type=int, default=1, help="between frames of the clip")
     parser.add_argument("--output", type=Path, default=Path("output/attention"))
-    parser.add_argument("--device", help="default: MODEL.DEVICE")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides for both")
     args = parser.parse_args(argv)
-    for name, least in (("frames", 1), ("step", 1), ("start", 0)):
-        if getattr(args, name) < least:
-            raise ConfigError(f"--{name} must be at least {least}.")
+    check_clip_arguments(args)
     cfg = load_config(args.config_file, args.opts)
     clip = read_clip(args, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
     places = places_of(args, clip)

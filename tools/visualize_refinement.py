@@ -197,33 +197,49 @@ def _draw_attention(
     print(f"written: {path}")
 
 
+def add_clip_arguments(parser: argparse.ArgumentParser, frames: int) -> None:
+    """Those that name a network and a clip; ``frames`` is the default of --frames."""
+    parser.add_argument("--config-file", required=True, metavar="YAML")
+    parser.add_argument("--weights", help="default: MODEL.WEIGHTS; without: random weights")
+    parser.add_argument("--video", required=True, help="file or folder; with --data a video's name")
+    parser.add_argument("--data", metavar="JSON@IMAGES", help="take frames and masks from there")
+    parser.add_argument(
+        "--frames", type=int, default=frames, help="of the clip (default %(default)s)"
+    )
+    parser.add_argument("--start", type=int, default=0, help="first frame of the video")
+    parser.add_argument("--step", type=int, default=1, help="between frames of the clip")
+    parser.add_argument("--device", help="default: MODEL.DEVICE")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
+
+
+def check_clip_arguments(args: argparse.Namespace) -> None:
+    """Refuse numbers that no clip has.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    for name, least in (("frames", 1), ("step", 1), ("start", 0)):
+        if getattr(args, name) < least:
+            raise ConfigError(f"--{name} must be at least {least}.")
+
+
 @one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw a clip; returns the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", required=True, metavar="YAML")
-    parser.add_argument("--weights", help="default: MODEL.WEIGHTS; without: random weights")
-    parser.add_argument("--video", required=True, help="file or folder; with --data a video's name")
-    parser.add_argument("--data", metavar="JSON@IMAGES", help="take masks and nodes from there")
-    parser.add_argument("--frames", type=int, default=5, help="of the clip (default 5)")
-    parser.add_argument("--start", type=int, default=0, help="first frame of the video")
-    parser.add_argument("--step", type=int, default=1, help="between frames of the clip")
+    add_clip_arguments(parser, frames=5)
     parser.add_argument("--tracklet", type=int, default=0, help="which one is drawn")
     parser.add_argument(
         "--node", type=int, nargs=3, metavar=("FRAME", "Y", "X"), help="pixel of a clip's frame"
     )
     parser.add_argument("--top-k", type=int, default=20, help="nodes shown for --node")
     parser.add_argument("--output", type=Path, default=Path("output/refinement"))
-    parser.add_argument("--device", help="default: MODEL.DEVICE")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
     args = parser.parse_args(argv)
-    for name in ("frames", "step", "top_k"):
-        if getattr(args, name) < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1.")
-    if args.start < 0:
-        raise ConfigError("--start must be at least 0.")
+    check_clip_arguments(args)
+    if args.top_k < 1:
+        raise ConfigError("--top-k must be at least 1.")
     cfg = load_config(args.config_file, args.opts)
     clip = read_clip(args, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
     model: Any = load_model(args.config_file, args.weights, args.opts, args.device)

@@ -113,6 +113,16 @@ def test_preset(pair: Pair) -> None:
         pair.to("best")
 
 
+@shows("MODEL.REFINER.TRAIN_BASE", False, *QUADTREE, "MODEL.META_ARCHITECTURE", "IDOL")
+def test_what_learns_beside_the_refiner(pair: Pair) -> None:
+    learning = [
+        {name.partition(".")[0] for name, p in network(cfg).named_parameters() if p.requires_grad}
+        for cfg in pair
+    ]
+    assert learning[0] > {"refiner", "decoder", "heads"}
+    assert learning[1] == {"refiner"}
+
+
 @shows("MODEL.REFINER.REACH_PX", 8.0, *QUADTREE)
 def test_reach_of_the_heads(pair: Pair) -> None:
     plain, near = (refiner_of(cfg).encoder.layers[0].self_attn for cfg in pair)
