@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from types import ModuleType
 
@@ -37,3 +38,13 @@ def test_new_enough(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in.__version__ = version  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "detectron2", stand_in)
     assert load_module(VERSION).OLDEST == (0, 6)
+
+
+def test_nothing_else_imports_it() -> None:
+    pattern = re.compile(r"^\s*(?:import|from) detectron2\b", re.MULTILINE)
+    files = [p for folder in ("vmt", "cocoapi_hq", "tools") for p in (REPO / folder).rglob("*.py")]
+    users = {path.relative_to(REPO) for path in files if pattern.search(path.read_text())}
+    assert users
+    for path in users:
+        plugin = path.parts[:3] == ("vmt", "plugins", "detectron2")
+        assert plugin or path.name == "train_net_detectron2.py", path
