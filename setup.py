@@ -1,10 +1,12 @@
-"""Build script: what pyproject.toml cannot say (the optional kernel, the sibling package)."""
+"""Build script: what pyproject.toml cannot say (the optional kernel, the configs)."""
 
+import shutil
 import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 from setuptools.errors import BaseError, CCompilerError
 
 HERE = Path(__file__).resolve().parent
@@ -34,6 +36,33 @@ KERNEL = Extension(
 )
 
 
+class BuildWithConfigs(build_py):
+    """Puts ``configs/`` into the package, where ``vmt.config.find`` looks first.
+
+    An editable installation has them in the clone, and gets none.
+    """
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return
+        inside = Path(self.build_lib, "vmt", "configs")
+        if inside.is_dir():  # of an earlier build in this folder, maybe under other names
+            shutil.rmtree(inside)
+        for target, source in self._configs().items():
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            self.copy_file(source, target)
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        return [*super().get_outputs(include_bytecode), *self._configs()]
+
+    def _configs(self) -> dict[str, str]:
+        """Target -> source."""
+        files = sorted((HERE / "configs").rglob("*.yaml"))
+        inside = Path(self.build_lib, "vmt")
+        return {str(inside / file.relative_to(HERE)): str(file) for file in files}
+
+
 class BuildOptionalKernel(build_ext):
     """Builds the CPU kernel; without a compiler warns once and lets the installation go on."""
 
@@ -50,7 +79,7 @@ class BuildOptionalKernel(build_ext):
 
 
 setup(
-    cmdclass={"build_ext": BuildOptionalKernel},
+    cmdclass={"build_ext": BuildOptionalKernel, "build_py": BuildWithConfigs},
     ext_modules=[KERNEL],
     install_requires=[
         "torch>=2.9",

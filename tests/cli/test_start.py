@@ -41,6 +41,7 @@ REFUSED = {
     "refine": ["--masks", "a.json", "--images", ".", "--output", "b.json", "--accept", "0.1"],
     "degrade": ["--annotations", "a.json", "--output", "b.json", "--stride", "0"],
     "convert": ["a.pth"],
+    "configs": ["--all"],
     "inspect": [],
     "zoo": ["--download"],
     "doctor": ["--yaml"],

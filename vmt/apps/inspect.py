@@ -8,6 +8,7 @@ from pathlib import Path
 from cocoapi_hq.io.json_file import is_json_name
 from vmt.checkpoint.describe import describe
 from vmt.checkpoint.files import read_weights
+from vmt.config.find import SUFFIXES, find_config
 from vmt.config.node import load_config
 from vmt.config.summary import changed_keys, summary
 from vmt.data.describe_json import describe_json
@@ -17,14 +18,14 @@ def inspect_file(file: str, *, every_key: bool = False) -> str:
     """What a weight, annotation, result or config file is, in lines.
 
     Args:
-        file: its path.
+        file: its path; of a config, its name will do.
         every_key: of a config, all keys as YAML.
 
     Raises:
         VmtError: it cannot be read.
     """
-    path = Path(file)
-    if path.suffix in (".yaml", ".yml"):
+    path = find_config(file)
+    if path.suffix in SUFFIXES:
         return _config(path, every_key)
     if is_json_name(path):
         return _table([("file", str(path)), *describe_json(path)])

@@ -24,7 +24,11 @@ from vmt.apps.segment_options import DEFAULT_WINDOW, WHOLE_VIDEO_FRAMES, Segment
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``vmt demo``."""
-    parser.add_argument("--config-file", required=True, help="YAML of the network")
+    parser.add_argument(
+        "--config-file",
+        required=True,
+        help="YAML of the network, or a name that `vmt configs` lists",
+    )
     parser.add_argument(
         "--input", required=True, help="video, folder, glob, YTVIS JSON, camera, URL, pipe or -"
     )

@@ -3,7 +3,7 @@
 Example:
   vmt inspect weights/checkpoint_r50_final.pth
   vmt inspect train.json
-  vmt inspect configs/hq_ytvis/vmt_R50_released.yaml
+  vmt inspect hq_ytvis/vmt_R50_released
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import argparse
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``vmt inspect``."""
     parser.add_argument(
-        "file", help="weights (.pth, .safetensors, ...), JSON of masks or results, config (.yaml)"
+        "file",
+        help="weights (.pth, .safetensors, ...), JSON of masks or results, config (path or name)",
     )
     parser.add_argument("--all", action="store_true", help="of a config: every key, as YAML")
 

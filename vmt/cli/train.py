@@ -26,7 +26,11 @@ from vmt.utils.errors import ConfigError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``vmt train``."""
-    parser.add_argument("--config-file", required=True, help="YAML of network and training")
+    parser.add_argument(
+        "--config-file",
+        required=True,
+        help="YAML of network and training, or a name that `vmt configs` lists",
+    )
     parser.add_argument("--train", type=Path, help="annotations to train on (YouTube-VIS JSON)")
     parser.add_argument("--train-images", type=Path, help="folder of their frames")
     parser.add_argument("--val", type=Path, help="annotations to evaluate on")

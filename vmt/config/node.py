@@ -1,8 +1,8 @@
 """YAML files to a frozen config: ``_BASE_``, ``KEY VALUE`` overrides, errors that suggest.
 
-``_BASE_`` is a file, relative to the one that names it, or a list of files, later ones on top. A
-preset (``PRESETS``) gives several keys a value; those that a file sets too are on top of it, on a
-command line the later word wins.
+``_BASE_`` is a file, relative to the one that names it, or a name of ``vmt configs``; or a list of
+them, later ones on top. A preset (``PRESETS``) gives several keys a value; those that a file sets
+too are on top of it, on a command line the later word wins.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from fvcore.common.config import BASE_KEY
 from fvcore.common.config import CfgNode as Node
 
 from vmt.config.defaults import PRESETS, default_config
-from vmt.config.old_names import new_name, what_became_of
+from vmt.config.find import config_folder, find_config, missing_hint
+from vmt.config.old_names import what_became_of
 from vmt.utils.errors import ConfigError
 
 
@@ -25,7 +26,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     """Read a config.
 
     Args:
-        path: YAML file; None for the defaults alone.
+        path: YAML file, or a name of ``vmt configs``; None for the defaults alone.
         overrides: alternating keys and values, as on the command line: ``MODEL.DEVICE cpu``.
 
     Returns:
@@ -36,7 +37,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     """
     cfg = default_config()
     if path is not None:
-        merge_values(cfg, read_yaml(Path(path)), str(path))
+        merge_values(cfg, read_yaml(find_config(path)), str(path))
     merge_overrides(cfg, overrides)
     cfg.freeze()
     return cfg
@@ -57,8 +58,7 @@ def _read_yaml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        hint = f"; it is called {name} now." if (name := new_name(path)) else _nearby(path)
-        raise ConfigError(f"{path}: no such config file{hint}") from None
+        raise ConfigError(f"{path}: no such config file{missing_hint(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}).") from None
     except yaml.YAMLError as error:
@@ -69,16 +69,15 @@ def _read_yaml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     bases = values.pop(BASE_KEY, None) or []
     below: dict[str, Any] = {}
     for base in bases if isinstance(bases, list) else [bases]:
-        below = _overlay(below, _read_yaml(path.parent / str(base), (*seen, path.resolve())))
+        file = path.parent / str(base)
+        file = file if file.is_file() else _by_name(str(base), file)
+        below = _overlay(below, _read_yaml(file, (*seen, path.resolve())))
     return _overlay(below, values)
 
 
-def _nearby(path: Path) -> str:
-    if not path.parent.is_dir():
-        return "."
-    names = [p.name for p in path.parent.glob("*.yaml")]
-    close = difflib.get_close_matches(path.name, names, n=1)
-    return f"; did you mean {path.parent / close[0]}?" if close else "."
+def _by_name(base: str, beside: Path) -> Path:
+    """A base of the package; the file that is missing beside the config if there is none."""
+    return found if (found := find_config(base)).is_relative_to(config_folder()) else beside
 
 
 def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from fvcore.common.config import CfgNode
 
+from vmt.config.find import find_config
 from vmt.config.node import load_config
 from vmt.engine.evaluate import evaluate_set, set_titles
 from vmt.engine.launch import LaunchOptions, Processes, launch, started_by_torchrun
@@ -32,7 +33,7 @@ class Job:
     """What every process of a run is to do.
 
     Args:
-        config_file: YAML.
+        config_file: YAML, or a name of ``vmt configs``.
         overrides: alternating keys and values.
         resume: go on from the newest checkpoint of ``OUTPUT_DIR``, if there is one.
         eval_only: evaluate ``MODEL.WEIGHTS`` on ``DATASETS.TEST``.
@@ -53,7 +54,7 @@ class Job:
     @property
     def beside(self) -> Path | None:
         """Folder of the config file."""
-        return Path(self.config_file).parent if self.config_file else None
+        return find_config(self.config_file).parent if self.config_file else None
 
 
 def run_job(job: Job, options: LaunchOptions) -> int:

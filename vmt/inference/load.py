@@ -11,6 +11,7 @@ import torch
 from fvcore.common.config import CfgNode
 
 from vmt.checkpoint.load import load_weights
+from vmt.config.find import find_config
 from vmt.config.node import load_config
 from vmt.data.labels import resolve_label_space
 from vmt.modeling.meta_arch.build import architecture, build_model, build_network
@@ -103,5 +104,5 @@ def _load(
         extra += ["MODEL.WEIGHTS", str(weights)]
     if device is not None:
         extra += ["MODEL.DEVICE", device]
-    beside = Path(config_file).parent if config_file is not None else None
+    beside = find_config(config_file).parent if config_file is not None else None
     return model_from_config(load_config(config_file, [*overrides, *extra]), build, beside)
