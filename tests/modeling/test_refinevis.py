@@ -166,6 +166,34 @@ def test_objects_of_other_frames_alone_stay_their_targets(build: Build) -> None:
     assert model.loss_count(batch) == 1
 
 
+def test_denoising_queries_know_their_group_kind_and_tracklet(build: Build) -> None:
+    """Slots are the clip's tracklets in all frames; of the other clip's three, too."""
+    model = build(MASKDINO, "MODEL.MASKDINO.DN_QUERIES", "12").frame_model
+    small = clip_of(2, 0, [[True, False], [False, True]])
+    large = clip_of(2, 1)
+    both = large["targets"].select(torch.tensor([0, 1, 1]))
+    batch = ClipBatch.from_inputs([small, {**large, "targets": both}])
+    seen: list[Any] = []
+    model.decoder.register_forward_hook(lambda _, given, states: seen.append((given[0], states)))
+    clips = [model.normalise(frames) for frames in batch.clips]
+    trained = model.train_frames(clips, batch.targets, 1.0)
+    [(content, states)] = seen
+    frames = [frame for clip in trained.frames for frame in clip]
+    present = [frame.noisy.present.tolist() for frame in frames]
+    assert present == [[True, False, False], [False, True, False], *[[True] * 3] * 2]
+    for n, frame in enumerate(frames):
+        assert frame.noisy.embeds.shape == (4, 2, 3, 64)
+        for group in range(4):
+            for kind in range(2):
+                for slot in range(3):
+                    row = group * 6 + kind * 3 + slot
+                    assert torch.equal(
+                        frame.noisy.embeds[group, kind, slot], states[-1].embeds[n, row]
+                    )
+                    assert content[n, row].any() == frame.noisy.present[slot]
+        assert torch.equal(frame.embeds, states[-1].embeds[n, 24:])
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_what_stands_for_an_object_is_its_best_query(build: Build, name: str) -> None:
     model = build(name)
@@ -179,6 +207,10 @@ def test_what_stands_for_an_object_is_its_best_query(build: Build, name: str) ->
         logits = model.class_head(frame.embeds)
         torch.testing.assert_close(logits, frame.logits)
         assert (frame.noisy is not None) == (name == MASKDINO)
+        if name != MASK2FORMER:  # whose matching draws points
+            ota, target = model.frame_model.criterion.ota, frame.target
+            alone = ota(frame.logits, frame.boxes, target.labels, target.boxes_cxcywh)
+            assert torch.equal(frame.best, alone.best)
 
 
 @pytest.mark.parametrize("name", ONE_FAST)
