@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from vmt.modeling.mots.tracklets import ABSENT, detected_boxes, window_of
 from vmt.modeling.video_model import ClipBatch
 from vmt.structures.boxes import pairwise_iou
 from vmt.structures.frame_targets import frame_targets
-from vmt.structures.track_window import TrackWindow
+from vmt.structures.track_window import FrameMaps, TrackWindow
 
 Build = Callable[..., QDTrackVMT]
 #: Random weights say nothing with confidence; everything they say becomes a track.
@@ -198,3 +199,21 @@ def test_video_sizes_do_not_matter(tiny: Build) -> None:
     assert len(results) == 3
     sizes = {tuple(track.rle["size"]) for result in results for track in result.tracks}
     assert sizes == {(50, 71)}
+
+
+def test_a_window_is_out_when_it_ends_and_forgotten(tiny: Build) -> None:
+    """No frame is read ahead of a window, and five maps are kept however long the video is."""
+    model, read = eager(tiny), 0
+
+    def frames() -> Iterator[Any]:
+        nonlocal read
+        for frame in video(4) * 6:
+            read += 1
+            yield frame
+
+    kept = []
+    for result in VideoPredictor(model, options(3)).stream(frames()):
+        assert read == 3 * (result.index // 3 + 1)
+        kept.append(sum(type(part) is FrameMaps for part in gc.get_objects()))
+    assert len(kept) == 24
+    assert max(kept[6:]) == max(kept[18:]) <= 12  # five frames, the window's own, and their stacks
