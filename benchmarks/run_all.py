@@ -42,6 +42,7 @@ BENCHMARKS: dict[str, tuple[str, list[str], list[str]]] = {
     "data": ("bench_data.py", [], []),
     "training": ("bench_training.py", [], []),
     "msts": ("bench_msts.py", [], ["--repeats", "1", "--frames", "5"]),
+    "refinevis": ("bench_refinevis.py", [], ["--repeats", "1", "--frames", "5"]),
     "mask_refinement": ("bench_mask_refinement.py", ["--jobs", "2"], ["--frames-per-clip", "3"]),
     "mask_refiner_speed": (
         "bench_mask_refiner_speed.py",

@@ -12,7 +12,7 @@ lets frames read later ones too.
 
 Example:
   python tools/visualize_tracklets.py --config-file configs/quick/refinevis_tiny.yaml \
-      --video my.mp4 --frames 6 --output output/tracklets
+      --video my.mp4 --frames 4 --output output/tracklets
 """
 
 from __future__ import annotations
@@ -178,9 +178,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     track, frames = tracklet_frames(model, clip, options, args.track, args.start, args.step)
     make_folder(args.output)
     write_png(args.output / "tracklet.png", tracklet_picture(frames))
-    missed = [frame for frame in frames if frame.before is None]
-    recovered = sum(frame.after is not None for frame in missed)
-    print(f"track {track}: missed in {len(missed)} of {len(frames)} frames, {recovered} recovered")
+    missed, recovered = (
+        sum(kind) for kind in zip(*((f.before is None, f.recovered) for f in frames), strict=True)
+    )
+    print(f"track {track}: missed in {missed} of {len(frames)} frames, recovered in {recovered}")
     print(f"written: {args.output / 'tracklet.png'}")
     return 0
 

@@ -54,6 +54,11 @@ class TrackletFrame:
     score: float
     weights: npt.NDArray[np.float32]
 
+    @property
+    def recovered(self) -> bool:
+        """Whether the object was missed, and the refined mask has a pixel."""
+        return self.before is None and self.after is not None and bool(self.after.any())
+
 
 def tracklet_picture(frames: Sequence[TrackletFrame]) -> Frame:
     """Frame by frame: the mask before, the mask after, and a chart of the frames that were read.
@@ -106,17 +111,13 @@ def frames_read(tar: TAR, embeds: Tensor, window: int, online: bool) -> Tensor:
 def _column(frames: Sequence[TrackletFrame], place: int) -> Frame:
     frame = frames[place]
     before = "missed" if frame.before is None else "found"
-    after = f"refined  {frame.score:.2f}" + ("  recovered" if _recovered(frame) else "")
+    after = f"refined  {frame.score:.2f}" + ("  recovered" if frame.recovered else "")
     masks = [(frame.before, None, BEFORE), (frame.after, frame.before, AFTER)]
     pictures = [_painted(frame.picture, *mask) for mask in masks]
     titles = [f"frame {frame.index}  {before}", after, "reads of frames"]
     panels = [*pictures, chart(frames, place)]
     column = np.concatenate([titled(p, t) for p, t in zip(panels, titles, strict=True)])
     return np.pad(column, ((0, _GAP_PX), (0, _GAP_PX), (0, 0)), constant_values=255)
-
-
-def _recovered(frame: TrackletFrame) -> bool:
-    return frame.before is None and frame.after is not None and bool(frame.after.any())
 
 
 def _painted(picture: Frame, mask: Mask | None, before: Mask | None, color: Rgb) -> Frame:
@@ -155,6 +156,8 @@ def chart(frames: Sequence[TrackletFrame], place: int) -> Frame:
         color = ITSELF if t == place else MISSED if frame.before is None else SEEN
         left = round(t * step) + 1
         right = max(round((t + 1) * step) - 2, left)
+        if weight == 0:
+            continue
         top = floor - round(room * weight / highest)
         cv2.rectangle(canvas, (left, top), (right, floor), color, -1)
     label = f"most: {highest:.0%} of frame {frames[int(weights.argmax())].index}"
