@@ -21,8 +21,10 @@ from vmt.modeling.refiners.base import (
 )
 from vmt.modeling.registry import META_ARCHITECTURES, REFINERS, lookup, register
 from vmt.modeling.video_model import ClipBatch
+from vmt.structures.clip import ClipTargets
 from vmt.structures.frame_targets import frame_targets
 from vmt.structures.labels import LabelSpace
+from vmt.utils.errors import ConfigError
 from vmt.utils.precision import no_autocast
 
 
@@ -48,10 +50,19 @@ class QDTrackVMT(QDTrack):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, label_space: LabelSpace) -> QDTrack:
-        """Build from ``MODEL``; a QDTrack when the refiner is ``none``."""
+        """Build from ``MODEL``; a QDTrack when the refiner is ``none``.
+
+        Raises:
+            ConfigError: a value that its key does not allow, or a base that may not learn.
+        """
         name, dim = cfg.MODEL.REFINER.NAME, cfg.MODEL.MOTS.DIM
         if name == "none":
             return QDTrack.from_config(cfg, label_space)
+        if not cfg.MODEL.REFINER.TRAIN_BASE:
+            raise ConfigError(
+                "MODEL.REFINER.TRAIN_BASE False is not for QDTrackVMT, whose mask head may go on "
+                "learning; name what stays in SOLVER.FREEZE (configs/bdd100k/vmt_R50.yaml does)."
+            )
         detector = cls.arguments(cfg, label_space)
         entry = lookup(REFINERS, name, "MODEL.REFINER.NAME (or none)")
         refiner = entry.from_config(cfg, detector["backbone"].channels, dim)
@@ -65,20 +76,18 @@ class QDTrackVMT(QDTrack):
     def losses(self, batch: ClipBatch, adversary: Adversary | None = None) -> dict[str, Tensor]:
         """Losses of QDTrack, and of the refined masks of all tracklets; see ``VideoModel``."""
         step = self.forward_training(batch)
-        shown = [target.valid.any(1) & (not target.boxes_only) for target in batch.targets]
-        index = [clip.nonzero()[:, 0] for clip in shown]
-        refined = [self._refine(step, batch, clip, rows) for clip, rows in enumerate(index)]
-        learned = [targets.select(i) for targets, i in zip(batch.targets, index, strict=True)]
+        learned = [
+            target.select(target.valid.any(1) & (not target.boxes_only)) for target in batch.targets
+        ]
+        refined = [self._refine(step, clip, tracklets) for clip, tracklets in enumerate(learned)]
         count = mean_tracklets(learned, self.device)
         return step.losses | refinement_losses(self.refiner_criterion, refined, learned, count)
 
-    def _refine(
-        self, step: TrainingForward, batch: ClipBatch, clip: int, index: Tensor
-    ) -> RefinerOutput:
-        """Sharper masks of a clip's tracklets at ``index``."""
-        rows = slice(clip * batch.num_frames, (clip + 1) * batch.num_frames)
+    def _refine(self, step: TrainingForward, clip: int, tracklets: ClipTargets) -> RefinerOutput:
+        """Sharper masks of tracklets of a clip of the batch."""
+        num_frames = tracklets.num_frames
+        rows = slice(clip * num_frames, (clip + 1) * num_frames)
         features, frames = step.features.select(rows), step.frames[rows]
-        tracklets = batch.targets[clip].select(index)
         targets = frame_targets([tracklets], features.padded)
         with no_autocast(self.device):
             boxes = detected_boxes(self, features, targets, step.proposals[rows])
