@@ -96,6 +96,7 @@ setup(
         "tqdm>=4.66",
         "tensorboard>=2.15",
         "safetensors>=0.4",
+        "huggingface_hub>=0.30",
         "pyyaml>=6",
         # The scoring package is a distribution of its own, in the folder beside this file.
         f"cocoapi_hq @ {SCORER.as_uri()}" if SCORER.is_dir() else "cocoapi_hq",

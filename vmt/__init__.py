@@ -1,6 +1,6 @@
 """Video Mask Transfiner: high-quality video instance segmentation.
 
-``vmt.load_model(config, weights)`` builds a network, ``vmt.VideoPredictor(model).stream(frames)``
+``vmt.load_model(name)`` builds a network, ``vmt.VideoPredictor(model).stream(frames)``
 runs it over a video of any length; ``vmt.MaskRefiner.from_pretrained().refine(frames, masks)``
 sharpens masks that are there. They load lazily, so that ``import vmt`` stays quick.
 """
@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from vmt.inference.load import load_model
     from vmt.inference.mask_refiner import MaskRefiner
     from vmt.inference.predictor import VideoPredictor
+    from vmt.interop.hub import PretrainedModel
 
-__all__ = ["MaskRefiner", "VideoPredictor", "__version__", "load_model"]
+__all__ = ["MaskRefiner", "PretrainedModel", "VideoPredictor", "__version__", "load_model"]
 
 _LAZY = {
     "load_model": "vmt.inference.load",
     "MaskRefiner": "vmt.inference.mask_refiner",
+    "PretrainedModel": "vmt.interop.hub",
     "VideoPredictor": "vmt.inference.predictor",
 }
 

@@ -8,6 +8,7 @@ too are on top of it, on a command line the later word wins.
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read one YAML file with everything below it by ``_BASE_``, the file itself on top.
+    """Read one YAML or JSON file with everything below it by ``_BASE_``, the file itself on top.
 
     Raises:
         ConfigError: a file is missing, is no YAML mapping, or ``_BASE_`` runs in a circle.
@@ -56,13 +57,17 @@ def _read_yaml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in seen:
         raise ConfigError(f"{path}: {BASE_KEY} runs in a circle; remove one link.")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such config file{missing_hint(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}).") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is not valid YAML ({' '.join(str(error).split())}).") from None
+    except (yaml.YAMLError, json.JSONDecodeError) as error:
+        kind = "JSON" if path.suffix == ".json" else "YAML"
+        raise ConfigError(
+            f"{path}: is not valid {kind} ({' '.join(str(error).split())})."
+        ) from None
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: must hold keys and values, not a {type(values).__name__}.")

@@ -14,6 +14,7 @@ from vmt.checkpoint.load import load_weights
 from vmt.config.find import find_config
 from vmt.config.node import load_config
 from vmt.data.labels import resolve_label_space
+from vmt.inference.pretrained import find_pretrained
 from vmt.modeling.meta_arch.build import architecture, build_model, build_network
 from vmt.modeling.video_model import Segmenter, VideoModel
 from vmt.structures.labels import LabelSpace
@@ -60,16 +61,19 @@ def model_from_config(
 
 
 def load_model(
-    config_file: str | Path | None = None,
+    name: str | Path | None = None,
     weights: str | Path | None = None,
     overrides: Sequence[str] = (),
     device: str | None = None,
 ) -> VideoModel:
-    """Build a network from a YAML file: one that segments videos, or one that refines masks.
+    """Build a network: one that segments videos, or one that refines masks.
 
     Args:
-        config_file: None for the defaults (SeqFormer R50).
-        weights: published or own weight file; None for what the config names.
+        name: a config (path or name), a weight file with its config beside it, a folder with both,
+            a name of ``vmt zoo``, or ``owner/name`` on the hub, see ``find_pretrained``; None for
+            the default config (SeqFormer R50).
+        weights: published or own weight file; None for those that come with the name, or that the
+            config names.
         overrides: alternating ``KEY VALUE``.
         device: a torch device name or "auto"; None for what the config names.
 
@@ -77,9 +81,13 @@ def load_model(
         The network in evaluation mode.
 
     Example:
-        ``model = vmt.load_model("configs/hq_ytvis/vmt_R50_released.yaml", "vmt_r50.pth")``
+        ``model = vmt.load_model("hq_ytvis/vmt_R50_released", "vmt_r50.pth")``
     """
-    return _load(build_network, config_file, weights, overrides, device)
+    if name is None:
+        return _load(build_network, None, weights, overrides, device)
+    where = find_pretrained(name, fetch_weights=weights is None)
+    weights = where.weights if weights is None else weights
+    return _load(build_network, where.config, weights, overrides, device)
 
 
 def load_segmenter(

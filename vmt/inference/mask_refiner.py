@@ -18,7 +18,8 @@ from torch import Tensor
 from vmt.config.node import load_config
 from vmt.inference.flow_votes import steady_mask
 from vmt.inference.load import model_from_config
-from vmt.inference.refine_defaults import ACCEPT, ANY, MIN_IOU, SHIPPED, WINDOW, weights_path
+from vmt.inference.pretrained import config_beside
+from vmt.inference.refine_defaults import ACCEPT, ANY, MIN_IOU, WINDOW, weights_path
 from vmt.inference.window_votes import Vote, mean_vote, votes_of
 from vmt.inference.windows import iter_windows
 from vmt.modeling.meta_arch.build import build_mask_refiner
@@ -163,13 +164,7 @@ class MaskRefiner:
             CheckpointError: the weights cannot be used.
         """
         path = weights_path(weights)
-        beside = [path.with_suffix(".yaml"), path.parent / "config.yaml"]
-        config = next((file for file in beside if file.is_file()), None)
-        if config is None:
-            raise ConfigError(
-                f"{path}: its config must lie beside it, as {beside[0].name} or config.yaml; vmt "
-                f"train writes it there. Weights of the package: {', '.join(SHIPPED)}."
-            )
+        config = config_beside(path)
         cfg = load_config(config, ["MODEL.WEIGHTS", str(path)])
         place = resolve_device(device)
         try:

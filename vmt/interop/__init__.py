@@ -1,7 +1,7 @@
 """Masks of other tools in, ours out: supervision, SAM 2, SAM 3, Ultralytics, COCO results.
 
 None of them is imported or needed here: their results are known by what they hold.
-docs/howto/other_tools.md has an example of each.
+docs/howto/other_tools.md has an example of each. ``vmt.interop.hub`` is for model hubs.
 """
 
 from __future__ import annotations

@@ -54,6 +54,7 @@ REQUIRED: Final = {
     "tqdm": "tqdm",
     "tensorboard": "tensorboard",
     "safetensors": "safetensors.torch",
+    "huggingface_hub": "huggingface_hub",
     "pyyaml": "yaml",
     "cocoapi_hq": "cocoapi_hq",
 }
@@ -62,18 +63,13 @@ OPTIONAL: Final = {
     "cuda-core": (
         "cuda.core",
         "compiles the CUDA kernels at first use",
-        "pip install '.[cuda]' in VMT's folder",
+        "pip install 'vmt-vis[cuda]'",
     ),
-    "cuda-bindings": ("cuda.bindings", "the same", "pip install '.[cuda]' in VMT's folder"),
-    "huggingface_hub": (
-        "huggingface_hub",
-        "ImageNet weights for MODEL.BACKBONE.PRETRAINED",
-        "pip install '.[hub]' in VMT's folder",
-    ),
+    "cuda-bindings": ("cuda.bindings", "the same", "pip install 'vmt-vis[cuda]'"),
     "wandb": (
         "wandb",
         "training curves on Weights & Biases",
-        "pip install '.[wandb]' in VMT's folder",
+        "pip install 'vmt-vis[wandb]'",
     ),
 }
 

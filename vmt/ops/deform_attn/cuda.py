@@ -11,7 +11,6 @@ import functools
 import hashlib
 import importlib.resources
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +21,11 @@ from torch import Tensor
 
 from vmt.ops.deform_attn.reference import compute_dtype
 from vmt.utils.atomic import AtomicFile, make_folder
+from vmt.utils.cache import CACHE_VARIABLE, cache_dir
 from vmt.utils.errors import OpError, OutputError
 
 logger = logging.getLogger(__name__)
 
-CACHE_VARIABLE = "VMT_CACHE_DIR"
 CACHE_MAGIC = b"VMT-CUDA-1\n"
 DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -100,12 +99,6 @@ def groups_per_block(value_type: torch.dtype, channels: int, *, backward: bool) 
     while lanes < channels // vec and lanes < WARP_LANES:
         lanes *= 2
     return BLOCK_WARPS * WARP_LANES // lanes
-
-
-def cache_dir() -> Path:
-    """Return the folder of compiled kernels: VMT_CACHE_DIR, otherwise ~/.cache/vmt."""
-    configured = os.environ.get(CACHE_VARIABLE, "").strip()
-    return Path(configured).expanduser() if configured else Path("~/.cache/vmt").expanduser()
 
 
 def compiler_unavailable_reason() -> str | None:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from vmt.ops.deform_attn import cpu, cuda, reference
+from vmt.utils.cache import cache_dir
 from vmt.utils.errors import OpError
 
 logger = logging.getLogger(__name__)
@@ -375,5 +376,5 @@ def describe_backend() -> BackendReport:
         forced=None if forced == AUTO else forced,
         cpu_isa=cpu.isa_level() if statuses["cpu"].available else None,
         cpu_threads=torch.get_num_threads(),
-        cuda_cache_dir=str(cuda.cache_dir()),
+        cuda_cache_dir=str(cache_dir()),
     )
