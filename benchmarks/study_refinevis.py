@@ -208,9 +208,7 @@ def table(results: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
     for variant, seeds in results.items():
         for name in sorted({name for runs in seeds.values() for name in runs}):
             rows = {seed: runs[name] for seed, runs in seeds.items() if name in runs}
-            cells = [
-                spread([row[key] for row in rows.values()]) for key in ("AP", "hidden", "others")
-            ]
+            cells = [spread([row[key] for row in rows.values()]) for key in columns]
             frame = {seed: seeds[seed].get("frame") for seed in rows}
             gains = [
                 f"{rows[seed]['hidden'] - base['hidden']:+.3f}"
