@@ -24,6 +24,7 @@ from vmt.modeling.video_model import ClipBatch
 from vmt.structures.boxes import pairwise_iou
 from vmt.structures.frame_targets import frame_targets
 from vmt.structures.track_window import FrameMaps, TrackWindow
+from vmt.utils.errors import ConfigError
 
 Build = Callable[..., QDTrackVMT]
 #: Random weights say nothing with confidence; everything they say becomes a track.
@@ -66,6 +67,12 @@ def test_every_parameter_learns(tiny: Build, refiner: str) -> None:
 def test_without_a_refiner_it_is_qdtrack(config_of) -> None:
     model = build_network(*config_of("quick/qdtrack_vmt_tiny", "MODEL.REFINER.NAME", "none"))
     assert type(model) is QDTrack
+
+
+def test_a_base_that_stays_is_named_in_another_key(config_of) -> None:
+    keys = ("MODEL.REFINER.TRAIN_BASE", "False")
+    with pytest.raises(ConfigError, match=r"TRAIN_BASE False is not for QDTrackVMT.*SOLVER.FREEZE"):
+        build_network(*config_of("quick/qdtrack_vmt_tiny", *keys))
 
 
 def test_boxes_are_those_of_the_detector_where_it_has_any(tiny: Build) -> None:
