@@ -4,9 +4,9 @@
 The baseline is torchvision's Mask R-CNN with the same backbone, proposals and number of detections,
 masks drawn at the size of the frame: no embeddings, no tracks, no windows. Each contender is a
 process of its own, so that its peak memory is its own too. Weights are random: every detection is
-made a track, so that a refiner has as many as there are detections. Ours includes tracking, drawing
-and the coding of masks. Processor time is that of all threads; OMP_NUM_THREADS=1 makes it the time
-that one core takes, however busy the machine is.
+made a track, or joins one, so that a refiner has as many as there are detections. Ours includes
+tracking, drawing and the coding of masks. Processor time is that of all threads; OMP_NUM_THREADS=1
+makes it the time that one core takes, however busy the machine is.
 
 Example:
   python benchmarks/bench_qdtrack.py --height 720 --width 1280 --frames 10
@@ -109,7 +109,9 @@ def ours(variant: str) -> Callable[[argparse.Namespace, np.ndarray[Any, Any]], I
         keys += ["MODEL.MOTS.DETECTIONS", str(args.detections), *args.overrides]
         model = load_model(CONFIG, None, keys, "cpu")
         side = min(args.height, args.width)
-        every = QuasiDenseOptions(init_score=0.0, object_score=0.0, duplicate_iou=1.0)
+        every = QuasiDenseOptions(
+            init_score=0.0, object_score=0.0, match_score=0.0, duplicate_iou=1.0, same_class=False
+        )
         options = PredictorOptions(window=WINDOW, stride=WINDOW, min_size=side, quasi_dense=every,
                                    similarity_weight=1.0)  # fmt: skip
         for result in VideoPredictor(model, options).stream(clip):

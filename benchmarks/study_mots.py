@@ -36,7 +36,8 @@ CONFIG = REPO / "configs/quick/qdtrack_study.yaml"
 FIXED = ("backbone.", "neck.", "rpn.", "embedding.", "roi_heads.box_head.")
 FIXED += ("roi_heads.box_predictor.",)
 MASK_HEAD = ("roi_heads.mask_head.", "roi_heads.mask_predictor.")
-#: Row of the table -> its keys. Refiners learn from clips of three frames.
+#: Row of the table -> its keys. Refiners learn from clips of three frames; dense_band in parts of a
+#: step, for its memory.
 METHODS = {
     "mask head": {"SOLVER.FREEZE": json.dumps(FIXED)},
     **{
@@ -46,8 +47,9 @@ METHODS = {
             "MODEL.NEW_PARAMETERS": '["refiner.", "region_query."]',
             "SOLVER.FREEZE": json.dumps(FIXED + MASK_HEAD),
             "INPUT.CLIP_FRAMES": "3",
+            "SOLVER.ACCUMULATE": accumulate,
         }
-        for name in ("dense_band", "quadtree")
+        for name, accumulate in (("dense_band", "2"), ("quadtree", "1"))
     },
 }
 #: Test set -> size of its frames, videos, frames of each, short side that the network sees: one
