@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vmt.cli.train import add_launch_arguments
 from vmt.config.node import load_config
 from vmt.engine.job import plan_processes
 from vmt.engine.launch import LaunchOptions, Processes
-from vmt.utils.device import LocalPlace, choose_device, process_device, resolve_device
+from vmt.utils.device import LocalPlace, choose_device, constant, process_device, resolve_device
 from vmt.utils.errors import ConfigError
 
 
@@ -149,3 +150,24 @@ def test_options_and_config_plan_the_processes(
 def test_options_that_contradict_are_refused(gpus: int, words: str, device: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         plan(gpus, words, device)
+
+
+def test_constants_are_made_once_and_serve_autograd() -> None:
+    like = torch.zeros(1, dtype=torch.float64)
+    with torch.inference_mode():
+        first = constant((3, 4.5), like)
+    assert first.tolist() == [3, 4.5]
+    assert first.dtype == torch.float64
+    assert constant((3, 4.5), like) is first
+    assert constant((3, 4.5), like.float()).dtype == torch.float32
+    assert constant(((1, 2), (3, 4)), like).shape == (2, 2)
+    x = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    (x * constant((3, 4.5), x.detach())).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [3, 4.5]
+
+
+def test_constants_of_a_trace_are_not_kept() -> None:
+    with FakeTensorMode() as mode:
+        constant((7.25, 1.0), mode.from_tensor(torch.zeros(1)))
+    assert type(constant((7.25, 1.0), torch.zeros(1))) is torch.Tensor

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vmt.ops import ms_deform_attn
+from vmt.utils.device import constant
 from vmt.utils.precision import no_autocast
 
 
@@ -79,7 +80,7 @@ class MSDeformAttn(nn.Module):
         weights = F.softmax(weights, -1).unflatten(-1, shape[1:])
         reference = reference_points[:, :, None, :, None, :]  # (B, Q, 1, L, 1, 2 or 4)
         if reference_points.shape[-1] == 2:
-            sizes = offsets.new_tensor([(w, h) for h, w in spatial_shapes])[:, None, :]
+            sizes = constant(tuple((w, h) for h, w in spatial_shapes), offsets)[:, None, :]
             return reference + offsets / sizes, weights
         return reference[..., :2] + offsets / self.num_points * reference[..., 2:] * 0.5, weights
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vmt.modeling.video_model import FrameOutputs
 from vmt.structures.boxes import cxcywh_to_xyxy
+from vmt.utils.device import constant
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def image_instances(
     order = total.argsort(descending=True, stable=True)
     boxes = None
     if frame.boxes_cxcywh is not None:
-        sides = frame.boxes_cxcywh.new_tensor([size[1], size[0]]).repeat(2)
+        sides = constant((size[1], size[0]) * 2, frame.boxes_cxcywh)
         boxes = cxcywh_to_xyxy(frame.boxes_cxcywh[query[order]]).clamp(0, 1) * sides
     return Instances(total[order], labels[order], torch.stack(masks)[row[order]], boxes)
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vmt.structures.clip import ClipTargets
+from vmt.utils.device import constant
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def frame_targets(
     for clip in targets:
         height, width = clip.input_size
         below, right = padded_size[0] - height, padded_size[1] - width
-        share = clip.boxes_cxcywh.new_tensor([width / padded_size[1], height / padded_size[0]])
+        share = constant((width / padded_size[1], height / padded_size[0]), clip.boxes_cxcywh)
         boxes = clip.boxes_cxcywh * share.repeat(2)
         for t in range(clip.num_frames):
             seen = clip.valid[:, t]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from vmt.utils.errors import ConfigError
 
@@ -111,3 +113,30 @@ def process_device(name: str, processes: int) -> torch.device:
         # Random numbers of this GPU are kept in checkpoints, and kernels need its context.
         torch.cuda.set_device(device)
     return device
+
+
+#: A number, or a row of numbers.
+_Row = float | tuple[float, ...]
+
+
+def constant(values: tuple[_Row, ...], like: Tensor) -> Tensor:
+    """``like.new_tensor(values)`` without its copy from the host, for all calls but the first.
+
+    Such a copy makes the host wait for the GPU, and cannot be captured in a CUDA graph.
+
+    Args:
+        values: numbers, or rows of them.
+        like: gives type and device.
+
+    Returns:
+        Without gradient, shared by all callers: not to be written to.
+    """
+    if torch.compiler.is_compiling() or type(like) is not Tensor:  # traced ones have no storage
+        return like.new_tensor(values)
+    return _constant(values, like.dtype, like.device)
+
+
+@functools.lru_cache(maxsize=4096)
+def _constant(values: tuple[_Row, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # autograd cannot keep what was made in inference mode
+        return torch.tensor(values, dtype=dtype, device=device)

@@ -12,6 +12,7 @@ from vmt.layers.deformable_encoder import Levels
 from vmt.layers.query_heads import BoxHeads
 from vmt.modeling.condinst.options import CondInstOptions
 from vmt.structures.boxes import inverse_sigmoid
+from vmt.utils.device import constant
 from vmt.utils.precision import no_autocast
 
 
@@ -32,7 +33,7 @@ class QueryStates:
 
     def centres_px(self, size: tuple[int, int]) -> Tensor:
         """(B, Q, 2) as (x, y) in pixels of unpadded frames of (H, W) ``size``."""
-        return self.centres * self.centres.new_tensor([size[1], size[0]])
+        return self.centres * constant(size[::-1], self.centres)
 
 
 class Decoder(nn.Module):

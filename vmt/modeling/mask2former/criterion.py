@@ -158,7 +158,7 @@ class Mask2FormerCriterion(PointCriterion[Predictions]):
         no_object = logits.shape[-1] - 1
         weight = logits.new_ones(no_object + 1)
         weight[no_object] = self.no_object_weight
-        target = labels.where(labels >= 0, labels.new_tensor(no_object)).flatten()
+        target = labels.masked_fill(labels < 0, no_object).flatten()
         logits = logits.flatten(0, -2)
         if count is None:
             return F.cross_entropy(logits, target, weight)

@@ -19,6 +19,7 @@ from vmt.ops.crops import Place
 from vmt.ops.resize import aligned_upsample2
 from vmt.structures.boxes import masks_to_boxes, xyxy_to_cxcywh
 from vmt.structures.clip import ClipTargets
+from vmt.utils.device import constant
 
 #: Least value of a box coordinate, and all four of an absent tracklet's, as in training targets.
 LEAST = 1e-6
@@ -30,7 +31,7 @@ def given_targets(coarse: Tensor, labels: Tensor | None) -> ClipTargets:
     """Given masks (G, T, H, W) bool as what queries are matched with; labels (G,) if known."""
     height, width = coarse.shape[-2:]
     boxes_px = masks_to_boxes(coarse)
-    boxes = xyxy_to_cxcywh(boxes_px / boxes_px.new_tensor([width, height, width, height]))
+    boxes = xyxy_to_cxcywh(boxes_px / constant((width, height, width, height), boxes_px))
     if labels is None:
         labels = torch.zeros(len(coarse), dtype=torch.int64, device=coarse.device)
     return ClipTargets(labels, boxes.clamp(min=LEAST), coarse, coarse.flatten(2).any(2))

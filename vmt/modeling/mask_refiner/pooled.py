@@ -16,6 +16,7 @@ from vmt.ops.colour_cue import colour_cues
 from vmt.ops.crops import TubeCrop, follow
 from vmt.structures.boxes import masks_to_boxes, xyxy_to_cxcywh
 from vmt.structures.clip import ClipTargets
+from vmt.utils.device import constant
 
 #: Groups of every group norm outside the backbone.
 GROUPS = 8
@@ -115,7 +116,7 @@ class CutOutModel(MaskRefinerModel):
             top = side + F.interpolate(top, side.shape[-2:], mode="nearest")
         fused = self.fuse(top)
         boxes_px = masks_to_boxes(share[None, :, 0] > 0.5)  # (1, T, 4) xyxy
-        boxes = xyxy_to_cxcywh(boxes_px / boxes_px.new_tensor(crop.size[::-1] * 2))
+        boxes = xyxy_to_cxcywh(boxes_px / constant(crop.size[::-1] * 2, boxes_px))
         prompt = prompt_of(share, levels=len(STRIDES))
         return RefinerInput(
             frames=pixels,
@@ -124,7 +125,7 @@ class CutOutModel(MaskRefinerModel):
             fused=fused,
             coarse_logits=prompt.coarse_logits,
             query=self.query(fused, F.avg_pool2d(share, STRIDE)[:, 0]),
-            centres_px=boxes[..., :2] * boxes.new_tensor(crop.size[::-1]),
+            centres_px=boxes[..., :2] * constant(crop.size[::-1], boxes),
             boxes_cxcywh=boxes,
             frame_size=crop.size,
             masks_gt=masks_gt,
@@ -139,7 +140,7 @@ def cut_targets(masks_gt: Tensor, crop: TubeCrop) -> ClipTargets:
     boxes_px = masks_to_boxes(masks)
     return ClipTargets(
         labels=torch.zeros(1, dtype=torch.int64, device=masks.device),
-        boxes_cxcywh=xyxy_to_cxcywh(boxes_px / boxes_px.new_tensor(crop.size[::-1] * 2)).clamp(
+        boxes_cxcywh=xyxy_to_cxcywh(boxes_px / constant(crop.size[::-1] * 2, boxes_px)).clamp(
             min=1e-6
         ),
         masks=masks,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vmt.modeling.maskdino.heads import Heads
 from vmt.structures.boxes import inverse_sigmoid, masks_to_boxes, xyxy_to_cxcywh
+from vmt.utils.device import constant
 from vmt.utils.precision import no_autocast
 
 #: Side of a token's prior box on the first level of the decoder; it doubles from level to level.
@@ -110,8 +111,8 @@ def first_anchors(box_logits: Tensor, mask_logits: Tensor | None, box_init: str)
     empty = ~masks.flatten(2).any(-1, keepdim=True)
     if box_init == "mask2box":
         boxes = torch.cat([boxes[..., :2], (boxes[..., 2:] - 1).clamp(min=0)], dim=-1)
-    cxcywh = xyxy_to_cxcywh(boxes) / boxes.new_tensor([w, h, w, h])
+    cxcywh = xyxy_to_cxcywh(boxes) / constant((w, h, w, h), boxes)
     if box_init == "mask2box":
-        cxcywh = torch.where(empty, boxes.new_tensor([1.0, 1.0, 0.0, 0.0]), cxcywh)
+        cxcywh = torch.where(empty, constant((1.0, 1.0, 0.0, 0.0), boxes), cxcywh)
     anchors = inverse_sigmoid(cxcywh)
     return torch.where(empty, regressed, anchors) if box_init == "mask" else anchors

@@ -33,6 +33,7 @@ from vmt.modeling.video_model import (
 from vmt.structures.clip import ClipTargets
 from vmt.structures.frame_targets import frame_targets
 from vmt.structures.labels import LabelSpace
+from vmt.utils.device import constant
 
 
 @register(META_ARCHITECTURES, "MaskDINO")
@@ -131,7 +132,7 @@ class MaskDINO(Detector):
         out = self.forward_frames(padded, self.box_init)
         (H, W), (height, width) = padded.shape[-2:], frames.shape[-2:]
         last = out.states[-1]
-        boxes = last.boxes * last.boxes.new_tensor([W / width, H / height]).repeat(2)
+        boxes = last.boxes * constant((W / width, H / height) * 2, last.boxes)
         features, size = out.features, (int(height), int(width))
         return self.frame_outputs(last.embeds, features.pixel, boxes, size, features.maps)
 

@@ -34,6 +34,7 @@ from vmt.modeling.video_model import ClipBatch, MaskRefinerModel, RefinedTube
 from vmt.ops.resize import network_size
 from vmt.structures.clip import ClipTargets
 from vmt.structures.labels import LabelSpace
+from vmt.utils.device import constant
 from vmt.utils.errors import ConfigError
 from vmt.utils.precision import arithmetic
 
@@ -175,7 +176,7 @@ class QueryMaskRefiner(VideoMaskTransfiner, MaskRefinerModel):
         queries = replace(
             state.select(0, query_index, size),
             boxes_cxcywh=boxes,
-            centres_px=boxes[..., :2] * boxes.new_tensor(size[::-1]),
+            centres_px=boxes[..., :2] * constant(size[::-1], boxes),
         )
         prompt = clip_prompt(coarse[matched], size)
         masks_gt = None if targets is None else targets.masks[matched]

@@ -30,6 +30,7 @@ from vmt.structures.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from vmt.structures.frame_targets import FrameTargets
 from vmt.structures.roi_masks import STRIDE, RoiMasks
 from vmt.structures.track_window import FrameMaps
+from vmt.utils.device import constant
 from vmt.utils.precision import no_autocast
 
 #: Strides of the backbone's maps that become levels; a fifth level halves the last one.
@@ -215,7 +216,7 @@ class TwoStageDetector(FrameModel):
             embeddings = self.embed(features, boxes)
         maps = FrameMaps.of(padded, features.maps, features.levels["8"])
         rows = _slices([len(own) for own in boxes])
-        scale = padded.new_tensor([size[1], size[0]]).repeat(2)
+        scale = constant((size[1], size[0]) * 2, padded)
         return [
             FrameOutputs(
                 logits=self._class_logits(found[n]),
@@ -248,7 +249,7 @@ def _slices(counts: Sequence[int]) -> list[slice]:
 def boxes_in_px(target: FrameTargets, padded: tuple[int, int]) -> Tensor:
     """(G, 4) xyxy in pixels of the objects of a frame that is padded to (H, W)."""
     boxes = target.boxes_cxcywh
-    return cxcywh_to_xyxy(boxes * boxes.new_tensor([padded[1], padded[0]]).repeat(2))
+    return cxcywh_to_xyxy(boxes * constant((padded[1], padded[0]) * 2, boxes))
 
 
 def rcnn_targets(

@@ -16,6 +16,7 @@ from vmt.modeling.video_model import TrackRefiner
 from vmt.structures.boxes import masks_to_boxes, xyxy_to_cxcywh
 from vmt.structures.clip import ClipTargets
 from vmt.structures.track_window import TrackWindow
+from vmt.utils.device import constant
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class RefinerInput:
             fused=maps.fused,
             coarse_logits=window.mask_logits,
             query=window.query,
-            centres_px=boxes[..., :2] * boxes.new_tensor([size[1], size[0]]),
+            centres_px=boxes[..., :2] * constant(size[::-1], boxes),
             boxes_cxcywh=boxes,
             frame_size=size,
             masks_gt=masks_gt,
@@ -97,7 +98,7 @@ def boxes_of_masks(masks: Tensor, stride: int, frame_size: tuple[int, int]) -> T
     distance = (times[:, None] - times).abs() + len(times) * ~present[:, None]  # (N, T, T)
     nearest = distance.argmin(-1)
     boxes_px = boxes_px.gather(1, nearest[..., None].expand(-1, -1, 4))
-    whole = boxes_px.new_tensor([0, 0, w, h])
+    whole = constant((0, 0, w, h), boxes_px)
     boxes_px = torch.where(present.any(1)[:, None, None], boxes_px, whole)
     sides = whole[[2, 3, 2, 3]]
     return xyxy_to_cxcywh(torch.minimum(boxes_px, sides) / sides)

@@ -29,6 +29,7 @@ from vmt.modeling.refiners.criterion import RefinerCriterion
 from vmt.modeling.registry import REFINERS, register
 from vmt.ops.frames import frame_chunks
 from vmt.ops.resize import cell_centres_px, nearest
+from vmt.utils.device import constant
 from vmt.utils.precision import no_autocast
 
 #: Widths of the dynamic layers of both stages.
@@ -382,9 +383,7 @@ def box_masks(boxes_cxcywh: Tensor, size: tuple[int, int]) -> Tensor:
         (N, h, w) bool.
     """
     h, w = size
-    cx, cy, bw, bh = (boxes_cxcywh.float() * boxes_cxcywh.new_tensor([w, h, w, h]).float()).unbind(
-        1
-    )
+    cx, cy, bw, bh = (boxes_cxcywh.float() * constant((w, h, w, h), boxes_cxcywh).float()).unbind(1)
     x1, y1 = cx - bw / 2, cy - bh / 2
     x2, y2 = bw + x1, bh + y1
 

@@ -16,6 +16,7 @@ from vmt.layers.query_heads import BoxHeads
 from vmt.layers.transformer import SelfAttention
 from vmt.ops.frames import fold_frames, frame_chunks, unfold_frames
 from vmt.structures.boxes import inverse_sigmoid
+from vmt.utils.device import constant
 from vmt.utils.precision import no_autocast
 
 
@@ -48,7 +49,7 @@ class LayerState:
         return QueryStates(
             self.query[clip, query_index],
             self.boxes[clip][:, query_index].transpose(0, 1),
-            centres * centres.new_tensor([frame_size[1], frame_size[0]]),
+            centres * constant(frame_size[::-1], centres),
             self.box_query[clip][:, query_index].transpose(0, 1),
             frame_size,
         )

@@ -34,6 +34,7 @@ from vmt.modeling.registry import REFINERS, register
 from vmt.ops.frames import frame_chunks
 from vmt.ops.resize import cell_centres_px
 from vmt.ops.strips import in_row_strips
+from vmt.utils.device import constant
 
 #: Input pixels per cell of the levels, and what their layers are called.
 STRIDES = (8, 4, 2)
@@ -294,7 +295,7 @@ class QuadtreeRefiner(PyramidRefiner):
         N, t, h, w = prob.shape
         top_px, left_px = (STRIDES[0] * cells for cells in (window.top, window.left))
         cells = cell_centres_px((h, w), STRIDES[level], prob)
-        cells += cells.new_tensor([left_px, top_px])[:, None, None]
+        cells += constant((left_px, top_px), cells)[:, None, None]
 
         def rows_of(top: int, bottom: int) -> Tensor:
             offsets = (

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vmt.utils.device import constant
+
 #: ``parent`` of a node at the coarsest level.
 ROOT = -1
 _PER_NODE = ("tracklet", "frame", "level", "y", "x", "score", "parent")
@@ -106,7 +108,7 @@ class SequenceQuadtree:
         Args:
             strides: input pixels per cell of every level.
         """
-        stride = torch.tensor(strides, device=self.level.device)[self.level]
+        stride = constant(tuple(strides), self.level)[self.level]
         places = torch.stack([self.x, self.y], dim=1)
         return places * stride[:, None] + stride[:, None] // 2
 
