@@ -9,6 +9,7 @@ import torch
 
 from vmt.apps import doctor
 from vmt.cli.main import main
+from vmt.ops.deform_attn import cuda
 from vmt.utils import env
 from vmt.utils.env import Fact
 
@@ -93,6 +94,20 @@ def test_a_forced_back_end_that_cannot_run_is_broken(monkeypatch: pytest.MonkeyP
     facts = doctor.attention_facts()
     assert state_of(facts, "on cpu") == "ok"
     assert "forced by VMT_DEFORM_ATTN=reference" in facts[0].value
+
+
+@pytest.mark.parametrize(("hip", "state"), [(None, "broken"), ("6.4", "missing")])
+def test_a_gpu_without_our_kernels_is_broken(
+    hip: str | None, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VMT_DEFORM_ATTN", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(doctor, "attention_trial", lambda device: doctor.Fact("", device, ""))
+    monkeypatch.setattr(cuda, "unavailable_reason", lambda: "NVRTC cannot be loaded")
+    fact = next(f for f in doctor.attention_facts() if f.name == "on cuda")
+    assert fact.state == state
+    assert fact.fix == "NVRTC cannot be loaded"
 
 
 def test_a_kernel_that_computes_nonsense_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

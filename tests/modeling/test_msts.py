@@ -120,6 +120,31 @@ def test_positions_in_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) -> No
 # --- symmetries --------------------------------------------------------------------------------
 
 
+def test_no_attention_has_more_sequences_than_a_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(3)
+    tokens = torch.randn(2, 3, 25, 8, generator=generator, dtype=torch.float64, requires_grad=True)
+
+    def run() -> tuple[Tensor, Tensor]:
+        out = msts_attention.attend_frames(tokens, tokens, tokens, 2)
+        return out, torch.autograd.grad(out.square().sum(), tokens)[0]
+
+    sizes: list[int] = []
+    fused = torch.nn.functional.scaled_dot_product_attention
+
+    def counted(*heads: Tensor) -> Tensor:
+        sizes.append(len(heads[0]))
+        return fused(*heads)
+
+    monkeypatch.setattr(msts_attention.F, "scaled_dot_product_attention", counted)
+    expected = run()
+    assert sizes == [50]
+    assert msts_attention.MAX_SEQUENCES < 2**16
+    monkeypatch.setattr(msts_attention, "MAX_SEQUENCES", 12)
+    for one, other in zip(run(), expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
+    assert sizes[1:] == [12, 12, 12, 12, 2]
+
+
 @pytest.mark.parametrize("frames", [1, 3, 5, 12])
 @torch.no_grad()
 def test_any_number_of_frames_in_any_order(frames: int) -> None:

@@ -3,14 +3,18 @@
 import ctypes
 import logging
 import os
+import sys
+import threading
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from tests.ops.deform_attn_cases import Case, make_case, needs_cpu_kernel
 from vmt.ops import ms_deform_attn
-from vmt.ops.deform_attn import cpu, cuda, ms_deform_attn_reference
+from vmt.ops.deform_attn import cpu, cuda, ms_deform_attn_reference, warm_up
 from vmt.utils.errors import OpError
 
 ARCHITECTURES = [75, 80, 86, 89, 90, 100, 120]
@@ -159,6 +163,130 @@ def test_too_many_levels_is_an_error() -> None:
     case = make_case(spatial_shapes=((1, 1),) * (cuda.MAX_LEVELS + 1), dtype=F32)
     with pytest.raises(OpError, match=r"33 levels with 33 tokens; .* at most 32 levels"):
         cuda.make_problem(case.value, case.flat_shapes, case.locations, case.weights)
+
+
+class FakeDriver:
+    """The calls of NVIDIA's driver that a launch makes, as one thread sees them."""
+
+    def __init__(self, context: int = 0) -> None:
+        self.context, self.calls = context, []  # type: int, list[tuple[Any, ...]]
+
+    def __getattr__(self, name: str) -> Any:
+        answers = {
+            "cuCtxGetCurrent": (0, self.context),
+            "cuDeviceGet": (0, 7),
+            "cuDevicePrimaryCtxRetain": (0, 99),
+            "cuCtxSetCurrent": (0,),
+            "cuLaunchKernel": (0,),
+        }
+
+        def call(*args: Any) -> Any:
+            self.calls.append((name, *args))
+            if name == "cuCtxSetCurrent":
+                self.context = args[0]
+            return args[0] if name == "CUstream" else answers[name]
+
+        return call
+
+    def names(self) -> list[str]:
+        return [call[0] for call in self.calls]
+
+
+@pytest.fixture
+def launch_on(monkeypatch: pytest.MonkeyPatch):
+    """Launches the forward kernel through a fake driver."""
+
+    def on(driver: FakeDriver, spec: cuda.ProgramSpec = SPECS[0], capturing: bool = False) -> None:
+        bindings = ModuleType("cuda.bindings")
+        bindings.driver = driver  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "cuda", ModuleType("cuda"))
+        monkeypatch.setitem(sys.modules, "cuda.bindings", bindings)
+        monkeypatch.setattr(cuda, "_kernel", lambda *args: "kernel")
+        monkeypatch.setattr(torch.cuda, "device", lambda device: threading.Lock())
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+        monkeypatch.setattr(
+            torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=5)
+        )
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+        case = make_case(channels=spec.channels, dtype=F32)
+        problem = cuda.make_problem(case.value, case.flat_shapes, case.locations, case.weights)
+        cuda._launch("forward", spec, problem, torch.device("cuda", 3))
+
+    monkeypatch.setattr(cuda, "_ran", set())
+    cuda._primary_context.cache_clear()
+    yield on
+    cuda._primary_context.cache_clear()
+
+
+def test_a_thread_without_a_context_gets_that_of_the_device(launch_on) -> None:
+    driver = FakeDriver()
+    launch_on(driver)
+    assert ("cuDeviceGet", 3) in driver.calls
+    assert ("cuDevicePrimaryCtxRetain", 7) in driver.calls
+    assert driver.names().index("cuCtxSetCurrent") < driver.names().index("cuLaunchKernel")
+    assert driver.context == 99
+    other = FakeDriver()  # of another thread: the context is the same one, kept once
+    launch_on(other)
+    assert ("cuCtxSetCurrent", 99) in other.calls
+    assert "cuDevicePrimaryCtxRetain" not in other.names()
+
+
+def test_a_thread_with_a_context_keeps_it(launch_on) -> None:
+    driver = FakeDriver(context=12)
+    launch_on(driver)
+    assert driver.names() == ["cuCtxGetCurrent", "CUstream", "cuLaunchKernel"]
+
+
+def test_a_kernel_that_never_ran_cannot_be_captured(launch_on) -> None:
+    driver = FakeDriver(context=12)
+    with pytest.raises(OpError, match=r"has not run on cuda:3 yet.* run the same once"):
+        launch_on(driver, capturing=True)
+    assert driver.calls == []
+    launch_on(driver)
+    launch_on(driver, capturing=True)
+    with pytest.raises(OpError, match="has not run"):  # another program
+        launch_on(driver, SPECS[1], capturing=True)
+
+
+def test_warm_up_runs_both_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched = []
+    monkeypatch.setattr(cuda, "_launch", lambda *args: launched.append(args[:2]))
+    torch.use_deterministic_algorithms(True)
+    try:
+        warm_up("cpu", 32, BF16, F32)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    spec = cuda.ProgramSpec(BF16, F32, 32)
+    assert launched == [("forward", spec), ("backward", spec)]
+
+
+def test_deterministic_algorithms_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "_launch", lambda *args: None)
+    case = make_case(channels=32, dtype=F32)
+    args = (case.grad_out, case.value, case.flat_shapes, case.locations, case.weights)
+    try:
+        torch.use_deterministic_algorithms(True)
+        with pytest.raises(OpError, match="a sum in no fixed order"):
+            cuda.backward(*args)
+        cuda.forward(*args[1:])
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        with pytest.warns(UserWarning, match="a sum in no fixed order"):
+            cuda.backward(*args)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    cuda.backward(*args)
+
+
+def test_bindings_of_another_cuda_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> None:
+        raise RuntimeError("libnvrtc.so.13: not found")
+
+    monkeypatch.setattr(cuda, "nvrtc_version", absent)
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    reason = cuda.compiler_unavailable_reason()
+    assert reason is not None
+    assert "libnvrtc.so.13: not found" in reason
+    assert "pip install 'cuda-bindings==12.*'" in reason
 
 
 @pytest.fixture
@@ -319,3 +447,65 @@ def test_gpu_misaligned_and_empty_inputs() -> None:
         out = ms_deform_attn(leaves[0], empty.spatial_shapes, *leaves[1:], backend="cuda")
         for grad in torch.autograd.grad(out, leaves, empty.grad_out):
             assert (grad == 0).all()
+
+
+@pytest.mark.cuda
+@needs_gpu
+def test_gpu_first_work_of_a_thread() -> None:
+    case = make_case(channels=32, dtype=F32).to("cuda")
+    arguments = (case.value, case.spatial_shapes, case.locations, case.weights)
+    expected = ms_deform_attn(*arguments, backend="cuda")
+    torch.empty_like(expected)  # freed: the thread's output needs no call of the runtime
+    results: list[torch.Tensor | Exception] = []
+
+    def first() -> None:
+        try:
+            results.append(ms_deform_attn(*arguments, backend="cuda"))
+        except OpError as error:
+            results.append(error)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    thread.join()
+    assert isinstance(results[0], torch.Tensor), results[0]
+    assert torch.equal(results[0], expected)
+
+
+@pytest.mark.cuda
+@needs_gpu
+def test_gpu_capture_and_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = make_case(channels=32, dtype=F32).to("cuda")
+    arguments = (case.value, case.spatial_shapes, case.locations, case.weights)
+    expected = ms_deform_attn(*arguments, backend="cuda")
+    monkeypatch.setattr(cuda, "_ran", set())
+    with pytest.raises(OpError, match="has not run"), torch.cuda.graph(torch.cuda.CUDAGraph()):
+        ms_deform_attn(*arguments, backend="cuda")
+    warm_up("cuda", 32, F32, F32)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = ms_deform_attn(*arguments, backend="cuda")
+    case.value.mul_(2)
+    graph.replay()
+    torch.testing.assert_close(out, 2 * expected)
+
+
+@pytest.mark.cuda
+@needs_gpu
+def test_gpu_compiles_into_one_graph() -> None:
+    case = make_case(channels=32, dtype=F32).to("cuda")
+
+    def call(*tensors: torch.Tensor) -> torch.Tensor:
+        return ms_deform_attn(
+            tensors[0], case.spatial_shapes, tensors[1], tensors[2], backend="cuda"
+        )
+
+    leaves = case.leaves()
+    compiled = torch.compile(call, fullgraph=True)(*leaves)
+    expected = call(*leaves)
+    torch.testing.assert_close(compiled, expected)
+    for one, other in zip(
+        torch.autograd.grad(compiled, leaves, case.grad_out),
+        torch.autograd.grad(expected, leaves, case.grad_out),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)

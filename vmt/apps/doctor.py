@@ -74,7 +74,9 @@ def _active_fact(device: str, report: BackendReport) -> Fact:
         return Fact(_ATTENTION, name, f"{active} (forced by VMT_DEFORM_ATTN={report.forced})")
     reason = report.backends[device].reason
     if reason:
-        return Fact(_ATTENTION, name, f"{active} (slower, same results)", "missing", reason)
+        # a GPU that computes ten times slower than it can is no taste, and it can be mended
+        state = "broken" if device == "cuda" and torch.version.hip is None else "missing"
+        return Fact(_ATTENTION, name, f"{active} (slower, same results)", state, reason)
     details = f" ({report.cpu_isa}, {report.cpu_threads} threads)" if device == "cpu" else ""
     return Fact(_ATTENTION, name, f"{active}{details}: the fastest")
 

@@ -60,12 +60,11 @@ REQUIRED: Final = {
 }
 #: Distribution -> (module, what it is good for, how to get it).
 OPTIONAL: Final = {
-    "cuda-core": (
-        "cuda.core",
+    "cuda-bindings": (
+        "cuda.bindings",
         "compiles the CUDA kernels at first use",
         "pip install 'vmt-vis[cuda]'",
     ),
-    "cuda-bindings": ("cuda.bindings", "the same", "pip install 'vmt-vis[cuda]'"),
     "wandb": (
         "wandb",
         "training curves on Weights & Biases",

@@ -12,6 +12,9 @@ from torch import Tensor
 from vmt.ops.frames import frame_chunks
 from vmt.utils.errors import ConfigError
 
+#: Most sequences of one fused attention: on GPUs they are a dimension of the grid, which CUDA
+#: bounds, and kernels beyond fail or read nonsense.
+MAX_SEQUENCES = 65535
 #: Most tokens that go through a block at once where no gradient is asked for; bounds memory.
 MAX_TOKENS = 65535
 
@@ -62,7 +65,11 @@ def attend_frames(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> 
         x.transpose(1, 2).flatten(0, 1).unflatten(-1, (num_heads, -1)).transpose(1, 2)
         for x in (query, key, value)
     ]  # (B*P, M, T or K, C/M)
-    out = F.scaled_dot_product_attention(heads[0], heads[1], heads[2])
+    parts = [
+        F.scaled_dot_product_attention(*parts)
+        for parts in zip(*(x.split(MAX_SEQUENCES) for x in heads), strict=True)
+    ]
+    out = parts[0] if len(parts) == 1 else torch.cat(parts)
     tokens: Tensor = out.transpose(1, 2).flatten(2).unflatten(0, (batch, positions))
     return tokens.transpose(1, 2)
 

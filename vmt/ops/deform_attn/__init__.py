@@ -1,5 +1,6 @@
 """Multi-scale deformable attention: one function, three back ends (see ``op.py``)."""
 
+from vmt.ops.deform_attn.cuda import warm_up
 from vmt.ops.deform_attn.op import (
     BackendReport,
     BackendStatus,
@@ -14,4 +15,5 @@ __all__ = [
     "describe_backend",
     "ms_deform_attn",
     "ms_deform_attn_reference",
+    "warm_up",
 ]

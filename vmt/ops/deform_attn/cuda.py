@@ -11,6 +11,7 @@ import functools
 import hashlib
 import importlib.resources
 import logging
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +102,12 @@ def groups_per_block(value_type: torch.dtype, channels: int, *, backward: bool) 
     return BLOCK_WARPS * WARP_LANES // lanes
 
 
+def _bindings_for_torch() -> str:
+    version = torch.version.cuda
+    major = "X" if version is None else version.split(".")[0]
+    return f"`pip install 'cuda-bindings=={major}.*'` for CUDA {version}"
+
+
 def compiler_unavailable_reason() -> str | None:
     """Return None where NVRTC can compile (no GPU needed), otherwise why not and what to do."""
     try:
@@ -110,7 +117,7 @@ def compiler_unavailable_reason() -> str | None:
     except (OSError, RuntimeError) as error:
         return (
             f"NVRTC cannot be loaded ({error}); it comes with the CUDA build of torch, and the "
-            f"major version of cuda-bindings must be that of torch's CUDA ({torch.version.cuda})"
+            f"major version of cuda-bindings must be that of torch's CUDA: {_bindings_for_torch()}"
         )
     return None
 
@@ -283,6 +290,47 @@ def _check_driver(result: Any, action: str) -> None:
 
 
 @functools.cache
+def _primary_context(device_index: int) -> Any:
+    """The context of a device that the runtime, and with it torch, uses; kept to the end."""
+    from cuda.bindings import driver
+
+    result, device = driver.cuDeviceGet(device_index)
+    _check_driver(result, f"find device {device_index}")
+    result, context = driver.cuDevicePrimaryCtxRetain(device)
+    _check_driver(result, f"open device {device_index}")
+    return context
+
+
+def _ensure_context(device: torch.device) -> None:
+    """Give this thread a context where it has none.
+
+    ``torch.cuda.device`` makes none current where the index is the current one already, so a
+    thread whose first work is a launch of ours would launch into nothing.
+    """
+    from cuda.bindings import driver
+
+    result, current = driver.cuCtxGetCurrent()
+    _check_driver(result, "name the context")
+    if not int(current):
+        (result,) = driver.cuCtxSetCurrent(_primary_context(device.index))
+        _check_driver(result, "set the context")
+
+
+#: (device, program, direction) of kernels that ran: loaded by the driver, too, fit for a capture.
+_ran: set[tuple[int | None, ProgramSpec, str]] = set()
+
+
+def _check_capture(direction: str, spec: ProgramSpec, device: torch.device) -> None:
+    if (device.index, spec, direction) in _ran or not torch.cuda.is_current_stream_capturing():
+        return
+    raise OpError(
+        f"ms_deform_attn: the {direction} kernel of {spec} has not run on {device} yet, and a CUDA "
+        "graph is being captured, in which nothing can be compiled or loaded; run the same once "
+        "before, or call vmt.ops.deform_attn.warm_up."
+    )
+
+
+@functools.cache
 def _kernel(arch: int, spec: ProgramSpec, direction: str) -> Any:
     """Return the handle of one kernel, fit for every device of ``arch``."""
     from cuda.bindings import driver
@@ -354,6 +402,8 @@ def _launch(direction: str, spec: ProgramSpec, problem: Problem, device: torch.d
     from cuda.bindings import driver
 
     with torch.cuda.device(device):
+        _check_capture(direction, spec, device)
+        _ensure_context(device)
         major, minor = torch.cuda.get_device_capability(device)
         kernel = _kernel(10 * major + minor, spec, direction)
         groups = problem.batch * problem.queries * problem.heads
@@ -372,6 +422,7 @@ def _launch(direction: str, spec: ProgramSpec, problem: Problem, device: torch.d
             0,  # no extra options
         )
     _check_driver(result, f"launch the {direction} kernel")
+    _ran.add((device.index, spec, direction))
 
 
 def _readable(tensor: Tensor) -> Tensor:
@@ -417,6 +468,19 @@ def forward(
     return out
 
 
+def _check_deterministic() -> None:
+    if not torch.are_deterministic_algorithms_enabled():
+        return
+    message = (
+        "ms_deform_attn: the CUDA gradient of value is a sum in no fixed order, and "
+        "torch.use_deterministic_algorithms(True) is set; pass warn_only=True to train all the "
+        "same, or train on the CPU, whose kernels always give the same bits."
+    )
+    if not torch.is_deterministic_algorithms_warn_only_enabled():
+        raise OpError(message)
+    warnings.warn(message, stacklevel=2)
+
+
 def backward(
     grad_out: Tensor,
     value: Tensor,
@@ -427,7 +491,8 @@ def backward(
     """Return the gradients of ``value``, ``locations`` and ``weights``.
 
     The gradient of ``value`` is added up by atomic operations in no fixed order, in float32 for
-    the half types: two runs may differ in the last bits.
+    the half types: two runs may differ in the last bits. Under
+    ``torch.use_deterministic_algorithms`` that is an error, or a warning with ``warn_only``.
 
     Args:
         grad_out: (B, Q, M*D).
@@ -440,8 +505,20 @@ def backward(
         Three tensors, each of the shape and type of its input.
 
     Raises:
-        OpError: the kernels cannot be compiled or launched, or there are too many levels.
+        OpError: the kernels cannot be compiled or launched, or there are too many levels, or
+            deterministic algorithms are asked for.
     """
+    _check_deterministic()
+    return _backward(grad_out, value, spatial_shapes, locations, weights)
+
+
+def _backward(
+    grad_out: Tensor,
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    locations: Tensor,
+    weights: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
     channels = value.shape[3]
     compute = compute_dtype(value.dtype)
     value = _readable(value)
@@ -466,3 +543,24 @@ def backward(
         grad_locations.to(locations.dtype),
         grad_weights.to(weights.dtype),
     )
+
+
+def warm_up(
+    device: torch.device | str, channels: int, value_type: torch.dtype, param_type: torch.dtype
+) -> None:
+    """Compile, load and run both kernels once, so that a CUDA graph can be captured.
+
+    Args:
+        device: a GPU.
+        channels: D, channels of one head.
+        value_type: of ``value``.
+        param_type: of locations and weights; float32 under autocast.
+
+    Raises:
+        OpError: the kernels cannot be compiled or launched.
+    """
+    value = torch.zeros(1, 1, 1, channels, dtype=value_type, device=device)
+    locations = value.new_zeros((1, 1, 1, 1, 1, 2), dtype=param_type)
+    weights = locations[..., 0]
+    grad_out = forward(value, (1, 1), locations, weights)
+    _backward(grad_out, value, (1, 1), locations, weights)
