@@ -8,7 +8,7 @@ FIRST ?=
 OUTPUT ?= demo_output
 D2PYTHON ?= $(BIN)/python
 
-.PHONY: install demo test test-fast test-detectron2 lint docs bench bench-long doctor clean
+.PHONY: install demo test test-fast test-cuda test-detectron2 lint docs bench bench-long doctor clean
 
 install: $(VENV)/.installed
 
@@ -30,6 +30,10 @@ test: install
 # what a change is tried with again and again: minutes, and no data beside the repository
 test-fast: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+
+# what needs a GPU; all other tests hide it, since their numbers are a CPU's
+test-cuda: install
+	$(BIN)/python -m pytest -q -m cuda
 
 # the plug-in inside detectron2; D2PYTHON is of an environment that has it, and pytest
 test-detectron2: install

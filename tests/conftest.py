@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +29,17 @@ LONGEST = (
     "engine/test_phases.py",
     "cocoapi_hq/tubes/test_fuzz.py",
 )
+
+
+def asks_for_gpus(mark_expression: str) -> bool:
+    """Whether ``pytest -m`` selects tests by the mark of those that need a GPU."""
+    return "cuda" in mark_expression.replace("not cuda", "")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Numbers of the other tests are a CPU's: with a GPU in sight, "auto" would move them there.
+    if not asks_for_gpus(config.option.markexpr):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
