@@ -42,6 +42,11 @@ BENCHMARKS: dict[str, tuple[str, list[str], list[str]]] = {
     "data": ("bench_data.py", [], []),
     "training": ("bench_training.py", [], []),
     "msts": ("bench_msts.py", [], ["--repeats", "1", "--frames", "5"]),
+    "qdtrack": (
+        "bench_qdtrack.py",
+        ["--height", "360", "--width", "640"],
+        ["--height", "176", "--width", "320"],
+    ),
     "refinevis": ("bench_refinevis.py", [], ["--repeats", "1", "--frames", "5"]),
     "mask_refinement": ("bench_mask_refinement.py", ["--jobs", "2"], ["--frames-per-clip", "3"]),
     "mask_refiner_speed": (

@@ -202,3 +202,18 @@ def test_the_table_of_msts_md() -> None:
         numbers = [text for cell in cells for text in re.findall(r"\d+\.\d+", cell)]
         for number, value in zip(numbers, values, strict=True):
             assert abs(float(number) - value) <= 0.5001 * 10 ** -len(number.partition(".")[2])
+
+
+def test_the_table_of_mots_md() -> None:
+    text = (REPO / "docs/studies/mots.md").read_text()
+    table = text.split("| clips | masks |")[1].split("\n\n")[0]
+    found, size, compared = result("mots_study")["rows"], "", 0
+    keys = ("mMOTSA", "mMOTSP", "mIDF1", "IDSw", "mAP", "JF", "boundary_iou", "stability")
+    for line in table.splitlines()[2:]:
+        clips, masks, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        size = ("large" if "720x1280" in clips else "small") if clips else size
+        row = found[f"{masks.strip('`')}, {size}"]
+        for cell, key in zip(cells, keys, strict=True):
+            assert float(cell) == row[key], (size, masks, key)
+            compared += 1
+    assert compared == 4 * 8
