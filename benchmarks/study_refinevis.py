@@ -46,6 +46,7 @@ VARIANTS: Mapping[str, list[str]] = {
     "joint": ["MODEL.REFINEVIS.TRAIN_PASS", "joint"],
     "gt": ["MODEL.REFINEVIS.TRAIN_TRACKLETS", "gt"],
     "query_key": ["MODEL.REFINEVIS.POSITION", "query_key"],
+    "gaps": ["MODEL.REFINEVIS.TRAIN_GAPS", "0.3"],
     "three_frames": ["INPUT.CLIP_FRAMES", "3"],
 }
 #: Name of an evaluation -> its keys.

@@ -43,6 +43,7 @@ def test_frame_model(pair: Pair) -> None:
         "MODEL.REFINEVIS.TRAIN_SCORE": (
             0.1, lambda net: net.learning.tracklets.min_score, [0.05, 0.1],
         ),
+        "MODEL.REFINEVIS.TRAIN_GAPS": (0.3, lambda net: net.learning.gaps, [0.0, 0.3]),
         "MODEL.REFINEVIS.NEGATIVE_TRACKLETS": (
             3, lambda net: net.learning.tracklets.num_negatives, [20, 3],
         ),

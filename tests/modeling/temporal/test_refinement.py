@@ -24,7 +24,12 @@ from vmt.modeling.frame_training import NoisyEmbeddings, TrainedFrame
 from vmt.modeling.temporal import refinement
 from vmt.modeling.temporal.criterion import Tracklets, labels_of, tracklet_losses
 from vmt.modeling.temporal.options import LearningOptions, TrackletOptions
-from vmt.modeling.temporal.refinement import positive_count, refined, refinement_losses
+from vmt.modeling.temporal.refinement import (
+    positive_count,
+    refined,
+    refinement_losses,
+    with_gaps,
+)
 from vmt.modeling.temporal.tar import TAR, TAROptions
 from vmt.modeling.temporal.tracklets import tracked_queries
 
@@ -258,3 +263,48 @@ def test_denoising_is_a_switch(
     assert all(torch.equal(both[name], alone[name]) for name in alone)
     assert seen[1] == (2 * 2 * 3, True, True)
     assert "loss_ce_refine_dn" not in losses_of(Heads(), tar, [noisy], RECURRENT)
+
+
+def test_gaps_are_matches_behind_the_first() -> None:
+    torch.manual_seed(0)
+    embeds = torch.randn(4000, 4, DIM).requires_grad_()
+    missed = torch.zeros(4000, 4, dtype=torch.bool)
+    missed[1000:2000, 0] = missed[2000:3000, 1] = True
+    given = embeds.masked_fill(missed[..., None], 0)
+    hidden = with_gaps(given, 0.3)
+    gap = (hidden == 0).all(-1) & ~missed
+    first = torch.tensor([0, 1, 0, 0]).repeat_interleave(1000)
+    for t in range(4):
+        later = ~missed[:, t] & (first < t)
+        assert not gap[~later, t].any()
+        if later.any():
+            assert abs(float(gap[later, t].float().mean()) - 0.3) < 0.04
+    assert torch.equal(hidden[~gap], given[~gap])
+    hidden.sum().backward()
+    assert torch.equal(embeds.grad.abs().sum(-1) > 0, ~gap & ~missed)
+    assert with_gaps(given, 0.0) is given
+
+
+def test_both_kinds_of_tracklets_have_gaps(
+    tar: TAR, frames: list[TrainedFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The losses are those of embeddings with gaps."""
+    seen: list[tuple[int, float]] = []
+
+    def noted(embeds: Tensor, share: float) -> Tensor:
+        seen.append((len(embeds), share))
+        return embeds * 0
+
+    class Denoised(Heads):
+        denoising_kind = "contrastive"
+
+    noisy = NoisyEmbeddings(torch.randn(2, 2, 3, DIM).double(), torch.ones(3).bool())
+    clip = [replace(frame, noisy=noisy) for frame in frames]
+    options = replace(RECURRENT, gaps=0.4)
+    with torch.no_grad():
+        plain = losses_of(Denoised(), tar, [clip], replace(options, gaps=0.0))
+        monkeypatch.setattr(refinement, "with_gaps", noted)
+        empty = losses_of(Denoised(), tar, [clip], options)
+    assert [share for _, share in seen] == [0.4, 0.4]
+    assert seen[1][0] == 2 * 2 * 3
+    assert all(not torch.isclose(plain[name], empty[name]) for name in plain)

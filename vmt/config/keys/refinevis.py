@@ -31,6 +31,9 @@ def add_keys(cfg: Node) -> None:
     # the tracker's threshold of scores [D].
     cfg.MODEL.REFINEVIS.TRAIN_IOU = 0.3
     cfg.MODEL.REFINEVIS.TRAIN_SCORE = 0.05
+    # Share of a tracklet's matches behind its first that refinement is not shown in training, so
+    # that it learns to recover what was missed; 0, none, is the paper's.
+    cfg.MODEL.REFINEVIS.TRAIN_GAPS = 0.0
     # Tracklets of a clip at most that are no object, for the class loss of refinement [D].
     cfg.MODEL.REFINEVIS.NEGATIVE_TRACKLETS = 20
     # Class that refinement is to see where a frame does not show a tracklet's object: "none", or

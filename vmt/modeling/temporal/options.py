@@ -43,6 +43,7 @@ class LearningOptions:
         temporal_denoising: whether they teach the refinement.
         contrastive_weight: of the contrastive loss.
         cosine_weight: of the squared error of cosines; 0: none.
+        gaps: share of the matches behind a tracklet's first that refinement is not shown.
     """
 
     tracklets: TrackletOptions = TrackletOptions()
@@ -52,6 +53,7 @@ class LearningOptions:
     temporal_denoising: bool = True
     contrastive_weight: float = 1.0
     cosine_weight: float = 0.0
+    gaps: float = 0.0
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> LearningOptions:
@@ -71,7 +73,7 @@ class LearningOptions:
         ]
         rules += [
             (key, node[key], 0 <= node[key] < 1, "a number in [0, 1)")
-            for key in ("TRAIN_IOU", "TRAIN_SCORE")
+            for key in ("TRAIN_IOU", "TRAIN_SCORE", "TRAIN_GAPS")
         ]
         rules += [
             (key, node[key], node[key] >= 0, "0 or more")
@@ -91,6 +93,7 @@ class LearningOptions:
             node.TEMPORAL_CDN,
             node.CONTRASTIVE_WEIGHT,
             node.COSINE_WEIGHT,
+            node.TRAIN_GAPS,
         )
 
 

@@ -51,6 +51,26 @@ def refined(
     return torch.stack(done, 1)
 
 
+def with_gaps(embeds: Tensor, share: float) -> Tensor:
+    """Tracklets of which some matches are hidden, as if they had been missed.
+
+    Detectors seldom miss what they are trained on, so that without gaps refinement seldom sees what
+    it is to recover.
+
+    Args:
+        embeds: (N, T, C); zero where a tracklet was missed.
+        share: of the matches behind a tracklet's first, in [0, 1).
+
+    Returns:
+        The same, zero in the gaps too.
+    """
+    if not share:
+        return embeds
+    seen = embeds.detach().ne(0).any(-1)  # (N, T)
+    gap = (torch.rand(seen.shape, device=embeds.device) < share) & (seen.cumsum(1) > 1)
+    return embeds.masked_fill(gap[..., None], 0)
+
+
 def refinement_losses(
     model: RefinableFrameModel,
     tar: TAR,
@@ -76,7 +96,8 @@ def refinement_losses(
     count = positive_count(groups, clips)
     sums: dict[str, Tensor] = {}
     for tracklets, frames, time in zip(groups, clips, times, strict=True):
-        embeds = refined(tar, tracklets.embeds, time, tracklets.counts, options.recurrent)
+        embeds = with_gaps(tracklets.embeds, options.gaps)
+        embeds = refined(tar, embeds, time, tracklets.counts, options.recurrent)
         output = replace(tracklets, embeds=embeds)
         losses = tracklet_losses(model, output, frames, count, absent_class=options.absent_class)
         _add(sums, losses, "_refine")
@@ -86,6 +107,7 @@ def refinement_losses(
     for frames, time in zip(clips, times, strict=True):
 
         def refine(embeds: Tensor, time: Tensor = time) -> Tensor:
+            embeds = with_gaps(embeds, options.gaps)
             return refined(tar, embeds, time, None, options.recurrent)
 
         losses = temporal_denoising(
