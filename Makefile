@@ -8,15 +8,14 @@ FIRST ?=
 OUTPUT ?= demo_output
 D2PYTHON ?= $(BIN)/python
 
-.PHONY: install demo test test-fast test-cuda test-detectron2 lint docs bench bench-long doctor clean
+.PHONY: install demo test test-fast test-cuda test-detectron2 lint docs bench bench-long doctor wheels clean
 
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml setup.py constraints.txt cocoapi_hq/pyproject.toml cocoapi_hq/setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt --upgrade pip setuptools
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,cuda,bench]"
-	$(BIN)/python -m pip install -q --no-deps -e ./cocoapi_hq
+	$(BIN)/python -m pip install -q -c constraints.txt -e ./cocoapi_hq -e ".[dev,cuda,bench]"
 	touch $@
 
 demo: install
@@ -59,6 +58,11 @@ bench-long: install
 
 doctor: install
 	$(BIN)/vmt doctor
+
+# what goes to a package index, into dist/
+wheels: install
+	$(BIN)/python -m pip install -q -c constraints.txt -e ./cocoapi_hq -e ".[release]"
+	$(BIN)/python tools/make_wheels.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info cocoapi_hq/*.egg-info

@@ -1,5 +1,6 @@
 """Build script: what pyproject.toml cannot say (the optional kernel, the configs)."""
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ from setuptools.command.build_py import build_py
 from setuptools.errors import BaseError, CCompilerError
 
 HERE = Path(__file__).resolve().parent
-SCORER = HERE / "cocoapi_hq"
+#: tools/make_wheels.py asks for a wheel without the kernel, for all machines.
+PURE = bool(os.environ.get("VMT_PURE"))
 KERNEL_SOURCES = Path("vmt", "ops", "deform_attn", "csrc")
 
 # Neither torch nor numpy headers: the library has a C interface over raw pointers. It picks the
@@ -80,7 +82,8 @@ class BuildOptionalKernel(build_ext):
 
 setup(
     cmdclass={"build_ext": BuildOptionalKernel, "build_py": BuildWithConfigs},
-    ext_modules=[KERNEL],
+    ext_modules=[] if PURE else [KERNEL],
+    options={} if PURE else {"bdist_wheel": {"py_limited_api": "cp310"}},
     install_requires=[
         "torch>=2.9",
         "torchvision>=0.24",
@@ -98,7 +101,6 @@ setup(
         "safetensors>=0.4",
         "huggingface_hub>=0.30",
         "pyyaml>=6",
-        # The scoring package is a distribution of its own, in the folder beside this file.
-        f"cocoapi_hq @ {SCORER.as_uri()}" if SCORER.is_dir() else "cocoapi_hq",
+        "cocoapi-hq>=0.2",
     ],
 )

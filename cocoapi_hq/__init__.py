@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cocoapi_hq.scoring import evaluate
     from cocoapi_hq.tubes.protocol import PROTOCOLS, TubeProtocol
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "METRICS",

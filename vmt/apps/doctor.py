@@ -143,10 +143,13 @@ def scorer_fact() -> Fact:
     try:
         from cocoapi_hq.io.native import kernel
     except ImportError as error:
-        fix = "pip install ./cocoapi_hq in the folder of VMT"
+        fix = "pip install cocoapi-hq"
         return Fact("scoring", "cocoapi_hq", str(error), "broken", fix)
     if kernel() is None:
-        fix = "install a C++ compiler, then pip install --force-reinstall ./cocoapi_hq"
+        fix = (
+            "the wheel for Linux on x86-64 has it; elsewhere install a C++ compiler, then "
+            "pip install --force-reinstall --no-binary cocoapi-hq cocoapi-hq"
+        )
         return Fact("scoring", "kernel", "absent: same scores, slower", "missing", fix)
     return Fact("scoring", "kernel", "built")
 

@@ -56,7 +56,7 @@ REQUIRED: Final = {
     "safetensors": "safetensors.torch",
     "huggingface_hub": "huggingface_hub",
     "pyyaml": "yaml",
-    "cocoapi_hq": "cocoapi_hq",
+    "cocoapi-hq": "cocoapi_hq",
 }
 #: Distribution -> (module, what it is good for, how to get it).
 OPTIONAL: Final = {
@@ -132,7 +132,7 @@ def package_facts() -> list[Fact]:
 def _required_fact(name: str, module: str, oldest: str | None) -> Fact:
     version = _version(name)
     error = _import_error(module)
-    fix = "run `make install`, or `pip install .` in the folder of VMT"
+    fix = "run `pip install --upgrade vmt-vis`, or `make install` in a clone"
     if error is not None:
         state = "not installed" if version is None else f"{version}, but cannot be loaded: {error}"
         return Fact("packages", name, state, "broken", fix)
@@ -145,7 +145,7 @@ def _required_fact(name: str, module: str, oldest: str | None) -> Fact:
 def _oldest_versions() -> dict[str, str]:
     """Lower bounds of our own requirements by package; empty when VMT is not installed."""
     try:
-        requirements = importlib.metadata.requires("vmt") or []
+        requirements = importlib.metadata.requires("vmt-vis") or []
     except importlib.metadata.PackageNotFoundError:
         return {}
     bounds = {}

@@ -113,7 +113,9 @@ def compiler_unavailable_reason() -> str | None:
     try:
         nvrtc_version()
     except ImportError as error:
-        return f"the Python package cuda-bindings is missing ({error}); `pip install 'vmt[cuda]'`"
+        return (
+            f"the Python package cuda-bindings is missing ({error}); `pip install 'vmt-vis[cuda]'`"
+        )
     except (OSError, RuntimeError) as error:
         return (
             f"NVRTC cannot be loaded ({error}); it comes with the CUDA build of torch, and the "
