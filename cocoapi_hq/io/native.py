@@ -35,7 +35,9 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
 def _load() -> ctypes.CDLL | None:
     reason = "it was not built (no compiler at install time)"
     folder = Path(__file__).resolve().parents[1]
-    paths = [folder / f"_kernel{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES]
+    # one for every Python comes before one of an earlier build, for this Python
+    suffixes = reversed(importlib.machinery.EXTENSION_SUFFIXES)
+    paths = [folder / f"_kernel{suffix}" for suffix in suffixes]
     for path in filter(Path.is_file, paths):
         try:
             library = ctypes.CDLL(str(path))

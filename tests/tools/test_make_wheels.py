@@ -75,11 +75,12 @@ def python(wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of an environment into which pip has put the wheels, and nothing else."""
     folder = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    site = sysconfig.get_path("purelib", "venv", vars={"base": str(folder)})
-    (Path(site) / "others.pth").write_text(f"{OTHERS}\n")
     command = [str(folder / "bin/python"), "-m", "pip", "install", "--no-index", "--no-deps"]
     command += ["--only-binary", ":all:", "--find-links", str(wheels), "vmt-vis", "cocoapi-hq"]
     subprocess.run(command, check=True, env=without_compiler(folder), capture_output=True)
+    # only now: pip takes packages that it finds there for installed
+    site = sysconfig.get_path("purelib", "venv", vars={"base": str(folder)})
+    (Path(site) / "others.pth").write_text(f"{OTHERS}\n")
     return folder / "bin/python"
 
 
