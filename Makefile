@@ -6,9 +6,10 @@ VIDEO ?=
 MASKS ?=
 FIRST ?=
 OUTPUT ?= demo_output
+BUNDLE ?= output/gpu_bundle
 D2PYTHON ?= $(BIN)/python
 
-.PHONY: install demo test test-fast test-cuda test-detectron2 lint docs bench bench-long doctor wheels clean
+.PHONY: install demo test test-fast test-cuda gpu-bundle test-detectron2 lint docs bench bench-long doctor wheels clean
 
 install: $(VENV)/.installed
 
@@ -33,6 +34,10 @@ test-fast: install
 # what needs a GPU; all other tests hide it, since their numbers are a CPU's
 test-cuda: install
 	$(BIN)/python -m pytest -q -m cuda
+
+# what a GPU machine without a package index needs, in one folder (docs/howto/gpu.md)
+gpu-bundle: install
+	$(BIN)/python tools/make_gpu_bundle.py --output $(BUNDLE)
 
 # the plug-in inside detectron2; D2PYTHON is of an environment that has it, and pytest
 test-detectron2: install

@@ -56,7 +56,6 @@ BENCHMARKS: dict[str, tuple[str, list[str], list[str]]] = {
     ),
 }
 GPU_BENCHMARKS: dict[str, tuple[str, list[str], list[str]]] = {
-    "deform_attn_cuda": ("bench_deform_attn_cuda.py", [], []),
     "model_cuda": ("bench_model.py", ["--device", "cuda"], ["--device", "cuda"]),
     "msts_cuda": ("bench_msts.py", ["--device", "cuda"], ["--device", "cuda", "--repeats", "1"]),
 }
