@@ -49,7 +49,7 @@ def keys_of(name: str) -> dict[str, str]:
             "MODEL.MASK_REFINER.CROP_SIZES": "[48,64]",
         }
     based = ("refine/ovis", "ovis/ablations/table", *FIXED)
-    if name.startswith(based):  # in place of a trained base
+    if name.startswith(based) or name.endswith("/refinevis_vmt_R50"):  # in place of a trained base
         keys |= {"MODEL.NEW_PARAMETERS": "['']", "MODEL.WEIGHTS": ""}
     if name in BDD100K:
         return keys

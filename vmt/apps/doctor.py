@@ -16,7 +16,7 @@ from vmt.ops.deform_attn import (
     ms_deform_attn,
     ms_deform_attn_reference,
 )
-from vmt.utils.env import Fact, environment_facts
+from vmt.utils.env import Fact, State, environment_facts
 from vmt.version import __version__
 
 _ATTENTION = "deformable attention"
@@ -75,7 +75,8 @@ def _active_fact(device: str, report: BackendReport) -> Fact:
     reason = report.backends[device].reason
     if reason:
         # a GPU that computes ten times slower than it can is no taste, and it can be mended
-        state = "broken" if device == "cuda" and torch.version.hip is None else "missing"
+        mends = device == "cuda" and torch.version.hip is None
+        state: State = "broken" if mends else "missing"
         return Fact(_ATTENTION, name, f"{active} (slower, same results)", state, reason)
     details = f" ({report.cpu_isa}, {report.cpu_threads} threads)" if device == "cpu" else ""
     return Fact(_ATTENTION, name, f"{active}{details}: the fastest")

@@ -232,6 +232,14 @@ class Knows(Refiner):
         super().__init__()
         self.truth = truth
 
+    @classmethod
+    def from_config(cls, cfg, features):
+        raise NotImplementedError
+
+    @classmethod
+    def criterion(cls, cfg):
+        raise NotImplementedError
+
     def forward(self, inputs):
         h, w = inputs.frame_size
         truth = nn.functional.interpolate(self.truth.float(), (h, w), mode="nearest-exact")
