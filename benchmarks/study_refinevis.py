@@ -10,7 +10,9 @@ was left. docs/studies/refinevis.md has the results.
 
 Example:
     python benchmarks/study_refinevis.py --output output/study_refinevis
-    python benchmarks/study_refinevis.py --output output/study_refinevis --variants joint gt
+    python benchmarks/study_refinevis.py --output output/study_refinevis --seeds 0 --variants joint
+    python benchmarks/study_refinevis.py --output output/study_refinevis --seeds 0 --steps 120 \
+        --variants alone alone_gaps alone_without alone_without_gaps
 """
 
 from __future__ import annotations
@@ -33,6 +35,12 @@ from vmt.engine.job import Job
 
 CONFIG = REPO / "configs/quick/refinevis_study.yaml"
 SIZE, NUM_FRAMES, ZOOM = (96, 160), 20, 2.0
+#: Keys of a training of refinement alone.
+ALONE = [
+    *("SOLVER.FREEZE", json.dumps(["frame_model.", "association_head."])),
+    *("MODEL.REFINEVIS.ASSOCIATION_CDN", "False", "SOLVER.BASE_LR", "0.001"),
+]
+GAPS = ["MODEL.REFINEVIS.TRAIN_GAPS", "0.5"]
 #: Variant -> keys of its training. The first two are the study, the others look for reasons.
 VARIANTS: Mapping[str, list[str]] = {
     "without": [
@@ -46,9 +54,15 @@ VARIANTS: Mapping[str, list[str]] = {
     "joint": ["MODEL.REFINEVIS.TRAIN_PASS", "joint"],
     "gt": ["MODEL.REFINEVIS.TRAIN_TRACKLETS", "gt"],
     "query_key": ["MODEL.REFINEVIS.POSITION", "query_key"],
-    "gaps": ["MODEL.REFINEVIS.TRAIN_GAPS", "0.3"],
+    "gaps": GAPS,
     "three_frames": ["INPUT.CLIP_FRAMES", "3"],
+    "alone": [*ALONE],
+    "alone_gaps": [*ALONE, *GAPS],
+    "alone_without": [*ALONE, "MODEL.REFINEVIS.TEMPORAL_CDN", "False"],
+    "alone_without_gaps": [*ALONE, *GAPS, "MODEL.REFINEVIS.TEMPORAL_CDN", "False"],
 }
+#: Variants that go on from the weights of another one.
+START = {name: "without" for name in VARIANTS if name.startswith("alone")}
 #: Name of an evaluation -> its keys.
 EVALUATIONS: Mapping[str, list[str]] = {
     "frame": ["TEST.REFINEVIS.WINDOW", "0"],
@@ -73,8 +87,8 @@ DRY_RUN = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Prepare, train and score every variant and seed, write ``study.json`` and ``table.md``."""
     parser = benchmark_parser(__doc__, None)
-    parser.add_argument("--frame-steps", type=int, default=2000, help="steps of phase 1")
-    parser.add_argument("--steps", type=int, default=500, help="of RefineVIS")
+    parser.add_argument("--frame-steps", type=int, default=770, help="steps of phase 1")
+    parser.add_argument("--steps", type=int, default=240, help="of RefineVIS")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["without", "both"])
     parser.add_argument("--videos", type=int, nargs=2, default=[300, 24], help="to train, to score")
@@ -87,7 +101,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         for variant in args.variants:
             keys = [*data, *VARIANTS[variant], "ENGINE.SEED", str(seed), "MODEL.WEIGHTS"]
             folder = args.output / f"{variant}_{seed}"
-            train([*keys, str(weights), *NEW], args.steps, folder)
+            start, new = weights, NEW
+            if variant in START:
+                start, new = args.output / f"{START[variant]}_{seed}/model_final.safetensors", []
+            train([*keys, str(start), *new], args.steps, folder)
             keys += [str(folder / "model_final.safetensors")]
             windows = WINDOWS if variant == "both" and seed == args.seeds[0] else ()
             for name, choice in evaluations(windows[: 1 if args.dry_run else None]).items():

@@ -2,7 +2,7 @@
 r"""What does refinement add where the tracklets are right? Without the association in between.
 
 Queries of a trained RefineVIS are joined by the annotation: in every frame that shows a shape, the
-query whose mask overlaps it most stands for it, or none where no mask reaches an IoU of 0.5. These
+surest of the queries whose masks have an IoU of 0.5 with it stands for it, if there is one. These
 tracklets are refined online and offline; masks and classes are compared before and after, frame by
 frame. On the folder of a ``study_refinevis.py``; shapes that others hide count alone.
 
@@ -135,12 +135,12 @@ def annotated_steps(outputs: Sequence[FrameOutputs], masks: Tensor) -> list[Step
     steps: list[Step] = []
     alive: set[int] = set()
     for t, output in enumerate(outputs):
-        drawn = _enlarged(output.masks(), output)
+        drawn, scores = _enlarged(output.masks(), output), output.class_probs().amax(1)
         query = {}
         for g, mask in enumerate(masks[t]):
-            ious = _ious(drawn, mask)
-            if mask.any() and float(ious.max()) >= MATCH_IOU:
-                query[g] = int(ious.argmax())
+            near = _ious(drawn, mask) >= MATCH_IOU
+            if mask.any() and near.any():
+                query[g] = int(scores.masked_fill(~near, -1).argmax())
         alive |= set(query)
         steps.append(Step(t, query, drawn, frozenset(alive)))
     return steps
