@@ -62,6 +62,7 @@ NOT_RUN = {
     "python benchmarks/bench_model.py --dry-run": "tests/benchmarks runs it",
     "python benchmarks/run_gpu.py": "needs a GPU; tests/benchmarks/test_run_gpu.py runs it without",
     "python tools/make_gpu_bundle.py": NETWORK,
+    "python tools/make_wheels.py": "minutes, and auditwheel; tests/tools/test_make_wheels.py",
     "python tools/plant_bugs.py": "runs the tests again and again, for hours",
     "python tools/train_net_detectron2.py": DETECTRON2,
     "vmt refine --masks train.json --images JPEGImages --output sharp.json --weights output": HOURS,

@@ -17,6 +17,7 @@ from vmt.engine.adversarial import build_adversary
 from vmt.engine.lr_schedule import Schedule
 from vmt.engine.optimizer import build_optimizer
 from vmt.engine.train_loop import StepOptions, Trainer
+from vmt.modeling.frame_training import SharpenableModel
 from vmt.modeling.meta_arch.build import build_network
 
 #: Every kind of network once; test_recipes.py trains every file, and some at their published size.
@@ -54,8 +55,11 @@ def test_one_step(name: str) -> None:
     assert math.isfinite(sum(trainer.last.losses.values()))
     assert math.isfinite(trainer.last.gradient_norm)
     refines = cfg.MODEL.REFINER.NAME != "none"
-    tracklets = cfg.MODEL.META_ARCHITECTURE == "RefineVIS"  # their losses are called the same
-    assert ("loss_mask_refine" in trainer.last.losses) == (refines or tracklets)
+    tracklets = cfg.MODEL.META_ARCHITECTURE == "RefineVIS"  # refined over time
+    of_tracks = refines and isinstance(model, SharpenableModel)
+    names = set(trainer.last.losses)
+    assert ("loss_refiner_mask_refine" in names) == of_tracks
+    assert ("loss_mask_refine" in names) == (tracklets or (refines and not of_tracks))
     after = model.state_dict()
     moved = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
     parts = {"backbone", "neck", "encoder", "decoder", "heads", "coarse"}
