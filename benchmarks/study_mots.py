@@ -58,7 +58,7 @@ TESTS = {"small": ((176, 320), 6, 24, 176), "large": ((720, 1280), 2, 8, 208)}
 SMALL_TESTS = {"small": ((48, 80), 1, 2, 48)}
 TINY = (
     *("INPUT.MIN_SIZE_TRAIN", "[48]", "MODEL.BACKBONE.WIDTHS", "[16, 16, 16, 16]"),
-    *("SOLVER.CLIPS_PER_BATCH", "1", "MODEL.MOTS.DIM", "32", "MODEL.MOTS.FC_DIM", "32"),
+    *("SOLVER.CLIPS_PER_BATCH", "2", "MODEL.MOTS.DIM", "32", "MODEL.MOTS.FC_DIM", "32"),
 )
 DRY_RUN = {"steps": 1, "refiner_steps": 1, "overrides": [*TINY]}
 
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def draw(args: argparse.Namespace, tests: dict[str, Any]) -> dict[str, Path]:
     """Write the clips; test set -> its truth as YouTube-VIS JSON."""
-    videos, size = (1, (48, 80)) if args.dry_run else (40, (176, 320))
+    videos, size = (2, (48, 80)) if args.dry_run else (40, (176, 320))
     write_bdd100k(args.output / "train", "train", videos, 8, size, seed=1000, objects=6)
     return {
         test: write_bdd100k(args.output / test, "val", count, frames, size, seed=9000, objects=6)
