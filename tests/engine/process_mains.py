@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -30,8 +31,8 @@ def train_and_save(path: str, kind: str, name: str, steps: int, resume: str, ove
     cfg = quick_config(name, *overrides)
     torch.manual_seed(0)
     model = build_model(cfg, SHAPES).train()
-    separability.LR = 1e-5  # a small rate, see test_adversarial
-    adversary = build_adversary(cfg, torch.device("cpu"))
+    with patch.object(separability, "LR", 1e-5):  # a small rate, see test_adversarial
+        adversary = build_adversary(cfg, torch.device("cpu"))
     module = distribute(model, kind, torch.device("cpu"))
 
     def loader(start: int) -> Any:

@@ -265,6 +265,8 @@ def test_a_stream_can_be_left(tmp_path: Path) -> None:
 
 def test_ctrl_c_does_not_wait_for_the_sender(tmp_path: Path) -> None:
     spec, never = pipe(tmp_path), threading.Event()
+    # whoever runs the tests in the background ignores the signal
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with sent(spec, encoded(frames(5)), lambda number: number != 3 or never.wait(20)):
         iterator = iter(only(spec))
         for _ in range(3):
@@ -276,3 +278,4 @@ def test_ctrl_c_does_not_wait_for_the_sender(tmp_path: Path) -> None:
             next(iterator)
         assert time.monotonic() - started < 4
         never.set()
+    signal.signal(signal.SIGINT, before)
