@@ -82,6 +82,7 @@ def tell(model: Any, args: argparse.Namespace) -> None:
             return [_told_frame(frame, count) for frame in segment(frames)]
 
         model.segment_frames = told  # type: ignore[method-assign]
+        _tell_heads(getattr(model, "frame_model", model))
     if getattr(model, "refiner", None) is not None:
         masks = blobs(args.tracklets, args.frames, args.height, args.width).to(args.device)
         refiner = model.refiner
@@ -96,13 +97,37 @@ def tell(model: Any, args: argparse.Namespace) -> None:
         refiner.forward = refine
 
 
+def _tell_heads(model: Any) -> None:
+    """Whatever is refined is an object of the first class, and its mask half of the frame."""
+    class_head, mask_head = model.class_head, model.mask_head
+
+    def classes(embeds: Tensor) -> Tensor:
+        logits = torch.full_like(class_head(embeds), UNSURE)
+        logits[..., 0] = SURE
+        return logits
+
+    def masks(embeds: Tensor, pixel: Tensor, refs: Tensor | None) -> Tensor:
+        logits = mask_head(embeds, pixel, refs)
+        return logits - logits.flatten(-2).median(-1).values[..., None, None]
+
+    model.class_head, model.mask_head = classes, masks
+
+
 def _told_frame(frame: FrameOutputs, count: int) -> FrameOutputs:
     """The first queries are objects of the first class that look alike in all frames."""
     logits = torch.full_like(frame.logits, UNSURE)
     logits[:count, 0] = SURE
     rows, channels = frame.embeddings.shape
     embeddings = 8 * torch.eye(rows, channels, device=logits.device)
-    return replace(frame, logits=logits, embeddings=embeddings)
+    boxes = torch.full_like(_boxes(frame), 0.5)
+    boxes[:, 0] = (torch.arange(rows, device=logits.device) + 0.5) / count  # side by side
+    boxes[:, 2] = 0.5 / count
+    return replace(frame, logits=logits, embeddings=embeddings, boxes_cxcywh=boxes)
+
+
+def _boxes(frame: FrameOutputs) -> Tensor:
+    assert frame.boxes_cxcywh is not None, "RefineVIS's frame model has boxes"
+    return frame.boxes_cxcywh
 
 
 def measure(variant: str, args: argparse.Namespace) -> dict[str, Any]:
