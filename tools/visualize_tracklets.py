@@ -12,7 +12,7 @@ lets frames read later ones too.
 
 Example:
   python tools/visualize_tracklets.py --config-file configs/quick/refinevis_tiny.yaml \
-      --video my.mp4 --frames 4 --output output/tracklets
+      --video my.mp4 --frames 2 --output output/tracklets
 """
 
 from __future__ import annotations
