@@ -102,10 +102,11 @@ def read_bugs(root: Path = REPO) -> list[Bug]:
 
 
 def copy_tree(target: Path, root: Path) -> None:
-    """Copy what git knows or would know, and the compiled library, which it ignores."""
+    """Copy what git knows or would know, and the compiled libraries, which it ignores."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
-    compiled = [str(path.relative_to(root)) for path in (root / "vmt").rglob("*.so")]
+    built = [path for own in ("vmt", "cocoapi_hq") for path in (root / own).rglob("*.so")]
+    compiled = [str(path.relative_to(root)) for path in built if "build" not in path.parts]
     for name in [*filter(None, listed.split("\0")), *compiled]:
         if (root / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)

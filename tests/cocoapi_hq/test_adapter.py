@@ -79,6 +79,11 @@ def test_look_ups() -> None:
     assert gt.getAnnIds([], [2]) == [4]
     assert gt.getAnnIds(iscrowd=0) == [3]
     assert gt.getAnnIds(areaRng=[0, 100]) == []
+    assert gt.getAnnIds(areaRng=[399, 401]) == [3, 4]
+    assert gt.getAnnIds(areaRng=[399, 400]) == gt.getAnnIds(areaRng=[400, 401]) == []
+    results = gt.loadRes([result(1, [box, None], 0.5, 2)])
+    assert results.getAnnIds(iscrowd=0) == [1]
+    assert results.getAnnIds(iscrowd=1) == []
     assert gt.getCatIds(catNms=["class 2"]) == [2]
     assert gt.getVidIds(catIds=[2]) == [2]
     assert gt.loadAnns([3])[0]["id"] == 3

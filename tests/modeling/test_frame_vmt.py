@@ -80,6 +80,26 @@ def test_the_refiner_learns_alone(network: str, tiny: Callable) -> None:
     assert not any(m.training for m in model.eval().modules())
 
 
+def test_clips_of_a_batch_keep_to_themselves(tiny: Callable) -> None:
+    model = tiny("quick/idol_tiny", *SMALL, *FROZEN).train()
+    inputs: list = []
+    model.refiner.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+    first, second = clip_of(), clip_of()
+    second["image"] = second["image"].flip(-1)
+    second["targets"].valid[0] = False  # its first object is in no frame
+    second["targets"].masks[0] = False
+    for clips in ([first, second], [second]):
+        model(clips)
+    both, alone = inputs[1], inputs[2]
+    assert (len(inputs), len(inputs[0].query), len(alone.query)) == (3, 2, 1)
+    assert torch.equal(both.frames, alone.frames)
+    assert not torch.equal(both.frames, inputs[0].frames)
+    assert torch.allclose(both.coarse_logits, alone.coarse_logits, atol=1e-4)
+    shown = alone.masks_gt.flatten(2).any(2)
+    assert torch.equal(shown, second["targets"].valid[1:])
+    assert shown.any()
+
+
 def test_queries_learn_from_the_refiner(tiny: Callable) -> None:
     """What RefineVIS refines over time, too: the refiner's losses reach it, and the frame model."""
     model = tiny("quick/refinevis_tiny", *SMALL).train()

@@ -196,6 +196,18 @@ def test_ties_go_by_video_id_then_by_file_order() -> None:
     assert stats(single, [result(1, [BOX], 0.5), result(1, [wrong], 0.5)])["AP50"] > 0.99
 
 
+def test_cells_come_in_any_order() -> None:
+    wrong = rect(40, 30, 50, 38)
+    gt = truth([annotation(1, 7, [BOX]), annotation(2, 3, [BOX])], {7: 1, 3: 1})
+    dt = [result(7, [wrong], 0.5), result(3, [BOX], 0.5)]
+    cells = cocoapi_hq.evaluate(gt, dt, ["tube_mask"]).tubes["tube_mask"].cells
+    assert [cell.video_id for cell in cells] == [3, 7]
+    forward, backward = (
+        tube_ap.accumulate(some, [1], PROTOCOLS["ytvis_2019"]).precision for some in (cells, cells[::-1])
+    )
+    assert np.array_equal(forward, backward)
+
+
 def test_of_two_equal_ious_the_later_ground_truth_wins() -> None:
     gt = truth([annotation(5, 1, [BOX]), annotation(6, 1, [BOX])], {1: 1})
     cell = (
