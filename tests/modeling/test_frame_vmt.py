@@ -14,7 +14,7 @@ from tests.modeling.test_vmt import targets_for
 from vmt.checkpoint.files import write_weights
 from vmt.checkpoint.load import load_weights
 from vmt.inference.predictor import PredictorOptions, VideoPredictor
-from vmt.modeling.frame_training import TrainedFrame, objects_of
+from vmt.modeling.frame_training import ObjectEmbeddings, TrainedFrame, objects_of
 from vmt.modeling.meta_arch.build import build_model
 from vmt.modeling.refiners.tracks import window_of_objects
 from vmt.ops.resize import nearest
@@ -95,9 +95,27 @@ def test_clips_of_a_batch_keep_to_themselves(tiny: Callable) -> None:
     assert torch.equal(both.frames, alone.frames)
     assert not torch.equal(both.frames, inputs[0].frames)
     assert torch.allclose(both.coarse_logits, alone.coarse_logits, atol=1e-4)
-    shown = alone.masks_gt.flatten(2).any(2)
-    assert torch.equal(shown, second["targets"].valid[1:])
-    assert shown.any()
+    assert torch.equal(alone.masks_gt.flatten(2).any(2), second["targets"].valid[1:])
+
+
+def test_an_object_without_a_query_is_not_refined(tiny: Callable, monkeypatch) -> None:
+    model = tiny("quick/idol_tiny", *SMALL, *FROZEN).train()
+    inputs: list = []
+    model.refiner.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+    clip = clip_of()
+    model([clip])
+    found = model.objects_in
+
+    def second_alone(frames, times: Tensor) -> ObjectEmbeddings:
+        objects = found(frames, times)
+        refs = None if objects.refs is None else objects.refs[1:]
+        return ObjectEmbeddings(objects.slots[1:], objects.embeds[1:], objects.present[1:], refs)
+
+    monkeypatch.setattr(model, "objects_in", second_alone)
+    model([clip])
+    assert len(inputs[0].query) == 2
+    assert torch.equal(inputs[1].masks_gt, inputs[0].masks_gt[1:])
+    assert not torch.equal(inputs[1].masks_gt, inputs[0].masks_gt[:1])
 
 
 def test_queries_learn_from_the_refiner(tiny: Callable) -> None:

@@ -203,7 +203,8 @@ def test_cells_come_in_any_order() -> None:
     cells = cocoapi_hq.evaluate(gt, dt, ["tube_mask"]).tubes["tube_mask"].cells
     assert [cell.video_id for cell in cells] == [3, 7]
     forward, backward = (
-        tube_ap.accumulate(some, [1], PROTOCOLS["ytvis_2019"]).precision for some in (cells, cells[::-1])
+        tube_ap.accumulate(some, [1], PROTOCOLS["ytvis_2019"]).precision
+        for some in (cells, cells[::-1])
     )
     assert np.array_equal(forward, backward)
 
