@@ -1,35 +1,29 @@
-"""What makes the host wait for a GPU: copies from the host and answers read back, counted."""
+"""What a GPU is asked for by whole networks and their videos: launches, and waits of the host."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
+import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import Tensor
 
-#: A tensor made of Python numbers, which on a GPU is a copy from pageable memory and a wait.
-FROM_HOST = "aten.lift_fresh.default"
+from tests.device_counts import DeviceCounts
+from tests.synthetic import moving_shapes
+from vmt.inference.predictor import PredictorOptions, VideoPredictor
+from vmt.modeling.meta_arch.build import build_network
+from vmt.modeling.refiners.quadtree import refiner as quadtree
+from vmt.modeling.video_model import VideoModel
 
-
-class Calls(TorchDispatchMode):
-    """Counts operators by name."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count[str(func)] += 1
-        return func(*args, **(kwargs or {}))
-
-
-def test_the_counter_sees_tensors_of_python_numbers() -> None:
-    with Calls() as calls:
-        torch.zeros(2).new_tensor([1.0, 2.0])
-        torch.tensor([3])
-    assert calls.count[FROM_HOST] == 2
+#: Frames of a window, and (h, w) of them: counts do not depend on it.
+FRAMES, SIZE = 36, (32, 64)
+#: Widths on which no count depends; layers and their number are those of the recipe.
+NARROW = ("MODEL.SEQFORMER.HIDDEN_DIM", "64", "MODEL.SEQFORMER.FFN_DIM", "64")
+NARROW += ("MODEL.SEQFORMER.NUM_QUERIES", "20", "MODEL.REFINER.FFN_DIM", "64")
+NARROW += ("MODEL.BACKBONE.PRETRAINED", "False", "TEST.FRAME_CHUNK", str(FRAMES))
 
 
 @pytest.mark.parametrize(
@@ -47,12 +41,79 @@ def test_the_counter_sees_tensors_of_python_numbers() -> None:
 )
 def test_a_second_pass_copies_no_constant_to_the_device(name: str, tiny, clip) -> None:
     model = tiny(name, "TEST.FRAME_CHUNK", "2")
-
-    def run() -> None:
+    model.predict({"image": clip})
+    with DeviceCounts() as counts:
         model.predict({"image": clip})
+    assert counts.launches.total() > 100
+    assert counts.waits["from Python"] == 0
 
-    run()
-    with Calls() as calls:
-        run()
-    assert calls.count.total() > 100
-    assert calls.count[FROM_HOST] == 0
+
+def window(frames: int) -> Tensor:
+    """(T, 3, H, W) uint8."""
+    return torch.from_numpy(moving_shapes(frames, SIZE, 0).frames).permute(0, 3, 1, 2).contiguous()
+
+
+def at_node_share(model: VideoModel, clip: Tensor, share: float = 0.04) -> None:
+    """Let a quadtree with random weights refine as many cells as a trained one."""
+    if not any(isinstance(part, quadtree.QuadtreeRefiner) for part in model.modules()):
+        return
+    noted: list[list[Tensor]] = []
+    build = quadtree.build_quadtree
+
+    def note(scores: list[Tensor], *args: Any, **kwargs: Any) -> Any:
+        noted.append([level.flatten() for level in scores])
+        return build(scores, *args, **kwargs)
+
+    with mock.patch.object(quadtree, "build_quadtree", note):
+        model.predict({"image": clip[:2]})
+    for part in model.modules():
+        if isinstance(part, quadtree.QuadtreeRefiner):
+            levels = [torch.cat(level) for level in zip(*noted, strict=True)]
+            part.thresholds = tuple(float(level.quantile(1 - share)) for level in levels)
+
+
+@pytest.fixture
+def network(config_of) -> Callable[[str], VideoModel]:
+    """A recipe's network, narrow, with random weights."""
+
+    def build(name: str) -> VideoModel:
+        torch.manual_seed(0)
+        return build_network(*config_of(name, *NARROW)).eval()
+
+    return build
+
+
+#: Recipe -> most launches per frame and most waits per window of ``FRAMES``.
+CEILINGS = {
+    "hq_ytvis/vmt_R50_released": (260, 73),
+    "hq_ytvis/vmt_R50": (500, 440),
+    "hq_ytvis/refinevis_R50": (50, 0),
+}
+
+
+@pytest.mark.parametrize("name", CEILINGS)
+def test_a_window_stays_below_the_ceilings(name: str, network) -> None:
+    model, clip = network(name), window(FRAMES)
+    at_node_share(model, clip)
+    model.predict({"image": clip})
+    with DeviceCounts() as counts:
+        model.predict({"image": clip})
+    launches, waits = CEILINGS[name]
+    per_frame = counts.launches.total() / FRAMES
+    assert 0.8 * launches < per_frame <= launches, counts.launches.most_common(20)
+    assert counts.waits.total() <= waits, counts.waits
+
+
+def test_masks_of_a_video_stay_below_the_ceilings(tiny) -> None:
+    model = tiny("quick/vmt_tiny_released", "TEST.FRAME_CHUNK", str(FRAMES))
+    frames = list(moving_shapes(FRAMES, (64, 96), 0).frames)
+    predictor = VideoPredictor(model, PredictorOptions(min_size=64, frame_chunk=FRAMES))
+    with DeviceCounts() as network_alone:
+        model.predict({"image": torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)})
+    with DeviceCounts() as counts:
+        results = list(predictor.stream(frames))
+    tracks = sum(len(result.tracks) for result in results) / FRAMES
+    assert tracks > 2
+    launches = (counts.launches.total() - network_alone.launches.total()) / FRAMES
+    assert launches <= 90, counts.launches - network_alone.launches
+    assert counts.waits.total() - network_alone.waits.total() <= 300, counts.waits
