@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 
 from fvcore.common.config import CfgNode
-from timm.layers.norm_act import FrozenBatchNormAct2d
 from torch import nn
-from torchvision.ops import FrozenBatchNorm2d
 
 from vmt.checkpoint.load import load_weights
 from vmt.checkpoint.zoo import ZOO
+from vmt.modeling.backbones.base import FROZEN_NORMS
 from vmt.modeling.meta_arch.build import architecture
 from vmt.modeling.video_model import ClipModel
 from vmt.utils.errors import ConfigError
@@ -61,7 +60,7 @@ def check_random_start(cfg: CfgNode, model: nn.Module) -> None:
     Raises:
         ConfigError: naming what would be random, and where to get weights.
     """
-    fixed = [f"{name}." for name, part in model.named_modules() if _is_frozen_norm(part)]
+    fixed = [f"{name}." for name, part in model.named_modules() if isinstance(part, FROZEN_NORMS)]
     fixed += [name for name, value in model.named_parameters() if not value.requires_grad]
     fixed = [name for name in fixed if not _declared_new(cfg, name)]
     from_imagenet = cfg.MODEL.BACKBONE.PRETRAINED
@@ -85,10 +84,6 @@ def check_random_start(cfg: CfgNode, model: nn.Module) -> None:
 
 def _declared_new(cfg: CfgNode, name: str) -> bool:
     return name.startswith(tuple(cfg.MODEL.NEW_PARAMETERS))
-
-
-def _is_frozen_norm(part: nn.Module) -> bool:
-    return isinstance(part, FrozenBatchNorm2d | FrozenBatchNormAct2d)
 
 
 def _where(cfg: CfgNode, model: nn.Module) -> str:

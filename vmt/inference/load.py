@@ -15,6 +15,7 @@ from vmt.config.find import find_config
 from vmt.config.node import load_config
 from vmt.data.labels import resolve_label_space
 from vmt.inference.pretrained import find_pretrained
+from vmt.modeling.backbones.folding import fold_frozen_norms
 from vmt.modeling.meta_arch.build import architecture, build_model, build_network
 from vmt.modeling.video_model import Segmenter, VideoModel
 from vmt.structures.labels import LabelSpace
@@ -57,6 +58,7 @@ def model_from_config(
         logger.warning(
             "MODEL.WEIGHTS is empty: the network has random weights, its masks mean nothing."
         )
+    fold_frozen_norms(model)
     return model.to(device or resolve_device(cfg.MODEL.DEVICE)).eval()
 
 

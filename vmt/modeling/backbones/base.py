@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import torch
 from timm.layers import freeze_batch_norm_2d
+from timm.layers.norm_act import FrozenBatchNormAct2d
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+#: Norms with a fixed scale and shift, as ``freeze_batch_norm`` makes them.
+FROZEN_NORMS = (FrozenBatchNorm2d, FrozenBatchNormAct2d)
 
 
 class Backbone(nn.Module):
