@@ -9,7 +9,7 @@ OUTPUT ?= demo_output
 BUNDLE ?= output/gpu_bundle
 D2PYTHON ?= $(BIN)/python
 
-.PHONY: install demo test test-fast test-cuda gpu-bundle test-detectron2 lint docs bench bench-long doctor wheels clean
+.PHONY: install demo test test-fast test-cuda gpu-bundle test-detectron2 lint docs bench bench-long doctor wheels test-wheels clean
 
 install: $(VENV)/.installed
 
@@ -68,6 +68,10 @@ doctor: install
 wheels: install
 	$(BIN)/python -m pip install -q -c constraints.txt -e ./cocoapi_hq -e ".[release]"
 	$(BIN)/python tools/make_wheels.py
+
+# puts them into an empty environment, all else from the package index, and works there
+test-wheels: wheels
+	VMT_DIST=dist OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/tools/test_make_wheels.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info cocoapi_hq/*.egg-info

@@ -21,9 +21,10 @@ kernel = Extension(
 )
 
 setup(
+    script_name="setup.py",  # build tools say their own; the script that is named is no module
     packages=["cocoapi_hq", *(f"cocoapi_hq.{room}" for room in ROOMS)],
     package_dir={"cocoapi_hq": "."},
-    package_data={"cocoapi_hq": ["py.typed", "csrc/*.cpp"]},
+    package_data={"cocoapi_hq": ["py.typed"]},
     ext_modules=[] if PURE or not (HERE / SOURCE).is_file() else [kernel],
     options={} if PURE else {"bdist_wheel": {"py_limited_api": "cp310"}},
 )

@@ -21,7 +21,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from vmt.utils.console import exit_with, one_line_errors
@@ -34,13 +34,21 @@ PROJECTS = {"cocoapi_hq": REPO / "cocoapi_hq", "vmt_vis": REPO}
 PURE = "VMT_PURE"
 
 
-def make_wheels(output: Path, *, isolated: bool = True) -> list[Path]:
-    """Build all files.
+def make_wheels(
+    output: Path,
+    names: Iterable[str] = tuple(PROJECTS),
+    *,
+    isolated: bool = True,
+    kernels: bool = True,
+) -> list[Path]:
+    """Build the files of distributions.
 
     Args:
         output: folder; files of an earlier build in it are removed.
+        names: of ``PROJECTS``.
         isolated: fetch the build tools into an environment of their own, as pip does; False takes
             those that are installed here.
+        kernels: on Linux on x86-64, the wheel with kernels too.
 
     Returns:
         The files.
@@ -50,14 +58,14 @@ def make_wheels(output: Path, *, isolated: bool = True) -> list[Path]:
     """
     output.mkdir(parents=True, exist_ok=True)
     made: list[Path] = []
-    for name, folder in PROJECTS.items():
+    for name in names:
         for old in output.glob(f"{name}-*"):
             old.unlink()
-        made += _project(name, folder, output, isolated)
+        made += _project(PROJECTS[name], output, isolated, kernels)
     return made
 
 
-def _project(name: str, folder: Path, output: Path, isolated: bool) -> list[Path]:
+def _project(folder: Path, output: Path, isolated: bool, kernels: bool) -> list[Path]:
     with tempfile.TemporaryDirectory() as place:
         scratch = Path(place)
         source = _build("--sdist", folder, output, isolated)
@@ -66,7 +74,7 @@ def _project(name: str, folder: Path, output: Path, isolated: bool) -> list[Path
         unpacked = scratch / source.name.removesuffix(".tar.gz")
         made = [source, _build("--wheel", unpacked, output, isolated, {PURE: "1"})]
         shutil.rmtree(unpacked / "build", ignore_errors=True)
-        if sys.platform == "linux" and platform.machine() == "x86_64":
+        if kernels and sys.platform == "linux" and platform.machine() == "x86_64":
             wheel = _build("--wheel", unpacked, scratch / "linux", isolated)
             if not any(file.endswith(".so") for file in zipfile.ZipFile(wheel).namelist()):
                 raise OutputError(f"{wheel.name}: has no kernel; install a C++17 compiler.")
