@@ -51,7 +51,9 @@ Inputs = tuple[Tensor, Tensor, Tensor]
 def env(step: Step) -> None:
     """What ``vmt doctor`` says, and ceilings of this card: memory, L2, atomics, tensor cores."""
     facts = examine()
-    broken = [f"{fact.name}: {fact.value}" for fact in facts if fact.state == "broken"]
+    # bundles lack packages on purpose, and a step that needs one says so
+    bad = [fact for fact in facts if fact.state == "broken" and fact.group != "packages"]
+    broken = [f"{fact.name}: {fact.value}" for fact in bad]
     step.put(doctor=[f"{f.state} {f.name}: {f.value}" for f in facts], card=_card())
     device, n = step.device, step.size(8192, 64)
     source = torch.empty(step.size(1 << 30, 1 << 12), dtype=torch.uint8, device=device)

@@ -25,12 +25,10 @@ from vmt.utils.console import exit_with, one_line_errors
 from vmt.utils.errors import ConfigError, OutputError
 
 REPO = Path(__file__).resolve().parents[1]
-#: Requirements that machines with torch and timm lack; without their own requirements.
-BINARY = ("av", "pycocotools", "matplotlib")
-PURE = (
-    *("fvcore", "iopath", "yacs", "portalocker", "termcolor", "tabulate", "tqdm"),
-    *("cycler", "pyparsing", "python-dateutil", "six"),
-)
+#: Requirements that machines with torch and timm lack; without their own requirements. matplotlib
+#: would be a sixth of the whole for a font: labels have Pillow's without it.
+BINARY = ("av", "pycocotools")
+PURE = ("fvcore", "iopath", "yacs", "portalocker", "termcolor", "tabulate", "tqdm")
 LIMIT_MB = 60
 #: What the machine runs. The wheels come without their requirements, so its own torch stays.
 RUN = r"""#!/usr/bin/env bash

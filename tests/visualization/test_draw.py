@@ -1,5 +1,6 @@
 """What an overlay must show, and what it must leave alone."""
 
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from cocoapi_hq.io import rle
 from cocoapi_hq.io.rle import Rle
+from vmt.visualization import draw
 from vmt.visualization.colors import track_color
 from vmt.visualization.draw import OverlayStyle, draw_tracks
 
@@ -85,8 +87,16 @@ def test_tags_stay_inside_and_apart() -> None:
     assert all(badge.sum() > 30 for badge in badges)
 
 
-def test_text_is_readable_on_any_background() -> None:
-    """White on black, wherever the tag lies."""
+@pytest.mark.parametrize("matplotlib", [True, False])
+def test_text_is_readable_on_any_background(
+    matplotlib: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """White on black, wherever the tag lies, in matplotlib's font or in Pillow's."""
+    if not matplotlib:
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for name in ("_font", "_tag"):  # not those of earlier tests
+        monkeypatch.setattr(draw, name, getattr(draw, name).__wrapped__)
+    assert draw._font(15).getname()[0] == ("DejaVu Sans" if matplotlib else "Aileron")
     for value in (0, 128, 255):
         frame = np.full((240, 320, 3), value, np.uint8)
         tracks = [track(disc((240, 320), 120, 160, 40))]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Protocol
 
 import cv2
-import matplotlib
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
@@ -196,8 +195,13 @@ def _overlaps(box: tuple[int, int, int, int], others: Sequence[tuple[int, int, i
 
 @lru_cache(maxsize=16)
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"
-    return ImageFont.truetype(str(path), size)
+    try:
+        from matplotlib import get_data_path
+    except ImportError:  # bundles of tools/make_gpu_bundle.py have no room for it
+        font = ImageFont.load_default(size)
+        assert isinstance(font, ImageFont.FreeTypeFont), "Pillow's wheels have FreeType"
+        return font
+    return ImageFont.truetype(str(Path(get_data_path()) / "fonts/ttf/DejaVuSans-Bold.ttf"), size)
 
 
 @lru_cache(maxsize=512)
