@@ -13,7 +13,7 @@ import torch
 from tests.ops.deform_attn_cases import CPU_BACKENDS, make_case, needs_cpu_kernel
 from tests.ops.reference_deform_attn import loop_ms_deform_attn
 from vmt.ops import ms_deform_attn
-from vmt.ops.deform_attn import cpu, describe_backend, ms_deform_attn_reference, op
+from vmt.ops.deform_attn import backends, cpu, describe_backend, ms_deform_attn_reference
 from vmt.utils.errors import OpError
 
 ISA_LEVELS = ["baseline", "avx2", "avx512"]
@@ -96,7 +96,9 @@ def test_gradcheck(backend: str) -> None:
 def test_opcheck(backend: str, dtype: torch.dtype) -> None:
     case = make_case(batch=1, queries=3, dtype=dtype)
     value, locations, weights = case.leaves()
-    torch.library.opcheck(op._forward_op, (value, case.flat_shapes, locations, weights, backend))
+    torch.library.opcheck(
+        torch.ops.vmt.ms_deform_attn.default, (value, case.flat_shapes, locations, weights, backend)
+    )
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
@@ -325,13 +327,13 @@ def test_operator_called_by_its_own_name_checks_sizes() -> None:
 
 def test_environment_forces_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     case = make_case(dtype=torch.float32)
-    monkeypatch.setenv(op.BACKEND_VARIABLE, "reference")
+    monkeypatch.setenv(backends.BACKEND_VARIABLE, "reference")
     assert describe_backend().active == {"cpu": "reference", "cuda": "reference"}
     assert describe_backend().forced == "reference"
-    monkeypatch.setenv(op.BACKEND_VARIABLE, "cuda")
+    monkeypatch.setenv(backends.BACKEND_VARIABLE, "cuda")
     with pytest.raises(OpError, match="VMT_DEFORM_ATTN=cuda cannot read tensors on cpu"):
         ms_deform_attn(case.value, case.spatial_shapes, case.locations, case.weights)
-    monkeypatch.setenv(op.BACKEND_VARIABLE, "fast")
+    monkeypatch.setenv(backends.BACKEND_VARIABLE, "fast")
     with pytest.raises(OpError, match="VMT_DEFORM_ATTN=fast names no back end"):
         ms_deform_attn(case.value, case.spatial_shapes, case.locations, case.weights)
 
@@ -340,15 +342,15 @@ def test_missing_library_falls_back_with_one_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     case = make_case(dtype=torch.float32)
-    monkeypatch.delenv(op.BACKEND_VARIABLE, raising=False)
+    monkeypatch.delenv(backends.BACKEND_VARIABLE, raising=False)
     monkeypatch.setattr(cpu, "LIBRARY_MODULE", "vmt.ops.deform_attn._absent")
     cpu._load.cache_clear()
-    op._warn_about_fallback.cache_clear()
+    backends._warn_about_fallback.cache_clear()
     try:
         with caplog.at_level(logging.WARNING):
             for _ in range(3):
                 out = ms_deform_attn(case.value, case.spatial_shapes, case.locations, case.weights)
-        messages = [r.getMessage() for r in caplog.records if r.name == op.__name__]
+        messages = [r.getMessage() for r in caplog.records if r.name == backends.__name__]
         assert len(messages) == 1
         assert "install a C++17 compiler" in messages[0]
         expected = ms_deform_attn_reference(
@@ -364,12 +366,12 @@ def test_missing_library_falls_back_with_one_warning(
         assert report.cpu_isa is None
     finally:
         cpu._load.cache_clear()
-        op._warn_about_fallback.cache_clear()
+        backends._warn_about_fallback.cache_clear()
 
 
 @needs_cpu_kernel
 def test_report_names_the_cpu_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(op.BACKEND_VARIABLE, raising=False)
+    monkeypatch.delenv(backends.BACKEND_VARIABLE, raising=False)
     report = describe_backend()
     assert report.backends["cpu"].available
     assert report.active["cpu"] == "cpu"

@@ -1,10 +1,10 @@
 """The CUDA kernels: compiled for every architecture, run lane by lane on the CPU, and on a GPU."""
 
-import ctypes
+import contextlib
 import logging
 import os
-import sys
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -12,156 +12,111 @@ from typing import Any
 import pytest
 import torch
 
-from tests.ops.deform_attn_cases import Case, make_case, needs_cpu_kernel
-from vmt.ops import ms_deform_attn
-from vmt.ops.deform_attn import cpu, cuda, ms_deform_attn_reference, warm_up
+from tests.conftest import REPO, load_module
+from tests.ops.deform_attn_cases import (
+    assert_near,
+    cast,
+    fused_reference_results,
+    make_case,
+    make_fused_case,
+    reference_results,
+)
+from vmt.ops import fused_ms_deform_attn, ms_deform_attn
+from vmt.ops.deform_attn import cuda, nvrtc, warm_up
 from vmt.utils.errors import OpError
 
 ARCHITECTURES = [75, 80, 86, 89, 90, 100, 120]
 F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
 # Between them: every type, one lane, idle lanes, several packs per lane, the width of the model.
 SPECS = [
-    cuda.ProgramSpec(F32, F32, 32),
-    cuda.ProgramSpec(BF16, F32, 32),
-    cuda.ProgramSpec(F16, F32, 32),
-    cuda.ProgramSpec(BF16, BF16, 32),
-    cuda.ProgramSpec(F16, F16, 6),
-    cuda.ProgramSpec(F64, F64, 1),
-    cuda.ProgramSpec(F32, F32, 160),
+    nvrtc.ProgramSpec(F32, F32, 32),
+    nvrtc.ProgramSpec(BF16, F32, 32),
+    nvrtc.ProgramSpec(F16, F32, 32),
+    nvrtc.ProgramSpec(BF16, BF16, 32),
+    nvrtc.ProgramSpec(F16, F16, 6),
+    nvrtc.ProgramSpec(F64, F64, 1),
+    nvrtc.ProgramSpec(F32, F32, 160),
+    nvrtc.ProgramSpec(F32, F32, 32, fused=True),
+    nvrtc.ProgramSpec(BF16, BF16, 32, fused=True),
+    nvrtc.ProgramSpec(F16, F32, 33, fused=True),
 ]
-EMULATED_TYPES = {(F32, F32): 0, (F64, F64): 1, (BF16, F32): 2, (BF16, BF16): 3}
-EMULATED_WIDTHS = [1, 4, 6, 32, 33, 160]
+MODEL_SPECS = [spec for spec in SPECS if spec.channels == 32]
+#: Architectures for which the odd widths are compiled as well.
+FULLY_TESTED = (75, 90, 120)
 
-NO_COMPILER = cuda.compiler_unavailable_reason()
+NO_COMPILER = nvrtc.compiler_unavailable_reason()
 needs_nvrtc = pytest.mark.skipif(NO_COMPILER is not None, reason=str(NO_COMPILER))
 needs_gpu = pytest.mark.skipif(
     cuda.unavailable_reason() is not None, reason=str(cuda.unavailable_reason())
 )
 
 
+@pytest.fixture(scope="module")
+def cubin() -> ModuleType:
+    """Reads registers and memory out of a cubin."""
+    return load_module(REPO / "benchmarks/gpu_cubin.py")
+
+
+#: Registers of a thread: blocks of 128 then fill a multiprocessor with 28 warps, tiled ones 24.
+MOST_REGISTERS = {cuda.FORWARD: 72, cuda.BACKWARD: 72, cuda.BACKWARD_TILED: 85}
+
+
 @needs_nvrtc
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_compiles_for_every_architecture(arch: int) -> None:
-    assert cuda.target_option(arch) == f"sm_{arch}"
-    for spec in SPECS:
-        code = cuda.compile_program(arch, spec)
-        assert code.startswith(b"\x7fELF")
-        for kernel in (b"vmt_deform_attn_forward", b"vmt_deform_attn_backward"):
-            assert kernel in code
+def test_compiles_for_every_architecture(arch: int, cubin: ModuleType) -> None:
+    """All but everything in registers, and shared memory that needs no leave."""
+    assert nvrtc.target_option(arch) == f"sm_{arch}"
+    for spec in SPECS if arch in FULLY_TESTED else MODEL_SPECS:
+        code = nvrtc.compile_program(arch, spec)
+        costs = cubin.kernel_costs(code)
+        assert set(costs) == {f"vmt_deform_attn_{name}" for name in cuda.BLOCKS}
+        for name, most in MOST_REGISTERS.items():
+            cost = costs[f"vmt_deform_attn_{name}"]
+            assert cost.instructions > 200, (spec, name, cost)
+            assert cost.shared_bytes <= 48 * 1024, (spec, name, cost)
+            if spec in MODEL_SPECS:
+                assert cost.local_bytes <= 16, (spec, name, cost)  # outside the loops, see below
+                assert 16 <= cost.registers <= most, (spec, name, cost)
+
+
+@needs_nvrtc
+def test_the_inner_loop_is_short(cubin: ModuleType) -> None:
+    """Instructions per sample and warp, which holds four or eight queries."""
+    if cubin.disassembler() is None:
+        pytest.skip("no nvdisasm")
+    for spec, most in ((SPECS[0], (36, 150, 330)), (SPECS[1], (88, 166, 330))):
+        loops = cubin.inner_loops(nvrtc.compile_program(90, spec))
+        for name, limit in zip(cuda.BLOCKS, most, strict=True):
+            loop = loops[f"vmt_deform_attn_{name}"]
+            assert loop.instructions / loop.samples <= limit, (spec, name, loop)
+            assert not {"LDL", "STL"} & set(loop.by_name)
+        forward = loops["vmt_deform_attn_forward"]
+        assert forward.by_name["FFMA"] / forward.samples == (16 if spec == SPECS[0] else 32)
 
 
 @needs_nvrtc
 def test_unknown_newer_architecture_gets_portable_code() -> None:
-    assert cuda.target_option(990).startswith("compute_")
-    assert b".entry vmt_deform_attn_forward" in cuda.compile_program(990, SPECS[0])
+    assert nvrtc.target_option(990).startswith("compute_")
+    assert b".entry vmt_deform_attn_forward" in nvrtc.compile_program(990, SPECS[0])
 
 
 @needs_nvrtc
 def test_too_old_architecture_is_an_error() -> None:
     with pytest.raises(OpError, match=r"this GPU is 20; install .* or set VMT_DEFORM_ATTN"):
-        cuda.target_option(20)
+        nvrtc.target_option(20)
 
 
 @needs_nvrtc
 def test_compiler_log_reaches_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = cuda._sources() | {cuda.PROGRAM_SOURCE: b"__global__ void kernel() { nonsense; }"}
-    monkeypatch.setattr(cuda, "_sources", lambda: broken)
+    broken = nvrtc._sources() | {nvrtc.PROGRAM_SOURCE: b"__global__ void kernel() { nonsense; }"}
+    monkeypatch.setattr(nvrtc, "_sources", lambda: broken)
     with pytest.raises(OpError, match='identifier "nonsense" is undefined'):
-        cuda.compile_program(90, SPECS[0])
-
-
-def emulate(case: Case, *, backward: bool) -> tuple[torch.Tensor, ...]:
-    """Run a GPU kernel on the CPU through the argument block that a launch would get."""
-    library = cpu.library()
-    channels = case.value.shape[3]
-    accumulator = F64 if case.value.dtype == F64 else F32
-    out = torch.full_like(case.grad_out, 7.0)
-    grads = (
-        torch.zeros_like(case.value, dtype=accumulator),
-        torch.full_like(case.locations, 7.0),
-        torch.full_like(case.weights, 7.0),
-    )
-    problem = cuda.make_problem(
-        case.value,
-        case.flat_shapes,
-        case.locations,
-        case.weights,
-        out=out,
-        grad_out=case.grad_out,
-        grad_value=grads[0],
-        grad_locations=grads[1],
-        grad_attention=grads[2],
-    )
-    status = library.vmt_deform_attn_emulate(
-        ctypes.byref(problem),
-        EMULATED_TYPES[case.value.dtype, case.locations.dtype],
-        channels,
-        int(backward),
-    )
-    assert status == 0
-    return grads if backward else (out,)
-
-
-def cast(case: Case, value_type: torch.dtype, param_type: torch.dtype) -> Case:
-    half = case.to(value_type)
-    params = case.to(param_type)
-    return Case(half.value, case.spatial_shapes, params.locations, params.weights, half.grad_out)
-
-
-def reference_results(case: Case) -> tuple[torch.Tensor, ...]:
-    """Return output and gradients in the accumulator type, from the same rounded inputs."""
-    exact = case.to(F64 if case.value.dtype == F64 else F32)
-    leaves = exact.leaves()
-    out = ms_deform_attn_reference(leaves[0], exact.spatial_shapes, *leaves[1:])
-    return (out.detach(), *torch.autograd.grad(out, leaves, exact.grad_out))
-
-
-def assert_near(actual: torch.Tensor, expected: torch.Tensor) -> None:
-    """Compare relative to the largest entry, by what the type of ``actual`` can hold."""
-    tolerance = {F64: 1e-12, F32: 1e-5, F16: 2e-3, BF16: 1.6e-2}[actual.dtype]
-    scale = max(1.0, float(expected.abs().max()))
-    torch.testing.assert_close(actual.to(expected), expected, atol=tolerance * scale, rtol=0)
-
-
-@needs_cpu_kernel
-@pytest.mark.parametrize("channels", EMULATED_WIDTHS)
-@pytest.mark.parametrize("types", list(EMULATED_TYPES))
-def test_gpu_arithmetic_on_the_cpu(types: tuple[torch.dtype, torch.dtype], channels: int) -> None:
-    # Nine points on two levels: more samples than one chunk holds.
-    case = cast(make_case(channels=channels, points=9, queries=5), *types)
-    case.locations[0, 1, 0, 0, 0, 0] = float("nan")
-    case.locations[0, 1, 0, 1, 1, 1] = float("inf")
-    case.locations[1, 2, 1, 0, 2] = 1e30
-    expected = reference_results(case)
-    actual = emulate(case, backward=False) + emulate(case, backward=True)
-    for one, other in zip(actual, expected, strict=True):
-        assert_near(one, other)
-
-
-@needs_cpu_kernel
-def test_gpu_arithmetic_does_not_read_a_broken_corner_for_a_sample_outside() -> None:
-    case = make_case(channels=32, dtype=F32)
-    case.value[:, 0] = float("nan")
-    case.locations[:] = -2.0
-    for result in emulate(case, backward=False) + emulate(case, backward=True):
-        assert (result == 0).all()
-
-
-@needs_cpu_kernel
-@pytest.mark.parametrize("channels", EMULATED_WIDTHS)
-@pytest.mark.parametrize("value_type", [F64, F32, BF16])
-@pytest.mark.parametrize("backward", [False, True])
-def test_grid_covers_every_group(value_type: torch.dtype, channels: int, backward: bool) -> None:
-    library = cpu.library()
-    types = EMULATED_TYPES[value_type, F64 if value_type == F64 else F32]
-    expected = library.vmt_deform_attn_groups_per_warp(types, channels, int(backward))
-    actual = cuda.groups_per_block(value_type, channels, backward=backward)
-    assert actual == expected * cuda.BLOCK_WARPS
+        nvrtc.compile_program(90, SPECS[0])
 
 
 def test_too_many_levels_is_an_error() -> None:
     case = make_case(spatial_shapes=((1, 1),) * (cuda.MAX_LEVELS + 1), dtype=F32)
-    with pytest.raises(OpError, match=r"33 levels with 33 tokens; .* at most 32 levels"):
+    with pytest.raises(OpError, match=r"33 levels with .*; .* at most 32 levels"):
         cuda.make_problem(case.value, case.flat_shapes, case.locations, case.weights)
 
 
@@ -170,6 +125,7 @@ class FakeDriver:
 
     def __init__(self, context: int = 0) -> None:
         self.context, self.calls = context, []  # type: int, list[tuple[Any, ...]]
+        self.on_launch: Callable[[], object] = lambda: None
 
     def __getattr__(self, name: str) -> Any:
         answers = {
@@ -182,6 +138,8 @@ class FakeDriver:
 
         def call(*args: Any) -> Any:
             self.calls.append((name, *args))
+            if name == "cuLaunchKernel":
+                self.on_launch()
             if name == "cuCtxSetCurrent":
                 self.context = args[0]
             return args[0] if name == "CUstream" else answers[name]
@@ -195,27 +153,54 @@ class FakeDriver:
 @pytest.fixture
 def launch_on(monkeypatch: pytest.MonkeyPatch):
     """Launches the forward kernel through a fake driver."""
+    loaded = cuda.Kernel("kernel", threads=128, queries=16)
+    devices: list[int] = [3]
 
-    def on(driver: FakeDriver, spec: cuda.ProgramSpec = SPECS[0], capturing: bool = False) -> None:
-        bindings = ModuleType("cuda.bindings")
-        bindings.driver = driver  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "cuda", ModuleType("cuda"))
-        monkeypatch.setitem(sys.modules, "cuda.bindings", bindings)
-        monkeypatch.setattr(cuda, "_kernel", lambda *args: "kernel")
-        monkeypatch.setattr(torch.cuda, "device", lambda device: threading.Lock())
+    @contextlib.contextmanager
+    def device(index: int) -> Iterator[None]:
+        devices.append(index)
+        yield
+        devices.pop()
+
+    def on(driver: FakeDriver, spec: nvrtc.ProgramSpec = SPECS[0], capturing: bool = False) -> None:
+        monkeypatch.setattr(cuda, "_driver", lambda: driver)
+        monkeypatch.setattr(cuda, "_load_kernel", lambda *args: loaded)
+        monkeypatch.setattr(torch.cuda, "device", device)
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: devices[-1])
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
         monkeypatch.setattr(
             torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=5)
         )
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
-        case = make_case(channels=spec.channels, dtype=F32)
+        case = make_case(batch=5, queries=33, channels=spec.channels, dtype=F32)
         problem = cuda.make_problem(case.value, case.flat_shapes, case.locations, case.weights)
-        cuda._launch("forward", spec, problem, torch.device("cuda", 3))
+        cuda._launch("forward", spec, problem, torch.device("cuda", on.index))
 
-    monkeypatch.setattr(cuda, "_ran", set())
+    on.index = 3
+    on.devices = devices
+    monkeypatch.setattr(cuda, "_ran", {})
     cuda._primary_context.cache_clear()
     yield on
     cuda._primary_context.cache_clear()
+
+
+def test_the_grid_and_the_stream(launch_on) -> None:
+    """Five images of three heads, 33 queries in blocks of 16, and torch's stream."""
+    driver = FakeDriver(context=12)
+    launch_on(driver)
+    (launch,) = (call for call in driver.calls if call[0] == "cuLaunchKernel")
+    assert launch[1:9] == ("kernel", 5 * 3 * 3, 1, 1, 128, 1, 1, 0)
+    assert launch[9] == 5
+
+
+def test_a_tensor_of_another_device_makes_it_current(launch_on) -> None:
+    launch_on.index = 1
+    entered: list[int] = []
+    driver = FakeDriver(context=12)
+    driver.on_launch = lambda: entered.append(launch_on.devices[-1])
+    launch_on(driver)
+    assert entered == [1]
+    assert launch_on.devices == [3]
 
 
 def test_a_thread_without_a_context_gets_that_of_the_device(launch_on) -> None:
@@ -248,7 +233,7 @@ def test_a_kernel_that_never_ran_cannot_be_captured(launch_on) -> None:
         launch_on(driver, SPECS[1], capturing=True)
 
 
-def test_warm_up_runs_both_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warm_up_runs_every_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     launched = []
     monkeypatch.setattr(cuda, "_launch", lambda *args: launched.append(args[:2]))
     torch.use_deterministic_algorithms(True)
@@ -256,34 +241,46 @@ def test_warm_up_runs_both_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
         warm_up("cpu", 32, BF16, F32)
     finally:
         torch.use_deterministic_algorithms(False)
-    spec = cuda.ProgramSpec(BF16, F32, 32)
-    assert launched == [("forward", spec), ("backward", spec)]
+    names = ["forward", "backward", "backward_tiled"]
+    specs = [
+        nvrtc.ProgramSpec(BF16, F32, 32),
+        nvrtc.ProgramSpec(BF16, F32, 32, fused=True),
+        nvrtc.ProgramSpec(BF16, BF16, 32, fused=True),
+    ]
+    assert launched == [(name, spec) for spec in specs for name in names]
 
 
 def test_deterministic_algorithms_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "_launch", lambda *args: None)
     case = make_case(channels=32, dtype=F32)
     args = (case.grad_out, case.value, case.flat_shapes, case.locations, case.weights)
+    fused = make_fused_case(channels=32, dtype=F32)
+    fused_args = (fused.grad_out, fused.value, fused.flat_shapes, *fused.tensors[1:])
+    backwards = [lambda: cuda.backward(*args), lambda: cuda.fused_backward(*fused_args, True)]
     try:
         torch.use_deterministic_algorithms(True)
-        with pytest.raises(OpError, match="a sum in no fixed order"):
-            cuda.backward(*args)
+        for backward in backwards:
+            with pytest.raises(OpError, match="a sum in no fixed order"):
+                backward()
         cuda.forward(*args[1:])
+        cuda.fused_forward(*fused_args[1:])
         torch.use_deterministic_algorithms(True, warn_only=True)
-        with pytest.warns(UserWarning, match="a sum in no fixed order"):
-            cuda.backward(*args)
+        for backward in backwards:
+            with pytest.warns(UserWarning, match="a sum in no fixed order"):
+                backward()
     finally:
         torch.use_deterministic_algorithms(False)
-    cuda.backward(*args)
+    for backward in backwards:
+        backward()
 
 
 def test_bindings_of_another_cuda_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent() -> None:
         raise RuntimeError("libnvrtc.so.13: not found")
 
-    monkeypatch.setattr(cuda, "nvrtc_version", absent)
+    monkeypatch.setattr(nvrtc, "nvrtc_version", absent)
     monkeypatch.setattr(torch.version, "cuda", "12.8")
-    reason = cuda.compiler_unavailable_reason()
+    reason = nvrtc.compiler_unavailable_reason()
     assert reason is not None
     assert "libnvrtc.so.13: not found" in reason
     assert "pip install 'cuda-bindings==12.*'" in reason
@@ -291,7 +288,7 @@ def test_bindings_of_another_cuda_are_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(cuda.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(nvrtc.CACHE_VARIABLE, str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
@@ -300,11 +297,11 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Replace the compiler by one that counts, and return the architectures it was asked for."""
     calls: list[int] = []
 
-    def compile_program(arch: int, spec: cuda.ProgramSpec) -> bytes:
+    def compile_program(arch: int, spec: nvrtc.ProgramSpec) -> bytes:
         calls.append(arch)
         return b"program for " + str((arch, spec)).encode()
 
-    monkeypatch.setattr(cuda, "compile_program", compile_program)
+    monkeypatch.setattr(nvrtc, "compile_program", compile_program)
     return calls
 
 
@@ -314,8 +311,8 @@ def test_cache_keeps_one_program_per_architecture_and_spec(
 ) -> None:
     for _ in range(2):
         for arch in (80, 90):
-            assert cuda.load_program(arch, SPECS[0]).startswith(b"program for " + b"(%d" % arch)
-    cuda.load_program(90, SPECS[1])
+            assert nvrtc.load_program(arch, SPECS[0]).startswith(b"program for " + b"(%d" % arch)
+    nvrtc.load_program(90, SPECS[1])
     assert compiled == [80, 90, 90]
     files = [path for path in cache.rglob("*") if path.is_file()]
     assert len(files) == 3
@@ -326,10 +323,10 @@ def test_cache_keeps_one_program_per_architecture_and_spec(
 def test_cache_key_follows_sources(
     cache: Path, compiled: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cuda.load_program(90, SPECS[0])
-    changed = cuda._sources() | {"bilinear.h": b"// another text\n"}
-    monkeypatch.setattr(cuda, "_sources", lambda: changed)
-    cuda.load_program(90, SPECS[0])
+    nvrtc.load_program(90, SPECS[0])
+    changed = nvrtc._sources() | {"bilinear.h": b"// another text\n"}
+    monkeypatch.setattr(nvrtc, "_sources", lambda: changed)
+    nvrtc.load_program(90, SPECS[0])
     assert compiled == [90, 90]
 
 
@@ -338,13 +335,13 @@ def test_cache_key_follows_sources(
 def test_damaged_cache_file_is_replaced(
     cache: Path, compiled: list[int], caplog: pytest.LogCaptureFixture, damage: bytes | None
 ) -> None:
-    code = cuda.load_program(90, SPECS[0])
-    path = cuda.program_path(90, SPECS[0])
+    code = nvrtc.load_program(90, SPECS[0])
+    path = nvrtc.program_path(90, SPECS[0])
     path.write_bytes(path.read_bytes()[:-3] + b"xyz" if damage is None else damage)
     with caplog.at_level(logging.WARNING):
-        assert cuda.load_program(90, SPECS[0]) == code
+        assert nvrtc.load_program(90, SPECS[0]) == code
     assert "is damaged" in caplog.text
-    assert cuda.load_program(90, SPECS[0]) == code
+    assert nvrtc.load_program(90, SPECS[0]) == code
     assert len(compiled) == 2
 
 
@@ -357,10 +354,10 @@ def test_unwritable_cache_is_no_error(
 ) -> None:
     blocker = tmp_path / "file"
     blocker.write_text("a file where the folder should be")
-    monkeypatch.setenv(cuda.CACHE_VARIABLE, str(blocker))
+    monkeypatch.setenv(nvrtc.CACHE_VARIABLE, str(blocker))
     with caplog.at_level(logging.WARNING):
-        assert cuda.load_program(90, SPECS[0]).startswith(b"program for")
-    assert f"Set {cuda.CACHE_VARIABLE} to a writable folder" in caplog.text
+        assert nvrtc.load_program(90, SPECS[0]).startswith(b"program for")
+    assert f"Set {nvrtc.CACHE_VARIABLE} to a writable folder" in caplog.text
 
 
 @needs_nvrtc
@@ -371,16 +368,16 @@ def test_failed_write_leaves_nothing_behind(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    assert cuda.load_program(90, SPECS[0]).startswith(b"program for")
+    assert nvrtc.load_program(90, SPECS[0]).startswith(b"program for")
     assert not [path for path in cache.rglob("*") if path.is_file()]
 
 
 def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv(cuda.CACHE_VARIABLE, str(tmp_path))
-    assert cuda.cache_dir() == tmp_path
-    monkeypatch.delenv(cuda.CACHE_VARIABLE)
+    monkeypatch.setenv(nvrtc.CACHE_VARIABLE, str(tmp_path))
+    assert nvrtc.cache_dir() == tmp_path
+    monkeypatch.delenv(nvrtc.CACHE_VARIABLE)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert cuda.cache_dir() == tmp_path / ".cache" / "vmt"
+    assert nvrtc.cache_dir() == tmp_path / ".cache" / "vmt"
 
 
 @pytest.mark.cuda
@@ -400,6 +397,41 @@ def test_gpu_matches_reference(types: tuple[torch.dtype, torch.dtype], channels:
     grads = torch.autograd.grad(out, leaves, case.grad_out.cuda())
     for one, other in zip((out.detach(), *grads), expected, strict=True):
         assert_near(one.cpu(), other)
+
+
+@pytest.mark.cuda
+@needs_gpu
+@pytest.mark.parametrize("axes", [2, 4])
+@pytest.mark.parametrize("channels", [1, 6, 32, 33, 64, 160])
+@pytest.mark.parametrize("types", [(F64, F64), (F32, F32), (F16, F32), (BF16, BF16)])
+def test_gpu_fused_matches_reference(
+    types: tuple[torch.dtype, torch.dtype], channels: int, axes: int
+) -> None:
+    case = make_fused_case(axes=axes, channels=channels, points=9, queries=300)
+    case = case.cast(*types, F64 if types[0] == F64 else F32)
+    case.offsets[0, 1, 0, 0, 0, 0] = float("nan")
+    expected = fused_reference_results(case)
+    leaves = case.to("cuda").leaves()
+    out = fused_ms_deform_attn(leaves[0], case.spatial_shapes, *leaves[1:], backend="cuda")
+    grads = torch.autograd.grad(out, leaves, case.grad_out.cuda())
+    for one, other in zip((out.detach(), *grads), expected, strict=True):
+        assert_near(one.cpu(), other, more=4.0)
+
+
+@pytest.mark.cuda
+@needs_gpu
+@pytest.mark.parametrize("types", [(F32, F32), (BF16, F32)])
+def test_gpu_sums_of_a_block_are_those_of_single_samples(
+    types: tuple[torch.dtype, torch.dtype],
+) -> None:
+    """As many queries as tokens: the tiled kernel against the plain one."""
+    case = cast(make_case(channels=32, points=4, queries=1030, heads=2,
+                          spatial_shapes=((25, 40), (5, 6))), *types).to("cuda")  # fmt: skip
+    case = cast(case, *types)
+    args = (case.grad_out, case.value, case.flat_shapes, case.locations, case.weights)
+    assert cuda.backward_kernel(case.value, 1030) == cuda.BACKWARD_TILED
+    for one, other in zip(cuda._backward(cuda.BACKWARD, *args), cuda.backward(*args), strict=True):
+        assert_near(one, other.to(F32 if one.dtype == F32 else one.dtype))
 
 
 @pytest.mark.cuda
@@ -477,7 +509,7 @@ def test_gpu_capture_and_replay(monkeypatch: pytest.MonkeyPatch) -> None:
     case = make_case(channels=32, dtype=F32).to("cuda")
     arguments = (case.value, case.spatial_shapes, case.locations, case.weights)
     expected = ms_deform_attn(*arguments, backend="cuda")
-    monkeypatch.setattr(cuda, "_ran", set())
+    monkeypatch.setattr(cuda, "_ran", {})
     with pytest.raises(OpError, match="has not run"), torch.cuda.graph(torch.cuda.CUDAGraph()):
         ms_deform_attn(*arguments, backend="cuda")
     warm_up("cuda", 32, F32, F32)

@@ -10,11 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.ops.deform_attn_cases import CPU_BACKENDS, Case, make_case, needs_cpu_kernel
+from tests.ops.deform_attn_cases import (
+    CPU_BACKENDS,
+    Case,
+    make_case,
+    make_fused_case,
+    needs_cpu_kernel,
+)
 from tests.ops.reference_deform_attn import loop_ms_deform_attn
-from vmt.ops import ms_deform_attn
-from vmt.ops.deform_attn import cpu, cuda, op, reference
-from vmt.ops.deform_attn.op import BACKEND_VARIABLE, describe_backend
+from vmt.ops import fused_ms_deform_attn, ms_deform_attn
+from vmt.ops.deform_attn import backends, cpu, cuda, reference
+from vmt.ops.deform_attn.backends import BACKEND_VARIABLE, describe_backend
 from vmt.utils.errors import OpError
 
 F64, F32, F16, BF16 = torch.float64, torch.float32, torch.float16, torch.bfloat16
@@ -126,11 +132,19 @@ class Spy:
         self.calls.append("backward")
         return reference.backward(*args)
 
+    def fused_forward(self, *args: Any) -> Tensor:
+        self.calls.append("fused_forward")
+        return reference.fused_forward(*args)
+
+    def fused_backward(self, *args: Any) -> Any:
+        self.calls.append("fused_backward")
+        return reference.fused_backward(*args)
+
 
 @pytest.fixture
 def spies(monkeypatch: pytest.MonkeyPatch) -> dict[str, Spy]:
     found = {name: Spy() for name in ("reference", "cpu", "cuda")}
-    monkeypatch.setattr(op, "BACKENDS", found)
+    monkeypatch.setattr(backends, "BACKENDS", found)
     monkeypatch.delenv(BACKEND_VARIABLE, raising=False)
     return found
 
@@ -162,8 +176,13 @@ def test_forward_and_backward_take_the_same_back_end(
     ms_deform_attn(
         value, case.spatial_shapes, locations, weights, backend=argument
     ).sum().backward()
+    fused = make_fused_case()
+    fused_ms_deform_attn(
+        fused.leaves()[0], case.spatial_shapes, *fused.leaves()[1:], backend=argument
+    ).sum().backward()
     calls = {name: spy.calls for name, spy in spies.items()}
-    assert calls == {"reference": [], "cpu": [], "cuda": []} | {taken: BOTH}
+    expected = [*BOTH, *(f"fused_{name}" for name in BOTH)]
+    assert calls == {"reference": [], "cpu": [], "cuda": []} | {taken: expected}
 
 
 @pytest.mark.parametrize("way", ["argument", "variable"])
@@ -188,13 +207,13 @@ def test_a_forced_back_end_that_is_missing_says_why(
     monkeypatch.setattr(spies["cpu"], "unavailable_reason", lambda: "no compiler")
     with pytest.raises(OpError, match="not available: no compiler"):
         call(make_case(), "cpu")
-    op._warn_about_fallback.cache_clear()
+    backends._warn_about_fallback.cache_clear()
     call(make_case(), "auto")
     assert spies["reference"].calls == ["forward"]
 
 
 def test_the_report_names_what_runs(spies: dict[str, Spy], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(op.cpu, "isa_level", lambda: "avx2")
+    monkeypatch.setattr(backends.cpu, "isa_level", lambda: "avx2")
     report = describe_backend()
     assert report.active == {"cpu": "cpu", "cuda": "cuda"}
     assert report.forced is None
@@ -223,7 +242,7 @@ def test_gradients_have_the_types_of_their_inputs(
     backend: str, value: torch.dtype, parameters: torch.dtype
 ) -> None:
     case = make_case(dtype=F32)
-    module = op.BACKENDS[backend]
+    module = backends.BACKENDS[backend]
     grads = module.backward(case.grad_out.to(value), case.value.to(value), case.flat_shapes,
                             case.locations.to(parameters), case.weights.to(parameters))  # fmt: skip
     assert [g.dtype for g in grads] == [value, parameters, parameters]
@@ -234,7 +253,7 @@ def test_gradients_have_the_types_of_their_inputs(
 def test_each_back_end_takes_tensors_that_lie_anyhow(backend: str) -> None:
     """Called as the operator calls it, with transposed and cut tensors."""
     case = make_case()
-    module = op.BACKENDS[backend]
+    module = backends.BACKENDS[backend]
     value = torch.stack([case.value, case.value], 1).transpose(2, 3).contiguous()
     value = value.transpose(2, 3)[:, 0]
     locations = case.locations.flip(-1).contiguous().flip(-1).transpose(1, 2).contiguous()
@@ -256,7 +275,7 @@ def test_each_back_end_takes_tensors_that_lie_anyhow(backend: str) -> None:
 def test_gradients_are_slopes(backend: str) -> None:
     """Central differences of the loops, of some entries of every input."""
     case = make_case(queries=2, channels=2)
-    grads = op.BACKENDS[backend].backward(case.grad_out, case.value, case.flat_shapes,
+    grads = backends.BACKENDS[backend].backward(case.grad_out, case.value, case.flat_shapes,
                                           case.locations, case.weights)  # fmt: skip
     step = 1e-6
     generator = torch.Generator().manual_seed(1)
@@ -358,18 +377,56 @@ def test_the_gpu_reads_aligned_memory() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "channels", "backward", "groups"),
+    ("dtype", "channels", "kernel", "queries"),
     [
         # 4 warps of 32 lanes; 16 bytes per lane: 4 fp32 values, 8 of fp16, 4 where sums are fp32
-        (F32, 32, False, 128 // 8),
-        (F16, 32, False, 128 // 4),
-        (F16, 32, True, 128 // 8),
-        (F64, 32, False, 128 // 16),
-        (F32, 6, False, 128 // 4),
-        (F32, 1, False, 128),
-        (F32, 33, False, 128 // 32),
-        (F16, 64, True, 128 // 16),
+        (F32, 32, cuda.FORWARD, 128 // 8),
+        (F16, 32, cuda.FORWARD, 128 // 4),
+        (F16, 32, cuda.BACKWARD, 128 // 8),
+        (F64, 32, cuda.FORWARD, 128 // 16),
+        (F32, 6, cuda.FORWARD, 128 // 4),
+        (F32, 1, cuda.FORWARD, 128),
+        (F32, 33, cuda.FORWARD, 128 // 32),
+        (F16, 64, cuda.BACKWARD, 128 // 16),
+        (F32, 32, cuda.BACKWARD_TILED, 4 * 256 // 8),
     ],
 )
-def test_groups_of_a_block(dtype: Any, channels: int, backward: bool, groups: int) -> None:
-    assert cuda.groups_per_block(dtype, channels, backward=backward) == groups
+def test_queries_of_a_block(dtype: Any, channels: int, kernel: str, queries: int) -> None:
+    assert cuda.queries_per_block(dtype, channels, kernel) == queries
+
+
+def test_images_too_large_for_offsets_of_32_bits_are_refused() -> None:
+    """2^31 numbers of one image are one too many; how many images there are does not matter."""
+    most = torch.empty(5, 2**21, 32, 32, device="meta")
+    case = make_case(dtype=F32)
+    with pytest.raises(OpError, match=r"S\*M\*D = 2147483648; .* at most .* 2147483647 numbers"):
+        cuda.make_problem(most, [2**11, 2**10], case.locations, case.weights)
+    cuda.make_problem(most[:, 1:], [2**21 - 1, 1], case.locations, case.weights)
+
+
+@pytest.mark.parametrize("expanded", [False, True])
+def test_the_argument_of_the_fused_gpu_kernels(expanded: bool) -> None:
+    case = make_fused_case(axes=4, dtype=F32)
+    if expanded:
+        case.reference = case.reference[:1].expand_as(case.reference)
+    value = case.value.bfloat16()
+    params = cuda._fused_parameters(value, case.offsets.half(), case.logits, case.reference)
+    assert [t.dtype for t in params] == [F32] * 3
+    problem = cuda.make_problem(value, case.flat_shapes, *params[:2], reference=params[2])
+    assert problem.reference == params[2].data_ptr()
+    assert problem.reference_axes == 4
+    assert problem.reference_step == (0 if expanded else 7 * 2 * 4)
+    torch.testing.assert_close(params[2], case.reference)
+
+
+@pytest.mark.parametrize(
+    ("value", "logits", "taken"),
+    [(BF16, BF16, BF16), (BF16, F32, F32), (BF16, F16, F32), (F32, BF16, F32), (F64, F64, F64)],
+)
+def test_gpu_logits_have_the_type_of_value_or_sums(value: Any, logits: Any, taken: Any) -> None:
+    case = make_fused_case(dtype=F64 if value == F64 else F32)
+    places, given, points = cuda._fused_parameters(
+        case.value.to(value), case.offsets, case.logits.to(logits), case.reference
+    )
+    assert given.dtype == taken
+    assert places.dtype == points.dtype == (F64 if value == F64 else F32)

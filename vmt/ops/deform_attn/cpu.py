@@ -15,7 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vmt.ops.deform_attn.reference import compute_dtype
+from vmt.ops.deform_attn.places import (
+    composed_backward,
+    composed_forward,
+    compute_dtype,
+    place_gradients,
+)
 from vmt.utils.errors import OpError
 
 LIBRARY_MODULE = "vmt.ops.deform_attn._kernel"
@@ -119,10 +124,21 @@ def _check(status: int) -> None:
         raise OpError(f"ms_deform_attn: {STATUS_MESSAGES[status]}.")
 
 
-def _sizes(value: Tensor, locations: Tensor) -> ctypes.Array[ctypes.c_int64]:
+def _sizes(
+    value: Tensor, locations: Tensor, reference: Tensor | None = None
+) -> ctypes.Array[ctypes.c_int64]:
     batch, tokens, heads, channels = value.shape
     _, queries, _, levels, points, _ = locations.shape
-    return _integers([batch, tokens, heads, channels, queries, levels, points])
+    sizes = [batch, tokens, heads, channels, queries, levels, points]
+    if reference is not None:
+        sizes += [reference.shape[3], levels * queries * reference.shape[3]]
+    return _integers(sizes)
+
+
+@functools.cache
+def has_fused() -> bool:
+    """Whether the library has the fused kernels; one built from older sources has not."""
+    return hasattr(library(), "vmt_deform_attn_fused_forward_f32")
 
 
 def forward(
@@ -154,6 +170,48 @@ def forward(
     out = torch.empty((batch, locations.shape[1], heads * channels), dtype=compute)
     status = _entry("forward", compute)(
         _sizes(value, locations),
+        _integers(spatial_shapes),
+        *_pointers(*inputs, out),
+        torch.get_num_threads(),
+        ISA_NUMBERS[isa],
+    )
+    _check(status)
+    return out.to(value.dtype)
+
+
+def fused_forward(
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    offsets: Tensor,
+    logits: Tensor,
+    reference: Tensor,
+    *,
+    isa: str = "auto",
+) -> Tensor:
+    """Compute ``fused_ms_deform_attn`` on torch's number of CPU threads; arguments already checked.
+
+    Args:
+        value: (B, S, M, D).
+        spatial_shapes: H_0, W_0, H_1, W_1, ... of the L levels.
+        offsets: (B, Q, M, L, K, 2).
+        logits: (B, Q, M, L, K).
+        reference: (B, Q, L, 2 or 4).
+        isa: see ``forward``.
+
+    Returns:
+        (B, Q, M*D) in the type of ``value``.
+
+    Raises:
+        OpError: the library is missing or lacks ``isa`` on this processor.
+    """
+    if not has_fused():
+        return composed_forward(forward, value, spatial_shapes, offsets, logits, reference)
+    compute = compute_dtype(value.dtype)
+    inputs = [t.to(compute).contiguous() for t in (value, offsets, logits, reference)]
+    batch, _, heads, channels = value.shape
+    out = torch.empty((batch, offsets.shape[1], heads * channels), dtype=compute)
+    status = _entry("fused_forward", compute)(
+        _sizes(value, offsets, reference),
         _integers(spatial_shapes),
         *_pointers(*inputs, out),
         torch.get_num_threads(),
@@ -207,3 +265,53 @@ def backward(
         grads[1].to(locations.dtype),
         grads[2].to(weights.dtype),
     )
+
+
+def fused_backward(
+    grad_out: Tensor,
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    offsets: Tensor,
+    logits: Tensor,
+    reference: Tensor,
+    reference_grad: bool,
+    *,
+    isa: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of ``value``, ``offsets``, ``logits`` and ``reference``.
+
+    The same bits whatever the number of threads, as ``backward``.
+
+    Args:
+        grad_out: (B, Q, M*D).
+        value: (B, S, M, D).
+        spatial_shapes: H_0, W_0, H_1, W_1, ... of the L levels.
+        offsets: (B, Q, M, L, K, 2).
+        logits: (B, Q, M, L, K).
+        reference: (B, Q, L, 2 or 4).
+        reference_grad: False: the last gradient is not needed, and empty.
+        isa: see ``forward``.
+
+    Returns:
+        Four tensors, each of the shape and type of its input.
+
+    Raises:
+        OpError: the library is missing or lacks ``isa`` on this processor.
+    """
+    if not has_fused():
+        return composed_backward(
+            backward, grad_out, value, spatial_shapes, offsets, logits, reference, reference_grad
+        )
+    compute = compute_dtype(value.dtype)
+    inputs = [t.to(compute).contiguous() for t in (grad_out, value, offsets, logits, reference)]
+    grads = [torch.empty(tensor.shape, dtype=compute) for tensor in inputs[1:4]]
+    status = _entry("fused_backward", compute)(
+        _sizes(value, offsets, reference),
+        _integers(spatial_shapes),
+        *_pointers(*inputs, *grads),
+        torch.get_num_threads(),
+        ISA_NUMBERS[isa],
+    )
+    _check(status)
+    places = place_gradients(grads[1], spatial_shapes, offsets, reference, reference_grad)
+    return grads[0].to(value.dtype), places[0], grads[2].to(logits.dtype), places[1]

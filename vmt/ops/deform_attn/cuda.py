@@ -1,97 +1,63 @@
-"""Multi-scale deformable attention on NVIDIA GPUs: NVRTC compiles the kernels, we launch them.
+"""Multi-scale deformable attention on NVIDIA GPUs: fills the kernels' argument and launches them.
 
-The sources lie in ``csrc``; NVRTC comes with torch's CUDA wheels and is called through NVIDIA's
-``cuda-bindings``, imported only here and only when needed. One program serves one combination of
-value type, parameter type and head width. Programs are kept in memory and, per GPU architecture,
-in a folder on disk (``cache_dir``).
+``nvrtc.py`` compiles the kernels at first use. The driver is called through NVIDIA's
+``cuda-bindings``, imported only when needed.
 """
 
 import ctypes
 import functools
-import hashlib
-import importlib.resources
-import logging
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from vmt.ops.deform_attn.reference import compute_dtype
-from vmt.utils.atomic import AtomicFile, make_folder
-from vmt.utils.cache import CACHE_VARIABLE, cache_dir
-from vmt.utils.errors import OpError, OutputError
+from vmt.ops.deform_attn import nvrtc
+from vmt.ops.deform_attn.nvrtc import ProgramSpec
+from vmt.ops.deform_attn.places import compute_dtype, place_gradients
+from vmt.utils.errors import OpError
 
-logger = logging.getLogger(__name__)
-
-CACHE_MAGIC = b"VMT-CUDA-1\n"
-DIGEST_BYTES = hashlib.sha256().digest_size
-
-PROGRAM_SOURCE = "deform_attn.cu"
-HEADERS = ("bilinear.h", "gpu_kernel.h")
-BLOCK_WARPS = 4
 WARP_LANES = 32
 MAX_GRID_BLOCKS = 2**31 - 1
-MAX_LEVELS = 32  # kMaxLevels in csrc/gpu_kernel.h
-VECTOR_BYTES = 16  # kVectorBytes in csrc/gpu_kernel.h; the alignment that every tensor needs
-MAX_TOKENS = 2**31 - 1
+MAX_LEVELS = 32  # kMaxLevels in csrc/gpu_inputs.h
+VECTOR_BYTES = 16  # kVectorBytes in csrc/gpu_memory.h; the alignment that every tensor needs
+MAX_OFFSET = 2**31 - 1  # offsets inside one image's value are ints
+#: Widest heads whose sums fit into shared memory; kTiledChannels in csrc/gpu_kernel.h.
+TILED_CHANNELS = 64
 # The oldest architecture with every instruction in use; NVRTC 13 starts here as well.
 MIN_ARCH = 75
 
-DEVICE_TYPES = {
-    torch.float32: "float",
-    torch.float64: "double",
-    torch.float16: "Half",
-    torch.bfloat16: "BFloat16",
-}
+FORWARD, BACKWARD, BACKWARD_TILED = "forward", "backward", "backward_tiled"
+#: Warps of a block and rounds of queries that it walks, by kernel; see csrc/gpu_kernel.h.
+BLOCKS = {FORWARD: (4, 1), BACKWARD: (4, 1), BACKWARD_TILED: (8, 4)}
 
 
 class Problem(ctypes.Structure):
-    """Argument of both kernels, laid out as ``Problem`` in csrc/gpu_kernel.h."""
+    """Argument of all kernels, laid out as ``Problem`` in csrc/gpu_inputs.h."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("value", "locations", "attention", "out")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("value", "locations", "attention", "reference", "out")
+        ),
         *(
             (name, ctypes.c_void_p)
             for name in ("grad_out", "grad_value", "grad_locations", "grad_attention")
         ),
-        *((name, ctypes.c_longlong) for name in ("batch", "tokens", "heads", "queries")),
-        *((name, ctypes.c_int) for name in ("levels", "points")),
+        *((name, ctypes.c_longlong) for name in ("batch", "queries", "reference_step")),
+        *(
+            (name, ctypes.c_int)
+            for name in ("tokens", "heads", "levels", "points", "reference_axes")
+        ),
         *((name, ctypes.c_int * MAX_LEVELS) for name in ("height", "width", "start")),
     )
 
 
-@dataclass(frozen=True)
-class ProgramSpec:
-    """What one compiled program is specialised for.
-
-    Attributes:
-        value_type: key of DEVICE_TYPES, of ``value`` and the output.
-        param_type: key of DEVICE_TYPES, of the locations and weights.
-        channels: D, channels of one head.
-    """
-
-    value_type: torch.dtype
-    param_type: torch.dtype
-    channels: int
-
-    def macros(self) -> list[str]:
-        """Return the compiler options that specialise the source."""
-        return [
-            f"-DVMT_VALUE_TYPE={DEVICE_TYPES[self.value_type]}",
-            f"-DVMT_PARAM_TYPE={DEVICE_TYPES[self.param_type]}",
-            f"-DVMT_HEAD_CHANNELS={self.channels}",
-            f"-DVMT_BLOCK_WARPS={BLOCK_WARPS}",
-        ]
-
-
-def groups_per_block(value_type: torch.dtype, channels: int, *, backward: bool) -> int:
-    """Return how many (batch, query, head) one block serves: ``Spread`` of csrc/gpu_kernel.h."""
+def queries_per_block(value_type: torch.dtype, channels: int, kernel: str) -> int:
+    """Return how many queries one block serves: ``queries_per_tile`` of csrc/gpu_kernel.h."""
     widest = VECTOR_BYTES // value_type.itemsize
-    if backward:
+    if kernel != FORWARD:
         widest = min(widest, VECTOR_BYTES // compute_dtype(value_type).itemsize)
     vec = 1
     while 2 * vec <= widest and channels % (2 * vec) == 0:
@@ -99,29 +65,23 @@ def groups_per_block(value_type: torch.dtype, channels: int, *, backward: bool) 
     lanes = 1
     while lanes < channels // vec and lanes < WARP_LANES:
         lanes *= 2
-    return BLOCK_WARPS * WARP_LANES // lanes
+    warps, rounds = BLOCKS[kernel]
+    return warps * WARP_LANES // lanes * rounds
 
 
-def _bindings_for_torch() -> str:
-    version = torch.version.cuda
-    major = "X" if version is None else version.split(".")[0]
-    return f"`pip install 'cuda-bindings=={major}.*'` for CUDA {version}"
+def backward_kernel(value: Tensor, queries: int) -> str:
+    """Return the kernel for a gradient.
 
+    The tiled one adds up in shared memory what neighbouring queries send to the same tokens. That
+    pays where queries are the tokens, which read around themselves; those of a decoder lie anyhow.
 
-def compiler_unavailable_reason() -> str | None:
-    """Return None where NVRTC can compile (no GPU needed), otherwise why not and what to do."""
-    try:
-        nvrtc_version()
-    except ImportError as error:
-        return (
-            f"the Python package cuda-bindings is missing ({error}); `pip install 'vmt-vis[cuda]'`"
-        )
-    except (OSError, RuntimeError) as error:
-        return (
-            f"NVRTC cannot be loaded ({error}); it comes with the CUDA build of torch, and the "
-            f"major version of cuda-bindings must be that of torch's CUDA: {_bindings_for_torch()}"
-        )
-    return None
+    Args:
+        value: (B, S, M, D).
+        queries: Q.
+    """
+    _, tokens, _, channels = value.shape
+    fits = channels <= TILED_CHANNELS and value.dtype != torch.float64
+    return BACKWARD_TILED if fits and queries >= tokens else BACKWARD
 
 
 @functools.cache
@@ -134,156 +94,14 @@ def unavailable_reason() -> str | None:
     major, minor = torch.cuda.get_device_capability()
     if 10 * major + minor < MIN_ARCH:
         return f"the GPU has compute capability {major}.{minor}, 7.5 is needed"
-    return compiler_unavailable_reason()
-
-
-def _check_nvrtc(result: Any, action: str) -> None:
-    if int(result) != 0:
-        raise OpError(f"ms_deform_attn: NVRTC failed to {action}: {result.name}.")
+    return nvrtc.compiler_unavailable_reason()
 
 
 @functools.cache
-def nvrtc_version() -> tuple[int, int]:
-    """Return (major, minor) of the compiler.
+def _driver() -> Any:
+    from cuda.bindings import driver
 
-    Raises:
-        ImportError: cuda-bindings is not installed.
-        RuntimeError: the NVRTC library is not found.
-    """
-    from cuda.bindings import nvrtc
-
-    result, major, minor = nvrtc.nvrtcVersion()
-    _check_nvrtc(result, "report its version")
-    return major, minor
-
-
-@functools.cache
-def target_option(arch: int) -> str:
-    """Return the option that compiles for ``arch``, for instance 'sm_90'.
-
-    A GPU newer than NVRTC gets portable code ('compute_..') that its driver finishes.
-
-    Raises:
-        OpError: the GPU is older than every architecture NVRTC knows.
-    """
-    from cuda.bindings import nvrtc
-
-    result, known = nvrtc.nvrtcGetSupportedArchs()
-    _check_nvrtc(result, "list its architectures")
-    if arch in known:
-        return f"sm_{arch}"
-    older = [number for number in known if number < arch]
-    if not older:
-        version = ".".join(map(str, nvrtc_version()))
-        raise OpError(
-            f"ms_deform_attn: NVRTC {version} compiles for {min(known)} and newer, this GPU is "
-            f"{arch}; install the torch build of an older CUDA, or set VMT_DEFORM_ATTN=reference."
-        )
-    return f"compute_{max(older)}"
-
-
-@functools.cache
-def _sources() -> dict[str, bytes]:
-    folder = importlib.resources.files("vmt.ops.deform_attn") / "csrc"
-    return {name: (folder / name).read_bytes() for name in (PROGRAM_SOURCE, *HEADERS)}
-
-
-def _options(arch: int, spec: ProgramSpec) -> list[str]:
-    return [f"--gpu-architecture={target_option(arch)}", "--std=c++17", *spec.macros()]
-
-
-def compile_program(arch: int, spec: ProgramSpec) -> bytes:
-    """Compile both kernels for one architecture; needs no GPU.
-
-    Args:
-        arch: compute capability without its point, 90 for 9.0.
-        spec: types and head width.
-
-    Returns:
-        A cubin, or PTX text where NVRTC does not know ``arch``.
-
-    Raises:
-        OpError: the compiler refuses; the message holds its log.
-    """
-    from cuda.bindings import nvrtc
-
-    sources = _sources()
-    result, program = nvrtc.nvrtcCreateProgram(
-        sources[PROGRAM_SOURCE],
-        PROGRAM_SOURCE.encode(),
-        len(HEADERS),
-        [sources[name] for name in HEADERS],
-        [name.encode() for name in HEADERS],
-    )
-    _check_nvrtc(result, "take the source")
-    try:
-        options = [option.encode() for option in _options(arch, spec)]
-        (result,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
-        if int(result) != 0:
-            _, size = nvrtc.nvrtcGetProgramLogSize(program)
-            log = bytearray(size)
-            nvrtc.nvrtcGetProgramLog(program, log)
-            text = bytes(log).rstrip(b"\0").decode(errors="replace")
-            raise OpError(f"ms_deform_attn: NVRTC cannot compile {spec} for sm_{arch}:\n{text}")
-        portable = target_option(arch).startswith("compute_")
-        get_size = nvrtc.nvrtcGetPTXSize if portable else nvrtc.nvrtcGetCUBINSize
-        get_code = nvrtc.nvrtcGetPTX if portable else nvrtc.nvrtcGetCUBIN
-        result, size = get_size(program)
-        _check_nvrtc(result, "return the program")
-        code = bytearray(size)
-        (result,) = get_code(program, code)
-        _check_nvrtc(result, "return the program")
-        return bytes(code)
-    finally:
-        nvrtc.nvrtcDestroyProgram(program)
-
-
-def program_path(arch: int, spec: ProgramSpec) -> Path:
-    """Return the cache file: its name holds architecture, sources, options and compiler version."""
-    digest = hashlib.sha256()
-    for name, source in sorted(_sources().items()):
-        digest.update(f"{name}:{len(source)}\n".encode() + source)
-    digest.update(repr((_options(arch, spec), nvrtc_version())).encode())
-    return cache_dir() / "deform_attn" / f"sm_{arch}-{digest.hexdigest()[:32]}.bin"
-
-
-def read_cached(path: Path) -> bytes | None:
-    """Return the program in ``path``, or None where there is none or it is damaged."""
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return None
-    header = len(CACHE_MAGIC) + DIGEST_BYTES
-    code = content[header:]
-    if content[:header] != CACHE_MAGIC + hashlib.sha256(code).digest():
-        logger.warning("%s is damaged; the kernel is compiled again.", path)
-        return None
-    return code
-
-
-def write_cached(path: Path, code: bytes) -> None:
-    """Write the program so that a reader sees all of it or nothing; a full disk is no error."""
-    try:
-        make_folder(path.parent)
-        with AtomicFile(path, shared=True) as file:
-            file.write(CACHE_MAGIC + hashlib.sha256(code).digest() + code)
-    except OutputError as error:
-        logger.warning(
-            "%s The kernel is compiled again in the next process. Set %s to a writable folder.",
-            error,
-            CACHE_VARIABLE,
-        )
-
-
-def load_program(arch: int, spec: ProgramSpec) -> bytes:
-    """Return the compiled program, from disk where it is there, and keep it there otherwise."""
-    path = program_path(arch, spec)
-    code = read_cached(path)
-    if code is None:
-        logger.info("Compiling the CUDA kernels of ms_deform_attn: %s for sm_%d.", spec, arch)
-        code = compile_program(arch, spec)
-        write_cached(path, code)
-    return code
+    return driver
 
 
 def _check_driver(result: Any, action: str) -> None:
@@ -294,59 +112,80 @@ def _check_driver(result: Any, action: str) -> None:
 @functools.cache
 def _primary_context(device_index: int) -> Any:
     """The context of a device that the runtime, and with it torch, uses; kept to the end."""
-    from cuda.bindings import driver
-
-    result, device = driver.cuDeviceGet(device_index)
+    result, device = _driver().cuDeviceGet(device_index)
     _check_driver(result, f"find device {device_index}")
-    result, context = driver.cuDevicePrimaryCtxRetain(device)
+    result, context = _driver().cuDevicePrimaryCtxRetain(device)
     _check_driver(result, f"open device {device_index}")
     return context
 
 
-def _ensure_context(device: torch.device) -> None:
+def _ensure_context(device_index: int) -> None:
     """Give this thread a context where it has none.
 
     ``torch.cuda.device`` makes none current where the index is the current one already, so a
     thread whose first work is a launch of ours would launch into nothing.
     """
-    from cuda.bindings import driver
-
+    driver = _driver()
     result, current = driver.cuCtxGetCurrent()
     _check_driver(result, "name the context")
     if not int(current):
-        (result,) = driver.cuCtxSetCurrent(_primary_context(device.index))
+        (result,) = driver.cuCtxSetCurrent(_primary_context(device_index))
         _check_driver(result, "set the context")
 
 
-#: (device, program, direction) of kernels that ran: loaded by the driver, too, fit for a capture.
-_ran: set[tuple[int | None, ProgramSpec, str]] = set()
+class Kernel(NamedTuple):
+    """A loaded kernel, fit for every device of its architecture.
 
+    Attributes:
+        function: handle.
+        threads: of a block.
+        queries: of a block.
+    """
 
-def _check_capture(direction: str, spec: ProgramSpec, device: torch.device) -> None:
-    if (device.index, spec, direction) in _ran or not torch.cuda.is_current_stream_capturing():
-        return
-    raise OpError(
-        f"ms_deform_attn: the {direction} kernel of {spec} has not run on {device} yet, and a CUDA "
-        "graph is being captured, in which nothing can be compiled or loaded; run the same once "
-        "before, or call vmt.ops.deform_attn.warm_up."
-    )
+    function: Any
+    threads: int
+    queries: int
 
 
 @functools.cache
-def _kernel(arch: int, spec: ProgramSpec, direction: str) -> Any:
-    """Return the handle of one kernel, fit for every device of ``arch``."""
-    from cuda.bindings import driver
-
-    result, library = driver.cuLibraryLoadData(load_program(arch, spec), [], [], 0, [], [], 0)
+def _library(arch: int, spec: ProgramSpec) -> Any:
+    driver = _driver()
+    result, library = driver.cuLibraryLoadData(nvrtc.load_program(arch, spec), [], [], 0, [], [], 0)
     if int(result) != 0:
         # The file passed its check sum, yet this driver does not take it: compile once more.
-        code = compile_program(arch, spec)
+        code = nvrtc.compile_program(arch, spec)
         result, library = driver.cuLibraryLoadData(code, [], [], 0, [], [], 0)
         _check_driver(result, "load the kernels")
-        write_cached(program_path(arch, spec), code)
-    result, kernel = driver.cuLibraryGetKernel(library, f"vmt_deform_attn_{direction}".encode())
+        nvrtc.write_cached(nvrtc.program_path(arch, spec), code)
+    return library
+
+
+def _load_kernel(arch: int, spec: ProgramSpec, name: str) -> Kernel:
+    driver = _driver()
+    result, found = driver.cuLibraryGetKernel(
+        _library(arch, spec), f"vmt_deform_attn_{name}".encode()
+    )
     _check_driver(result, "find the kernel")
-    return driver.CUfunction(int(kernel))
+    return Kernel(
+        function=driver.CUfunction(int(found)),
+        threads=BLOCKS[name][0] * WARP_LANES,
+        queries=queries_per_block(spec.value_type, spec.channels, name),
+    )
+
+
+#: (device, program, kernel) -> those that ran: loaded by the driver, too, fit for a capture.
+_ran: dict[tuple[int, ProgramSpec, str], Kernel] = {}
+
+
+def _new_kernel(device_index: int, spec: ProgramSpec, name: str) -> Kernel:
+    if torch.cuda.is_current_stream_capturing():
+        raise OpError(
+            f"ms_deform_attn: the {name} kernel of {spec} has not run on cuda:{device_index} yet, "
+            "and a CUDA graph is being captured, in which nothing can be compiled or loaded; run "
+            "the same once before, or call vmt.ops.deform_attn.warm_up."
+        )
+    major, minor = torch.cuda.get_device_capability(device_index)
+    return _load_kernel(10 * major + minor, spec, name)
 
 
 def make_problem(
@@ -361,35 +200,41 @@ def make_problem(
     Args:
         value: (B, S, M, D), contiguous like all others.
         spatial_shapes: H_0, W_0, H_1, W_1, ... of the L levels.
-        locations: (B, Q, M, L, K, 2).
-        weights: (B, Q, M, L, K).
+        locations: (B, Q, M, L, K, 2); of a fused kernel offsets.
+        weights: (B, Q, M, L, K); of a fused kernel logits.
         **pointers: the remaining tensors of ``Problem`` by name.
 
     Returns:
         The argument.
 
     Raises:
-        OpError: there are more than MAX_LEVELS levels or MAX_TOKENS tokens.
+        OpError: there are more than MAX_LEVELS levels, or an image too large for offsets of 32
+            bits. How many images there are does not matter.
     """
-    batch, tokens, heads, _ = value.shape
+    batch, tokens, heads, channels = value.shape
     levels = len(spatial_shapes) // 2
-    if levels > MAX_LEVELS or tokens > MAX_TOKENS:
+    if levels > MAX_LEVELS or tokens * heads * channels > MAX_OFFSET:
         raise OpError(
-            f"ms_deform_attn: {levels} levels with {tokens} tokens; the CUDA kernels take at most "
-            f"{MAX_LEVELS} levels and {MAX_TOKENS} tokens. Use backend='reference'."
+            f"ms_deform_attn: {levels} levels with S*M*D = {tokens * heads * channels}; the CUDA "
+            f"kernels take at most {MAX_LEVELS} levels and {MAX_OFFSET} numbers of one image. Use "
+            "backend='reference'."
         )
     problem = Problem(
         value=value.data_ptr(),
         locations=locations.data_ptr(),
         attention=weights.data_ptr(),
         batch=batch,
+        queries=locations.shape[1],
         tokens=tokens,
         heads=heads,
-        queries=locations.shape[1],
         levels=levels,
         points=locations.shape[4],
         **{name: tensor.data_ptr() for name, tensor in pointers.items()},
     )
+    reference = pointers.get("reference")
+    if reference is not None:
+        problem.reference_axes = reference.shape[3]
+        problem.reference_step = reference.stride(0) if batch > 1 else 0
     start = 0
     for level in range(levels):
         height, width = spatial_shapes[2 * level : 2 * level + 2]
@@ -399,32 +244,37 @@ def make_problem(
     return problem
 
 
-def _launch(direction: str, spec: ProgramSpec, problem: Problem, device: torch.device) -> None:
+def _launch(name: str, spec: ProgramSpec, problem: Problem, device: torch.device) -> None:
     """Put one kernel on torch's current stream; does not wait for it."""
-    from cuda.bindings import driver
+    index = torch.cuda.current_device() if device.index is None else device.index
+    if index != torch.cuda.current_device():
+        with torch.cuda.device(index):
+            _launch_here(name, spec, problem, index)
+    else:
+        _launch_here(name, spec, problem, index)
 
-    with torch.cuda.device(device):
-        _check_capture(direction, spec, device)
-        _ensure_context(device)
-        major, minor = torch.cuda.get_device_capability(device)
-        kernel = _kernel(10 * major + minor, spec, direction)
-        groups = problem.batch * problem.queries * problem.heads
-        per_block = groups_per_block(
-            spec.value_type, spec.channels, backward=direction == "backward"
-        )
-        blocks = min(-(-groups // per_block), MAX_GRID_BLOCKS)
-        arguments = (ctypes.c_void_p * 1)(ctypes.addressof(problem))
-        (result,) = driver.cuLaunchKernel(
-            kernel,
-            *(blocks, 1, 1),
-            *(BLOCK_WARPS * WARP_LANES, 1, 1),
-            0,  # bytes of dynamic shared memory
-            driver.CUstream(torch.cuda.current_stream(device).cuda_stream),
-            ctypes.addressof(arguments),
-            0,  # no extra options
-        )
-    _check_driver(result, f"launch the {direction} kernel")
-    _ran.add((device.index, spec, direction))
+
+def _launch_here(name: str, spec: ProgramSpec, problem: Problem, index: int) -> None:
+    """``_launch`` on the current device."""
+    key = (index, spec, name)
+    known = _ran.get(key)
+    kernel = known or _new_kernel(index, spec, name)
+    _ensure_context(index)
+    driver = _driver()
+    tiles = problem.batch * problem.heads * -(-problem.queries // kernel.queries)
+    arguments = (ctypes.c_void_p * 1)(ctypes.addressof(problem))
+    (result,) = driver.cuLaunchKernel(
+        kernel.function,
+        *(min(tiles, MAX_GRID_BLOCKS), 1, 1),
+        *(kernel.threads, 1, 1),
+        0,  # bytes of dynamic shared memory
+        driver.CUstream(torch.cuda.current_stream(index).cuda_stream),
+        ctypes.addressof(arguments),
+        0,  # no extra options
+    )
+    _check_driver(result, f"launch the {name} kernel")
+    if known is None:
+        _ran[key] = kernel
 
 
 def _readable(tensor: Tensor) -> Tensor:
@@ -456,7 +306,7 @@ def forward(
         (B, Q, M*D) in the type of ``value``.
 
     Raises:
-        OpError: the kernels cannot be compiled or launched, or there are too many levels.
+        OpError: the kernels cannot be compiled or launched, or the sizes are too large for them.
     """
     batch, _, heads, channels = value.shape
     out = value.new_empty((batch, locations.shape[1], heads * channels))
@@ -465,8 +315,7 @@ def forward(
     value = _readable(value)
     locations, weights = _parameters(value, locations, weights)
     problem = make_problem(value, spatial_shapes, locations, weights, out=out)
-    spec = ProgramSpec(value.dtype, locations.dtype, channels)
-    _launch("forward", spec, problem, value.device)
+    _launch(FORWARD, ProgramSpec(value.dtype, locations.dtype, channels), problem, value.device)
     return out
 
 
@@ -507,62 +356,197 @@ def backward(
         Three tensors, each of the shape and type of its input.
 
     Raises:
-        OpError: the kernels cannot be compiled or launched, or there are too many levels, or
-            deterministic algorithms are asked for.
+        OpError: the kernels cannot be compiled or launched, or the sizes are too large for them,
+            or deterministic algorithms are asked for.
     """
     _check_deterministic()
-    return _backward(grad_out, value, spatial_shapes, locations, weights)
+    kernel = backward_kernel(value, locations.shape[1])
+    return _backward(kernel, grad_out, value, spatial_shapes, locations, weights)
 
 
 def _backward(
+    kernel: str,
     grad_out: Tensor,
     value: Tensor,
     spatial_shapes: Sequence[int],
     locations: Tensor,
     weights: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    channels = value.shape[3]
-    compute = compute_dtype(value.dtype)
     value = _readable(value)
     params = _parameters(value, locations, weights)
-    grad_value = value.new_zeros(value.shape, dtype=compute)
-    grad_locations, grad_weights = torch.zeros_like(params[0]), torch.zeros_like(params[1])
-    if grad_out.numel() > 0:
-        grad_out = _readable(grad_out.to(value.dtype))
-        problem = make_problem(
-            value,
-            spatial_shapes,
-            *params,
-            grad_out=grad_out,
-            grad_value=grad_value,
-            grad_locations=grad_locations,
-            grad_attention=grad_weights,
-        )
-        spec = ProgramSpec(value.dtype, params[0].dtype, channels)
-        _launch("backward", spec, problem, value.device)
+    grads = _launch_backward(
+        kernel, ProgramSpec(value.dtype, params[0].dtype, value.shape[3]), grad_out, value,
+        spatial_shapes, params, [torch.empty_like(x) for x in params],
+    )  # fmt: skip
     return (
-        grad_value.to(value.dtype),
-        grad_locations.to(locations.dtype),
-        grad_weights.to(weights.dtype),
+        grads[0].to(value.dtype),
+        grads[1].to(locations.dtype),
+        grads[2].to(weights.dtype),
     )
+
+
+def _launch_backward(
+    kernel: str,
+    spec: ProgramSpec,
+    grad_out: Tensor,
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    params: Sequence[Tensor],
+    param_grads: Sequence[Tensor],
+    **pointers: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Fill ``param_grads``, and return them behind the gradient of value, all in sums' type."""
+    grad_value = value.new_zeros(value.shape, dtype=compute_dtype(value.dtype))
+    if grad_out.numel() == 0:
+        return grad_value, param_grads[0].zero_(), param_grads[1].zero_()
+    grad_out = _readable(grad_out.to(value.dtype))
+    problem = make_problem(
+        value,
+        spatial_shapes,
+        *params,
+        grad_out=grad_out,
+        grad_value=grad_value,
+        grad_locations=param_grads[0],
+        grad_attention=param_grads[1],
+        **pointers,
+    )
+    _launch(kernel, spec, problem, value.device)
+    return grad_value, param_grads[0], param_grads[1]
+
+
+def _fused_parameters(
+    value: Tensor, offsets: Tensor, logits: Tensor, reference: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Offsets and reference points in the sums' type, logits in that or the type of ``value``."""
+    compute = compute_dtype(value.dtype)
+    if logits.dtype not in (compute, value.dtype):
+        logits = logits.to(compute)
+    reference = reference.to(compute)
+    if reference.stride(0) == 0:  # one row for all images: it is read where it lies
+        rows = _readable(reference[:1])
+        reference = rows.as_strided(reference.shape, (0, *rows.stride()[1:]))
+    else:
+        reference = _readable(reference)
+    return _readable(offsets.to(compute)), _readable(logits), reference
+
+
+def fused_forward(
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    offsets: Tensor,
+    logits: Tensor,
+    reference: Tensor,
+) -> Tensor:
+    """Compute ``fused_ms_deform_attn`` on torch's current stream; arguments already checked.
+
+    Args:
+        value: (B, S, M, D).
+        spatial_shapes: H_0, W_0, H_1, W_1, ... of the L levels.
+        offsets: (B, Q, M, L, K, 2).
+        logits: (B, Q, M, L, K).
+        reference: (B, Q, L, 2 or 4).
+
+    Returns:
+        (B, Q, M*D) in the type of ``value``.
+
+    Raises:
+        OpError: as ``forward``.
+    """
+    batch, _, heads, channels = value.shape
+    out = value.new_empty((batch, offsets.shape[1], heads * channels))
+    if out.numel() == 0:
+        return out
+    value = _readable(value)
+    offsets, logits, reference = _fused_parameters(value, offsets, logits, reference)
+    problem = make_problem(value, spatial_shapes, offsets, logits, out=out, reference=reference)
+    spec = ProgramSpec(value.dtype, logits.dtype, channels, fused=True)
+    _launch(FORWARD, spec, problem, value.device)
+    return out
+
+
+def fused_backward(
+    grad_out: Tensor,
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    offsets: Tensor,
+    logits: Tensor,
+    reference: Tensor,
+    reference_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of ``value``, ``offsets``, ``logits`` and ``reference``.
+
+    Args:
+        grad_out: (B, Q, M*D).
+        value: (B, S, M, D).
+        spatial_shapes: H_0, W_0, H_1, W_1, ... of the L levels.
+        offsets: (B, Q, M, L, K, 2).
+        logits: (B, Q, M, L, K).
+        reference: (B, Q, L, 2 or 4).
+        reference_grad: False: the last gradient is not needed, and empty.
+
+    Returns:
+        Four tensors, each of the shape and type of its input.
+
+    Raises:
+        OpError: as ``backward``.
+    """
+    _check_deterministic()
+    kernel = backward_kernel(value, offsets.shape[1])
+    return _fused_backward(
+        kernel, grad_out, value, spatial_shapes, offsets, logits, reference, reference_grad
+    )
+
+
+def _fused_backward(
+    kernel: str,
+    grad_out: Tensor,
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    offsets: Tensor,
+    logits: Tensor,
+    reference: Tensor,
+    reference_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    value = _readable(value)
+    *params, points = _fused_parameters(value, offsets, logits, reference)
+    spec = ProgramSpec(value.dtype, params[1].dtype, value.shape[3], fused=True)
+    compute = compute_dtype(value.dtype)
+    grads = _launch_backward(
+        kernel, spec, grad_out, value, spatial_shapes, params,
+        [torch.empty_like(x, dtype=compute) for x in params], reference=points,
+    )  # fmt: skip
+    grad_offsets, grad_reference = place_gradients(
+        grads[1], spatial_shapes, offsets, reference, reference_grad
+    )
+    return grads[0].to(value.dtype), grad_offsets, grads[2].to(logits.dtype), grad_reference
 
 
 def warm_up(
     device: torch.device | str, channels: int, value_type: torch.dtype, param_type: torch.dtype
 ) -> None:
-    """Compile, load and run both kernels once, so that a CUDA graph can be captured.
+    """Compile, load and run every kernel once, so that a CUDA graph can be captured.
 
     Args:
         device: a GPU.
         channels: D, channels of one head.
         value_type: of ``value``.
-        param_type: of locations and weights; float32 under autocast.
+        param_type: of locations and weights, or logits; float32 under autocast, where logits are
+            of the type of ``value``: those are warmed up as well.
 
     Raises:
         OpError: the kernels cannot be compiled or launched.
     """
     value = torch.zeros(1, 1, 1, channels, dtype=value_type, device=device)
-    locations = value.new_zeros((1, 1, 1, 1, 1, 2), dtype=param_type)
-    weights = locations[..., 0]
-    grad_out = forward(value, (1, 1), locations, weights)
-    _backward(grad_out, value, (1, 1), locations, weights)
+    places = value.new_zeros((1, 1, 1, 1, 1, 2), dtype=param_type)
+    weights = places[..., 0]
+    reference = places[:, :, 0, :, 0]
+    grad_out = forward(value, (1, 1), places, weights)
+    kernels = dict.fromkeys((BACKWARD, backward_kernel(value, 1)))
+    for kernel in kernels:
+        _backward(kernel, grad_out, value, (1, 1), places, weights)
+    for logits in {x.dtype: x for x in (weights, weights.to(value_type))}.values():
+        fused_forward(value, (1, 1), places, logits, reference)
+        for kernel in kernels:
+            _fused_backward(
+                kernel, grad_out, value, (1, 1), places, logits, reference, reference_grad=False
+            )

@@ -6,32 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vmt.ops.deform_attn.places import (
+    composed_backward,
+    composed_forward,
+    compute_dtype,
+    inside_map,
+)
+
 # A location far outside every map: all four taps read zero, and no gradient comes back.
 OUTSIDE_LOCATION = -2.0
 # Values of ATen's enums for grid_sampler_2d_backward.
 GRID_SAMPLE_BILINEAR = 0
 GRID_SAMPLE_ZEROS = 0
-
-
-def compute_dtype(value_dtype: torch.dtype) -> torch.dtype:
-    """Return the type in which sums are held: float64 for float64, float32 for all others."""
-    return torch.float64 if value_dtype == torch.float64 else torch.float32
-
-
-def inside_map(locations: Tensor, height: int, width: int) -> Tensor:
-    """Tell which samples touch the map; NaN and infinite locations never do.
-
-    Args:
-        locations: (..., 2) as (x, y), the map spanning [0, 1].
-        height: rows of the map.
-        width: columns of the map.
-
-    Returns:
-        (...) bool.
-    """
-    x = locations[..., 0] * width - 0.5
-    y = locations[..., 1] * height - 0.5
-    return (x > -1) & (x < width) & (y > -1) & (y < height)
 
 
 def _levels(
@@ -141,6 +127,56 @@ def backward(
         grad_value.to(value.dtype),
         grad_locations.to(locations.dtype),
         grad_weights.to(weights.dtype),
+    )
+
+
+def fused_forward(
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    offsets: Tensor,
+    logits: Tensor,
+    reference: Tensor,
+) -> Tensor:
+    """Compute what ``fused_ms_deform_attn`` describes, out of differentiable PyTorch operators.
+
+    Args:
+        value: (B, S, M, D).
+        spatial_shapes: H_0, W_0, H_1, W_1, ... of the L levels.
+        offsets: (B, Q, M, L, K, 2).
+        logits: (B, Q, M, L, K).
+        reference: (B, Q, L, 2 or 4).
+
+    Returns:
+        (B, Q, M*D) in the type of ``value``.
+    """
+    return composed_forward(forward, value, spatial_shapes, offsets, logits, reference)
+
+
+def fused_backward(
+    grad_out: Tensor,
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    offsets: Tensor,
+    logits: Tensor,
+    reference: Tensor,
+    reference_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of ``value``, ``offsets``, ``logits`` and ``reference``.
+
+    Args:
+        grad_out: (B, Q, M*D).
+        value: (B, S, M, D).
+        spatial_shapes: H_0, W_0, H_1, W_1, ... of the L levels.
+        offsets: (B, Q, M, L, K, 2).
+        logits: (B, Q, M, L, K).
+        reference: (B, Q, L, 2 or 4).
+        reference_grad: False: the last gradient is not needed, and empty.
+
+    Returns:
+        Four tensors, each of the shape and type of its input.
+    """
+    return composed_backward(
+        backward, grad_out, value, spatial_shapes, offsets, logits, reference, reference_grad
     )
 
 

@@ -1,9 +1,9 @@
 // The arithmetic of one bilinear sample, shared by the CPU library (g++) and the GPU kernels (NVRTC).
 //
-// A location is (x, y) in [0, 1] of a level of height x width cells; the centre of cell i lies at
-// (i + 0.5) / size, so pixel = location * size - 0.5. Outside the map every cell reads zero. A
-// sample whose four taps all lie outside, or whose location is NaN or infinite, is skipped: it
-// reads zero, whatever its attention weight, and gets zero gradient.
+// A place is (x, y) in pixels of a level of height x width cells; the centre of cell i lies at i, so
+// a location in [0, 1] lies at pixel = location * size - 0.5. Outside the map every cell reads zero.
+// A sample whose four taps all lie outside, or whose place is NaN or infinite, is skipped: it reads
+// zero, whatever its attention weight, and gets zero gradient.
 #pragma once
 
 #if defined(__CUDACC_RTC__) || defined(__CUDACC__)
@@ -18,53 +18,53 @@ namespace {  // internal linkage: a function built for AVX-512 must not replace 
 
 typedef long long index_t;  // 64 bits: B * S * M * D may pass 2^31
 
-// The two cells one axis reads and how they are weighed; everything is zero for a skipped axis.
+template <typename A>
+VMT_INLINE A pixel_of(A location, int size) {
+  return location * static_cast<A>(size) - static_cast<A>(0.5);
+}
+
+// The two cells one axis reads; everything is zero for a skipped axis.
 template <typename A>
 struct AxisTaps {
-  int cell0, cell1;     // clamped into [0, size): always safe to read
-  A weight0, weight1;   // zero where the cell is outside the map
-  A slope0, slope1;     // d weight / d location: -size, +size, or zero where the cell is outside
-  bool inside;          // at least one of both cells is in the map, and the location is finite
+  int cell0, cell1;  // clamped into [0, size): always safe to read
+  A fraction;        // weight of cell1; 1 - fraction is that of cell0
+  A in_map0, in_map1;  // 1 where the cell is in the map, else 0
+  bool inside;       // at least one of both cells is in the map, and the place is finite
 };
 
 template <typename A>
-VMT_INLINE AxisTaps<A> axis_taps(A location, int size) {
-  const A extent = static_cast<A>(size);
-  const A pixel = location * extent - static_cast<A>(0.5);
+VMT_INLINE AxisTaps<A> axis_taps(A pixel, int size) {
   // Both comparisons are false for NaN. Only numbers in (-1, size) reach the integer conversion.
-  const bool inside = (pixel > static_cast<A>(-1)) & (pixel < extent);
+  const bool inside = (pixel > static_cast<A>(-1)) & (pixel < static_cast<A>(size));
   const A safe = inside ? pixel : static_cast<A>(0);
   const int truncated = static_cast<int>(safe);
   const int cell = truncated - (safe < static_cast<A>(truncated) ? 1 : 0);  // floor
-  const A fraction = safe - static_cast<A>(cell);
-  // Factors of 0 and 1 in place of conditions: the CPU compiler then vectorises over samples.
-  const A low = static_cast<A>(inside & (cell >= 0));
-  const A high = static_cast<A>(inside & (cell + 1 < size));
   AxisTaps<A> taps;
   taps.cell0 = cell >= 0 ? cell : 0;
   taps.cell1 = cell + 1 < size ? cell + 1 : size - 1;
-  taps.weight0 = low * (static_cast<A>(1) - fraction);
-  taps.weight1 = high * fraction;
-  taps.slope0 = -low * extent;
-  taps.slope1 = high * extent;
+  taps.fraction = safe - static_cast<A>(cell);
+  // Factors of 0 and 1 in place of conditions: the CPU compiler then vectorises over samples.
+  taps.in_map0 = static_cast<A>(inside & (cell >= 0));
+  taps.in_map1 = static_cast<A>(inside & (cell + 1 < size));
   taps.inside = inside;
   return taps;
 }
 
-// One sample of one head: four tokens (rows y0, y1 by columns x0, x1) and their weights.
+// One sample of one head: four cells, at rows y0, y1 by columns x0, x1, and how they are weighed.
 template <typename A>
 struct Sample {
   int token[4];  // y0x0, y0x1, y1x0, y1x1 on the token axis of all levels
-  A weight_x[2], weight_y[2];
-  A slope_x[2], slope_y[2];
+  A in_map[4];   // 1 where the cell is in the map, else 0
+  A fraction_x, fraction_y;
   A attention;  // zero for a skipped sample
   bool inside;
 };
 
 template <typename A>
-VMT_INLINE Sample<A> make_sample(A x, A y, A attention, int height, int width, int level_start) {
-  const AxisTaps<A> column = axis_taps<A>(x, width);
-  const AxisTaps<A> row = axis_taps<A>(y, height);
+VMT_INLINE Sample<A> make_sample(A pixel_x, A pixel_y, A attention, int height, int width,
+                                 int level_start) {
+  const AxisTaps<A> column = axis_taps<A>(pixel_x, width);
+  const AxisTaps<A> row = axis_taps<A>(pixel_y, height);
   const bool inside = column.inside & row.inside;
   const int row0 = level_start + row.cell0 * width;
   const int row1 = level_start + row.cell1 * width;
@@ -73,38 +73,45 @@ VMT_INLINE Sample<A> make_sample(A x, A y, A attention, int height, int width, i
   sample.token[1] = row0 + column.cell1;
   sample.token[2] = row1 + column.cell0;
   sample.token[3] = row1 + column.cell1;
-  sample.weight_x[0] = column.weight0;
-  sample.weight_x[1] = column.weight1;
-  sample.weight_y[0] = row.weight0;
-  sample.weight_y[1] = row.weight1;
-  sample.slope_x[0] = column.slope0;
-  sample.slope_x[1] = column.slope1;
-  sample.slope_y[0] = row.slope0;
-  sample.slope_y[1] = row.slope1;
+  sample.in_map[0] = row.in_map0 * column.in_map0;
+  sample.in_map[1] = row.in_map0 * column.in_map1;
+  sample.in_map[2] = row.in_map1 * column.in_map0;
+  sample.in_map[3] = row.in_map1 * column.in_map1;
+  sample.fraction_x = column.fraction;
+  sample.fraction_y = row.fraction;
   sample.attention = inside ? attention : static_cast<A>(0);
   sample.inside = inside;
   return sample;
 }
 
-// Gradients of one sample, given dot[t] = sum over channels of grad_output * value[token[t]].
-// Linear in dot, so partial sums over some of the channels may be added up afterwards.
+// What a sample's four cells are multiplied with: attention included, zero outside the map.
+template <typename A>
+VMT_INLINE void tap_weights(const Sample<A>& s, A (&weight)[4]) {
+  const A lower = s.attention * s.fraction_y, upper = s.attention - lower;
+  weight[0] = s.in_map[0] * (upper - upper * s.fraction_x);
+  weight[1] = s.in_map[1] * (upper * s.fraction_x);
+  weight[2] = s.in_map[2] * (lower - lower * s.fraction_x);
+  weight[3] = s.in_map[3] * (lower * s.fraction_x);
+}
+
+// Gradients of one sample, given dot[t] = sum over channels of grad_output * value[token[t]], zero
+// where that cell is outside the map.
+// Linear in dot, so partial sums over some of the channels may be added up afterwards. x and y are
+// per pixel; a location gets size times as much.
 template <typename A>
 struct SampleGrad {
   A attention, x, y;
 };
 
 template <typename A>
-VMT_INLINE SampleGrad<A> sample_grad(A weight_x0, A weight_x1, A weight_y0, A weight_y1, A slope_x0,
-                                     A slope_x1, A slope_y0, A slope_y1, A attention, A dot0,
-                                     A dot1, A dot2, A dot3) {
-  const A row0 = weight_x0 * dot0 + weight_x1 * dot1;
-  const A row1 = weight_x0 * dot2 + weight_x1 * dot3;
-  const A across0 = slope_x0 * dot0 + slope_x1 * dot1;
-  const A across1 = slope_x0 * dot2 + slope_x1 * dot3;
+VMT_INLINE SampleGrad<A> sample_grad(A fraction_x, A fraction_y, A attention, const A (&dot)[4]) {
+  const A row0 = dot[0] + fraction_x * (dot[1] - dot[0]);
+  const A row1 = dot[2] + fraction_x * (dot[3] - dot[2]);
+  const A across0 = dot[1] - dot[0], across1 = dot[3] - dot[2];
   SampleGrad<A> grad;
-  grad.attention = weight_y0 * row0 + weight_y1 * row1;
-  grad.x = attention * (weight_y0 * across0 + weight_y1 * across1);
-  grad.y = attention * (slope_y0 * row0 + slope_y1 * row1);
+  grad.attention = row0 + fraction_y * (row1 - row0);
+  grad.x = attention * (across0 + fraction_y * (across1 - across0));
+  grad.y = attention * (row1 - row0);
   return grad;
 }
 

@@ -126,7 +126,8 @@ struct Levels {
   std::vector<int> height, width, start;
 };
 
-bool read_geometry(const int64_t* sizes, const int64_t* shapes, Geometry& g, Levels& levels) {
+bool read_geometry(const int64_t* sizes, const int64_t* shapes, bool has_reference, Geometry& g,
+                   Levels& levels) {
   for (int i = 0; i < 7; ++i) {
     if (sizes[i] < 0) return false;
   }
@@ -142,6 +143,9 @@ bool read_geometry(const int64_t* sizes, const int64_t* shapes, Geometry& g, Lev
     return false;
   }
   g.samples = static_cast<int>(level_count * points);
+  g.points = static_cast<int>(points);
+  g.reference_axes = 0;
+  g.reference_step = 0;
   levels.height.resize(g.samples);
   levels.width.resize(g.samples);
   levels.start.resize(g.samples);
@@ -161,10 +165,15 @@ bool read_geometry(const int64_t* sizes, const int64_t* shapes, Geometry& g, Lev
   g.sample_height = levels.height.data();
   g.sample_width = levels.width.data();
   g.sample_start = levels.start.data();
+  if (has_reference) {
+    g.reference_axes = static_cast<int>(sizes[7]);
+    g.reference_step = sizes[8];
+    if (sizes[7] != 2 && sizes[7] != 4) return false;
+  }
   return start == g.tokens;
 }
 
-// One thread's memory in one block: slice, grad_slice, row.
+// One thread's memory in one block: slice, grad_slice, row, pixels, weights.
 template <typename A>
 struct ThreadMemory {
   Memory block;
@@ -179,7 +188,9 @@ bool allocate_scratch(const Geometry& g, int lanes, int slices, ThreadMemory<A>&
   };
   const size_t slice_bytes = aligned(sizeof(A) * padded * g.tokens);
   const size_t row_bytes = aligned(sizeof(A) * padded);
-  const size_t total_bytes = slices * slice_bytes + row_bytes;
+  const size_t weight_bytes = aligned(sizeof(A) * (g.samples + lanes));
+  const size_t place_bytes = g.reference_axes > 0 ? 3 * weight_bytes : 0;
+  const size_t total_bytes = slices * slice_bytes + row_bytes + place_bytes;
   memory.block = take_block(total_bytes);
   if (!memory.block) return false;
   char* bytes = reinterpret_cast<char*>(memory.block.get()) + kAlignment;
@@ -189,6 +200,8 @@ bool allocate_scratch(const Geometry& g, int lanes, int slices, ThreadMemory<A>&
   scratch.slice = slices > 0 ? reinterpret_cast<A*>(bytes) : nullptr;
   scratch.grad_slice = slices > 1 ? reinterpret_cast<A*>(bytes + slice_bytes) : nullptr;
   scratch.row = reinterpret_cast<A*>(bytes + slices * slice_bytes);
+  scratch.weights = reinterpret_cast<A*>(bytes + slices * slice_bytes + row_bytes);
+  scratch.pixels = reinterpret_cast<A*>(bytes + slices * slice_bytes + row_bytes + weight_bytes);
   scratch.padded_channels = static_cast<int>(padded);
   scratch.packed_batch = -1;
   scratch.packed_head = -1;
@@ -271,7 +284,7 @@ int forward(const int64_t* sizes, const int64_t* shapes, const ForwardTensors<A>
   if (kernels == nullptr) return kNoSuchIsa;
   Geometry g;
   Levels levels;
-  if (!read_geometry(sizes, shapes, g, levels)) return kBadSizes;
+  if (!read_geometry(sizes, shapes, tensors.reference != nullptr, g, levels)) return kBadSizes;
   const long long slices = g.batch * g.heads;
   if (slices == 0 || g.queries == 0 || g.channels == 0) return kOk;
   const int lanes = kernels->vector_bytes / static_cast<int>(sizeof(A));
@@ -293,7 +306,7 @@ int backward(const int64_t* sizes, const int64_t* shapes, const BackwardTensors<
   if (kernels == nullptr) return kNoSuchIsa;
   Geometry g;
   Levels levels;
-  if (!read_geometry(sizes, shapes, g, levels)) return kBadSizes;
+  if (!read_geometry(sizes, shapes, tensors.reference != nullptr, g, levels)) return kBadSizes;
   if (g.batch * g.heads == 0) return kOk;
   const int lanes = kernels->vector_bytes / static_cast<int>(sizeof(A));
   const auto item_kernel = backward_of<A>(*kernels);
@@ -326,25 +339,47 @@ VMT_EXPORT void vmt_deform_attn_use_pool(void* gomp_parallel) {
 VMT_EXPORT int vmt_deform_attn_best_isa() { return vmt::best_isa(); }
 
 // sizes: B, S, M, D, Q, L, K. shapes: L rows (H, W). isa: 0 for the best, or a number as above.
+// The fused ones read offsets, logits and reference points; their sizes go on with 2 or 4 (points or
+// boxes) and the numbers from an image's reference points to the next one's.
 // Tensors are contiguous. Returns 0, or 1 out of memory, 2 bad sizes, 3 no such instruction set.
-#define VMT_DEFINE_ENTRIES(suffix, A)                                                            \
-  VMT_EXPORT int vmt_deform_attn_forward_##suffix(                                               \
-      const int64_t* sizes, const int64_t* shapes, const A* value, const A* locations,           \
-      const A* attention, A* out, int threads, int isa) {                                        \
-    return vmt::guarded([&] {                                                                    \
-      return vmt::forward<A>(sizes, shapes, {value, locations, attention, out}, threads, isa);   \
-    });                                                                                          \
-  }                                                                                              \
-  VMT_EXPORT int vmt_deform_attn_backward_##suffix(                                              \
-      const int64_t* sizes, const int64_t* shapes, const A* grad_out, const A* value,            \
-      const A* locations, const A* attention, A* grad_value, A* grad_locations,                  \
-      A* grad_attention, int threads, int isa) {                                                 \
-    return vmt::guarded([&] {                                                                    \
-      return vmt::backward<A>(sizes, shapes,                                                     \
-                              {grad_out, value, locations, attention, grad_value,                \
-                               grad_locations, grad_attention},                                  \
-                              threads, isa);                                                     \
-    });                                                                                          \
+#define VMT_DEFINE_ENTRIES(suffix, A)                                                              \
+  VMT_EXPORT int vmt_deform_attn_forward_##suffix(                                                 \
+      const int64_t* sizes, const int64_t* shapes, const A* value, const A* locations,             \
+      const A* attention, A* out, int threads, int isa) {                                          \
+    return vmt::guarded([&] {                                                                      \
+      return vmt::forward<A>(sizes, shapes, {value, locations, attention, nullptr, out}, threads,  \
+                             isa);                                                                 \
+    });                                                                                            \
+  }                                                                                                \
+  VMT_EXPORT int vmt_deform_attn_fused_forward_##suffix(                                           \
+      const int64_t* sizes, const int64_t* shapes, const A* value, const A* offsets,               \
+      const A* logits, const A* reference, A* out, int threads, int isa) {                         \
+    return vmt::guarded([&] {                                                                      \
+      return vmt::forward<A>(sizes, shapes, {value, offsets, logits, reference, out}, threads,     \
+                             isa);                                                                 \
+    });                                                                                            \
+  }                                                                                                \
+  VMT_EXPORT int vmt_deform_attn_backward_##suffix(                                                \
+      const int64_t* sizes, const int64_t* shapes, const A* grad_out, const A* value,              \
+      const A* locations, const A* attention, A* grad_value, A* grad_locations,                    \
+      A* grad_attention, int threads, int isa) {                                                   \
+    return vmt::guarded([&] {                                                                      \
+      return vmt::backward<A>(sizes, shapes,                                                       \
+                              {grad_out, value, locations, attention, nullptr, grad_value,         \
+                               grad_locations, grad_attention},                                    \
+                              threads, isa);                                                       \
+    });                                                                                            \
+  }                                                                                                \
+  VMT_EXPORT int vmt_deform_attn_fused_backward_##suffix(                                          \
+      const int64_t* sizes, const int64_t* shapes, const A* grad_out, const A* value,              \
+      const A* offsets, const A* logits, const A* reference, A* grad_value, A* grad_pixels,        \
+      A* grad_logits, int threads, int isa) {                                                      \
+    return vmt::guarded([&] {                                                                      \
+      return vmt::backward<A>(sizes, shapes,                                                       \
+                              {grad_out, value, offsets, logits, reference, grad_value,            \
+                               grad_pixels, grad_logits},                                          \
+                              threads, isa);                                                       \
+    });                                                                                            \
   }
 
 VMT_DEFINE_ENTRIES(f32, float)

@@ -16,13 +16,17 @@ struct Geometry {
   const int* sample_height;  // (samples,): the level of each sample, spelled out
   const int* sample_width;
   const int* sample_start;
+  int points;               // K
+  int reference_axes;       // 2 or 4: the places are offsets from reference points; 0: locations
+  long long reference_step;  // numbers from an image's reference points to the next one's
 };
 
 template <typename A>
 struct ForwardTensors {
   const A* value;      // (B, S, M, D)
-  const A* locations;  // (B, Q, M, L, K, 2)
-  const A* attention;  // (B, Q, M, L, K)
+  const A* locations;  // (B, Q, M, L, K, 2); or offsets
+  const A* attention;  // (B, Q, M, L, K); or logits
+  const A* reference;  // (B, Q, L, reference_axes), or null
   A* out;              // (B, Q, M, D)
 };
 
@@ -32,9 +36,10 @@ struct BackwardTensors {
   const A* value;
   const A* locations;
   const A* attention;
+  const A* reference;
   A* grad_value;
-  A* grad_locations;
-  A* grad_attention;
+  A* grad_locations;  // with reference points: of the places in pixels
+  A* grad_attention;  // with reference points: of the logits
 };
 
 // A piece of work for one thread. Backward items span all queries, so that one thread adds up one
@@ -49,6 +54,8 @@ struct Scratch {
   A* slice;       // (S, padded_channels), the padding zero
   A* grad_slice;  // the same, backward only
   A* row;         // (padded_channels,), the padding zero
+  A* pixels;      // (samples, 2), of one group, with reference points only
+  A* weights;     // (samples,) and as many more as a vector has lanes; the same
   int padded_channels;
   long long packed_batch, packed_head;  // what `slice` holds; -1 for nothing
 };

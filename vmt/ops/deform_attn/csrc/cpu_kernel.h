@@ -29,12 +29,14 @@ template <typename A>
 struct Simd;
 template <>
 struct Simd<float> {
+  typedef int integer __attribute__((vector_size(VMT_VECTOR_BYTES)));
   typedef float vector __attribute__((vector_size(VMT_VECTOR_BYTES)));
   typedef float memory
       __attribute__((vector_size(VMT_VECTOR_BYTES), aligned(sizeof(float)), may_alias));
 };
 template <>
 struct Simd<double> {
+  typedef long long integer __attribute__((vector_size(VMT_VECTOR_BYTES)));
   typedef double vector __attribute__((vector_size(VMT_VECTOR_BYTES)));
   typedef double memory
       __attribute__((vector_size(VMT_VECTOR_BYTES), aligned(sizeof(double)), may_alias));
@@ -78,69 +80,164 @@ VMT_INLINE Vector<A> fold_rows(Vector<A>* rows) {
   }
 }
 
+// Numbers of exp: 1.5 * 2^mantissa rounds to whole numbers when added, and holds them in its bits.
+template <typename A>
+struct ExpConstants;
+template <>
+struct ExpConstants<float> {
+  static constexpr float rounder = 12582912.0f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
+  static constexpr float least = -87.0f;
+  static constexpr int mantissa = 23, degree = 7;
+};
+template <>
+struct ExpConstants<double> {
+  static constexpr double rounder = 6755399441055744.0, ln2_high = 0.693147180369123816490,
+                          ln2_low = 1.90821492927058770002e-10;
+  static constexpr double least = -708.0;
+  static constexpr int mantissa = 52, degree = 13;
+};
+
+// exp of numbers up to 0, to about one unit of the last place: 2^n times a Taylor series around 0.
+template <typename A>
+VMT_INLINE Vector<A> exp_of_negative(Vector<A> x) {
+  typedef typename Simd<A>::integer Integer;
+  typedef ExpConstants<A> Constants;
+  const Vector<A> safe = x > Constants::least ? x : Constants::least + Vector<A>{};
+  const Vector<A> shifted = safe * static_cast<A>(1.44269504088896340736) + Constants::rounder;
+  const Vector<A> n = shifted - Constants::rounder;
+  const Vector<A> rest = (safe - n * Constants::ln2_high) - n * Constants::ln2_low;
+  Vector<A> series = Vector<A>{} + static_cast<A>(1);
+#pragma GCC unroll 16
+  for (int k = Constants::degree; k > 0; --k) {
+    series = series * (rest * (static_cast<A>(1) / static_cast<A>(k))) + static_cast<A>(1);
+  }
+  const Integer exponent = reinterpret_cast<Integer>(shifted) << Constants::mantissa;
+  const Vector<A> power = reinterpret_cast<Vector<A>>(reinterpret_cast<Integer>(series) + exponent);
+  // Zero for -infinity and what is close to zero; what is no number stays so.
+  return x > Constants::least ? power : (x == x ? Vector<A>{} : x);
+}
+
 // Up to kChunk samples of one (query, head), one array per quantity so that setting them up
 // vectorises. Of fixed size, so that the inner loops need few addresses: the model has 16 samples.
 constexpr int kChunk = 16;
 template <typename A>
 struct alignas(64) Chunk {
   int token[4][kChunk];
-  A tap_weight[4][kChunk];  // attention * weight_y * weight_x
-  A weight_x[2][kChunk];
-  A weight_y[2][kChunk];
-  A slope_x[2][kChunk];
-  A slope_y[2][kChunk];
+  A tap_weight[4][kChunk];  // attention included, zero outside the map
+  A in_map[4][kChunk];
+  A fraction_x[kChunk];
+  A fraction_y[kChunk];
   A attention[kChunk];
   A dot[4 * kChunk];  // backward: four per sample
   int inside[kChunk];
 };
 
-template <typename A>
+template <bool in_pixels, typename A>
 VMT_INLINE void fill_chunk(const int* VMT_RESTRICT height, const int* VMT_RESTRICT width,
-                           const int* VMT_RESTRICT start, const A* VMT_RESTRICT locations,
+                           const int* VMT_RESTRICT start, const A* VMT_RESTRICT places,
                            const A* VMT_RESTRICT attention, index_t count,
                            Chunk<A>& VMT_RESTRICT chunk) {
   // A 64-bit counter: under -fwrapv, which Python builds with, 2 * i of an int might wrap round,
   // and the loads would become gathers.
 #pragma GCC ivdep
   for (index_t i = 0; i < count; ++i) {
-    const Sample<A> s = make_sample<A>(locations[2 * i], locations[2 * i + 1], attention[i],
-                                       height[i], width[i], start[i]);
-    chunk.token[0][i] = s.token[0];
-    chunk.token[1][i] = s.token[1];
-    chunk.token[2][i] = s.token[2];
-    chunk.token[3][i] = s.token[3];
+    const A x = in_pixels ? places[2 * i] : pixel_of(places[2 * i], width[i]);
+    const A y = in_pixels ? places[2 * i + 1] : pixel_of(places[2 * i + 1], height[i]);
+    const Sample<A> s = make_sample<A>(x, y, attention[i], height[i], width[i], start[i]);
+    A weight[4];
+    tap_weights(s, weight);
+#pragma GCC unroll 4
+    for (int tap = 0; tap < 4; ++tap) {
+      chunk.token[tap][i] = s.token[tap];
+      chunk.in_map[tap][i] = s.in_map[tap];
+      chunk.tap_weight[tap][i] = weight[tap];
+    }
     chunk.inside[i] = s.inside;
-    chunk.weight_x[0][i] = s.weight_x[0];
-    chunk.weight_x[1][i] = s.weight_x[1];
-    chunk.weight_y[0][i] = s.weight_y[0];
-    chunk.weight_y[1][i] = s.weight_y[1];
-    chunk.slope_x[0][i] = s.slope_x[0];
-    chunk.slope_x[1][i] = s.slope_x[1];
-    chunk.slope_y[0][i] = s.slope_y[0];
-    chunk.slope_y[1][i] = s.slope_y[1];
+    chunk.fraction_x[i] = s.fraction_x;
+    chunk.fraction_y[i] = s.fraction_y;
     chunk.attention[i] = s.attention;
-    chunk.tap_weight[0][i] = s.attention * s.weight_y[0] * s.weight_x[0];
-    chunk.tap_weight[1][i] = s.attention * s.weight_y[0] * s.weight_x[1];
-    chunk.tap_weight[2][i] = s.attention * s.weight_y[1] * s.weight_x[0];
-    chunk.tap_weight[3][i] = s.attention * s.weight_y[1] * s.weight_x[1];
   }
 }
 
-// Reads samples `first` on of one (query, head); returns how many.
-template <typename A>
-VMT_INLINE int read_chunk(const Geometry& g, index_t group, int first, const A* locations,
-                          const A* attention, Chunk<A>& chunk) {
-  const index_t position = group * g.samples + first;
+// Reads samples `first` on of one group, whose numbers begin at `places` and `attention`; returns how
+// many.
+template <bool in_pixels, typename A>
+VMT_INLINE int read_chunk(const Geometry& g, int first, const A* places, const A* attention,
+                          Chunk<A>& chunk) {
   const int count = g.samples - first < kChunk ? g.samples - first : kChunk;
   const int* height = g.sample_height + first;
   const int* width = g.sample_width + first;
   const int* start = g.sample_start + first;
+  places += 2 * first;
+  attention += first;
   if (count == kChunk) {  // the constant lets the compiler drop the loop
-    fill_chunk(height, width, start, locations + 2 * position, attention + position, kChunk, chunk);
+    fill_chunk<in_pixels>(height, width, start, places, attention, kChunk, chunk);
   } else {
-    fill_chunk(height, width, start, locations + 2 * position, attention + position, count, chunk);
+    fill_chunk<in_pixels>(height, width, start, places, attention, count, chunk);
   }
   return count;
+}
+
+// weights = softmax of the logits.
+template <typename A>
+VMT_INLINE void softmax(const A* VMT_RESTRICT logits, int count, A* VMT_RESTRICT weights) {
+  constexpr int n = kLanes<A>;
+  A most = count > 0 ? logits[0] : 0;
+  for (int i = 1; i < count; ++i) most = logits[i] > most ? logits[i] : most;
+  for (int i = 0; i < count; ++i) weights[i] = logits[i] - most;
+  for (int i = count; i % n != 0; ++i) weights[i] = ExpConstants<A>::least;  // adds zero
+  Vector<A> sums = {};
+  for (int i = 0; i < count; i += n) {
+    const Vector<A> power = exp_of_negative<A>(load(weights + i));
+    store(weights + i, power);
+    sums += power;
+  }
+  A sum = 0;
+  for (int lane = 0; lane < n; ++lane) sum += sums[lane];
+  const A scale = 1 / sum;
+  for (int i = 0; i < count; ++i) weights[i] *= scale;
+}
+
+// pixels = places of offsets around the reference points of one query.
+template <typename A>
+VMT_INLINE void find_pixels(const Geometry& g, const A* VMT_RESTRICT offsets,
+                            const A* VMT_RESTRICT reference, A* VMT_RESTRICT pixels) {
+  const int axes = g.reference_axes;
+  for (int i = 0; i < g.samples; i += g.points, reference += axes) {
+    const int width = g.sample_width[i], height = g.sample_height[i];
+    A x = pixel_of(reference[0], width), y = pixel_of(reference[1], height);
+    A unit_x = 1, unit_y = 1;
+    if (axes == 4) {  // half a side over K, in pixels
+      const A half = static_cast<A>(0.5) / static_cast<A>(g.points);
+      unit_x = reference[2] * half * static_cast<A>(width);
+      unit_y = reference[3] * half * static_cast<A>(height);
+    }
+    for (int k = i; k < i + g.points; ++k) {
+      pixels[2 * k] = x + unit_x * offsets[2 * k];
+      pixels[2 * k + 1] = y + unit_y * offsets[2 * k + 1];
+    }
+  }
+}
+
+// Where one (batch, query, head) reads.
+template <typename A>
+struct GroupInputs {
+  const A* places;
+  const A* attention;
+};
+
+template <typename A, typename Tensors>
+VMT_INLINE GroupInputs<A> open_group(const Geometry& g, const Tensors& t, index_t batch,
+                                     index_t query, index_t group, Scratch<A>& scratch) {
+  const A* places = t.locations + group * 2 * g.samples;
+  const A* attention = t.attention + group * g.samples;
+  if (t.reference == nullptr) return {places, attention};
+  const index_t levels = g.points > 0 ? g.samples / g.points : 0;
+  const A* reference =
+      t.reference + batch * g.reference_step + query * levels * g.reference_axes;
+  find_pixels(g, places, reference, scratch.pixels);
+  softmax(attention, g.samples, scratch.weights);
+  return {scratch.pixels, scratch.weights};
 }
 
 // out[0 .. vectors * kLanes) += sum over samples and taps of tap_weight * row of `slice`; with
@@ -251,6 +348,30 @@ VMT_INLINE void copy_rows(const A* VMT_RESTRICT from, index_t from_stride, A* VM
   }
 }
 
+template <bool in_pixels, typename A>
+VMT_INLINE void forward_queries(const Geometry& g, const ForwardTensors<A>& t, const Item& item,
+                                const A* slice, index_t stride, Scratch<A>& scratch) {
+  const int channels = static_cast<int>(g.channels);
+  const int padded = scratch.padded_channels;
+  Chunk<A> chunk;
+  for (index_t query = item.query_begin; query < item.query_end; ++query) {
+    const index_t group = (item.batch * g.queries + query) * g.heads + item.head;
+    const GroupInputs<A> inputs = open_group(g, t, item.batch, query, group, scratch);
+    A* out = t.out + group * g.channels;
+    A* sum = padded == channels ? out : scratch.row;
+    // At least one round, which writes zeros where there are no samples.
+    int first = 0;
+    do {
+      const int count = read_chunk<in_pixels>(g, first, inputs.places, inputs.attention, chunk);
+      gather_channels(slice, stride, padded, count, chunk, first == 0, sum);
+      first += kChunk;
+    } while (first < g.samples);
+    if (sum != out) {
+      for (int c = 0; c < channels; ++c) out[c] = sum[c];
+    }
+  }
+}
+
 template <typename A>
 void forward_item(const Geometry& g, const ForwardTensors<A>& t, const Item& item,
                   Scratch<A>& scratch) {
@@ -268,20 +389,59 @@ void forward_item(const Geometry& g, const ForwardTensors<A>& t, const Item& ite
     slice = scratch.slice;
     stride = padded;
   }
+  if (t.reference == nullptr) {
+    forward_queries<false>(g, t, item, slice, stride, scratch);
+  } else {
+    forward_queries<true>(g, t, item, slice, stride, scratch);
+  }
+}
+
+// Writes the gradients of the chunk's places and weights; the dots are there.
+template <bool in_pixels, typename A>
+VMT_INLINE void write_grads(const Geometry& g, const Chunk<A>& chunk, int first, int count,
+                            A* VMT_RESTRICT grad_places, A* VMT_RESTRICT grad_attention) {
+  for (index_t i = 0; i < count; ++i) {
+    const A dot[4] = {chunk.in_map[0][i] * chunk.dot[4 * i],
+                      chunk.in_map[1][i] * chunk.dot[4 * i + 1],
+                      chunk.in_map[2][i] * chunk.dot[4 * i + 2],
+                      chunk.in_map[3][i] * chunk.dot[4 * i + 3]};
+    const SampleGrad<A> grad =
+        sample_grad<A>(chunk.fraction_x[i], chunk.fraction_y[i], chunk.attention[i], dot);
+    const A width = in_pixels ? 1 : static_cast<A>(g.sample_width[first + i]);
+    const A height = in_pixels ? 1 : static_cast<A>(g.sample_height[first + i]);
+    grad_attention[first + i] = grad.attention;
+    grad_places[2 * (first + i)] = grad.x * width;
+    grad_places[2 * (first + i) + 1] = grad.y * height;
+  }
+}
+
+template <bool in_pixels, typename A>
+VMT_INLINE void backward_queries(const Geometry& g, const BackwardTensors<A>& t, const Item& item,
+                                 Scratch<A>& scratch) {
+  const int channels = static_cast<int>(g.channels);
+  const int padded = scratch.padded_channels;
   Chunk<A> chunk;
   for (index_t query = item.query_begin; query < item.query_end; ++query) {
     const index_t group = (item.batch * g.queries + query) * g.heads + item.head;
-    A* out = t.out + group * g.channels;
-    A* sum = padded == channels ? out : scratch.row;
-    // At least one round, which writes zeros where there are no samples.
-    int first = 0;
-    do {
-      const int count = read_chunk(g, group, first, t.locations, t.attention, chunk);
-      gather_channels(slice, stride, padded, count, chunk, first == 0, sum);
-      first += kChunk;
-    } while (first < g.samples);
-    if (sum != out) {
-      for (int c = 0; c < channels; ++c) out[c] = sum[c];
+    const GroupInputs<A> inputs = open_group(g, t, item.batch, query, group, scratch);
+    const A* grad_out = t.grad_out + group * g.channels;
+    if (padded != channels) {
+      for (int c = 0; c < channels; ++c) scratch.row[c] = grad_out[c];
+      grad_out = scratch.row;
+    }
+    A* grad_places = t.grad_locations + group * 2 * g.samples;
+    A* grad_attention = t.grad_attention + group * g.samples;
+    for (int first = 0; first < g.samples; first += kChunk) {
+      const int count = read_chunk<in_pixels>(g, first, inputs.places, inputs.attention, chunk);
+      scatter_channels(scratch.slice, scratch.grad_slice, padded, padded, count, grad_out, chunk);
+      write_grads<in_pixels>(g, chunk, first, count, grad_places, grad_attention);
+    }
+    if (in_pixels) {  // those of the weights become those of the logits
+      A total = 0;
+      for (int i = 0; i < g.samples; ++i) total += inputs.attention[i] * grad_attention[i];
+      for (int i = 0; i < g.samples; ++i) {
+        grad_attention[i] = inputs.attention[i] * (grad_attention[i] - total);
+      }
     }
   }
 }
@@ -295,31 +455,10 @@ void backward_item(const Geometry& g, const BackwardTensors<A>& t, const Item& i
   const index_t origin = item.batch * g.tokens * row + item.head * g.channels;
   copy_rows(t.value + origin, row, scratch.slice, padded, g.tokens, channels);
   for (index_t i = 0; i < g.tokens * padded; ++i) scratch.grad_slice[i] = 0;
-  Chunk<A> chunk;
-  for (index_t query = item.query_begin; query < item.query_end; ++query) {
-    const index_t group = (item.batch * g.queries + query) * g.heads + item.head;
-    const A* grad_out = t.grad_out + group * g.channels;
-    if (padded != channels) {
-      for (int c = 0; c < channels; ++c) scratch.row[c] = grad_out[c];
-      grad_out = scratch.row;
-    }
-    for (int first = 0; first < g.samples; first += kChunk) {
-      const int count = read_chunk(g, group, first, t.locations, t.attention, chunk);
-      scatter_channels(scratch.slice, scratch.grad_slice, padded, padded, count, grad_out, chunk);
-      const index_t position = group * g.samples + first;
-      A* VMT_RESTRICT grad_attention = t.grad_attention + position;
-      A* VMT_RESTRICT grad_locations = t.grad_locations + 2 * position;
-      for (index_t i = 0; i < count; ++i) {
-        const SampleGrad<A> grad = sample_grad<A>(
-            chunk.weight_x[0][i], chunk.weight_x[1][i], chunk.weight_y[0][i], chunk.weight_y[1][i],
-            chunk.slope_x[0][i], chunk.slope_x[1][i], chunk.slope_y[0][i], chunk.slope_y[1][i],
-            chunk.attention[i], chunk.dot[4 * i], chunk.dot[4 * i + 1], chunk.dot[4 * i + 2],
-            chunk.dot[4 * i + 3]);
-        grad_attention[i] = grad.attention;
-        grad_locations[2 * i] = grad.x;
-        grad_locations[2 * i + 1] = grad.y;
-      }
-    }
+  if (t.reference == nullptr) {
+    backward_queries<false>(g, t, item, scratch);
+  } else {
+    backward_queries<true>(g, t, item, scratch);
   }
   copy_rows(scratch.grad_slice, padded, t.grad_value + origin, row, g.tokens, channels);
 }

@@ -1,14 +1,16 @@
-// The two GPU kernels; NVRTC compiles this file once per value type, parameter type and head width.
+// The GPU kernels; NVRTC compiles this file once per value type, parameter type and head width.
 //
 // Macros from the caller: VMT_VALUE_TYPE and VMT_PARAM_TYPE (float, double, Half or BFloat16),
-// VMT_HEAD_CHANNELS (D), VMT_BLOCK_WARPS (warps of a block).
+// VMT_HEAD_CHANNELS (D), VMT_INPUTS (GivenInputs or FusedInputs).
 #include "gpu_kernel.h"
 
 namespace {
 
+typedef VMT_INPUTS<Accumulator<VMT_VALUE_TYPE>::type, VMT_PARAM_TYPE> ProgramInputs;
+
 constexpr unsigned kWholeWarp = 0xffffffffu;
 
-// Sum over the lanes of one group; every lane gets it.
+// Over the lanes of one group; every lane gets the result.
 template <int lanes, typename A>
 __device__ __forceinline__ A sum_over_group(A x) {
 #pragma unroll
@@ -17,76 +19,133 @@ __device__ __forceinline__ A sum_over_group(A x) {
   }
   return x;
 }
-
-// The groups a warp serves, one after another; a warp past the last group still takes part in the
-// barriers of its neighbours.
-template <typename Layout>
-struct Walk {
-  long long groups, next, stride;
-  int lane, slot;
-
-  __device__ __forceinline__ explicit Walk(const Problem& p) {
-    const int warp = threadIdx.x / kWarpLanes;
-    groups = p.batch * p.queries * p.heads;
-    next = (static_cast<long long>(blockIdx.x) * VMT_BLOCK_WARPS + warp) * Layout::groups;
-    stride = static_cast<long long>(gridDim.x) * VMT_BLOCK_WARPS * Layout::groups;
-    lane = threadIdx.x % Layout::lanes;
-    slot = threadIdx.x % kWarpLanes / Layout::lanes;
+template <int lanes, typename A>
+__device__ __forceinline__ A maximum_over_group(A x) {
+#pragma unroll
+  for (int distance = lanes / 2; distance > 0; distance /= 2) {
+    x = larger(x, __shfl_xor_sync(kWholeWarp, x, distance));
   }
-};
+  return x;
+}
 
-}  // namespace
+template <typename Inputs, int lanes>
+__device__ __forceinline__ Inputs open_inputs(const Problem& p, const Tile& tile, long long query,
+                                              int lane) {
+  Inputs inputs(p, tile.batch, query, tile.head);
+  if constexpr (Inputs::has_softmax) {
+    inputs.maximum = maximum_over_group<lanes>(inputs.partial_maximum(p, lane, lanes));
+    inputs.inverse_sum = 1 / sum_over_group<lanes>(inputs.partial_sum(p, lane, lanes));
+  }
+  return inputs;
+}
 
-extern "C" __global__ void __launch_bounds__(VMT_BLOCK_WARPS * 32)
-    vmt_deform_attn_forward(const __grid_constant__ Problem p) {
-  typedef Forward<VMT_VALUE_TYPE, VMT_PARAM_TYPE, VMT_HEAD_CHANNELS> Kernel;
-  typedef Kernel::Layout Layout;
-  __shared__ Kernel::Staged shared[VMT_BLOCK_WARPS * Layout::groups][Layout::stage];
-  const Walk<Layout> walk(p);
-  Kernel::Staged* staged = shared[threadIdx.x / Layout::lanes];
+// Groups past the last query do what the last one does, and write nothing: all lanes of a warp come
+// to every barrier and shuffle.
+__device__ __forceinline__ long long inside_query(const Problem& p, long long query) {
+  return query < p.queries ? query : p.queries - 1;
+}
+
+template <typename Kernel>
+__device__ __forceinline__ void run_backward(const Problem& p, typename Kernel::Shared& shared) {
+  typedef typename Kernel::Layout Layout;
+  typedef typename Kernel::Inputs Inputs;
+  typedef typename Kernel::A A;
+  const int group = threadIdx.x / Layout::lanes, lane = threadIdx.x % Layout::lanes;
   const int samples = p.levels * p.points;
-  for (long long first_group = walk.next; first_group < walk.groups; first_group += walk.stride) {
-    const bool active = first_group + walk.slot < walk.groups;
-    const Group group = make_group(p, first_group + walk.slot, VMT_HEAD_CHANNELS);
-    Kernel::A sum[Layout::steps][Layout::vec] = {};
-    for (int first = 0; first < samples; first += Layout::stage) {
-      const int count = min(Layout::stage, samples - first);
-      if (active) Kernel::stage(p, group, first, count, walk.lane, staged);
-      __syncwarp();
-      if (active) Kernel::accumulate(p, group, count, walk.lane, staged, sum);
-      __syncwarp();
+  const long long tiles = tile_count(p, Kernel::queries_per_tile);
+  for (long long index = blockIdx.x; index < tiles; index += gridDim.x) {
+    const Tile tile = make_tile(p, index, Kernel::queries_per_tile);
+    const long long origin = head_origin(p, tile, VMT_HEAD_CHANNELS) + lane * Layout::vec;
+    const VMT_VALUE_TYPE* values =
+        whole_pointer(static_cast<const VMT_VALUE_TYPE*>(p.value) + origin);
+    A* grad_values = whole_pointer(static_cast<A*>(p.grad_value) + origin);
+    if constexpr (Kernel::rounds > 1) {
+      __syncthreads();
+      shared.sums.clear(threadIdx.x, blockDim.x);
+      __syncthreads();
     }
-    if (active) Kernel::finish(p, group, walk.lane, sum);
+    for (int round = 0; round < Kernel::rounds; ++round) {
+      const long long asked = tile.first_query + round * Kernel::groups + group;
+      const bool active = asked < p.queries;
+      const long long query = inside_query(p, asked);
+      const Inputs inputs = open_inputs<Inputs, Layout::lanes>(p, tile, query, lane);
+      A grad_out[Layout::steps][Layout::vec] = {};
+      Kernel::load_grad(p, tile, query, active, lane, grad_out);
+      A total = 0;
+      for (int first = 0; first < samples; first += Layout::stage) {
+        const int count = min(Layout::stage, samples - first);
+        Kernel::stage(p, inputs, first, count, group, lane, shared);
+        __syncwarp();
+        for (int turn = 0; turn < count; turn += Layout::lanes) {
+          SampleGrad<A> kept = {0, 0, 0};  // each lane keeps one sample's, so that all write at once
+          for (int i = turn; i < min(turn + Layout::lanes, count); ++i) {
+            SampleGrad<A> grad =
+                Kernel::scatter(values, grad_values, i, group, lane, shared, grad_out);
+            grad.attention = sum_over_group<Layout::lanes>(grad.attention);
+            grad.x = sum_over_group<Layout::lanes>(grad.x);
+            grad.y = sum_over_group<Layout::lanes>(grad.y);
+            if (i - turn == lane) kept = grad;
+          }
+          if (active && turn + lane < count) {
+            const A attention = shared.place.row[turn + lane][group].item[2];
+            inputs.write(p, first + turn + lane, attention, kept);
+            total += attention * kept.attention;
+          }
+        }
+        __syncwarp();
+      }
+      if constexpr (Inputs::has_softmax) {
+        total = sum_over_group<Layout::lanes>(total);
+        if (active) {
+          for (int i = lane; i < samples; i += Layout::lanes) inputs.settle(p, i, total);
+        }
+      }
+    }
+    if constexpr (Kernel::rounds > 1) {
+      __syncthreads();
+      Kernel::flush(p, grad_values, group, lane, shared);
+    }
   }
 }
 
-extern "C" __global__ void __launch_bounds__(VMT_BLOCK_WARPS * 32)
-    vmt_deform_attn_backward(const __grid_constant__ Problem p) {
-  typedef Backward<VMT_VALUE_TYPE, VMT_PARAM_TYPE, VMT_HEAD_CHANNELS> Kernel;
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(kForwardWarps * kWarpLanes)
+    vmt_deform_attn_forward(const __grid_constant__ Problem p) {
+  typedef Forward<VMT_VALUE_TYPE, VMT_HEAD_CHANNELS, ProgramInputs> Kernel;
   typedef Kernel::Layout Layout;
-  __shared__ Kernel::Staged shared[VMT_BLOCK_WARPS * Layout::groups][Layout::stage];
-  const Walk<Layout> walk(p);
-  Kernel::Staged* staged = shared[threadIdx.x / Layout::lanes];
+  __shared__ Kernel::Shared shared;
+  const int group = threadIdx.x / Layout::lanes, lane = threadIdx.x % Layout::lanes;
   const int samples = p.levels * p.points;
-  for (long long first_group = walk.next; first_group < walk.groups; first_group += walk.stride) {
-    const bool active = first_group + walk.slot < walk.groups;
-    const Group group = make_group(p, first_group + walk.slot, VMT_HEAD_CHANNELS);
-    Kernel::A grad_out[Layout::steps][Layout::vec] = {};
-    if (active) Kernel::load_grad(p, group, walk.lane, grad_out);
+  const long long tiles = tile_count(p, Kernel::queries_per_tile);
+  for (long long index = blockIdx.x; index < tiles; index += gridDim.x) {
+    const Tile tile = make_tile(p, index, Kernel::queries_per_tile);
+    const long long asked = tile.first_query + group;
+    const long long query = inside_query(p, asked);
+    const ProgramInputs inputs = open_inputs<ProgramInputs, Layout::lanes>(p, tile, query, lane);
+    const VMT_VALUE_TYPE* values = Kernel::lane_values(p, tile, lane);
+    Kernel::A sum[Layout::steps][Layout::vec] = {};
     for (int first = 0; first < samples; first += Layout::stage) {
       const int count = min(Layout::stage, samples - first);
-      if (active) Kernel::stage(p, group, first, count, walk.lane, staged);
+      Kernel::stage(p, inputs, first, count, group, lane, shared);
       __syncwarp();
-      for (int i = 0; i < count; ++i) {
-        SampleGrad<Kernel::A> grad = {0, 0, 0};
-        if (active) grad = Kernel::scatter(p, group, walk.lane, staged[i], grad_out);
-        grad.attention = sum_over_group<Layout::lanes>(grad.attention);
-        grad.x = sum_over_group<Layout::lanes>(grad.x);
-        grad.y = sum_over_group<Layout::lanes>(grad.y);
-        // The lanes take turns, so that neighbouring stores come close together in time.
-        if (active && walk.lane == i % Layout::lanes) Kernel::finish(p, group, first + i, grad);
-      }
+      Kernel::accumulate(values, count, group, lane, shared, sum);
       __syncwarp();
     }
+    if (asked < p.queries) Kernel::finish(p, tile, query, lane, sum);
   }
+}
+
+extern "C" __global__ void __launch_bounds__(kBackwardWarps * kWarpLanes)
+    vmt_deform_attn_backward(const __grid_constant__ Problem p) {
+  typedef Backward<VMT_VALUE_TYPE, VMT_HEAD_CHANNELS, ProgramInputs, false> Kernel;
+  __shared__ Kernel::Shared shared;
+  run_backward<Kernel>(p, shared);
+}
+
+extern "C" __global__ void __launch_bounds__(kTiledWarps * kWarpLanes, 3)
+    vmt_deform_attn_backward_tiled(const __grid_constant__ Problem p) {
+  typedef TiledBackward<VMT_VALUE_TYPE, VMT_HEAD_CHANNELS, ProgramInputs> Kernel;
+  __shared__ Kernel::Shared shared;
+  run_backward<Kernel>(p, shared);
 }
