@@ -139,11 +139,12 @@ def test_sampling_places_are_fp32_under_autocast(monkeypatch: pytest.MonkeyPatch
     reference = torch.rand(1, 5, 1, 2)
     seen: list[Tensor] = []
 
-    def spy(values: Tensor, shapes: Any, locations: Tensor, weights: Tensor) -> Tensor:
-        seen.append(locations)
+    def spy(values: Tensor, shapes: Any, offsets: Tensor, logits: Tensor, points: Tensor) -> Tensor:
+        assert points is reference
+        seen.append(offsets)
         return values.new_zeros(1, 5, 16)
 
-    monkeypatch.setattr("vmt.layers.ms_deform_attn.ms_deform_attn", spy)
+    monkeypatch.setattr("vmt.layers.ms_deform_attn.fused_ms_deform_attn", spy)
     attention(query, reference, value, [(1, 300)])
     with torch.autocast("cpu", torch.bfloat16):
         attention(query, reference, value, [(1, 300)])

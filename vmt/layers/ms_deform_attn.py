@@ -6,11 +6,9 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vmt.ops import ms_deform_attn
-from vmt.utils.device import constant
+from vmt.ops import fused_ms_deform_attn, sampling_places
 from vmt.utils.precision import no_autocast
 
 
@@ -55,6 +53,14 @@ class MSDeformAttn(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 
+    def _asked(self, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Offsets (B, Q, M, L, K, 2), not rounded under autocast, and logits (B, Q, M, L, K)."""
+        shape = (self.num_heads, self.num_levels, self.num_points)
+        with no_autocast(query.device):
+            offsets = self.sampling_offsets(query.to(self.sampling_offsets.weight.dtype))
+        logits = self.attention_weights(query)
+        return offsets.unflatten(-1, (*shape, 2)), logits.unflatten(-1, shape)
+
     def places(
         self,
         query: Tensor,
@@ -72,17 +78,8 @@ class MSDeformAttn(nn.Module):
             Locations (B, Q, M, L, K, 2) as (x, y) in [0, 1] of the padded frame, and weights
             (B, Q, M, L, K), which add up to 1 over L and K.
         """
-        shape = (self.num_heads, self.num_levels, self.num_points)
-        with no_autocast(query.device):
-            offsets = self.sampling_offsets(query.to(self.sampling_offsets.weight.dtype))
-        offsets = offsets.unflatten(-1, (*shape, 2))
-        weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1))
-        weights = F.softmax(weights, -1).unflatten(-1, shape[1:])
-        reference = reference_points[:, :, None, :, None, :]  # (B, Q, 1, L, 1, 2 or 4)
-        if reference_points.shape[-1] == 2:
-            sizes = constant(tuple((w, h) for h, w in spatial_shapes), offsets)[:, None, :]
-            return reference + offsets / sizes, weights
-        return reference[..., :2] + offsets / self.num_points * reference[..., 2:] * 0.5, weights
+        flat = [side for shape in spatial_shapes for side in shape]
+        return sampling_places(*self._asked(query), reference_points, flat)
 
     def sample(
         self,
@@ -109,8 +106,8 @@ class MSDeformAttn(nn.Module):
         if padding_mask is not None:
             value = value.masked_fill(padding_mask[..., None], 0.0)
         value = value.unflatten(-1, (self.num_heads, -1))  # (B, S, M, D)
-        locations, weights = self.places(query, reference_points, spatial_shapes)
-        return ms_deform_attn(value, spatial_shapes, locations, weights)
+        offsets, logits = self._asked(query)
+        return fused_ms_deform_attn(value, spatial_shapes, offsets, logits, reference_points)
 
     def forward(
         self,
