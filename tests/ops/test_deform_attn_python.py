@@ -19,7 +19,7 @@ from tests.ops.deform_attn_cases import (
 )
 from tests.ops.reference_deform_attn import loop_ms_deform_attn
 from vmt.ops import fused_ms_deform_attn, ms_deform_attn
-from vmt.ops.deform_attn import backends, cpu, cuda, reference
+from vmt.ops.deform_attn import backends, checks, cpu, cuda, reference
 from vmt.ops.deform_attn.backends import BACKEND_VARIABLE, describe_backend
 from vmt.utils.errors import OpError
 
@@ -110,6 +110,31 @@ def test_gradients_of_another_shape_are_refused() -> None:
             case.grad_out[..., 1:], case.value, case.flat_shapes, case.locations, case.weights,
             "reference",
         )  # fmt: skip
+
+
+def test_checks_are_made_once_per_kind_and_errors_every_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checks, "_RIGHT", set())
+    monkeypatch.setattr(checks, "MOST_KINDS", 2)
+    seen: list[int] = []
+
+    def check(shapes: Any, tensor: Tensor) -> None:
+        seen.append(tensor.numel())
+        if tensor.numel() == 3:
+            raise OpError("three")
+
+    for count in (1, 1, 2, 1):
+        checks.check_once(check, [4, 6], torch.zeros(count))
+    assert seen == [1, 2]
+    for change in (torch.zeros(2).double(), torch.zeros(1, 2), torch.zeros(2, device="meta")):
+        checks.check_once(check, [4, 6], change)  # also makes room
+    checks.check_once(check, [6, 4], torch.zeros(2))
+    assert seen == [1, 2, 2, 2, 2, 2]
+    for _ in range(2):
+        with pytest.raises(OpError, match="three"):
+            checks.check_once(check, [4, 6], torch.zeros(3))
+    assert len(checks._RIGHT) <= 2
 
 
 # --- which back end -----------------------------------------------------------------------------

@@ -88,8 +88,11 @@ def backend_module(argument: str, device_type: str) -> ModuleType:
 
 
 def _choose_backend(argument: str, device_type: str) -> str:
-    name, origin = _forced_backend(argument)
-    check_backend_name(name, origin)
+    if argument == AUTO and BACKEND_VARIABLE not in os.environ:  # messages cost microseconds
+        name = AUTO
+    else:
+        name, origin = _forced_backend(argument)
+        check_backend_name(name, origin)
     if name == AUTO:
         name, reason = _fastest_backend(device_type)
         if reason is not None:

@@ -1,6 +1,6 @@
 """What the operators of deformable attention refuse, in sentences."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +10,29 @@ from vmt.utils.errors import OpError
 FLOAT_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 SpatialShapes = Sequence[Sequence[int]] | Tensor
+
+
+#: Kinds of arguments that were found right; see ``check_once``.
+_RIGHT: set[Hashable] = set()
+MOST_KINDS = 4096
+
+
+def check_once(check: Callable[..., None], spatial_shapes: Sequence[int], *tensors: Tensor) -> None:
+    """Check real tensors; free for arguments of the shapes, types and devices of an earlier call.
+
+    Args:
+        check: raises OpError; its arguments are ``spatial_shapes`` and the tensors.
+        spatial_shapes: H_0, W_0, H_1, W_1, ... of the L levels.
+        *tensors: what else it looks at.
+    """
+    kinds = [(x.shape, x.dtype, x.device) for x in tensors]
+    key = (check, *spatial_shapes, *kinds)
+    if key in _RIGHT:
+        return
+    check(spatial_shapes, *tensors)
+    if len(_RIGHT) >= MOST_KINDS:
+        _RIGHT.clear()
+    _RIGHT.add(key)
 
 
 def check_dtypes(value: Tensor, **others: Tensor) -> None:

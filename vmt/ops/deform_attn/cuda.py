@@ -188,6 +188,36 @@ def _new_kernel(device_index: int, spec: ProgramSpec, name: str) -> Kernel:
     return _load_kernel(10 * major + minor, spec, name)
 
 
+@functools.lru_cache(maxsize=1024)
+def _sized_problem(
+    value_shape: torch.Size, spatial_shapes: tuple[int, ...], locations_shape: torch.Size
+) -> Problem:
+    """An argument with all sizes and no pointers; shared, not to be written to."""
+    batch, tokens, heads, channels = value_shape
+    levels = len(spatial_shapes) // 2
+    if levels > MAX_LEVELS or tokens * heads * channels > MAX_OFFSET:
+        raise OpError(
+            f"ms_deform_attn: {levels} levels with S*M*D = {tokens * heads * channels}; the CUDA "
+            f"kernels take at most {MAX_LEVELS} levels and {MAX_OFFSET} numbers of one image. Use "
+            "backend='reference'."
+        )
+    problem = Problem(
+        batch=batch,
+        queries=locations_shape[1],
+        tokens=tokens,
+        heads=heads,
+        levels=levels,
+        points=locations_shape[4],
+    )
+    start = 0
+    for level in range(levels):
+        height, width = spatial_shapes[2 * level : 2 * level + 2]
+        problem.height[level], problem.width[level] = height, width
+        problem.start[level] = start
+        start += height * width
+    return problem
+
+
 def make_problem(
     value: Tensor,
     spatial_shapes: Sequence[int],
@@ -211,36 +241,16 @@ def make_problem(
         OpError: there are more than MAX_LEVELS levels, or an image too large for offsets of 32
             bits. How many images there are does not matter.
     """
-    batch, tokens, heads, channels = value.shape
-    levels = len(spatial_shapes) // 2
-    if levels > MAX_LEVELS or tokens * heads * channels > MAX_OFFSET:
-        raise OpError(
-            f"ms_deform_attn: {levels} levels with S*M*D = {tokens * heads * channels}; the CUDA "
-            f"kernels take at most {MAX_LEVELS} levels and {MAX_OFFSET} numbers of one image. Use "
-            "backend='reference'."
-        )
-    problem = Problem(
-        value=value.data_ptr(),
-        locations=locations.data_ptr(),
-        attention=weights.data_ptr(),
-        batch=batch,
-        queries=locations.shape[1],
-        tokens=tokens,
-        heads=heads,
-        levels=levels,
-        points=locations.shape[4],
-        **{name: tensor.data_ptr() for name, tensor in pointers.items()},
-    )
+    sized = _sized_problem(value.shape, tuple(spatial_shapes), locations.shape)
+    problem = Problem.from_buffer_copy(sized)
+    problem.value, problem.locations = value.data_ptr(), locations.data_ptr()
+    problem.attention = weights.data_ptr()
+    for name, tensor in pointers.items():
+        setattr(problem, name, tensor.data_ptr())
     reference = pointers.get("reference")
     if reference is not None:
         problem.reference_axes = reference.shape[3]
-        problem.reference_step = reference.stride(0) if batch > 1 else 0
-    start = 0
-    for level in range(levels):
-        height, width = spatial_shapes[2 * level : 2 * level + 2]
-        problem.height[level], problem.width[level] = height, width
-        problem.start[level] = start
-        start += height * width
+        problem.reference_step = reference.stride(0) if reference.shape[0] > 1 else 0
     return problem
 
 

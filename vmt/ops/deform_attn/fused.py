@@ -10,6 +10,7 @@ from vmt.ops.deform_attn.checks import (
     SpatialShapes,
     check_dtypes,
     check_grad_out,
+    check_once,
     check_reference,
     check_shapes,
     flatten_spatial_shapes,
@@ -18,8 +19,8 @@ from vmt.ops.deform_attn.library import define
 
 
 def _check(
-    value: Tensor,
     spatial_shapes: Sequence[int],
+    value: Tensor,
     offsets: Tensor,
     logits: Tensor,
     reference_points: Tensor,
@@ -37,7 +38,7 @@ def _forward_op(
     reference_points: Tensor,
     backend: str,
 ) -> Tensor:
-    _check(value, spatial_shapes, offsets, logits, reference_points)
+    check_once(_check, spatial_shapes, value, offsets, logits, reference_points)
     module = backend_module(backend, value.device.type)
     out: Tensor = module.fused_forward(value, spatial_shapes, offsets, logits, reference_points)
     return out
@@ -51,7 +52,7 @@ def _forward_fake(
     reference_points: Tensor,
     backend: str,
 ) -> Tensor:
-    _check(value, spatial_shapes, offsets, logits, reference_points)
+    _check(spatial_shapes, value, offsets, logits, reference_points)
     batch, _, heads, channels = value.shape
     return value.new_empty((batch, offsets.shape[1], heads * channels))
 
@@ -66,7 +67,7 @@ def _backward_op(
     reference_grad: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    _check(value, spatial_shapes, offsets, logits, reference_points)
+    check_once(_check, spatial_shapes, value, offsets, logits, reference_points)
     check_grad_out(grad_out, value, offsets.shape[1])
     module = backend_module(backend, value.device.type)
     grads: tuple[Tensor, Tensor, Tensor, Tensor] = module.fused_backward(
@@ -170,7 +171,8 @@ def fused_ms_deform_attn(
     Raises:
         OpError: a shape, type or device is wrong, or the forced back end cannot run here.
     """
-    check_backend_name(backend, f"backend={backend!r}")
+    if backend != AUTO:
+        check_backend_name(backend, f"backend={backend!r}")
     flat = flatten_spatial_shapes(spatial_shapes)
     out: Tensor = _FORWARD(value, flat, offsets, logits, reference_points, backend)
     return out

@@ -9,9 +9,8 @@ import functools
 import hashlib
 import importlib.resources
 import logging
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -35,8 +34,7 @@ DEVICE_TYPES = {
 }
 
 
-@dataclass(frozen=True)
-class ProgramSpec:
+class ProgramSpec(NamedTuple):
     """What one compiled program is specialised for.
 
     Attributes:

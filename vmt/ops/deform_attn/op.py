@@ -19,6 +19,7 @@ from vmt.ops.deform_attn.checks import (
     SpatialShapes,
     check_dtypes,
     check_grad_out,
+    check_once,
     check_shapes,
     flatten_spatial_shapes,
 )
@@ -26,8 +27,8 @@ from vmt.ops.deform_attn.library import define
 
 
 def _check(
-    value: Tensor,
     spatial_shapes: Sequence[int],
+    value: Tensor,
     sampling_locations: Tensor,
     attention_weights: Tensor,
 ) -> None:
@@ -44,7 +45,7 @@ def _forward_op(
 ) -> Tensor:
     # Checked here and not in the public function: the operator can be called by its torch.ops name,
     # and what follows reads raw memory.
-    _check(value, spatial_shapes, sampling_locations, attention_weights)
+    check_once(_check, spatial_shapes, value, sampling_locations, attention_weights)
     module = backend_module(backend, value.device.type)
     out: Tensor = module.forward(value, spatial_shapes, sampling_locations, attention_weights)
     return out
@@ -57,7 +58,7 @@ def _forward_fake(
     attention_weights: Tensor,
     backend: str,
 ) -> Tensor:
-    _check(value, spatial_shapes, sampling_locations, attention_weights)
+    _check(spatial_shapes, value, sampling_locations, attention_weights)
     batch, _, heads, channels = value.shape
     return value.new_empty((batch, sampling_locations.shape[1], heads * channels))
 
@@ -70,7 +71,7 @@ def _backward_op(
     attention_weights: Tensor,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    _check(value, spatial_shapes, sampling_locations, attention_weights)
+    check_once(_check, spatial_shapes, value, sampling_locations, attention_weights)
     check_grad_out(grad_out, value, sampling_locations.shape[1])
     module = backend_module(backend, value.device.type)
     grads: tuple[Tensor, Tensor, Tensor] = module.backward(
@@ -173,7 +174,8 @@ def ms_deform_attn(
     Raises:
         OpError: a shape, type or device is wrong, or the forced back end cannot run here.
     """
-    check_backend_name(backend, f"backend={backend!r}")
+    if backend != AUTO:
+        check_backend_name(backend, f"backend={backend!r}")
     flat = flatten_spatial_shapes(spatial_shapes)
     out: Tensor = _FORWARD(value, flat, sampling_locations, attention_weights, backend)
     return out
