@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+
+from cocoapi_hq.io import rle
 
 REPO = Path(__file__).resolve().parents[2]
 FOLDER = REPO / "benchmarks"
@@ -56,6 +59,44 @@ def test_dry_run(name: str, load, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "wrote " in printed.out
     assert state_of_tracked_folders() == before
     assert not list(tmp_path.iterdir()), "a dry run leaves nothing behind"
+
+
+def test_a_long_driving_video(load, tmp_path: Path) -> None:
+    script, output = load("bench_long_video"), tmp_path / "long.json"
+    script.DRIVING = (3, (32, 48), 2)
+    words = ["--frames=7", "--window=2", "--min-size=32", f"--output={output}"]
+    script.TOLERANCE = 1.0  # so few frames say nothing about memory
+    assert script.main(["--driving", "--config-file=quick/qdtrack_tiny", *words]) == 0
+    record = json.loads(output.read_text())
+    assert (record["network"], record["driving"], record["frames"]) == ("QDTrack", True, 7)
+
+
+def test_perfect_masks_and_what_is_wrong_with_others(load, tmp_path: Path) -> None:
+    """A square that lacks one row of its eight, and another that meets no object."""
+    study = load("study_mots")
+    square, cut, far = (np.zeros((16, 16), bool) for _ in range(3))
+    square[4:12, 4:12] = cut[4:11, 4:12] = far[:3, :3] = True
+    masks = [rle.encode(mask) for mask in (square, cut, far)]
+    truth, folder = tmp_path / "truth.json", tmp_path / "base"
+    names = [f"a/{t}.jpg" for t in range(3)]
+    video = {"id": 1, "file_names": names, "length": 3, "height": 16, "width": 16}
+    own = {"id": 1, "video_id": 1, "category_id": 1, "iscrowd": 0, "segmentations": [masks[0]] * 3}
+    content = {"videos": [video], "annotations": [own], "categories": [{"id": 1, "name": "car"}]}
+    truth.write_text(json.dumps(content))
+    found = {"video_id": 1, "category_id": 1, "score": 0.9, "segmentations": [*masks[1:], None]}
+    results = folder / "small" / study.INFERENCE / "results.json"
+    results.parent.mkdir(parents=True)
+    results.write_text(json.dumps([found]))
+    better = study.perfect(folder, "small", truth) / "small" / study.INFERENCE / "results.json"
+    assert json.loads(better.read_text())[0]["segmentations"] == [masks[0], masks[2], None]
+    numbers = study.near_contour(folder / "small", truth)
+    assert numbers["iou"] == round(7 / 8, 3)
+    assert numbers["within_1_px"] == numbers["within_4_px"] == 1.0
+    assert numbers["iou_at_stride_2"] == 1.0
+    before, after = (
+        study.quality(folder, place, "small", truth) for place in (folder, folder / "perfect")
+    )
+    assert before["found"] == after["found"] == 0, "one frame of three is not half of the tube"
 
 
 def test_the_released_arithmetic_is_the_same_network(
