@@ -97,7 +97,9 @@ def host_us(calls: Sequence[Call], device: torch.device, rounds: int) -> float:
     return spent / (rounds * len(calls)) * 1e6
 
 
-def device_us(calls: Sequence[Call], device: torch.device, replays: int, per_graph: int) -> float:
+def device_us(
+    calls: Sequence[Call], device: torch.device, replays: int, per_graph: int, graph: bool = True
+) -> float:
     """Microseconds of a call on the device, without the host: the median of replays of a graph.
 
     Args:
@@ -105,23 +107,24 @@ def device_us(calls: Sequence[Call], device: torch.device, replays: int, per_gra
         device: a CPU has no graphs, and the calls are timed one by one.
         replays: of the graph.
         per_graph: calls in it.
+        graph: False: they cannot be captured, and are timed one by one as on a CPU.
     """
     for call in calls:
         call()
     wait(device)
-    if device.type != "cuda":
+    if device.type != "cuda" or not graph:
         spent = [wall_seconds(call, device, 1, 0)[0] for call in calls]
         return statistics.median(spent) * 1e6
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    captured = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(captured):
         for k in range(per_graph):
             calls[k % len(calls)]()
-    graph.replay()
+    captured.replay()
     times = []
     for _ in range(replays):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
-        graph.replay()
+        captured.replay()
         end.record()
         end.synchronize()
         times.append(start.elapsed_time(end))

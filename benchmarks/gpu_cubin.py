@@ -179,14 +179,13 @@ def _hot_loop(text: str) -> Loop | None:
         if name.startswith("BRA") and target and labels.get(target[0], k + 1) <= k:
             spans.append((labels[target[0]], k + 1))
 
-    def loaded(span: tuple[int, int]) -> int:
-        return sum(
-            WIDE_LOADS[found[1]]
-            for name, _ in lines[slice(*span)]
-            if (found := re.match(r"LDG\.E\.(64|128)(?:\.|$)", name))
-        )
+    def loaded(span: tuple[int, int]) -> tuple[int, int]:
+        """Bytes of its wide loads, and loads of any kind."""
+        loads = [name for name, _ in lines[slice(*span)] if name.startswith("LDG")]
+        found = (re.match(r"LDG\.E\.(64|128)(?:\.|$)", name) for name in loads)
+        return sum(WIDE_LOADS[match[1]] for match in found if match), len(loads)
 
-    spans = [span for span in spans if loaded(span)]
+    spans = [span for span in spans if loaded(span)[1]]
     inner = [s for s in spans if not any(o != s and s[0] <= o[0] and o[1] <= s[1] for o in spans)]
     if not inner:
         return None

@@ -32,7 +32,7 @@ from gpu_common import (
     wait,
     wall_seconds,
 )
-from gpu_operator import FULL_TOLERANCE, HALF_TOLERANCE, errors_against_double
+from gpu_operator import FULL_TOLERANCE, HALF_TOLERANCE, errors_against_double, kernel_cache
 from torch import Tensor
 
 import vmt
@@ -116,7 +116,8 @@ def at_node_share(model: VideoModel, clip: Tensor) -> None:
 
 def correct(step: Step) -> None:
     """Tests that need a GPU, the operator against fp64 at full size, networks against the CPU."""
-    problems = [*_tests(step), *_operator(step), *_networks(step), *_refiner(step)]
+    problems = [*_tests(step), *kernel_cache(step), *_operator(step)]
+    problems += [*_networks(step), *_refiner(step)]
     if problems:
         raise StepError("; ".join(problems))
     step.put(summary="all right")

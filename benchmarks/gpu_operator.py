@@ -6,7 +6,7 @@ Not a script.
 from __future__ import annotations
 
 import math
-import shutil
+import os
 import subprocess
 import sys
 import tempfile
@@ -28,11 +28,14 @@ from gpu_common import (
     reset_peak,
     wall_seconds,
 )
+from gpu_cubin import cost_row, kernel_costs
 from torch import Tensor
 
 from vmt.apps.doctor import examine
-from vmt.ops import ms_deform_attn
-from vmt.ops.deform_attn import cuda, ms_deform_attn_reference
+from vmt.ops import fused_ms_deform_attn, ms_deform_attn
+from vmt.ops.deform_attn import cuda, ms_deform_attn_reference, nvrtc
+from vmt.ops.deform_attn.nvrtc import ProgramSpec
+from vmt.utils.cache import CACHE_VARIABLE
 
 TOY_SHAPES = [(4, 6), (2, 3)]
 #: Offsets of trained encoders reach a few cells; (x, y) noise beside a head's own direction.
@@ -56,10 +59,7 @@ def env(step: Step) -> None:
     broken = [f"{fact.name}: {fact.value}" for fact in bad]
     step.put(doctor=[f"{f.state} {f.name}: {f.value}" for f in facts], card=_card())
     device, n = step.device, step.size(8192, 64)
-    source = torch.empty(step.size(1 << 30, 1 << 12), dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    seconds = _seconds(lambda: target.copy_(source), step)
-    step.put(copy_gb_per_s=2 * source.nbytes / seconds / 1e9)
+    step.put(copy_gb_per_s=_copy_gb_per_s(step))
     a, b = (torch.randn(n, n, device=device).bfloat16() for _ in range(2))
     step.put(matmul_bf16_tflops=2 * n**3 / _seconds(lambda: a @ b, step) / 1e12)
     rows = step.size(3_000_000, 300)
@@ -78,6 +78,13 @@ def env(step: Step) -> None:
         f"{step.results['matmul_bf16_tflops']:.0f} TFLOP/s, row gather "
         f"{step.results['gather_64_byte_rows_gb_per_s']:.0f} GB/s"
     )
+
+
+def _copy_gb_per_s(step: Step) -> float:
+    """Bytes read and written by a copy of 1 GiB: the ceiling that shares are of."""
+    source = torch.empty(step.size(1 << 30, 1 << 12), dtype=torch.uint8, device=step.device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / _seconds(lambda: target.copy_(source), step) / 1e9
 
 
 def _seconds(call: Callable[[], object], step: Step) -> float:
@@ -143,6 +150,22 @@ def kernel(step: Step) -> Callable[..., Tensor]:
     return lambda *inputs: ms_deform_attn(inputs[0], shapes, *inputs[1:], backend=backend)
 
 
+def fused_inputs(step: Step, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same for the fused operator: value, offsets, logits and reference points."""
+    value, locations, weights = inputs
+    shapes = step.size(SPATIAL_SHAPES, TOY_SHAPES)
+    sizes = torch.tensor([(w, h) for h, w in shapes], device=step.device)[:, None]
+    points = locations.mean((2, 4))  # (B, Q, L, 2)
+    offsets = (locations - points[:, :, None, :, None]) * sizes
+    return value, offsets, weights.log().to(value.dtype), points
+
+
+def fused_kernel(step: Step) -> Callable[..., Tensor]:
+    """Our fused operator; in a dry run whatever runs here."""
+    shapes, backend = step.size(SPATIAL_SHAPES, TOY_SHAPES), step.size("cuda", "auto")
+    return lambda *inputs: fused_ms_deform_attn(inputs[0], shapes, *inputs[1:], backend=backend)
+
+
 def reference(step: Step) -> Callable[..., Tensor]:
     """The plain PyTorch form."""
     shapes = step.size(SPATIAL_SHAPES, TOY_SHAPES)
@@ -168,8 +191,8 @@ def op(step: Step) -> None:
     """Kernels in a CUDA graph over rotating inputs; the host's share of an eager call apart."""
     device, rows = step.device, []
     step.put(rows=rows)
-    cold = _cold_compile_seconds(step)
-    step.put(cold_compile_seconds=cold)
+    step.put(cold_compile_seconds=_cold_compile_seconds(step), copy_gb_per_s=_copy_gb_per_s(step))
+    step.put(kernel_costs=_kernel_costs(step))
     cases: list[tuple[str, int, int | None]] = [
         ("encoder", 5, None),
         ("encoder", 2, None),
@@ -186,201 +209,142 @@ def op(step: Step) -> None:
     step.put(
         summary=f"encoder B={rows[0]['batch']}: fp32 {rows[0]['forward_us']:.0f} us forward, "
         f"{rows[0]['backward_us']:.0f} backward; bf16 {rows[1]['forward_us']:.0f} and "
-        f"{rows[1]['backward_us']:.0f}; {len(first)} types"
+        f"{rows[1]['backward_us']:.0f}, fused {rows[1]['fused_forward_us']:.0f} "
+        f"({100 * rows[1]['fused_share_of_copy']:.0f} % of a copy); {len(first)} types"
     )
 
 
 def _time_case(step: Step, batch: int, queries: int | None, dtype: torch.dtype) -> dict[str, Any]:
-    device, call = step.device, kernel(step)
+    device = step.device
     inputs, grad_out = make_inputs(step, batch, queries, dtype, 0)
     floor = sum(x.nbytes for x in inputs) + grad_out.nbytes
     count = max(LEAST_SETS, math.ceil(ROTATION_BYTES / floor)) if not step.dry else 2
     sets = [make_inputs(step, batch, queries, dtype, k) for k in range(min(count, 16))]
-    replays, per_graph = step.size((10, 20), (1, 1))
+    replays = step.size((10, 20), (1, 1))
     reset_peak(device)
+    row: dict[str, Any] = {"input_sets": len(sets), "floor_mb": floor / 1e6}
+    fused = [(fused_inputs(step, x), g) for x, g in sets]
+    fused_floor = sum(x.nbytes for x in fused[0][0]) + grad_out.nbytes
     with torch.no_grad():
-        forwards = [lambda x=x: call(*x) for x, _ in sets]
-        forward = device_us(forwards, device, replays, per_graph)
-        host = host_us(forwards, device, step.size(20, 1))
-        plain = [lambda x=x: reference(step)(*x) for x, _ in sets[:LEAST_SETS]]
-        eager = min(wall_seconds(plain[0], device, step.size(3, 1), 1)) * 1e6
+        for name, call, given, least in (
+            ("", kernel(step), sets, floor),
+            ("fused_", fused_kernel(step), fused, fused_floor),
+        ):
+            calls = [lambda x=x, call=call: call(*x) for x, _ in given]
+            us = device_us(calls, device, *replays)
+            row[f"{name}forward_us"] = us
+            row[f"{name}host_us"] = host_us(calls, device, step.size(20, 1))
+            row[f"{name}forward_gb_per_s"] = least / us / 1e3
+            row[f"{name}share_of_copy"] = least / us / 1e3 / step.results["copy_gb_per_s"]
+        plain = reference(step)
+        eager = wall_seconds(lambda: plain(*sets[0][0]), device, step.size(3, 1), 1)
+    row["reference_forward_us"] = min(eager) * 1e6
+    for name, calls in _backwards(step, sets, fused).items():
+        row[f"{name}_us"] = device_us(calls, device, *replays)
+    return row | peak(device)
+
+
+def _backwards(
+    step: Step, sets: Sequence[tuple[Inputs, Tensor]], fused: Sequence[tuple[Any, Tensor]]
+) -> dict[str, list[Callable[[], object]]]:
+    """Gradients by name; with and without sums in shared memory, where there are both kernels."""
     backend = step.size("cuda", "auto")
-    shapes = [side for shape in step.size(SPATIAL_SHAPES, TOY_SHAPES) for side in shape]
-    backwards = [
-        lambda x=x, g=g: torch.ops.vmt.ms_deform_attn_backward(g, x[0], shapes, x[1], x[2], backend)
-        for x, g in sets
-    ]
-    backward = device_us(backwards, device, replays, per_graph)
-    return {
-        "input_sets": len(sets),
-        "forward_us": forward,
-        "backward_us": backward,
-        "host_us": host,
-        "reference_forward_us": eager,
-        "floor_mb": floor / 1e6,
-        "forward_gb_per_s": floor / forward / 1e3,
-        **peak(device),
+    flat = [side for shape in step.size(SPATIAL_SHAPES, TOY_SHAPES) for side in shape]
+    operators = torch.ops.vmt
+    calls: dict[str, list[Callable[[], object]]] = {
+        "backward": [
+            lambda x=x, g=g: operators.ms_deform_attn_backward(g, x[0], flat, *x[1:], backend)
+            for x, g in sets
+        ],
+        "fused_backward": [
+            lambda x=x, g=g: operators.fused_ms_deform_attn_backward(
+                g, x[0], flat, *x[1:], False, backend
+            )
+            for x, g in fused
+        ],
     }
+    value, locations, _ = sets[0][0]
+    if not step.dry and cuda.backward_kernel(value, locations.shape[1]) != cuda.BACKWARD:
+        calls["plain_backward"] = [
+            lambda x=x, g=g: cuda._backward(cuda.BACKWARD, g, x[0], flat, *x[1:]) for x, g in sets
+        ]
+    return calls
+
+
+def _kernel_costs(step: Step) -> dict[str, Any]:
+    """Registers, memory and instructions of the kernels for this card; needs no GPU."""
+    if nvrtc.compiler_unavailable_reason() is not None:
+        return {}
+    arch = 90 if step.dry else _arch()
+    costs = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        for fused in (False, True):
+            logits = dtype if fused else torch.float32
+            code = nvrtc.compile_program(arch, ProgramSpec(dtype, logits, CHANNELS, fused))
+            if not code.startswith(b"\x7fELF"):  # a card newer than the compiler gets PTX
+                return {}
+            for name in kernel_costs(code):
+                kind = f"{dtype} {'fused ' if fused else ''}{name}".removeprefix("torch.")
+                costs[kind] = cost_row(code, name)
+    return costs
+
+
+def _arch() -> int:
+    major, minor = torch.cuda.get_device_capability()
+    return 10 * major + minor
+
+
+#: Says how often it compiled and the seconds until the first result was there.
+_FIRST_CALL = """
+import sys, time, torch
+from vmt.ops import ms_deform_attn
+from vmt.ops.deform_attn import nvrtc
+compiled, compile_program = [], nvrtc.compile_program
+nvrtc.compile_program = lambda *args: compiled.append(args) or compile_program(*args)
+started = time.perf_counter()
+if sys.argv[1] == "cuda":
+    value, places = torch.rand(1, 6, 1, 32).cuda(), torch.rand(1, 2, 1, 1, 4, 2).cuda()
+    ms_deform_attn(value, [(2, 3)], places, places[..., 0], backend="cuda").cpu()
+else:
+    nvrtc.load_program(90, nvrtc.ProgramSpec(torch.float32, torch.float32, 32))
+print(len(compiled), time.perf_counter() - started)
+"""
+
+
+def kernel_cache(step: Step) -> list[str]:
+    """An empty VMT_CACHE_DIR: the first process compiles and keeps, the second only loads.
+
+    Args:
+        step: gets the seconds of both.
+
+    Returns:
+        What is wrong, in sentences.
+    """
+    if nvrtc.compiler_unavailable_reason() is not None:
+        return []
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, CACHE_VARIABLE: folder, "PYTHONPATH": str(REPO)}
+        for _ in range(2):
+            words = [sys.executable, "-c", _FIRST_CALL, step.size("cuda", "cpu")]
+            done = subprocess.run(words, capture_output=True, text=True, env=environment)
+            if done.returncode:
+                return [f"a fresh {CACHE_VARIABLE}: {done.stderr.strip().splitlines()[-1]}"]
+            count, seconds = done.stdout.split()
+            files = sum(path.is_file() for path in Path(folder).rglob("*"))
+            rows.append({"compiled": int(count), "seconds": float(seconds), "files": files})
+    step.put(kernel_cache=rows)
+    if [row["compiled"] for row in rows] != [1, 0] or rows[0]["files"] != 1:
+        return [f"a fresh {CACHE_VARIABLE} should be filled once and read afterwards: {rows}"]
+    return []
 
 
 def _cold_compile_seconds(step: Step) -> float | None:
     """NVRTC on one program, for this card; needs no GPU."""
-    if cuda.compiler_unavailable_reason() is not None:
+    if nvrtc.compiler_unavailable_reason() is not None:
         return None
-    major, minor = (9, 0) if step.dry else torch.cuda.get_device_capability()
     started = time.perf_counter()
-    cuda.compile_program(
-        10 * major + minor, cuda.ProgramSpec(torch.float32, torch.float32, CHANNELS)
+    nvrtc.compile_program(
+        90 if step.dry else _arch(), ProgramSpec(torch.float32, torch.float32, CHANNELS)
     )
     return time.perf_counter() - started
-
-
-# --- others ---------------------------------------------------------------------------------------
-
-
-def baselines(step: Step) -> None:
-    """Other people's operators on our inputs, where they are there; their results against ours."""
-    inputs, _ = make_inputs(step, step.size(5, 1), None, torch.float32, 0)
-    contenders: dict[str, Callable[..., Tensor]] = {"ours": kernel(step)}
-    if not step.dry:  # compiling takes seconds and is the same on a CPU
-        contenders["compiled_reference"] = torch.compile(reference(step), dynamic=False)
-    for name, load in (("msda_triton", _msda_triton), ("transformers", _transformers)):
-        found = load(step)
-        if isinstance(found, str):
-            step.put(**{name: {"absent": found}})
-        else:
-            contenders[name] = found
-    expected = reference(step)(*inputs)
-    for name, call in contenders.items():
-        try:
-            with torch.no_grad():
-                error = relative_error(call(*inputs), expected)
-                us = device_us(
-                    [lambda c=call: c(*inputs)], step.device, *step.size((10, 20), (1, 1))
-                )
-        except (RuntimeError, TypeError, ValueError) as problem:
-            step.put(**{name: {"failed": str(problem).splitlines()[0]}})
-            continue
-        if error > FULL_TOLERANCE and name == "ours":
-            raise StepError(f"ours differs from the reference by {error:.1e}.")
-        step.put(**{name: {"forward_us": us, "error": error}})
-    ours = step.results["ours"]["forward_us"]
-    ratios = [
-        f"{name} {found['forward_us'] / ours:.1f}x"
-        for name, found in step.results.items()
-        if isinstance(found, dict) and "forward_us" in found and name != "ours"
-    ]
-    step.put(summary=f"ours {ours:.0f} us" + "".join(f", {ratio}" for ratio in ratios))
-
-
-def _msda_triton(step: Step) -> Callable[..., Tensor] | str:
-    folder = None if step.third_party is None else step.third_party / "msda-triton"
-    if folder is None or not folder.is_dir():
-        return "no --third-party folder with msda-triton in it"
-    sys.path[:0] = [str(folder), str(folder / "src")]
-    try:
-        from msda_triton import multiscale_deformable_attention
-    except ImportError as error:
-        return str(error)
-    sizes = torch.tensor(step.size(SPATIAL_SHAPES, TOY_SHAPES), device=step.device)
-
-    def call(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
-        out: Tensor = multiscale_deformable_attention(value, sizes, locations, weights)
-        return out.flatten(2) if out.dim() == 4 else out
-
-    return call
-
-
-def _transformers(step: Step) -> Callable[..., Tensor] | str:
-    try:
-        from transformers.models.deformable_detr.modeling_deformable_detr import (
-            MultiScaleDeformableAttention,
-        )
-    except ImportError as error:
-        return str(error).splitlines()[0]
-    shapes = step.size(SPATIAL_SHAPES, TOY_SHAPES)
-    sizes = torch.tensor(shapes, device=step.device)
-    starts = torch.tensor([sum(h * w for h, w in shapes[:k]) for k in range(len(shapes))])
-    module, starts = MultiScaleDeformableAttention(), starts.to(step.device)
-
-    def call(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
-        out: Tensor = module(value, sizes, shapes, starts, locations, weights, 64)
-        return out
-
-    return call
-
-
-# --- tools of the CUDA toolkit ------------------------------------------------------------------
-
-#: Both kernels once, for three types and three head widths; inputs are made on the CPU.
-_PROGRAM = """
-import sys, torch
-from vmt.ops import ms_deform_attn
-device, backend = sys.argv[1], sys.argv[2]
-torch.manual_seed(0)
-for channels in (32, 33, 6):
-    for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        value = torch.randn(1, 30, 2, channels).to(dtype)
-        locations, weights = torch.rand(1, 17, 2, 2, 9, 2) * 1.4 - 0.2, torch.rand(1, 17, 2, 2, 9)
-        leaves = [x.to(device).requires_grad_() for x in (value, locations, weights)]
-        out = ms_deform_attn(leaves[0], [(4, 6), (2, 3)], *leaves[1:], backend=backend)
-        grads = torch.autograd.grad(out.float().sum(), leaves)
-        assert all(x.isfinite().all() for x in (out, *grads)), (channels, dtype)
-print("done")
-"""
-
-
-def _under(step: Step, tool: str, options: Sequence[str]) -> str | None:
-    """What a tool prints about both kernels; None where it is not installed."""
-    found = shutil.which(tool)
-    if found is None and not step.dry:
-        return None
-    with tempfile.TemporaryDirectory() as folder:
-        script = Path(folder) / "kernels.py"
-        script.write_text(_PROGRAM, encoding="utf-8")
-        prefix = [] if step.dry or found is None else [found, *options]
-        words = [
-            *prefix,
-            sys.executable,
-            str(script),
-            *step.size(("cuda", "cuda"), ("cpu", "auto")),
-        ]
-        done = subprocess.run(words, capture_output=True, text=True, cwd=REPO)
-    text = done.stdout + done.stderr
-    if "done" not in text.split():
-        raise StepError(f"{tool}: " + " | ".join(text.strip().splitlines()[-6:]))
-    return text
-
-
-def sanitizer(step: Step) -> None:
-    """``compute-sanitizer``: memcheck, then racecheck, of both kernels."""
-    only = ["--kernel-regex", "kns=vmt_deform_attn"]
-    for check in step.size(("memcheck", "racecheck"), ("memcheck",)):
-        text = _under(step, "compute-sanitizer", ["--tool", check, *only])
-        if text is None:
-            step.put(summary="compute-sanitizer is not installed")
-            return
-        lines = [line for line in text.splitlines() if "ERROR SUMMARY" in line or "hazard" in line]
-        step.put(**{check: lines})
-        if any("0 errors" not in line and "0 hazards" not in line for line in lines):
-            raise StepError(f"{check}: " + " | ".join(lines))
-        if not lines and not step.dry:
-            raise StepError(f"{check} printed no summary.")
-    step.put(summary="no errors" if not step.dry else "dry")
-
-
-def ncu(step: Step) -> None:
-    """Nsight Compute's own numbers of four launches."""
-    metrics = (
-        "l1tex__t_sector_hit_rate.pct,lts__t_sector_hit_rate.pct,"
-        "sm__throughput.avg.pct_of_peak_sustained_elapsed,"
-        "lts__throughput.avg.pct_of_peak_sustained_elapsed,"
-        "launch__registers_per_thread,sm__warps_active.avg.pct_of_peak_sustained_active"
-    )
-    options = ["--clock-control", "none", "--launch-count", "4", "--metrics", metrics, "--csv"]
-    text = _under(step, "ncu", [*options, "--kernel-name", "regex:vmt_deform_attn"])
-    if text is None:
-        step.put(summary="ncu is not installed")
-        return
-    rows = [line for line in text.splitlines() if line.startswith('"')]
-    step.put(rows=rows, summary=f"{len(rows)} rows")

@@ -29,6 +29,7 @@ HERE = Path(__file__).resolve().parent
 #: name -> (script, arguments, arguments with --quick)
 BENCHMARKS: dict[str, tuple[str, list[str], list[str]]] = {
     "deform_attn": ("bench_deform_attn.py", [], ["--repeats", "3"]),
+    "deform_attn_gpu": ("bench_deform_attn_gpu.py", [], ["--architectures", "90"]),
     "model": ("bench_model.py", [], ["--repeats", "1"]),
     "refiner": (
         "bench_refiner.py",

@@ -26,9 +26,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gpu_baselines
 import gpu_network
 import gpu_operator
 import gpu_processes
+import gpu_tools
 import torch
 from common import BenchmarkError, machine, run, scratch_folder, write_json
 from gpu_common import Step, StepError
@@ -61,9 +63,9 @@ STEPS = {
     "end_to_end": Plan(30, gpu_network.end_to_end),
     "launch": Plan(35, gpu_processes.launch),
     "multi": Plan(30, gpu_processes.multi),
-    "baselines": Plan(45, gpu_operator.baselines),
-    "sanitizer": Plan(30, gpu_operator.sanitizer),
-    "ncu": Plan(15, gpu_operator.ncu),
+    "baselines": Plan(45, gpu_baselines.baselines),
+    "sanitizer": Plan(30, gpu_tools.sanitizer),
+    "ncu": Plan(15, gpu_tools.ncu),
 }
 
 

@@ -51,6 +51,15 @@ def attention(case: str) -> Callable[[Any], list[float]]:
     return values
 
 
+def gpu_instructions(data: Any) -> list[float]:
+    ours = [
+        pick(data["rows"], arch=90, type=name, fused=False, kernel="forward")
+        for name in ("float32", "bfloat16")
+    ]
+    (theirs,) = [r for r in data["original"] if r["arch"] == 90 and "im2col" in r["kernel"]]
+    return [row["loop_per_sample"] for row in (*ours, theirs)]
+
+
 def scoring(metric: str, extra: list[float]) -> Callable[[Any], list[float]]:
     def values(data: Any) -> list[float]:
         ours = pick(data["rows"], name=f"{metric} ours, 1 process(es)")
@@ -99,6 +108,7 @@ EXPECTED: dict[str, Callable[[Any], list[float]]] = {
     "VMT R50": model,
     "Deformable attention, encoder": attention("encoder"),
     "the same, decoder": attention("decoder"),
+    "the same on a GPU": gpu_instructions,
     "Tube boundary AP": scoring("tube_boundary", []),
     "Tube mask AP": scoring("tube_mask", []),
     "BDD100K MOTS": mots,
