@@ -37,7 +37,9 @@ def test_every_planted_bug_applies(tool: ModuleType) -> None:
     assert len(bugs) >= 100
     assert len({(bug.group, bug.name) for bug in bugs}) == len(bugs)
     for bug in bugs:
-        compile(bug.planted((REPO / bug.file).read_text()), bug.file, "exec")
+        text = bug.planted((REPO / bug.file).read_text())
+        if bug.file.endswith(".py"):  # headers are compiled by the tests that read them
+            compile(text, bug.file, "exec")
         for test in bug.tests:
             path, _, name = test.partition("::")
             assert (REPO / path).is_file(), f"{bug.name}: {test}"
