@@ -95,10 +95,13 @@ class MaskHead(nn.Module):
     def frame_logits(
         layers: Sequence[tuple[Tensor, Tensor]], centres_px: Tensor, features: Tensor
     ) -> Tensor:
-        """(N, 2) centres and (channels, h, w) features of one frame -> (N, h, w) logits."""
+        """(N, 2) centres and features of a frame -> (N, h, w) logits.
+
+        The features are (channels, h, w), or (N, channels, h, w) where each has its own.
+        """
         size = (int(features.shape[-2]), int(features.shape[-1]))
         offsets = relative_coordinates(centres_px, size, STRIDE)
-        shared = features.expand(len(centres_px), -1, -1, -1)
+        shared = features.expand(centres_px.shape[0], -1, -1, -1)
         return apply_dynamic_layers(torch.cat([offsets, shared], dim=1), layers)[:, 0]
 
 

@@ -20,6 +20,9 @@ def unfold_frames(x: Tensor, num_frames: int) -> Tensor:
 
 def frame_chunks(num_frames: int, chunk: int) -> Iterator[slice]:
     """Slices that cover ``num_frames`` in order, each at most ``chunk`` long (0: one slice)."""
-    step = chunk if chunk > 0 else max(num_frames, 1)
-    for start in range(0, num_frames, step):
-        yield slice(start, min(start + step, num_frames))
+    if chunk <= 0:  # no range: a number of frames that an exported graph leaves open has none
+        if num_frames:
+            yield slice(0, num_frames)
+        return
+    for start in range(0, num_frames, chunk):
+        yield slice(start, min(start + chunk, num_frames))

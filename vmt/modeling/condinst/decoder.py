@@ -67,7 +67,7 @@ class Decoder(nn.Module):
         Returns:
             One state per layer, first to last.
         """
-        batch = len(memory)
+        batch = memory.shape[0]
         position = self.query_pos.expand(batch, -1, -1)
         x = self.query_content.expand(batch, -1, -1)
         # Boxes and all else that says where stay in fp32: a rounded logit moves a box by pixels.

@@ -91,7 +91,7 @@ class Decoder(nn.Module):
             # resizing is linear: a mask made of the resized pixel map is the mask, resized
             sizes = [(int(level.shape[-2]), int(level.shape[-1])) for level in levels]
             pixels = [F.interpolate(pixel, size, mode="bilinear") for size in sizes]
-        x = self.content.weight.expand(len(pixel), -1, -1)
+        x = self.content.weight.expand(pixel.shape[0], -1, -1)
         embeds = [heads.norm(x)]
         for index, layer in enumerate(self.layers):
             level = index % len(levels)

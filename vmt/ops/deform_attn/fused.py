@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vmt.ops.deform_attn import reference
 from vmt.ops.deform_attn.backends import AUTO, backend_module, check_backend_name
 from vmt.ops.deform_attn.checks import (
     SpatialShapes,
@@ -154,7 +155,8 @@ def fused_ms_deform_attn(
     """``ms_deform_attn`` at the places that ``places.sampling_places`` describes, in one kernel.
 
     Neither the locations nor the weights (the softmax of the logits over L*K) are written to
-    memory. Types, sums, back ends and what reads zero are those of ``ms_deform_attn``.
+    memory. Types, sums, back ends, programs of ``torch.export`` and what reads zero are those of
+    ``ms_deform_attn``.
 
     Args:
         value: (B, S, M, D), levels one after another, each row-major.
@@ -174,5 +176,7 @@ def fused_ms_deform_attn(
     if backend != AUTO:
         check_backend_name(backend, f"backend={backend!r}")
     flat = flatten_spatial_shapes(spatial_shapes)
+    if torch.compiler.is_exporting():
+        return reference.fused_forward(value, flat, offsets, logits, reference_points)
     out: Tensor = _FORWARD(value, flat, offsets, logits, reference_points, backend)
     return out

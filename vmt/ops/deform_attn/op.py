@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vmt.ops.deform_attn import reference
 from vmt.ops.deform_attn.backends import AUTO, backend_module, check_backend_name
 from vmt.ops.deform_attn.checks import (
     SpatialShapes,
@@ -156,7 +157,8 @@ def ms_deform_attn(
     float32 locations and weights, as they do under autocast; bfloat16 locations are allowed but
     tell apart only 256 steps in [0.5, 1]. The first derivative is defined, the second is not. On
     the CPU both directions give the same bits whatever the number of threads; the CUDA gradient
-    of ``value`` is a sum in no fixed order.
+    of ``value`` is a sum in no fixed order. A program of ``torch.export`` has ``grid_sample`` in
+    its place, and runs without VMT.
 
     Args:
         value: (B, S, M, D), levels one after another, each row-major.
@@ -177,5 +179,7 @@ def ms_deform_attn(
     if backend != AUTO:
         check_backend_name(backend, f"backend={backend!r}")
     flat = flatten_spatial_shapes(spatial_shapes)
+    if torch.compiler.is_exporting():
+        return reference.forward(value, flat, sampling_locations, attention_weights)
     out: Tensor = _FORWARD(value, flat, sampling_locations, attention_weights, backend)
     return out
