@@ -21,6 +21,7 @@ LONGEST = (
     "engine/test_parallel.py",
     "engine/test_resume.py",
     "engine/test_configs.py",
+    "apps/test_exported_graphs.py",
     "tools/test_make_mask_refiner.py",
     "docs/test_commands.py",
     "benchmarks/test_dry_runs.py",

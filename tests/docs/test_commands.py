@@ -13,6 +13,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ NOT_RUN = {
     "pip install": INSTALLS,
     "labelme ": "a window to draw in; the folder holds polygons as it writes them",
     "vmt zoo --download": NETWORK,
+    "vmt export --config-file configs/": "minutes; small ones: tests/apps/test_exported_graphs.py",
     "vmt train --config-file configs/hq_ytvis/": HOURS,
     "vmt train --config-file configs/coco/": HOURS,
     "vmt train --config-file configs/ovis/": PHASES,
@@ -69,6 +71,8 @@ NOT_RUN = {
     "vmt eval --gt bitmasks/val": "results on BDD100K; tests/evaluation has some",
     "python datasets/prepare_bdd100k_mots.py --json": "tests/data/test_prepare.py",
 }
+if find_spec("onnxruntime") is None:
+    NOT_RUN["vmt export "] = "needs what pip install 'vmt-vis[export]' brings"
 #: Blocks that are no commands: beginning -> what they are.
 NO_COMMANDS = {
     "ytvis_2019/  ": "a tree of folders",
@@ -78,9 +82,11 @@ NO_COMMANDS = {
     '[{"video_id"': "a result file",
     "@inproceedings": "citations",
     "[11/27 ": "what a command printed",
+    "mask_refiner.onnx:": "what a command printed",
 }
 #: Pages whose Python needs other people's tools, which a test of their own has or stands in for.
 NOT_EXECUTED = {
+    "docs/howto/export.md": "tests/apps/test_exported_graphs.py, on a small network",
     "docs/howto/detectron2.md": "tests/plugins/detectron2/test_script.py",
     "docs/howto/other_tools.md": "tests/interop/test_mask_tracks.py",
 }

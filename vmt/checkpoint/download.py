@@ -114,7 +114,7 @@ def _link(file: ZooFile, target: Path, url: str | None) -> str:
 
 def _checked(file: ZooFile, path: Path, target: Path, *, downloaded: bool) -> Fetched:
     """Compare ``path`` with the published or recorded checksum; record it if there is none."""
-    actual = _sha256(path)
+    actual = sha256_of(path)
     record = target.with_name(target.name + ".sha256")
     kind, expected = "published", file.sha256
     if expected is None:
@@ -143,7 +143,8 @@ def _read_record(record: Path) -> str | None:
     return digest[1]
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Checksum of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         digest = hashlib.sha256()
         while block := file.read(_BLOCK):

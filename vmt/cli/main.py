@@ -31,6 +31,7 @@ COMMANDS = {
     "refine": ("vmt.cli.refine", "coarse masks in, sharp masks out: JSON, label maps, polygons"),
     "degrade": ("vmt.cli.degrade", "make clean masks coarse, to test what should sharpen them"),
     "convert": ("vmt.cli.convert", "published weight file <-> our names"),
+    "export": ("vmt.cli.export", "write a network as ONNX or a program of torch.export"),
     "configs": ("vmt.cli.configs", "list the recipes that come with VMT, by the names they go by"),
     "inspect": ("vmt.cli.inspect", "say what a weight, annotation or config file is"),
     "zoo": ("vmt.cli.zoo", "list and fetch published weights"),

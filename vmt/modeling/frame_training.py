@@ -192,9 +192,30 @@ class SharpenableModel(FrameModel):
         return self
 
 
+@dataclass(frozen=True)
+class FrameQueries:
+    """All queries of N frames behind the last decoder layer.
+
+    Args:
+        embeds: (N, Q, C), what class and mask head take.
+        pixel: (N, C_m, h, w), features as ``SharpenableModel.mask_head`` takes them.
+        boxes: (N, Q, 4) cxcywh in [0, 1] of the frames before padding; None without boxes.
+        refs: (N, Q, 2) as ``SharpenableModel.mask_head`` takes them; None for heads without.
+        maps: what a refiner of masks reads of the frames, where there is one.
+    """
+
+    embeds: Tensor
+    pixel: Tensor
+    boxes: Tensor | None
+    refs: Tensor | None
+    maps: FrameMaps | None
+
+
 class RefinableFrameModel(SharpenableModel):
     """A frame model whose embeddings can be associated and refined while it is trained."""
 
+    #: Whether ``FrameQueries`` have boxes, and reference points.
+    has_boxes, has_refs = True, False
     #: Whether the last column of ``class_head`` says "no object".
     no_object = False
 
@@ -206,8 +227,16 @@ class RefinableFrameModel(SharpenableModel):
         return self.in_chunks(frames, self.segment_normalised)
 
     @abstractmethod
+    def find_queries(self, frames: Tensor) -> FrameQueries:
+        """Queries of (N, 3, H, W) frames, normalised, not padded."""
+
+    @abstractmethod
     def segment_normalised(self, frames: Tensor) -> list[FrameOutputs]:
         """What is in each of (N, 3, H, W) frames, normalised, not padded."""
+
+    def all_masks(self, queries: FrameQueries) -> Tensor:
+        """Mask logits (N, Q, h, w) of all queries."""
+        return self.mask_head(queries.embeds, queries.pixel, queries.refs)
 
     @abstractmethod
     def class_head(self, embeds: Tensor) -> Tensor:

@@ -13,10 +13,10 @@ from vmt.modeling.criteria.matcher import Match
 from vmt.modeling.criteria.ota import OtaMatch
 from vmt.modeling.criteria.point_criterion import PointCriterion
 from vmt.modeling.criteria.point_masks import mask_losses
+from vmt.modeling.frame_part import FramePart
 from vmt.modeling.frame_training import RefinableFrameModel, TrainedFrame
 from vmt.modeling.video_model import FrameOutputs
 from vmt.structures.frame_targets import FrameTargets
-from vmt.structures.track_window import FrameMaps
 
 #: Input pixels per cell of the map, and so of the masks.
 STRIDE = 4
@@ -84,23 +84,11 @@ class PixelMapModel(RefinableFrameModel):
         """See ``RefinableFrameModel``; ``refs`` play no part."""
         return self.heads.masks(embeds, pixel)
 
-    def frame_outputs(
-        self,
-        embeds: Tensor,
-        pixel: Tensor,
-        boxes: Tensor | None,
-        size: tuple[int, int],
-        maps: FrameMaps | None,
-    ) -> list[FrameOutputs]:
-        """What N frames of (H, W) ``size`` are to an association.
-
-        Args:
-            embeds: (N, Q, C).
-            pixel: (N, mask_dim, h, w).
-            boxes: (N, Q, 4) cxcywh in [0, 1] of the frames before padding; None without.
-            size: before padding.
-            maps: of the N frames, for a refiner of masks; None without.
-        """
+    def segment_normalised(self, frames: Tensor) -> list[FrameOutputs]:
+        """See ``RefinableFrameModel``."""
+        queries = self.find_queries(frames)
+        embeds, boxes, maps = queries.embeds, queries.boxes, queries.maps
+        size = int(frames.shape[-2]), int(frames.shape[-1])
         logits, masks = self.class_head(embeds), self.in_precision(self.mask_head)
         return [
             FrameOutputs(
@@ -111,12 +99,16 @@ class PixelMapModel(RefinableFrameModel):
                 STRIDE,
                 size,
                 query=embeds[i],
-                pixel=pixel[i],
+                pixel=queries.pixel[i],
                 no_object=self.no_object,
                 maps=None if maps is None else maps[i],
             )
             for i in range(len(embeds))
         ]
+
+    def dense_part(self) -> FramePart:
+        """See ``VideoModel``."""
+        return FramePart(self, None)
 
     def assignments(
         self,

@@ -19,6 +19,7 @@ from vmt.layers.ms_deform_attn import MSDeformAttn
 from vmt.modeling.adversarial import Adversary
 from vmt.modeling.backbones.base import Backbone
 from vmt.modeling.criteria.set_criterion import mean_tracklets
+from vmt.modeling.dense_part import DensePart
 from vmt.ops.crops import Place
 from vmt.ops.frames import fold_frames, frame_chunks
 from vmt.structures.clip import ClipTargets
@@ -26,6 +27,7 @@ from vmt.structures.labels import LabelSpace
 from vmt.structures.predictions import ClipTracklets
 from vmt.structures.roi_masks import MaskLogits, RoiMasks, dense_logits
 from vmt.structures.track_window import FrameMaps, TrackWindow
+from vmt.utils.errors import ConfigError
 from vmt.utils.precision import arithmetic
 
 
@@ -165,6 +167,17 @@ class VideoModel(nn.Module, ABC):
         """One sentence about what a budget left out since this was last asked, or ""."""
         return ""
 
+    #: Why ``dense_part`` has nothing to give, as the end of a sentence.
+    not_exported = "it has no dense part"
+
+    def dense_part(self) -> DensePart:
+        """What of the network can be exported (``vmt export``).
+
+        Raises:
+            ConfigError: nothing; the message says why.
+        """
+        raise ConfigError(f"{type(self).__name__} cannot be exported: {self.not_exported}.")
+
     def stages(self) -> list[nn.Module]:
         """Layers beyond the backbone that are sharded, compiled and recomputed one by one."""
         return []
@@ -225,7 +238,7 @@ class VideoModel(nn.Module, ABC):
         frames = fold_frames(torch.stack(padded))
         if all(clip.shape[2:] == (height, width) for clip in clips):
             return frames, None
-        padding = torch.ones(len(clips), len(clips[0]), height, width, dtype=torch.bool)
+        padding = torch.ones(len(clips), clips[0].shape[0], height, width, dtype=torch.bool)
         for mask, clip in zip(padding, clips, strict=True):
             mask[:, : clip.shape[2], : clip.shape[3]] = False
         return frames, fold_frames(padding).to(frames.device)

@@ -22,7 +22,14 @@ from vmt.modeling.condinst.encoder import CondInstEncoder
 from vmt.modeling.condinst.options import CondInstOptions
 from vmt.modeling.criteria.contrastive import association_losses
 from vmt.modeling.criteria.ota import OtaMatch
-from vmt.modeling.frame_training import RefinableFrameModel, TrainedFrame, contrast, stand_ins
+from vmt.modeling.frame_part import FramePart
+from vmt.modeling.frame_training import (
+    FrameQueries,
+    RefinableFrameModel,
+    TrainedFrame,
+    contrast,
+    stand_ins,
+)
 from vmt.modeling.video_model import FrameOutputs, ModelOptions
 from vmt.ops.resize import aligned_upsample2
 from vmt.structures.clip import ClipTargets
@@ -82,6 +89,8 @@ class Detector(RefinableFrameModel):
         options: see ``ModelOptions``.
     """
 
+    has_refs = True
+
     def __init__(self, backbone: Backbone, network: CondInstOptions, options: ModelOptions) -> None:
         super().__init__(options)
         dim, layers = network.dim, network.decoder_layers
@@ -138,6 +147,19 @@ class Detector(RefinableFrameModel):
         assert refs is not None, "dynamic layers read places relative to a reference point"
         layers = split_dynamic_parameters(self.masks.controller(embeds), self.masks.widths)
         return aligned_upsample2(self.masks.frame_logits(layers, refs, pixel))
+
+    def all_masks(self, queries: FrameQueries) -> Tensor:
+        """See ``RefinableFrameModel``; every query is given the features of its frame."""
+        assert queries.refs is not None, "dynamic layers read places relative to a reference point"
+        num_queries = int(queries.embeds.shape[1])
+        pixel = queries.pixel.repeat_interleave(num_queries, 0)
+        masks = self.mask_head(queries.embeds.flatten(0, 1), pixel, queries.refs.flatten(0, 1))
+        by_frame: Tensor = masks.unflatten(0, (-1, num_queries))
+        return by_frame
+
+    def dense_part(self) -> FramePart:
+        """See ``VideoModel``."""
+        return FramePart(self, self.association_head)
 
     # --- inference ------------------------------------------------------------------------------
 

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vmt.modeling.backbones.base import Backbone
+from vmt.modeling.dense_part import DensePart, Port
 from vmt.modeling.mask_refiner.prompt import STRIDE, STRIDES, prompt_of
 from vmt.modeling.refiners.base import RefinerInput
 from vmt.modeling.video_model import MaskRefinerModel, ModelOptions
 from vmt.ops.colour_cue import colour_cues
-from vmt.ops.crops import TubeCrop, follow
+from vmt.ops.crops import DIVISOR, TubeCrop, follow
 from vmt.structures.boxes import masks_to_boxes, xyxy_to_cxcywh
 from vmt.structures.clip import ClipTargets
 from vmt.utils.device import constant
+from vmt.utils.errors import ConfigError
 
 #: Groups of every group norm outside the backbone.
 GROUPS = 8
 #: Surroundings that are cut out on each side: share of the object's longer side, and least number
 #: of pixels, wider than any error of a coarse mask.
 MARGIN, MIN_MARGIN_PX = 0.1, 24
+IN_FRAMES = ("frames", "channels", "height", "width")
 
 
 class MaskPoolQuery(nn.Module):
@@ -54,6 +58,23 @@ class MaskPoolQuery(nn.Module):
             pooled.append(total / weight.sum().clamp(min=1e-3))
         query: Tensor = self.mlp(torch.cat(pooled)[None])
         return query
+
+
+@dataclass(frozen=True)
+class CutOutFeatures:
+    """What a refiner reads of a tracklet that is cut out of T frames.
+
+    Args:
+        stride4: (T, C4, h4, w4) of the backbone.
+        stride2: (T, embed_dim, h2, w2).
+        fused: (T, C, h8, w8).
+        query: (1, C), pooled under the mask.
+    """
+
+    stride4: Tensor
+    stride2: Tensor
+    fused: Tensor
+    query: Tensor
 
 
 class CutOutModel(MaskRefinerModel):
@@ -94,6 +115,27 @@ class CutOutModel(MaskRefinerModel):
         """Windows that follow the object of (T, H, W) bool, with a pixel in every frame."""
         return follow(coarse, MARGIN, MIN_MARGIN_PX, *self.crop_sizes)
 
+    def encode(self, pixels: Tensor, share: Tensor) -> CutOutFeatures:
+        """One tracklet, cut out.
+
+        Args:
+            pixels: (T, 3, h, w), normalised.
+            share: (T, 1, h, w) in [0, 1], how much of a pixel the mask covers.
+        """
+        cues = colour_cues(pixels, share, self.colour_radii_px)
+        maps = self.backbone(torch.cat([pixels, 2 * share - 1, cues], dim=1))
+        top = self.laterals["32"](maps[32])
+        for stride in (16, 8):
+            side = self.laterals[str(stride)](maps[stride])
+            top = side + F.interpolate(top, side.shape[-2:], mode="nearest")
+        fused = self.fuse(top)
+        query = self.query(fused, F.avg_pool2d(share, STRIDE)[:, 0])
+        return CutOutFeatures(maps[4], self.stride2(maps[2]), fused, query)
+
+    def dense_part(self) -> CutOutPart:
+        """See ``VideoModel``; up to what a refiner reads."""
+        return CutOutPart(self)
+
     def refiner_input(
         self, frames: Tensor, coarse: Tensor, crop: TubeCrop, masks_gt: Tensor | None = None
     ) -> RefinerInput:
@@ -108,23 +150,17 @@ class CutOutModel(MaskRefinerModel):
         pixels = crop.cut(frames, self.pixel_mean)  # (T, 3, h, w)
         pixels = (pixels - self.pixel_mean) / self.pixel_std
         share = crop.cut(coarse[:, None])  # (T, 1, h, w)
-        cues = colour_cues(pixels, share, self.colour_radii_px)
-        maps = self.backbone(torch.cat([pixels, 2 * share - 1, cues], dim=1))
-        top = self.laterals["32"](maps[32])
-        for stride in (16, 8):
-            side = self.laterals[str(stride)](maps[stride])
-            top = side + F.interpolate(top, side.shape[-2:], mode="nearest")
-        fused = self.fuse(top)
+        features = self.encode(pixels, share)
         boxes_px = masks_to_boxes(share[None, :, 0] > 0.5)  # (1, T, 4) xyxy
         boxes = xyxy_to_cxcywh(boxes_px / constant(crop.size[::-1] * 2, boxes_px))
         prompt = prompt_of(share, levels=len(STRIDES))
         return RefinerInput(
             frames=pixels,
-            stride4=maps[4],
-            stride2=self.stride2(maps[2]),
-            fused=fused,
+            stride4=features.stride4,
+            stride2=features.stride2,
+            fused=features.fused,
             coarse_logits=prompt.coarse_logits,
-            query=self.query(fused, F.avg_pool2d(share, STRIDE)[:, 0]),
+            query=features.query,
             centres_px=boxes[..., :2] * constant(crop.size[::-1], boxes),
             boxes_cxcywh=boxes,
             frame_size=crop.size,
@@ -132,6 +168,51 @@ class CutOutModel(MaskRefinerModel):
             given=prompt.given,
             coarse_levels=prompt.coarse_levels,
         )
+
+
+class CutOutPart(DensePart):
+    """One tracklet in T cut-outs, up to what a refiner reads.
+
+    Args:
+        model: the network.
+    """
+
+    inputs = (
+        Port("frames", IN_FRAMES, "RGB in [0, 255], cut out around the object"),
+        Port("share", IN_FRAMES, "in [0, 1], how much of a pixel the coarse mask covers"),
+    )
+    outputs = (
+        Port("stride4", IN_FRAMES, "of the backbone"),
+        Port("stride2", IN_FRAMES, "of the backbone, projected"),
+        Port("fused", IN_FRAMES, "stride 8"),
+        Port("query", ("tracklets", "channels"), "pooled under the mask; of one tracklet"),
+    )
+    left_out = (
+        "objects are cut out before it, at a size that their masks decide",
+        "the refiner works on lists of points, whose length the masks decide; it reads all "
+        "outputs and the coarse mask",
+    )
+
+    def __init__(self, model: CutOutModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def example(self, batch: int, num_frames: int, size: tuple[int, int]) -> tuple[Tensor, ...]:
+        """See ``DensePart``; ``batch`` is the number of frames."""
+        if size[0] % DIVISOR or size[1] % DIVISOR:
+            raise ConfigError(
+                f"--size {size[0]}x{size[1]}: the sides of cut-outs are multiples of {DIVISOR}."
+            )
+        generator = torch.Generator().manual_seed(0)
+        frames = 255 * torch.rand(batch, 3, *size, generator=generator)
+        share = torch.zeros(batch, 1, *size)
+        share[..., size[0] // 4 : -size[0] // 4, size[1] // 4 : -size[1] // 4] = 1.0
+        return frames, share
+
+    def forward(self, frames: Tensor, share: Tensor) -> tuple[Tensor, ...]:
+        """(T, 3, h, w) RGB in [0, 255] and (T, 1, h, w) -> ``outputs``."""
+        features = self.model.encode(self.model.normalise(frames), share)
+        return features.stride4, features.stride2, features.fused, features.query
 
 
 def cut_targets(masks_gt: Tensor, crop: TubeCrop) -> ClipTargets:

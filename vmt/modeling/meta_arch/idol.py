@@ -15,6 +15,7 @@ from vmt.modeling.condinst.options import CondInstOptions
 from vmt.modeling.condinst.reference import inference_outputs, training_outputs
 from vmt.modeling.criteria.ota import ReferencePairs
 from vmt.modeling.frame_training import (
+    FrameQueries,
     TrainedClips,
     TrainedFrame,
     first_frame_count,
@@ -108,6 +109,13 @@ class IDOL(Detector):
     def reference_pairs(self, frame: TrainedFrame) -> ReferencePairs:
         """See ``RefinableFrameModel``."""
         return pairs_by_box(self.criterion.ota, frame)
+
+    def find_queries(self, frames: Tensor) -> FrameQueries:
+        """See ``RefinableFrameModel``."""
+        out, size = self.forward_frames(*self.pad([frames])), frames.shape[-2:]
+        last = out.states[-1]
+        refs = last.centres_px((int(size[0]), int(size[1])))
+        return FrameQueries(last.embeds, out.pixel, last.boxes, refs, out.maps)
 
     def segment_normalised(self, frames: Tensor) -> list[FrameOutputs]:
         """See ``RefinableFrameModel``."""

@@ -11,6 +11,7 @@ from vmt.modeling.backbones.base import Backbone
 from vmt.modeling.backbones.build import build_backbone
 from vmt.modeling.criteria.ota import ReferencePairs
 from vmt.modeling.frame_training import (
+    FrameQueries,
     TrainedClips,
     TrainedFrame,
     in_clips,
@@ -25,7 +26,6 @@ from vmt.modeling.maskdino.reference import inference_outputs, training_outputs
 from vmt.modeling.registry import META_ARCHITECTURES, register
 from vmt.modeling.video_model import (
     ClipBatch,
-    FrameOutputs,
     ModelOptions,
     ReferenceInputs,
     ReferenceOutputs,
@@ -126,15 +126,14 @@ class MaskDINO(Detector):
         """See ``RefinableFrameModel``."""
         return pairs_by_box(self.criterion.ota, frame)
 
-    def segment_normalised(self, frames: Tensor) -> list[FrameOutputs]:
+    def find_queries(self, frames: Tensor) -> FrameQueries:
         """See ``RefinableFrameModel``."""
         padded, _ = self.pad([frames])
         out = self.forward_frames(padded, self.box_init)
         (H, W), (height, width) = padded.shape[-2:], frames.shape[-2:]
-        last = out.states[-1]
+        last, features = out.states[-1], out.features
         boxes = last.boxes * constant((W / width, H / height) * 2, last.boxes)
-        features, size = out.features, (int(height), int(width))
-        return self.frame_outputs(last.embeds, features.pixel, boxes, size, features.maps)
+        return FrameQueries(last.embeds, features.pixel, boxes, None, features.maps)
 
     def reference_outputs(self, inputs: ReferenceInputs) -> ReferenceOutputs:
         """See ``FrameModel``."""

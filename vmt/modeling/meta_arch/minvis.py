@@ -9,7 +9,13 @@ from torch import Tensor
 
 from vmt.modeling.backbones.base import Backbone
 from vmt.modeling.backbones.build import build_backbone
-from vmt.modeling.frame_training import TrainedClips, TrainedFrame, in_clips, stand_ins
+from vmt.modeling.frame_training import (
+    FrameQueries,
+    TrainedClips,
+    TrainedFrame,
+    in_clips,
+    stand_ins,
+)
 from vmt.modeling.mask2former.criterion import Mask2FormerCriterion
 from vmt.modeling.mask2former.detector import Detector
 from vmt.modeling.mask2former.options import Mask2FormerOptions
@@ -17,7 +23,6 @@ from vmt.modeling.mask2former.reference import inference_outputs, training_outpu
 from vmt.modeling.registry import META_ARCHITECTURES, register
 from vmt.modeling.video_model import (
     ClipBatch,
-    FrameOutputs,
     ModelOptions,
     ReferenceInputs,
     ReferenceOutputs,
@@ -39,6 +44,7 @@ class MinVIS(Detector):
     """
 
     association = "embedding_hungarian"
+    has_boxes = False
 
     criterion: Mask2FormerCriterion
 
@@ -104,11 +110,10 @@ class MinVIS(Detector):
         losses = self.criterion.weighted(result.losses)
         return TrainedClips(losses, in_clips(trained, num_frames), out.maps, targets)
 
-    def segment_normalised(self, frames: Tensor) -> list[FrameOutputs]:
+    def find_queries(self, frames: Tensor) -> FrameQueries:
         """See ``RefinableFrameModel``."""
         out = self.forward_frames(self.pad([frames])[0])
-        size = int(frames.shape[-2]), int(frames.shape[-1])
-        return self.frame_outputs(out.embeds[-1], out.pixel, None, size, out.maps)
+        return FrameQueries(out.embeds[-1], out.pixel, None, None, out.maps)
 
     def reference_outputs(self, inputs: ReferenceInputs) -> ReferenceOutputs:
         """See ``FrameModel``."""

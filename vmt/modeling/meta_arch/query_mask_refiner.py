@@ -14,6 +14,7 @@ from torch import Tensor
 from vmt.modeling.adversarial import Adversary
 from vmt.modeling.criteria.matcher import Match
 from vmt.modeling.criteria.set_criterion import mean_count
+from vmt.modeling.dense_part import DensePart
 from vmt.modeling.mask_refiner.detector import (
     at_frame_size,
     clip_prompt,
@@ -58,6 +59,14 @@ class QueryMaskRefiner(VideoMaskTransfiner, MaskRefinerModel):
     """
 
     takes_adversary = False
+    not_exported = (
+        "which queries belong to the given masks is a matching that the boxes decide; export the "
+        "VideoMaskTransfiner of the same weights"
+    )
+
+    def dense_part(self) -> DensePart:
+        """See ``VideoModel``; raises."""
+        return MaskRefinerModel.dense_part(self)
 
     def __init__(
         self,

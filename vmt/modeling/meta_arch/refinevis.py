@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vmt.layers.mlp import MLP
 from vmt.modeling.criteria.contrastive import association_losses
+from vmt.modeling.frame_part import FramePart
 from vmt.modeling.frame_training import (
     ObjectEmbeddings,
     RefinableFrameModel,
@@ -30,6 +31,12 @@ from vmt.modeling.video_model import ClipBatch, FrameOutputs, ModelOptions, Refi
 from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import ConfigError
 from vmt.utils.precision import arithmetic
+
+#: What follows behind the frame model's dense part.
+REFINEMENT = (
+    "the query of a tracklet is refined by those of earlier frames before class and mask heads "
+    "take it"
+)
 
 
 @register(META_ARCHITECTURES, "RefineVIS")
@@ -130,6 +137,12 @@ class RefineVIS(RefiningModel, SharpenableModel):
         outputs = self.frame_model.segment_frames(frames)
         with arithmetic(self.precision, self.device):
             return [replace(out, embeddings=self.associated(_query(out))) for out in outputs]
+
+    def dense_part(self) -> FramePart:
+        """See ``VideoModel``; its frame model."""
+        own = self.frame_model.own_association_head()
+        head = self.association_head if own is None else own
+        return FramePart(self.frame_model, head, () if self.tar is None else (REFINEMENT,))
 
     def refine(self, embeds: Tensor, times: Tensor, readable: Tensor, last_only: bool) -> Tensor:
         """See ``RefiningModel``."""

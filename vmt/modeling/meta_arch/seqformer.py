@@ -8,13 +8,16 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
+from vmt.layers.adapter import Adapter
 from vmt.layers.mask_head import STRIDE
 from vmt.layers.query_heads import best_queries
 from vmt.modeling.adversarial import Adversary
 from vmt.modeling.backbones.build import build_backbone
 from vmt.modeling.criteria.set_criterion import SetCriterion
+from vmt.modeling.dense_part import DensePart
 from vmt.modeling.refiners.base import RefinerOutput
 from vmt.modeling.seqformer.decoder import QueryStates
+from vmt.modeling.seqformer.dense_part import ClipPart
 from vmt.modeling.seqformer.detector import ClipFeatures, Detector, DetectorParts, TrainingStep
 from vmt.modeling.video_model import ClipBatch, ModelOptions
 from vmt.ops.frames import unfold_frames
@@ -63,6 +66,10 @@ class SeqFormer(Detector):
     """
 
     takes_adversary = True
+    not_exported = (
+        "MS-STS's attention over frames works in pieces, as many as the batch asks for, and a "
+        "graph has a fixed number of them"
+    )
 
     def __init__(
         self, parts: DetectorParts, options: ModelOptions, criterion: SetCriterion, top_k: int = 10
@@ -145,6 +152,12 @@ class SeqFormer(Detector):
         queries = state.select(0, selected, (int(frames.shape[-2]), int(frames.shape[-1])))
         masks = self.coarse(queries.query, queries.centres_px, features.mask_features)
         return ClipForward(frames, features, query, logits, boxes, selected, queries, masks)
+
+    def dense_part(self) -> DensePart:
+        """See ``VideoModel``; up to the coarse masks."""
+        if any(isinstance(part, Adapter) for part in self.modules()):
+            return super().dense_part()
+        return ClipPart(self)
 
     def reference_arrays(self, frames: Tensor) -> dict[str, Tensor]:
         """Outputs of every stage; masks after the published upsampling by 2."""

@@ -105,6 +105,8 @@ class TwoStageDetector(FrameModel):
         options: see ``ModelOptions``.
     """
 
+    not_exported = "proposals are filtered by non-maximum suppression, so that no shape is known"
+
     def __init__(self, backbone: Backbone, network: DetectorOptions, options: ModelOptions) -> None:
         super().__init__(options)
         self.backbone = backbone
