@@ -49,6 +49,7 @@ BENCHMARKS: dict[str, tuple[str, list[str], list[str]]] = {
         ["--height", "176", "--width", "320"],
     ),
     "refinevis": ("bench_refinevis.py", [], ["--repeats", "1", "--frames", "5"]),
+    "export": ("bench_export.py", [], ["--repeats", "1", "--networks", "seqformer"]),
     "mask_refinement": ("bench_mask_refinement.py", ["--jobs", "2"], ["--frames-per-clip", "3"]),
     "mask_refiner_speed": (
         "bench_mask_refiner_speed.py",

@@ -52,6 +52,8 @@ def test_dry_run(name: str, load, tmp_path: Path, capsys: pytest.CaptureFixture[
     script = load(name)
     if name == "bench_mots":
         pytest.importorskip("motmetrics")
+    if name == "bench_export":
+        pytest.importorskip("onnxruntime", reason="pip install 'vmt-vis[export]'")
     before = state_of_tracked_folders()
     status = script.main(["--dry-run"])
     printed = capsys.readouterr()
