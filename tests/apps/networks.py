@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import fx
 
 from vmt.inference.load import load_model
 from vmt.modeling.video_model import VideoModel
@@ -39,3 +40,10 @@ def weights_of(config: str, folder: Path, overrides: Sequence[str] = ()) -> Path
     path = folder / "weights.pth"
     torch.save({"model": network(config, overrides).state_dict()}, path)
     return path
+
+
+def operators_of(program: torch.export.ExportedProgram) -> set[str]:
+    """All operators, of regions inside it too."""
+    graphs = [part for part in program.graph_module.modules() if isinstance(part, fx.GraphModule)]
+    nodes = (node for graph in graphs for node in graph.graph.nodes)
+    return {str(node.target) for node in nodes if node.op == "call_function"}

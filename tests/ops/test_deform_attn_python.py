@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.apps.networks import operators_of
 from tests.ops.deform_attn_cases import (
     CPU_BACKENDS,
     Case,
@@ -455,3 +456,24 @@ def test_gpu_logits_have_the_type_of_value_or_sums(value: Any, logits: Any, take
     )
     assert given.dtype == taken
     assert places.dtype == points.dtype == (F64 if value == F64 else F32)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_program_of_torch_export_has_plain_operators_and_an_open_batch(fused: bool) -> None:
+    case: Any = make_fused_case(dtype=F32) if fused else make_case(dtype=F32)
+
+    class Reads(torch.nn.Module):
+        def forward(self, value: Tensor, *tensors: Tensor) -> Tensor:
+            operator = fused_ms_deform_attn if fused else ms_deform_attn
+            return operator(value, case.spatial_shapes, *tensors)
+
+    batch = torch.export.Dim("batch")
+    count = len(case.tensors)
+    program = torch.export.export(
+        Reads(), case.tensors, dynamic_shapes=({0: batch}, ({0: batch},) * (count - 1))
+    )
+    used = operators_of(program)
+    assert any("grid_sampler" in name for name in used)
+    assert not any("vmt" in name for name in used)
+    larger = [torch.cat([tensor, tensor, tensor]) for tensor in case.tensors]
+    torch.testing.assert_close(program.module()(*larger), Reads()(*larger))
