@@ -1,167 +1,277 @@
-// Runs the GPU kernels of csrc/gpu_kernel.h on the CPU, lane by lane, so that machines without a GPU
-// can test their arithmetic. The loops mirror deform_attn.cu; barriers become the ends of loops.
+// Runs the GPU kernels of csrc/deform_attn.cu on the CPU, so that machines without a GPU can test
+// them: every thread of a block has a stack of its own and runs to its next barrier or shuffle, one
+// after the other. A barrier that not all come to is an error, and so is a missing one as soon as
+// the order of threads makes a difference: `order` 1 runs the last thread first.
 //
 // Macros: VMT_VALUE_TYPE, VMT_PARAM_TYPE, VMT_INPUTS as for deform_attn.cu; VMT_ALL_WIDTHS.
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "gpu_kernel.h"
 
 namespace {
 
-typedef VMT_VALUE_TYPE T;
-typedef Accumulator<T>::type A;
-typedef VMT_INPUTS<A, VMT_PARAM_TYPE> Inputs;
+struct Three {
+  unsigned x = 0, y = 0, z = 0;
+};
+Three threadIdx, blockIdx, blockDim, gridDim;
 
-template <int lanes, typename Reader>
-void find_softmax(const Problem& p, Reader& inputs) {
-  if constexpr (Reader::has_softmax) {
-    A maximum = inputs.partial_maximum(p, 0, lanes), sum = 0;
-    for (int lane = 1; lane < lanes; ++lane) {
-      maximum = larger(maximum, inputs.partial_maximum(p, lane, lanes));
-    }
-    inputs.maximum = maximum;
-    for (int lane = 0; lane < lanes; ++lane) sum += inputs.partial_sum(p, lane, lanes);
-    inputs.inverse_sum = 1 / sum;
-  }
+enum State { kReady, kAtWarp, kAtBlock, kDone };
+
+struct Thread {
+  jmp_buf place;
+  bool started = false;
+  State state = kReady;
+  alignas(8) unsigned char shuffled[8];
+  std::vector<char> stack = std::vector<char>(64 << 10);
+};
+
+struct Block {
+  std::vector<Thread> threads;
+  jmp_buf scheduler;
+  ucontext_t entry, back;
+  void (*kernel)(const Problem) = nullptr;
+  const Problem* problem = nullptr;
+  int current = 0;
+};
+Block block;
+
+void wait_for(State barrier) {
+  Thread& thread = block.threads[block.current];
+  thread.state = barrier;
+  if (_setjmp(thread.place) == 0) _longjmp(block.scheduler, 1);
 }
 
-template <typename Kernel>
-void run_forward(const Problem& p) {
-  typedef typename Kernel::Layout Layout;
-  struct Sums {
-    A sum[Layout::steps][Layout::vec] = {};
-  };
-  const int samples = p.levels * p.points;
-  std::vector<typename Kernel::Shared> shared(1);
-  for (long long index = 0; index < tile_count(p, Kernel::queries_per_tile); ++index) {
-    const Tile tile = make_tile(p, index, Kernel::queries_per_tile);
-    for (int group = 0; group < Kernel::groups; ++group) {
-      const long long query = tile.first_query + group;
-      if (query >= p.queries) continue;
-      typename Kernel::Inputs inputs(p, tile.batch, query, tile.head);
-      find_softmax<Layout::lanes>(p, inputs);
-      std::vector<Sums> lanes(Layout::lanes);
-      for (int first = 0; first < samples; first += Layout::stage) {
-        const int count = samples - first < Layout::stage ? samples - first : Layout::stage;
-        for (int lane = 0; lane < Layout::lanes; ++lane) {
-          Kernel::stage(p, inputs, first, count, group, lane, shared[0]);
-        }
-        for (int lane = 0; lane < Layout::lanes; ++lane) {
-          Kernel::accumulate(Kernel::lane_values(p, tile, lane), count, group, lane, shared[0],
-                             lanes[lane].sum);
-        }
-      }
-      for (int lane = 0; lane < Layout::lanes; ++lane) {
-        Kernel::finish(p, tile, query, lane, lanes[lane].sum);
-      }
-    }
-  }
+void run_thread() {
+  block.kernel(*block.problem);
+  block.threads[block.current].state = kDone;
+  _longjmp(block.scheduler, 1);
 }
 
-template <typename Kernel>
-void run_group_backward(const Problem& p, const Tile& tile, long long query, int group,
-                        const T* values, A* grad_values, typename Kernel::Shared& shared) {
-  typedef typename Kernel::Layout Layout;
-  struct Gradient {
-    A of_out[Layout::steps][Layout::vec] = {};
-  };
-  const int samples = p.levels * p.points;
-  typename Kernel::Inputs inputs(p, tile.batch, query, tile.head);
-  find_softmax<Layout::lanes>(p, inputs);
-  std::vector<Gradient> lanes(Layout::lanes);
-  for (int lane = 0; lane < Layout::lanes; ++lane) {
-    Kernel::load_grad(p, tile, query, true, lane, lanes[lane].of_out);
-  }
-  A total = 0;
-  for (int first = 0; first < samples; first += Layout::stage) {
-    const int count = samples - first < Layout::stage ? samples - first : Layout::stage;
-    for (int lane = 0; lane < Layout::lanes; ++lane) {
-      Kernel::stage(p, inputs, first, count, group, lane, shared);
-    }
-    for (int i = 0; i < count; ++i) {
-      SampleGrad<A> grad = {0, 0, 0};
-      for (int lane = 0; lane < Layout::lanes; ++lane) {
-        const int shift = lane * Layout::vec;
-        const SampleGrad<A> share = Kernel::scatter(values + shift, grad_values + shift, i, group,
-                                                    lane, shared, lanes[lane].of_out);
-        grad.attention += share.attention;
-        grad.x += share.x;
-        grad.y += share.y;
-      }
-      const A attention = shared.place.row[i][group].item[2];
-      inputs.write(p, first + i, attention, grad);
-      total += attention * grad.attention;
-    }
-  }
-  if constexpr (Kernel::Inputs::has_softmax) {
-    for (int i = 0; i < samples; ++i) inputs.settle(p, i, total);
-  }
+void resume(int index) {
+  Thread& thread = block.threads[index];
+  block.current = index;
+  threadIdx.x = static_cast<unsigned>(index);
+  thread.state = kReady;
+  if (_setjmp(block.scheduler) != 0) return;
+  if (thread.started) _longjmp(thread.place, 1);
+  thread.started = true;
+  getcontext(&block.entry);
+  block.entry.uc_stack.ss_sp = thread.stack.data();
+  block.entry.uc_stack.ss_size = thread.stack.size();
+  block.entry.uc_link = nullptr;
+  makecontext(&block.entry, run_thread, 0);
+  setcontext(&block.entry);
 }
 
-template <typename Kernel, int channels>
-void run_backward(const Problem& p) {
-  typedef typename Kernel::Layout Layout;
-  std::vector<typename Kernel::Shared> shared(1);
-  for (long long index = 0; index < tile_count(p, Kernel::queries_per_tile); ++index) {
-    const Tile tile = make_tile(p, index, Kernel::queries_per_tile);
-    const long long origin = head_origin(p, tile, channels);
-    const T* values = static_cast<const T*>(p.value) + origin;
-    A* grad_values = static_cast<A*>(p.grad_value) + origin;
-    if constexpr (Kernel::rounds > 1) shared[0].sums.clear(0, 1);
-    for (int turn = 0; turn < Kernel::queries_per_tile; ++turn) {
-      const long long query = tile.first_query + turn;
-      if (query >= p.queries) continue;
-      run_group_backward<Kernel>(p, tile, query, turn % Kernel::groups, values, grad_values,
-                                 shared[0]);
+// Whether threads [begin, end) all wait for `barrier`.
+bool all_at(State barrier, int begin, int end) {
+  return std::all_of(block.threads.begin() + begin, block.threads.begin() + end,
+                     [&](const Thread& t) { return t.state == barrier; });
+}
+
+// Runs one block; false where its threads wait for each other for ever.
+bool run_block(int threads, bool last_first) {
+  if (static_cast<int>(block.threads.size()) < threads) block.threads.resize(threads);
+  for (Thread& thread : block.threads) thread.started = false;
+  std::vector<bool> runs(threads, true);
+  for (;;) {
+    bool any = false;
+    for (int k = 0; k < threads; ++k) {
+      const int index = last_first ? threads - 1 - k : k;
+      if (!runs[index]) continue;
+      resume(index);
+      any = true;
     }
-    if constexpr (Kernel::rounds > 1) {
-      for (int group = 0; group < Kernel::groups; ++group) {
-        for (int lane = 0; lane < Layout::lanes; ++lane) {
-          Kernel::flush(p, grad_values + lane * Layout::vec, group, lane, shared[0]);
-        }
+    if (all_at(kDone, 0, threads)) return true;
+    if (!any) return false;
+    std::fill(runs.begin(), runs.end(), false);
+    if (all_at(kAtBlock, 0, threads)) {
+      std::fill(runs.begin(), runs.end(), true);
+      continue;
+    }
+    for (int warp = 0; warp < threads; warp += kWarpLanes) {
+      if (all_at(kAtWarp, warp, warp + kWarpLanes)) {
+        std::fill(runs.begin() + warp, runs.begin() + warp + kWarpLanes, true);
       }
     }
   }
 }
+
+void __syncthreads() { wait_for(kAtBlock); }
+void __syncwarp() { wait_for(kAtWarp); }
+
+template <typename A>
+A __shfl_xor_sync(unsigned, A x, int distance) {
+  std::memcpy(block.threads[block.current].shuffled, &x, sizeof(x));
+  wait_for(kAtWarp);
+  A other;
+  std::memcpy(&other, block.threads[block.current ^ distance].shuffled, sizeof(other));
+  wait_for(kAtWarp);
+  return other;
+}
+
+using std::min;
+
+}  // namespace
+
+#define __device__
+#define __forceinline__ inline
+#define __global__
+#define __grid_constant__
+#define __shared__ static
+#define __launch_bounds__(...)
+
+// The same file once per width of a head, between them every case of Spread: one lane, idle lanes,
+// several steps.
+#define VMT_HEAD_CHANNELS 1
+#define vmt_deform_attn_forward forward_1
+#define vmt_deform_attn_backward backward_1
+#define vmt_deform_attn_backward_tiled backward_tiled_1
+namespace width_1 {
+#include "deform_attn.cu"
+}
+#undef VMT_HEAD_CHANNELS
+#undef vmt_deform_attn_forward
+#undef vmt_deform_attn_backward
+#undef vmt_deform_attn_backward_tiled
+#define VMT_HEAD_CHANNELS 32
+#define vmt_deform_attn_forward forward_32
+#define vmt_deform_attn_backward backward_32
+#define vmt_deform_attn_backward_tiled backward_tiled_32
+namespace width_32 {
+#include "deform_attn.cu"
+}
+#undef VMT_HEAD_CHANNELS
+#undef vmt_deform_attn_forward
+#undef vmt_deform_attn_backward
+#undef vmt_deform_attn_backward_tiled
+#define VMT_HEAD_CHANNELS 33
+#define vmt_deform_attn_forward forward_33
+#define vmt_deform_attn_backward backward_33
+#define vmt_deform_attn_backward_tiled backward_tiled_33
+namespace width_33 {
+#include "deform_attn.cu"
+}
+#undef VMT_HEAD_CHANNELS
+#undef vmt_deform_attn_forward
+#undef vmt_deform_attn_backward
+#undef vmt_deform_attn_backward_tiled
+#if defined(VMT_ALL_WIDTHS)
+#define VMT_HEAD_CHANNELS 4
+#define vmt_deform_attn_forward forward_4
+#define vmt_deform_attn_backward backward_4
+#define vmt_deform_attn_backward_tiled backward_tiled_4
+namespace width_4 {
+#include "deform_attn.cu"
+}
+#undef VMT_HEAD_CHANNELS
+#undef vmt_deform_attn_forward
+#undef vmt_deform_attn_backward
+#undef vmt_deform_attn_backward_tiled
+#define VMT_HEAD_CHANNELS 6
+#define vmt_deform_attn_forward forward_6
+#define vmt_deform_attn_backward backward_6
+#define vmt_deform_attn_backward_tiled backward_tiled_6
+namespace width_6 {
+#include "deform_attn.cu"
+}
+#undef VMT_HEAD_CHANNELS
+#undef vmt_deform_attn_forward
+#undef vmt_deform_attn_backward
+#undef vmt_deform_attn_backward_tiled
+#define VMT_HEAD_CHANNELS 20
+#define vmt_deform_attn_forward forward_20
+#define vmt_deform_attn_backward backward_20
+#define vmt_deform_attn_backward_tiled backward_tiled_20
+namespace width_20 {
+#include "deform_attn.cu"
+}
+#undef VMT_HEAD_CHANNELS
+#undef vmt_deform_attn_forward
+#undef vmt_deform_attn_backward
+#undef vmt_deform_attn_backward_tiled
+#define VMT_HEAD_CHANNELS 160
+#define vmt_deform_attn_forward forward_160
+#define vmt_deform_attn_backward backward_160
+#define vmt_deform_attn_backward_tiled backward_tiled_160
+namespace width_160 {
+#include "deform_attn.cu"
+}
+#undef VMT_HEAD_CHANNELS
+#undef vmt_deform_attn_forward
+#undef vmt_deform_attn_backward
+#undef vmt_deform_attn_backward_tiled
+#endif
+
+namespace {
 
 enum Kernels { kForward = 0, kBackward = 1, kBackwardTiled = 2 };
 
-// `problem` null: only asks how many queries a block takes.
+struct Kernel {
+  void (*run)(const Problem);
+  int threads, queries;  // of a block
+};
+
 template <int channels>
-int run(const Problem* problem, int kernel) {
-  typedef Forward<T, channels, Inputs> Onward;
-  typedef Backward<T, channels, Inputs, false> Back;
-  typedef TiledBackward<T, channels, Inputs> Tiled;
-  switch (kernel) {
-    case kForward:
-      if (problem != nullptr) run_forward<Onward>(*problem);
-      return Onward::queries_per_tile;
-    case kBackward:
-      if (problem != nullptr) run_backward<Back, channels>(*problem);
-      return Back::queries_per_tile;
-    default:
-      if (Tiled::rounds == 1) return 0;
-      if (problem != nullptr) run_backward<Tiled, channels>(*problem);
-      return Tiled::queries_per_tile;
+Kernel choose(int kernel, void (*forward)(const Problem), void (*backward)(const Problem),
+              void (*tiled)(const Problem)) {
+  typedef VMT_INPUTS<Accumulator<VMT_VALUE_TYPE>::type, VMT_PARAM_TYPE> Inputs;
+  typedef Forward<VMT_VALUE_TYPE, channels, Inputs> Onward;
+  typedef Backward<VMT_VALUE_TYPE, channels, Inputs, false> Back;
+  typedef TiledBackward<VMT_VALUE_TYPE, channels, Inputs> Tiled;
+  if (kernel == kForward) {
+    return {forward, kForwardWarps * kWarpLanes, Onward::queries_per_tile};
+  }
+  if (kernel == kBackward) return {backward, kBackwardWarps * kWarpLanes, Back::queries_per_tile};
+  return {tiled, kTiledWarps * kWarpLanes, Tiled::rounds == 1 ? 0 : Tiled::queries_per_tile};
+}
+
+#define VMT_CASE(width)                                                                          \
+  case width:                                                                                    \
+    return choose<width>(kernel, width_##width::forward_##width, width_##width::backward_##width, \
+                         width_##width::backward_tiled_##width)
+
+Kernel find(int channels, int kernel) {
+  switch (channels) {
+    VMT_CASE(1);
+    VMT_CASE(32);
+    VMT_CASE(33);
+#if defined(VMT_ALL_WIDTHS)
+    VMT_CASE(4);
+    VMT_CASE(6);
+    VMT_CASE(20);
+    VMT_CASE(160);
+#endif
+    default: return {nullptr, 0, -1};
   }
 }
 
 }  // namespace
 
-// Widths that between them meet every case of Spread: one lane, idle lanes, several steps.
-// Returns the queries of a block; 0 where there is no such kernel, -1 where the width is not built.
-extern "C" __attribute__((visibility("default"))) int vmt_emulate(const Problem* problem,
-                                                                  int channels, int kernel) {
-  switch (channels) {
-    case 1: return run<1>(problem, kernel);
-    case 32: return run<32>(problem, kernel);
-    case 33: return run<33>(problem, kernel);
-#if defined(VMT_ALL_WIDTHS)
-    case 4: return run<4>(problem, kernel);
-    case 6: return run<6>(problem, kernel);
-    case 20: return run<20>(problem, kernel);
-    case 160: return run<160>(problem, kernel);
-#endif
-    default: return -1;
+#define VMT_EXPORT extern "C" __attribute__((visibility("default")))
+
+// How many queries a block takes; 0 where there is no such kernel, -1 where the width is not built.
+VMT_EXPORT int vmt_queries_of_a_block(int channels, int kernel) {
+  return find(channels, kernel).queries;
+}
+
+// Runs all blocks; with `last_first` half as many, each of which goes on to a second tile. Returns
+// 0, or 1 where threads wait for each other for ever, or -1 where there is no such kernel.
+VMT_EXPORT int vmt_emulate(const Problem* problem, int channels, int kernel, int last_first) {
+  const Kernel found = find(channels, kernel);
+  if (found.queries <= 0) return -1;
+  const long long tiles = tile_count(*problem, found.queries);
+  block.kernel = found.run;
+  block.problem = problem;
+  blockDim.x = static_cast<unsigned>(found.threads);
+  gridDim.x = static_cast<unsigned>(last_first ? (tiles + 1) / 2 : tiles);
+  for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x) {
+    if (!run_block(found.threads, last_first != 0)) return 1;
   }
+  return 0;
 }

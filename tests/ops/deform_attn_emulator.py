@@ -1,4 +1,4 @@
-"""The GPU kernels compiled for the CPU: the headers of csrc with loops in place of threads."""
+"""The GPU kernels compiled for the CPU, which runs their threads one after the other."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def library(value_type: torch.dtype, param_type: torch.dtype, fused: bool) -> ct
     macros = [macro for macro in spec.macros() if "CHANNELS" not in macro]
     macros += ["-DVMT_ALL_WIDTHS"] if value_type == F32 else []
     digest = hashlib.sha256(repr((COMPILER, macros)).encode() + SOURCE.read_bytes())
-    for name in nvrtc.HEADERS:
+    for name in (nvrtc.PROGRAM_SOURCE, *nvrtc.HEADERS):
         digest.update((headers / name).read_bytes())
     folder = Path(tempfile.gettempdir()) / f"vmt-emulator-{os.getuid()}"
     folder.mkdir(exist_ok=True)
@@ -60,6 +60,7 @@ def library(value_type: torch.dtype, param_type: torch.dtype, fused: bool) -> ct
     if not path.is_file():
         part = path.with_suffix(f".{os.getpid()}")
         words = [COMPILER, "-std=c++17", "-O1", "-shared", "-fPIC", "-fvisibility=hidden"]
+        words += ["-Wno-unknown-pragmas"]
         subprocess.run([*words, "-I", str(headers), *macros, str(SOURCE), "-o", part], check=True)
         part.replace(path)
     return ctypes.CDLL(str(path))
@@ -68,12 +69,18 @@ def library(value_type: torch.dtype, param_type: torch.dtype, fused: bool) -> ct
 def queries_of_a_block(
     value_type: torch.dtype, param_type: torch.dtype, channels: int, kernel: str
 ) -> int:
-    found: int = library(value_type, param_type, False).vmt_emulate(None, channels, KERNELS[kernel])
+    emulator = library(value_type, param_type, False)
+    found: int = emulator.vmt_queries_of_a_block(channels, KERNELS[kernel])
     return found
 
 
-def emulate(case: Case | FusedCase, kernel: str) -> tuple[Tensor, ...]:
+def emulate(case: Case | FusedCase, kernel: str, *, last_first: bool = False) -> tuple[Tensor, ...]:
     """Run a GPU kernel on the CPU through the argument block that a launch would get.
+
+    Args:
+        case: the arguments.
+        kernel: a key of KERNELS.
+        last_first: between barriers the last thread runs first, and half as many blocks do all.
 
     Returns:
         The output, or gradients: of value in the type of sums, of the others as the kernel leaves
@@ -101,6 +108,8 @@ def emulate(case: Case | FusedCase, kernel: str) -> tuple[Tensor, ...]:
         **more,
     )
     emulator = library(case.value.dtype, params[1].dtype, fused)
-    status = emulator.vmt_emulate(ctypes.byref(problem), case.value.shape[3], KERNELS[kernel])
-    assert status > 0
+    status = emulator.vmt_emulate(
+        ctypes.byref(problem), case.value.shape[3], KERNELS[kernel], int(last_first)
+    )
+    assert status == 0, "threads wait for each other" if status == 1 else "no such kernel"
     return (out,) if kernel == cuda.FORWARD else (grad_value, *grads)

@@ -1,4 +1,4 @@
-"""The arithmetic of the GPU kernels, run lane by lane on the CPU."""
+"""The GPU kernels, run on the CPU thread by thread: arithmetic, barriers, shuffles, grids."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from tests.ops.deform_attn_emulator import (
     F64,
     FUSED_TYPES,
     TYPES,
+    WIDTHS,
     emulate,
     needs_emulator,
     queries_of_a_block,
@@ -103,6 +104,19 @@ def test_fused_backward(
     grads = (grad_value, grad_offsets, grad_logits, grad_reference)
     for one, other in zip(grads, fused_reference_results(case)[1:], strict=True):
         assert_near(one, other, more=4.0)
+
+
+@pytest.mark.parametrize("channels", WIDTHS)
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("kernel", [cuda.FORWARD, *BACKWARDS])
+def test_the_order_of_threads_does_not_matter(kernel: str, fused: bool, channels: int) -> None:
+    """The last thread first, and blocks that go on to a second tile."""
+    skip_without(kernel, F32, channels)
+    sizes = {"batch": 3, "queries": 5, "heads": 2, "channels": channels, "points": 9}
+    case = make_fused_case(dtype=F32, **sizes) if fused else make_case(dtype=F32, **sizes)
+    first, last = emulate(case, kernel), emulate(case, kernel, last_first=True)
+    for one, other in zip(first, last, strict=True):
+        assert_near(one, other)
 
 
 def test_one_row_of_reference_points_serves_all_images() -> None:
