@@ -43,14 +43,13 @@ MIN_VISIBLE, MIN_CONTRAST = 0.01, 8.0
 ERODE_PX = 2
 
 
-def material(source: str) -> tuple[list[npt.NDArray[np.uint8]], list[Cutout]]:
-    """Photos and the things in them, of ``my.json@images``."""
-    path, _, folder = source.partition("@")
-    records = load_coco_json(Path(path), Path(folder), "images")
+def material(sources: Sequence[str]) -> tuple[list[npt.NDArray[np.uint8]], list[Cutout]]:
+    """Photos and the things in them, of sources ``my.json@images``."""
     photos, cutouts = [], []
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * ERODE_PX + 1,) * 2)
-    for index in range(len(records)):
-        record = records[index]
+    parts = [source.partition("@") for source in sources]
+    sets = [load_coco_json(Path(path), Path(folder), "images") for path, _, folder in parts]
+    for record in (records[index] for records in sets for index in range(len(records))):
         photo = read_frame(record.frame_paths[0], record.size)
         photos.append(photo)
         for mask in decode_masks(record.tracklets([0]), 1, record.size)[:, 0]:
@@ -87,14 +86,14 @@ def write_clips(
     count: int,
     options: CompositeOptions,
     seed: int,
-    source: str | None,
+    sources: Sequence[str] = (),
     one_photo_prob: float = 0.0,
 ) -> None:
     """Frames as JPEG and ``annotations.json``, which appears last."""
     target = folder / "annotations.json"
     if target.exists():
         raise OutputError(f"{target}: exists; give another --output.")
-    photos, cutouts = material(source) if source else ([], [])
+    photos, cutouts = material(sources)
     logger.info("%d photos, %d things cut out of them", len(photos), len(cutouts))
     videos: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -150,11 +149,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", help="COCO JSON@FOLDER; none: drawn shapes and textures only")
+    parser.add_argument(
+        "--images", nargs="+", default=[], metavar="JSON@FOLDER",
+        help="COCO files and their photos; none: drawn shapes and textures only",
+    )  # fmt: skip
     parser.add_argument("--clips", type=int, default=1000, help="how many (default 1000)")
     parser.add_argument("--frames", type=int, default=5, help="of each (default 5)")
     parser.add_argument("--size", type=int, nargs=2, default=[224, 224], help="height width")
     parser.add_argument("--objects", type=int, default=1, help="per clip (default 1)")
+    parser.add_argument(
+        "--speed", type=float, default=CompositeOptions.speed_px,
+        help=f"most pixels that things move per frame (default {CompositeOptions.speed_px:g})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--bend", type=float, default=0.0, metavar="PX",
+        help="most pixels per frame by which parts of a thing move against each other (default 0)",
+    )  # fmt: skip
     parser.add_argument(
         "--one-photo", type=float, default=0.0, metavar="SHARE",
         help="share of clips that are made of a single photo, things and ground (default 0): "
@@ -171,6 +181,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         size=(args.size[0], args.size[1]),
         num_objects=args.objects,
         photo_shape_prob=0.6,
+        speed_px=args.speed,
+        bend_px=args.bend,
     )
     folder = make_folder(args.output)
     write_clips(folder, args.clips, options, args.seed, args.images, args.one_photo)

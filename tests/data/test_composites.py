@@ -123,3 +123,46 @@ def test_outlines_without_pixels_and_empty_ones_still_work():
     for made in (outline, nothing):
         clip = composite_clip(np.random.default_rng(0), options, _photos(), [made])
         assert clip.masks.shape == (1, 2, 64, 64)
+
+
+def test_objects_bend_and_masks_bend_with_them(monkeypatch):
+    """Flat colours again, which must change where the mask does; its shape changes over time."""
+    colours = iter([30.0, 220.0] * 10)
+    monkeypatch.setattr(
+        composites, "_picture",
+        lambda rng, size, photos: np.full((*size, 3), next(colours), np.float32),
+    )  # fmt: skip
+    changes = {}
+    for bend in (0.0, 6.0):
+        options = CompositeOptions(
+            num_frames=3, size=(96, 96), occluder_prob=0, corrupt=False, bend_px=bend, speed_px=0.0
+        )
+        clip = composite_clip(np.random.default_rng(3), options)
+        value = clip.frames[..., 0].astype(int)
+        clear = abs(value - 125) > 1
+        assert ((value > 125) == clip.masks[0])[clear].all()
+        areas = clip.masks[0].sum((1, 2))
+        changes[bend] = (areas.max() - areas.min()) / areas.mean()
+    monkeypatch.undo()
+    assert changes[6.0] != changes[0.0]
+
+
+def test_pixels_of_a_bent_object_move_with_its_outline(monkeypatch):
+    """A disc with a dot in its middle: wherever the disc goes, the dot stays in its middle."""
+    dot = np.zeros((60, 60, 3), np.uint8)
+    cv2.circle(dot, (30, 30), 24, (90, 90, 90), -1)
+    cv2.circle(dot, (30, 30), 6, (250, 250, 250), -1)
+    disc = cv2.circle(np.zeros((60, 60), np.uint8), (30, 30), 20, 1, -1) > 0
+    monkeypatch.setattr(composites, "_bend", lambda rng, o: np.full((96, 96, 2), 9.0, np.float32))
+    options = CompositeOptions(
+        num_frames=3, size=(96, 96), occluder_prob=0, corrupt=False, bend_px=9.0, speed_px=0.0,
+        photo_shape_prob=1.0, cutout_prob=1.0,
+    )  # fmt: skip
+    clip = composite_clip(np.random.default_rng(1), options, (), [Cutout(disc, dot)])
+    centres = []
+    for frame, mask in zip(clip.frames, clip.masks[0], strict=True):
+        bright = (frame.min(2) > 200) & mask
+        centres.append((np.argwhere(mask).mean(0), np.argwhere(bright).mean(0)))
+    for own, inner in centres:
+        assert abs(own - inner).max() < 1.5
+    assert (centres[2][0] - centres[0][0] > 10).all()

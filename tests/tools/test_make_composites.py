@@ -49,10 +49,11 @@ def photo_set(folder: Path) -> str:
 
 def test_a_small_set(tmp_path: Path) -> None:
     out = tmp_path / "composites"
-    done = run("--images", photo_set(tmp_path / "photos"), "--clips", 3, "--frames", 3, "--size",
-               64, 80, "--output", out)  # fmt: skip
+    images = [photo_set(tmp_path / name) for name in ("photos", "more")]
+    done = run("--images", *images, "--speed", 3, "--bend", 2, "--clips", 3, "--frames", 3,
+               "--size", 64, 80, "--output", out)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "1 photos, 1 things" in done.stderr
+    assert "2 photos, 2 things" in done.stderr
     records = load_ytvis_json(out / "annotations.json", out / "JPEGImages", "composites")
     assert len(records) == 3
     content = json.loads((out / "annotations.json").read_text())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -64,6 +65,8 @@ class CompositeOptions:
             are given.
         cutout_prob: chance that such an object keeps its own pixels, if it has any.
         speed_px: largest step of an object between frames, in pixels.
+        bend_px: objects bend, as living things do: most pixels per frame by which a part moves
+            against the others; 0: they are stiff.
         corrupt: blur, noise and JPEG compression.
     """
 
@@ -74,6 +77,7 @@ class CompositeOptions:
     photo_shape_prob: float = 0.4
     cutout_prob: float = 0.5
     speed_px: float = 6.0
+    bend_px: float = 0.0
     corrupt: bool = True
 
 
@@ -113,12 +117,13 @@ def composite_clip(
         else:
             texture = _picture(rng, (canvas, canvas), photos)
         texture = _separated(rng, texture, frames[0])
-        alphas = []
-        for t, warp in enumerate(_path(rng, options, canvas)):
-            alpha = _warped_alpha(shape, warp, (H, W))
-            layer = cv2.warpAffine(
-                texture, warp, (W, H), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
-            )
+        alphas, path = [], _path(rng, options, canvas)
+        bend = _bend(rng, options) if options.bend_px else None
+        for t, warp in enumerate(path):
+            step = t - (options.num_frames - 1) / 2
+            moved = None if bend is None else np.float32(step) * bend
+            alpha = _warped_alpha(shape, warp, (H, W), moved)
+            layer = _warped(texture, warp, (H, W), moved, cv2.BORDER_REFLECT)
             frames[t] += alpha[..., None] * (layer - frames[t])
             alphas.append(alpha)
         cover = np.stack(alphas)
@@ -166,7 +171,38 @@ def _path(rng: np.random.Generator, options: CompositeOptions, canvas: int) -> l
     return warps
 
 
-def _warped_alpha(shape: ByteArray, warp: FloatArray, size: tuple[int, int]) -> FloatArray:
+def _bend(rng: np.random.Generator, options: CompositeOptions) -> FloatArray:
+    """(H, W, 2): pixels in x and y by which places move against each other per frame, smooth."""
+    grid = rng.normal(size=(int(rng.integers(3, 7)),) * 2 + (2,)).astype(np.float32)
+    H, W = options.size
+    field = cv2.resize(grid, (W, H), interpolation=cv2.INTER_CUBIC)
+    most = np.sqrt(np.square(field).sum(2).max())
+    return np.asarray(field * np.float32(rng.uniform(0, options.bend_px) / most), dtype=np.float32)
+
+
+def _warped(
+    picture: npt.NDArray[Any],
+    warp: FloatArray,
+    size: tuple[int, int],
+    moved: FloatArray | None,
+    border: int = cv2.BORDER_CONSTANT,
+) -> npt.NDArray[Any]:
+    """A picture of the size of a frame, whose places have moved by (H, W, 2) pixels beside."""
+    H, W = size
+    if moved is None:
+        return cv2.warpAffine(picture, warp, (W, H), flags=cv2.INTER_LINEAR, borderMode=border)
+    place = np.stack(np.meshgrid(np.arange(W), np.arange(H)), -1).astype(np.float32) - moved
+    back = cv2.invertAffineTransform(warp)
+    place = cv2.transform(place, back)
+    return cv2.remap(picture, place, None, cv2.INTER_LINEAR, borderMode=border)
+
+
+def _warped_alpha(
+    shape: ByteArray,
+    warp: FloatArray,
+    size: tuple[int, int],
+    moved: FloatArray | None = None,
+) -> FloatArray:
     """(H, W) coverage in [0, 1]: drawn ``OVERSAMPLING`` times finer, then averaged."""
     H, W = size
     n = OVERSAMPLING
@@ -174,9 +210,9 @@ def _warped_alpha(shape: ByteArray, warp: FloatArray, size: tuple[int, int]) -> 
     offset = (n - 1) / 2
     linear = warp[:, :2]
     place = n * warp[:, 2] + offset - linear @ np.full(2, offset, np.float32)
-    fine = cv2.warpAffine(
-        shape, np.column_stack([linear, place]), (n * W, n * H), flags=cv2.INTER_LINEAR
-    )
+    if moved is not None:
+        moved = n * cv2.resize(moved, (n * W, n * H), interpolation=cv2.INTER_LINEAR)
+    fine = _warped(shape, np.column_stack([linear, place]), (n * H, n * W), moved)
     area = cv2.resize(fine, (W, H), interpolation=cv2.INTER_AREA)
     return np.asarray(area, dtype=np.float32) / np.float32(255.0)
 
