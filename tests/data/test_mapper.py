@@ -14,6 +14,7 @@ import torch
 
 from cocoapi_hq.io import rle
 from vmt.data.clip_sampler import sample_local_global
+from vmt.data.degrade import Coarseness
 from vmt.data.mapper import ClipMapper, clip_targets
 from vmt.data.pseudo_clip import camera_path
 from vmt.data.records import Tracklet, VideoRecord
@@ -144,7 +145,9 @@ def test_degraded_tubes_are_coherent_half_of_the_time(record):
     """
     tube = block(4, 4, 24)
     video = record((tube, tube))
-    mapper = ClipMapper(2, sample_local_global, camera_path, Compose([]), degrade=("paper",))
+    mapper = ClipMapper(
+        2, sample_local_global, camera_path, Compose([]), degrade=(Coarseness.parse("paper"),)
+    )
     alike = 0
     for seed in range(24):
         found = mapper(video, 0, LABELS, np.random.default_rng(seed))
@@ -156,7 +159,8 @@ def test_degraded_tubes_are_coherent_half_of_the_time(record):
 
 def test_kinds_are_drawn_tracklet_by_tracklet(record):
     video = record((block(4, 4), block(4, 4)), (block(16, 30), block(16, 30)))
-    mapper = ClipMapper(1, sample_local_global, camera_path, Compose([]), degrade=("halo", "clean"))
+    degrade = (Coarseness.parse("halo"), Coarseness.parse("clean"))
+    mapper = ClipMapper(1, sample_local_global, camera_path, Compose([]), degrade=degrade)
     seen = set()
     for seed in range(16):
         found = mapper(video, 0, LABELS, np.random.default_rng(seed))
@@ -164,6 +168,42 @@ def test_kinds_are_drawn_tracklet_by_tracklet(record):
         wider = found["coarse"].sum((1, 2, 3)) > found["targets"].masks.sum((1, 2, 3))
         seen.add(tuple(wider.tolist()))
     assert seen == {(True, True), (True, False), (False, True), (False, False)}
+
+
+def test_some_frames_are_learned_from_and_all_vote(record, monkeypatch):
+    """Image, targets, coarse masks, votes and times are of the same neighbouring frames."""
+    video = record(tuple(block(4, 4 + 2 * t, 24) for t in range(4)))
+    asked = []
+
+    def votes(frames, masks, chosen, reach):
+        asked.append((len(frames), masks.shape[1], list(chosen), reach))
+        return np.full((len(masks), len(chosen), 2, *masks.shape[2:]), 9, np.uint8)
+
+    monkeypatch.setattr("vmt.data.mapper.clip_votes", votes)
+    mapper = ClipMapper(
+        4, sample_local_global, camera_path, Compose([]), degrade=(Coarseness.parse("clean"),),
+        votes_reach=2, learn_frames=2,
+    )  # fmt: skip
+    whole = ClipMapper(4, sample_local_global, camera_path, Compose([]))
+    firsts, silent = set(), 0
+    for seed in range(40):
+        found = mapper(video, 0, LABELS, np.random.default_rng(seed))
+        every = whole(video, 0, LABELS, np.random.default_rng(seed))
+        assert found is not None
+        assert every is not None
+        frames, masks, chosen, reach = asked.pop()
+        assert (frames, masks, reach, len(chosen)) == (4, 4, 2, 2)
+        assert chosen[1] == chosen[0] + 1
+        firsts.add(chosen[0])
+        own = slice(chosen[0], chosen[0] + 2)
+        assert torch.equal(found["image"], every["image"][own])
+        assert torch.equal(found["targets"].masks, every["targets"].masks[:, own])
+        assert torch.equal(found["coarse"], every["targets"].masks[:, own])
+        assert found["targets"].times == every["targets"].times[own]
+        assert set(found["votes"].unique().tolist()) <= {0, 9}
+        silent += not found["votes"].any()
+    assert firsts == {0, 1, 2}
+    assert 0 < silent < 12
 
 
 def test_targets_know_the_indices_of_their_frames(record):

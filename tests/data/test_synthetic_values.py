@@ -12,7 +12,8 @@ import pytest
 from cocoapi_hq.io import rle
 from vmt.data.clip_sampler import sample_local_global, sample_released
 from vmt.data.composites import CompositeOptions, _corrupted, _warped_alpha, composite_clip
-from vmt.data.degrade import degrade_file, degrade_tube
+from vmt.data.degrade import degrade_tube
+from vmt.data.degrade_file import degrade_file
 from vmt.data.labels import label_table
 from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import ConfigError

@@ -48,6 +48,8 @@ def keys_of(name: str) -> dict[str, str]:
             "MODEL.BACKBONE.NAME": "timm/resnet18d",
             "MODEL.MASK_REFINER.CROP_SIZES": "[48,64]",
         }
+    if name == "refine/mask_refiner_lite0":  # its norms are folded
+        keys["MODEL.BACKBONE.NAME"] = "timm/test_efficientnet"
     based = ("refine/ovis", "ovis/ablations/table", *FIXED)
     if name.startswith(based) or name.endswith("/refinevis_vmt_R50"):  # in place of a trained base
         keys |= {"MODEL.NEW_PARAMETERS": "['']", "MODEL.WEIGHTS": ""}

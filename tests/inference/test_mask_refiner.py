@@ -30,7 +30,9 @@ class MadeUp:
     def left_undone(self):
         return ""
 
-    def refine_tubes(self, frames, coarse):
+    votes_reach = 0
+
+    def refine_tubes(self, frames, coarse, votes=None):
         for n, masks in enumerate(coarse):
             shown = masks.flatten(1).any(1).nonzero()[:, 0].tolist()
             if shown:

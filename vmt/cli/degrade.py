@@ -1,8 +1,9 @@
 """Make the clean masks of an annotation file coarse, to test or train what should sharpen them.
 
 Kinds: paper (subsampled contours, random dilation and erosion), halo (5 px around every object, as
-YouTube-VIS has), low_res (1/8 resolution and back; see --stride). Crowd regions and null frames
-stay as they are.
+YouTube-VIS has), low_res (1/8 resolution and back), polygon (15 corners), lag (the mask of the
+frame before), holes (and specks), matte (blurred and cut). --amount says by how much. Crowd regions
+and null frames stay as they are.
 
 Example:
   vmt degrade --annotations train.json --kind paper --seed 1 --output coarse.json
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vmt.data.names import KINDS, LOW_RES_STRIDE
+from vmt.data.names import KINDS
 from vmt.utils.errors import ConfigError, OutputError
 
 
@@ -29,10 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--coherent", action="store_true", help="the same draws in every frame of a tracklet"
     )
     parser.add_argument(
-        "--stride",
+        "--amount",
         type=int,
-        default=LOW_RES_STRIDE,
-        help=f"pixels per cell of low_res (default {LOW_RES_STRIDE})",
+        help="; ".join(
+            f"{kind}: {unit} (default {usual})" for kind, (usual, unit) in KINDS.items() if unit
+        ),
     )
 
 
@@ -40,9 +42,13 @@ def run(args: argparse.Namespace) -> int:
     """Degrade the file; returns the exit status."""
     if args.output.absolute() == args.annotations.absolute():
         raise OutputError(f"{args.output}: would overwrite the input; give another name.")
-    if args.stride < 1:
-        raise ConfigError(f"--stride {args.stride}: give a number of pixels from 1 on.")
-    from vmt.data.degrade import degrade_file
+    from vmt.data.degrade import check_amount
+    from vmt.data.degrade_file import degrade_file
+
+    try:
+        check_amount(args.kind, args.amount)
+    except ValueError as error:
+        raise ConfigError(f"--amount: {error}") from None
 
     counts = degrade_file(
         args.annotations,
@@ -50,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         args.kind,
         args.seed,
         coherent=args.coherent,
-        stride=args.stride,
+        amount=args.amount,
     )
     print(
         f"written: {args.output} ({counts['masks']} masks of {counts['annotations']} annotations; "

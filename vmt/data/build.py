@@ -25,9 +25,9 @@ from vmt.data import order as orders
 from vmt.data.catalog import load_dataset
 from vmt.data.clip_sampler import build_sampler
 from vmt.data.datasets.categories import coco_map
+from vmt.data.degrade import Coarseness
 from vmt.data.labels import label_table
-from vmt.data.mapper import CLEAN, ClipMapper
-from vmt.data.names import KINDS
+from vmt.data.mapper import ClipMapper
 from vmt.data.order import SampleOrder
 from vmt.data.pseudo_clip import build_pseudo_clip
 from vmt.data.records import VideoDataset, VideoRecord
@@ -332,9 +332,6 @@ def build_clip_mapper(cfg: CfgNode) -> ClipMapper:
     Raises:
         ConfigError: an unknown name.
     """
-    for kind in cfg.INPUT.DEGRADE:
-        if kind not in (*KINDS, CLEAN):
-            raise ConfigError(f"INPUT.DEGRADE: {kind!r} is none of {', '.join((*KINDS, CLEAN))}.")
     way = behaviour(cfg)
     return ClipMapper(
         num_frames=cfg.INPUT.CLIP_FRAMES,
@@ -343,7 +340,9 @@ def build_clip_mapper(cfg: CfgNode) -> ClipMapper:
         augmentation=build_augmentation(cfg.INPUT, way.augmentation),
         max_image_objects=cfg.INPUT.MAX_IMAGE_OBJECTS,
         keep_invisible=way.keep_invisible,
-        degrade=tuple(cfg.INPUT.DEGRADE),
+        degrade=tuple(Coarseness.parse(text) for text in cfg.INPUT.DEGRADE),
+        votes_reach=cfg.MODEL.MASK_REFINER.VOTES_REACH,
+        learn_frames=cfg.INPUT.LEARN_FRAMES,
         time_range=cfg.INPUT.SAMPLER_RANGE,
     )
 

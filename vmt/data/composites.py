@@ -190,11 +190,12 @@ def _warped(
     """A picture of the size of a frame, whose places have moved by (H, W, 2) pixels beside."""
     H, W = size
     if moved is None:
-        return cv2.warpAffine(picture, warp, (W, H), flags=cv2.INTER_LINEAR, borderMode=border)
+        plain = cv2.warpAffine(picture, warp, (W, H), flags=cv2.INTER_LINEAR, borderMode=border)
+        return np.asarray(plain)
     place = np.stack(np.meshgrid(np.arange(W), np.arange(H)), -1).astype(np.float32) - moved
     back = cv2.invertAffineTransform(warp)
     place = cv2.transform(place, back)
-    return cv2.remap(picture, place, None, cv2.INTER_LINEAR, borderMode=border)
+    return np.asarray(cv2.remap(picture, place, None, cv2.INTER_LINEAR, borderMode=border))
 
 
 def _warped_alpha(

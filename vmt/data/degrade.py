@@ -6,32 +6,46 @@ and erode at random). It gives no numbers; they follow CascadePSP, arXiv:2005.02
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cocoapi_hq.io import rle
-from cocoapi_hq.io.json_file import read_json, write_json
-from vmt.data.names import KINDS, LOW_RES_STRIDE
-from vmt.utils.errors import AnnotationError, OutputError, scoring_errors
+from vmt.data.names import KINDS
+from vmt.utils.errors import ConfigError
 
 BoolArray = npt.NDArray[np.bool_]
 ByteArray = npt.NDArray[np.uint8]
-_Change = Callable[[BoolArray], BoolArray]
 
-#: Width of the band that YouTube-VIS masks have around objects, in pixels
-#: (docs/reference/released_code.md#halo).
-HALO_PX = 5
 #: Rounds of random dilation and erosion after which the target is given up.
 MAX_ROUNDS = 250
 #: Pixels of background around an object in which it may grow.
 MARGIN_PX = 40
+#: Pixels by which a click misses its corner, at most, along each axis.
+CLICK_PX = 2
+#: In ``INPUT.DEGRADE``: the mask as it is.
+CLEAN = "clean"
+#: Least amounts other than 1.
+LEAST = {"halo": -MARGIN_PX, "polygon": 3}
+
+
+def check_amount(kind: str, amount: int | None) -> int:
+    """The amount, or the usual one.
+
+    Raises:
+        ValueError: unknown kind, or an amount that it does not have.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}.")
+    usual, unit = KINDS[kind]
+    if amount is None:
+        return usual
+    if not unit:
+        raise ValueError(f"{kind} has no amount, and {amount} is given.")
+    if amount < LEAST.get(kind, 1):
+        raise ValueError(f"{amount} of {kind}: {unit}, from {LEAST.get(kind, 1)} on.")
+    return amount
 
 
 @dataclass(frozen=True)
@@ -40,6 +54,7 @@ class _Plan:
 
     target_iou: float
     halo_px: int
+    amount: int
 
 
 def degrade_tube(
@@ -48,14 +63,18 @@ def degrade_tube(
     rng: np.random.Generator,
     *,
     coherent: bool = False,
-    stride: int = LOW_RES_STRIDE,
+    amount: int | None = None,
 ) -> BoolArray:
     """Coarse masks of one tracklet.
 
     ``paper``: per contour drop a run of 10% of the vertices and keep a random 10% of the others;
     then random dilations and erosions until the IoU with the clean mask falls below a target from
     [0.8, 1], one draw per tracklet; with probability 0.3 only a dilation by 3 to 7 px instead.
-    ``halo``: dilation by 5 px. ``low_res``: area average to 1/stride, bilinear back, cut at 0.5.
+    ``halo``: dilation, by as much as YouTube-VIS masks are too wide
+    (docs/reference/released_code.md#halo). ``low_res``: area average to 1/amount, bilinear back,
+    cut at 0.5. The others are ours: ``polygon``, corners by Douglas and Peucker's rule at the
+    tolerance that leaves about as many, each up to 2 px off; ``lag``, the mask of an earlier frame;
+    ``holes``, round, and specks; ``matte``, a blurred mask cut at 0.3 to 0.7.
 
     Args:
         masks: (T, H, W), True on the object; frames without a pixel stay so.
@@ -63,36 +82,93 @@ def degrade_tube(
         rng: source of all draws.
         coherent: the same draws, relative to the object's box, in every frame; otherwise each frame
             has its own, which makes the contour flicker.
-        stride: of ``low_res``, input pixels per cell, from 1 on.
+        amount: by how much, in the unit that ``KINDS`` says; None: as it says.
 
     Returns:
         (T, H, W). A frame with an object keeps at least one pixel of it.
 
     Raises:
-        ValueError: unknown kind, or a stride below 1.
+        ValueError: unknown kind, or an amount that it does not have.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}.")
-    if stride < 1:
-        raise ValueError(f"stride must be a number of pixels from 1 on, not {stride}.")
+    amount = check_amount(kind, amount)
     pure_halo = rng.random() < 0.3
-    plan = _Plan(rng.uniform(0.8, 1.0), int(rng.integers(3, 8)) if pure_halo else 0)
+    plan = _Plan(rng.uniform(0.8, 1.0), int(rng.integers(3, 8)) if pure_halo else 0, amount)
     seed = int(rng.integers(2**63))
+    if kind == "lag":
+        return _late(masks, amount)
     coarse = np.zeros(masks.shape, dtype=np.bool_)
     for t, mask in enumerate(masks):
         crop = _crop_of(mask)
         if crop is None:
             continue
+        if kind == "low_res":
+            coarse[t] = _low_res(mask, amount)
+            continue
         y, x, clean = crop
         frame_rng = np.random.default_rng(seed if coherent else [seed, t])
-        if kind == "low_res":
-            coarse[t] = _low_res(mask, stride)
-            continue
-        found = _dilate(clean, HALO_PX) if kind == "halo" else _paper(clean, plan, frame_rng)
+        found = _CHANGES[kind](clean, plan, frame_rng)
         h, w = clean.shape
         whole = np.pad(coarse[t], MARGIN_PX)
-        whole[y : y + h, x : x + w] = found > 0
+        whole[y : y + h, x : x + w] = (found if (found & clean).any() else clean) > 0
         coarse[t] = whole[MARGIN_PX:-MARGIN_PX, MARGIN_PX:-MARGIN_PX]
+        if not coarse[t].any():
+            coarse[t] = mask
+    return coarse
+
+
+@dataclass(frozen=True)
+class Coarseness:
+    """How masks of training samples become coarse.
+
+    Args:
+        kind: see ``degrade_tube``; "clean" leaves them.
+        least: smallest amount that is drawn.
+        most: greatest.
+    """
+
+    kind: str
+    least: int = 0
+    most: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Coarseness:
+        """An entry of ``INPUT.DEGRADE``: ``kind`` or ``kind:least:most``.
+
+        Raises:
+            ConfigError: an unknown kind, or amounts that it does not have.
+        """
+        kind, *numbers = text.split(":")
+        if kind not in (*KINDS, CLEAN):
+            raise ConfigError(f"INPUT.DEGRADE: {kind!r} is none of {', '.join((*KINDS, CLEAN))}.")
+        if not numbers:
+            usual = KINDS.get(kind, (0, ""))[0]
+            return cls(kind, usual, usual)
+        try:
+            least, most = (check_amount(kind, int(number)) for number in numbers)
+        except ValueError as error:
+            raise ConfigError(
+                f"INPUT.DEGRADE: {text!r}; write kind or kind:least:most ({error})"
+            ) from None
+        if least > most:
+            raise ConfigError(f"INPUT.DEGRADE: {text!r}; {most} is less than {least}.")
+        return cls(kind, least, most)
+
+    def __call__(self, masks: BoolArray, rng: np.random.Generator) -> BoolArray:
+        """(T, H, W) -> the same, coarse; half of the time with the same draws in every frame."""
+        if self.kind == CLEAN:
+            return masks
+        coherent = bool(rng.random() < 0.5)
+        amount = int(rng.integers(self.least, self.most + 1)) if self.most else None
+        return degrade_tube(masks, self.kind, rng, coherent=coherent, amount=amount)
+
+
+def _late(masks: BoolArray, frames: int) -> BoolArray:
+    """Masks of earlier frames; the first ones, and those after a gap, stay."""
+    present = [bool(mask.any()) for mask in masks]
+    coarse = masks.copy()
+    for t in range(frames, len(masks)):
+        if present[t] and present[t - frames]:
+            coarse[t] = masks[t - frames]
     return coarse
 
 
@@ -110,10 +186,50 @@ def _crop_of(mask: BoolArray) -> tuple[int, int, ByteArray] | None:
     return y, x, np.pad(np.ascontiguousarray(part, dtype=np.uint8), MARGIN_PX)
 
 
+def _halo(clean: ByteArray, plan: _Plan, rng: np.random.Generator) -> ByteArray:
+    del rng
+    return _dilate(clean, plan.amount)
+
+
 def _dilate(mask: ByteArray, radius_px: int) -> ByteArray:
-    side = 2 * radius_px + 1
+    side = 2 * abs(radius_px) + 1
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
-    return np.asarray(cv2.dilate(mask, kernel), dtype=np.uint8)
+    change = cv2.dilate if radius_px > 0 else cv2.erode
+    return np.asarray(change(mask, kernel), dtype=np.uint8)
+
+
+def _polygon(clean: ByteArray, plan: _Plan, rng: np.random.Generator) -> ByteArray:
+    """What somebody draws with a few clicks around the largest piece, holes filled."""
+    contours, _ = cv2.findContours(clean, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    ring = max(contours, key=len)
+    wanted = max(3, round(plan.amount * rng.uniform(0.75, 1.25)))
+    low, high = 0.0, float(max(clean.shape))
+    for _ in range(12):  # halving: the finest polygon that has so few corners
+        middle = (low + high) / 2
+        few = len(cv2.approxPolyDP(ring, middle, True)) <= wanted
+        low, high = (low, middle) if few else (middle, high)
+    corners = cv2.approxPolyDP(ring, high, True)[:, 0]
+    clicks = corners + rng.uniform(-CLICK_PX, CLICK_PX, corners.shape).round().astype(np.int32)
+    filled = np.zeros_like(clean)
+    cv2.fillPoly(filled, [np.ascontiguousarray(clicks, dtype=np.int32)], 1)
+    return filled
+
+
+def _with_holes(clean: ByteArray, plan: _Plan, rng: np.random.Generator) -> ByteArray:
+    coarse, size = clean.copy(), np.sqrt(np.count_nonzero(clean))
+    near = _dilate(clean, max(2, MARGIN_PX // 2)) - clean
+    for where, value in ((clean, 0), (near, 1)):
+        rows, columns = np.nonzero(where)
+        for k in rng.integers(len(rows), size=plan.amount) if len(rows) else ():
+            centre = int(columns[k]), int(rows[k])
+            axes = tuple(max(1, round(size * rng.uniform(0.02, 0.12))) for _ in range(2))
+            cv2.ellipse(coarse, centre, axes, rng.uniform(0, 180), 0, 360, value, -1)
+    return coarse
+
+
+def _matte(clean: ByteArray, plan: _Plan, rng: np.random.Generator) -> ByteArray:
+    soft = cv2.GaussianBlur(clean.astype(np.float32), (0, 0), plan.amount)
+    return np.asarray(soft > rng.uniform(0.3, 0.7) * soft.max(), dtype=np.uint8)
 
 
 def _low_res(mask: BoolArray, stride: int) -> BoolArray:
@@ -176,86 +292,15 @@ def _random_morphology(mask: ByteArray, rng: np.random.Generator) -> ByteArray:
     return mask
 
 
+#: Kinds that change frame by frame, from a mask with a margin.
+_CHANGES = {
+    "paper": _paper,
+    "halo": _halo,
+    "polygon": _polygon,
+    "holes": _with_holes,
+    "matte": _matte,
+}
+
+
 def _iou(a: ByteArray, b: ByteArray) -> float:
     return int(np.count_nonzero(a & b)) / max(int(np.count_nonzero(a | b)), 1)
-
-
-def degrade_file(
-    source: Path,
-    target: Path,
-    kind: str,
-    seed: int = 0,
-    *,
-    coherent: bool = False,
-    stride: int = LOW_RES_STRIDE,
-) -> dict[str, int]:
-    """Write an annotation file with coarse masks; everything but masks, boxes, areas is kept.
-
-    The draws of an annotation depend on the seed and its id, not on what else is in the file.
-
-    Args:
-        source: YouTube-VIS JSON (``segmentations`` per frame) or COCO JSON (``segmentation``).
-        target: appears whole or not at all.
-        kind: one of ``KINDS``.
-        seed: of the draws.
-        coherent: see ``degrade_tube``.
-        stride: see ``degrade_tube``.
-
-    Returns:
-        Counts of ``annotations``, ``masks`` and ``crowd`` (left as they are).
-
-    Raises:
-        AnnotationError: the file is unreadable or a mask is damaged.
-        OutputError: ``target`` cannot be written.
-    """
-    with scoring_errors():
-        content: Any = read_json(source)
-    if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
-        raise AnnotationError(
-            f"{source}: has no list 'annotations'; give YouTube-VIS or COCO JSON."
-        )
-    members = [*content.get("videos", ()), *content.get("images", ())]
-    sizes = {m["id"]: (m.get("height"), m.get("width")) for m in members if "id" in m}
-    counts = {"annotations": 0, "masks": 0, "crowd": 0}
-    for k, row in enumerate(content["annotations"]):
-        where = f"{source}: annotations[{k}]"
-        if not isinstance(row, dict):
-            raise AnnotationError(f"{where}: is {row!r}, not an object.")
-        if row.get("iscrowd"):
-            counts["crowd"] += 1
-            continue
-        counts["annotations"] += 1
-        rng = np.random.default_rng([seed, int(row.get("id", k))])
-        size = sizes.get(row.get("video_id", row.get("image_id")))
-        change = partial(degrade_tube, kind=kind, rng=rng, coherent=coherent, stride=stride)
-        counts["masks"] += _degrade_row(row, size, where, change)
-    with scoring_errors(OutputError):
-        write_json(target, content)
-    return counts
-
-
-def _degrade_row(row: dict[str, Any], size: Any, where: str, change: _Change) -> int:
-    """Replace the masks of one annotation; returns how many."""
-    video = "segmentations" in row
-    given = row["segmentations"] if video else [row.get("segmentation")]
-    if not isinstance(given, list):
-        raise AnnotationError(f"{where}: 'segmentations' is no list.")
-    with scoring_errors():
-        masks = [None if rle.is_absent(m) else rle.validate(m, where, size) for m in given]
-    present = [t for t, mask in enumerate(masks) if mask is not None and rle.area(mask)]
-    if not present:
-        return 0
-    shown: list[Any] = [masks[t] for t in present]
-    if len({tuple(mask["size"]) for mask in shown}) != 1:
-        raise AnnotationError(f"{where}: its masks differ in size.")
-    coarse = [rle.encode(mask) for mask in change(np.stack([rle.decode(m) for m in shown]))]
-    for t, mask in zip(present, coarse, strict=True):
-        masks[t] = mask
-    if video:
-        row["segmentations"] = masks
-        row["bboxes"] = [mask and list(rle.to_box(mask)) for mask in masks]
-        row["areas"] = [mask and rle.area(mask) for mask in masks]
-    else:
-        row["segmentation"] = masks[0]
-        row["bbox"], row["area"] = list(rle.to_box(coarse[0])), rle.area(coarse[0])
-    return len(present)

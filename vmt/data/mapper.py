@@ -14,19 +14,20 @@ from torchvision import tv_tensors
 
 from cocoapi_hq.io import rle
 from vmt.data.clip_sampler import Sampler, draw_times
-from vmt.data.degrade import degrade_tube
+from vmt.data.degrade import Coarseness
 from vmt.data.images import read_frame
 from vmt.data.pseudo_clip import PseudoClip
 from vmt.data.records import Tracklet, VideoRecord
 from vmt.data.transforms import Clip, Compose
+from vmt.ops.flow_votes import clip_votes
 from vmt.structures.boxes import masks_to_boxes, xyxy_to_cxcywh
 from vmt.structures.clip import ClipTargets
 from vmt.utils.errors import AnnotationError, scoring_errors
 
 #: Least value of a box coordinate in targets [SeqFormer code].
 _MIN_COORDINATE = 1e-6
-#: In ``INPUT.DEGRADE``: the mask as it is.
-CLEAN = "clean"
+#: Share of samples in which no neighbour votes, as with single images.
+SILENT = 0.1
 
 
 def decode_masks(
@@ -109,8 +110,12 @@ class ClipMapper:
         augmentation: applied last.
         max_image_objects: stills with more objects give no sample; 0: no limit.
         keep_invisible: tracklets that no frame shows stay targets, unless a crop cut them off.
-        degrade: kinds of ``vmt.data.degrade``, one drawn per tracklet, and "clean"; samples then
-            have coarse masks too.
+        degrade: what makes masks coarse, one drawn per tracklet; samples then have coarse masks
+            too.
+        votes_reach: samples with coarse masks have votes of so many frames on each side as well,
+            see ``vmt.ops.flow_votes``; 0: none.
+        learn_frames: frames of a sample, neighbours of each other, drawn from the clip after coarse
+            masks and votes are made; 0: all.
         time_range: the views of an image are at most so many frames apart; see ``draw_times``.
     """
 
@@ -120,7 +125,9 @@ class ClipMapper:
     augmentation: Compose
     max_image_objects: int = 25
     keep_invisible: bool = False
-    degrade: tuple[str, ...] = ()
+    degrade: tuple[Coarseness, ...] = ()
+    votes_reach: int = 0
+    learn_frames: int = 0
     time_range: int = 10
 
     def __call__(
@@ -141,7 +148,7 @@ class ClipMapper:
         Returns:
             ``image`` (T, 3, H, W) uint8 RGB, ``targets`` (``ClipTargets`` with G >= 1), and the
             strings ``video_id``, ``clip_id``, ``dataset``; with ``degrade`` also ``coarse``
-            (G, T, H, W) bool; or None when nothing is visible.
+            (G, T, H, W) bool, and ``votes`` (G, T, 2, H, W) uint8; or None when nothing is visible.
 
         Raises:
             VideoError: a frame is missing, damaged, or of another size than the annotations.
@@ -167,10 +174,14 @@ class ClipMapper:
         if clip.cropped or not self.keep_invisible:
             masks, labels = masks[visible], labels[visible]
         clip_id = ",".join(map(str, frames))
-        coarse = {"coarse": self._degraded(masks.numpy(), rng)} if self.degrade else {}
         times = draw_times(self.num_frames, self.time_range, rng) if record.still else frames
+        pixels = clip.frames.as_subclass(Tensor)
+        coarse: dict[str, Any] = {}
+        if self.degrade:
+            own, coarse = self._coarse(pixels, masks.numpy(), rng)
+            pixels, masks, times = pixels[own], masks[:, own], times[own]
         return coarse | {
-            "image": clip.frames.as_subclass(Tensor).contiguous(),
+            "image": pixels.contiguous(),
             "targets": clip_targets(
                 masks.contiguous(),
                 labels,
@@ -184,14 +195,25 @@ class ClipMapper:
             "dataset": record.dataset,
         }
 
-    def _degraded(self, masks: npt.NDArray[np.bool_], rng: np.random.Generator) -> Tensor:
-        """(G, T, H, W), made coarse tracklet by tracklet."""
+    def _coarse(
+        self, frames: Tensor, masks: npt.NDArray[np.bool_], rng: np.random.Generator
+    ) -> tuple[slice, dict[str, Any]]:
+        """Coarse masks of a clip, and votes: which frames are learned from, and what they have."""
         coarse = masks.copy()
         for tube in coarse:
-            kind = self.degrade[int(rng.integers(len(self.degrade)))]
-            if kind != CLEAN:
-                tube[:] = degrade_tube(tube, kind, rng, coherent=bool(rng.random() < 0.5))
-        return torch.from_numpy(coarse)
+            tube[:] = self.degrade[int(rng.integers(len(self.degrade)))](tube, rng)
+        count = self.learn_frames or len(frames)
+        first = int(rng.integers(max(len(frames) - count, 0) + 1))
+        own = slice(first, first + count)
+        made: dict[str, Any] = {"coarse": torch.from_numpy(coarse[:, own])}
+        if self.votes_reach:
+            pictures = list(np.ascontiguousarray(frames.permute(0, 2, 3, 1).numpy()))
+            chosen = range(len(frames))[own]
+            votes = clip_votes(pictures, coarse, chosen, self.votes_reach)
+            if rng.random() < SILENT:
+                votes[:] = 0
+            made["votes"] = torch.from_numpy(votes)
+        return own, made
 
     def _read(
         self,

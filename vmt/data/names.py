@@ -6,10 +6,17 @@ from vmt.utils.errors import ConfigError
 
 #: What ``vmt convert-annotations --from`` takes.
 FORMATS = ("coco-video", "labelme", "cvat", "via", "png", "mots", "mots-txt")
-#: What ``degrade_tube`` can do to a mask.
-KINDS = ("paper", "halo", "low_res")
-#: Input pixels per cell of the low resolution.
-LOW_RES_STRIDE = 8
+#: What ``degrade_tube`` can do to a mask, by how much if nothing is said, and what that counts; 0:
+#: there is nothing to say.
+KINDS = {
+    "paper": (0, ""),
+    "halo": (5, "pixels that the mask is too wide; too narrow if negative"),
+    "low_res": (8, "pixels per cell of the low resolution"),
+    "polygon": (15, "corners of a polygon drawn around the largest piece, on average"),
+    "lag": (1, "frames by which the mask is late"),
+    "holes": (3, "holes, and as many specks beside the object"),
+    "matte": (4, "pixels of the blur after which the mask is cut at a drawn level"),
+}
 #: Pixels that nobody annotated, in the label maps of DAVIS and YouTube-VOS.
 VOID = 255
 

@@ -24,6 +24,7 @@ from vmt.inference.window_votes import Vote, mean_vote, votes_of
 from vmt.inference.windows import iter_windows
 from vmt.modeling.meta_arch.build import build_mask_refiner
 from vmt.modeling.video_model import MaskRefinerModel
+from vmt.ops.flow_votes import Flow, flows_between, grey_for_flow, votes_for
 from vmt.utils.device import resolve_device
 from vmt.utils.errors import ConfigError
 
@@ -110,12 +111,15 @@ class _FrameInWindow:
         frame: (3, H, W) uint8.
         coarse: (N, H, W) bool, as given.
         start: (N, H, W) bool, from where refinement starts: the same, or refined and steadied.
+        said: (N, 2, H, W) uint8, what its neighbours say of its masks, see ``vmt.ops.flow_votes``;
+            None where the network does not ask.
         votes: of the windows so far, per tracklet.
     """
 
     frame: Tensor
     coarse: BoolArray
     start: BoolArray
+    said: ByteArray | None = None
     votes: list[list[Vote]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -235,6 +239,8 @@ class MaskRefiner:
     def _refined(
         self, pairs: Iterator[_FrameInWindow], accept: float, window: int
     ) -> Iterator[tuple[_FrameInWindow, RefinedFrame]]:
+        if self.network.votes_reach:
+            pairs = _with_votes(pairs, self.network.votes_reach)
         for part in iter_windows(pairs, window, max(window - OVERLAP, 1)):
             self._vote(part.frames)
             for item in part.frames[: part.final_until - part.start]:
@@ -245,7 +251,9 @@ class MaskRefiner:
         device = self.network.device
         video = torch.stack([item.frame for item in items]).to(device)
         start = torch.from_numpy(np.stack([item.start for item in items], axis=1)).to(device)
-        for tube in self.network.refine_tubes(video, start):
+        said = [item.said for item in items if item.said is not None]
+        votes = torch.from_numpy(np.stack(said, axis=1)).to(device) if said else None
+        for tube in self.network.refine_tubes(video, start, votes):
             for vote, t in zip(votes_of(tube, len(items)), tube.frames, strict=True):
                 items[t].votes[tube.tracklet].append(vote)
 
@@ -281,6 +289,34 @@ def _pairs(frames: Iterable[ByteArray], masks: Iterable[BoolArray]) -> Iterator[
         yield item
     if next(rest, None) is not None:
         raise ValueError(f"there are {count} frames, but masks of more.")
+
+
+def _with_votes(items: Iterator[_FrameInWindow], reach: int) -> Iterator[_FrameInWindow]:
+    """The same, with what ``reach`` neighbours on each side say; at most 2 * reach + 1 wait."""
+    near: deque[tuple[_FrameInWindow, ByteArray]] = deque()
+    flows: dict[tuple[int, int], Flow] = {}
+    first = at = 0  # numbers of near[0], and of the frame that is asked about
+    for item in chain(items, [None] * reach):
+        if item is not None:
+            picture = np.ascontiguousarray(item.frame.numpy().transpose(1, 2, 0))
+            near.append((item, grey_for_flow(picture)))
+            if first + len(near) - at <= reach:
+                continue
+        if at - first == len(near):
+            break
+        own, grey = near[at - first]
+        others = [k for k in range(first, first + len(near)) if k != at]
+        for k in others:
+            if (at, k) not in flows:
+                flows[at, k], flows[k, at] = flows_between(grey, near[k - first][1])
+        masks = [near[k - first][0].start for k in others]
+        said = votes_for(own.start, masks, [flows[at, k] for k in others], 2 * reach)
+        yield replace(own, said=said)
+        at += 1
+        if at - first > reach:
+            near.popleft()
+            flows = {pair: flow for pair, flow in flows.items() if min(pair) > first}
+            first += 1
 
 
 def _steadied(items: Iterator[_FrameInWindow], reach: int) -> Iterator[_FrameInWindow]:

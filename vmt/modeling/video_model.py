@@ -39,11 +39,13 @@ class ClipBatch:
         clips: B tensors (T, 3, H_b, W_b), RGB in [0, 255].
         targets: B.
         coarse_masks: B tensors (G_b, T, H_b, W_b) bool, where the loader makes them.
+        votes: B tensors (G_b, T, 2, H_b, W_b) uint8 of ``vmt.ops.flow_votes``, likewise.
     """
 
     clips: tuple[Tensor, ...]
     targets: tuple[ClipTargets, ...]
     coarse_masks: tuple[Tensor, ...] = ()
+    votes: tuple[Tensor, ...] = ()
 
     @classmethod
     def from_inputs(cls, batched_inputs: Sequence[Mapping[str, Any]]) -> ClipBatch:
@@ -52,6 +54,7 @@ class ClipBatch:
             tuple(clip["image"] for clip in batched_inputs),
             tuple(clip["targets"] for clip in batched_inputs),
             tuple(clip["coarse"] for clip in batched_inputs if "coarse" in clip),
+            tuple(clip["votes"] for clip in batched_inputs if "votes" in clip),
         )
 
     def to(self, device: torch.device) -> ClipBatch:
@@ -60,6 +63,7 @@ class ClipBatch:
             tuple(clip.to(device, non_blocking=True) for clip in self.clips),
             tuple(target.to(device, non_blocking=True) for target in self.targets),
             tuple(masks.to(device, non_blocking=True) for masks in self.coarse_masks),
+            tuple(votes.to(device, non_blocking=True) for votes in self.votes),
         )
 
     @property
@@ -494,14 +498,19 @@ class MaskRefinerModel(VideoModel):
     """Sharpens masks that are given."""
 
     needs_coarse_masks = True
+    #: Frames on each side of a frame that vote on its masks; 0: ``refine_tubes`` reads no votes.
+    votes_reach = 0
 
     @abstractmethod
-    def refine_tubes(self, frames: Tensor, masks: Tensor) -> Iterator[RefinedTube]:
+    def refine_tubes(
+        self, frames: Tensor, masks: Tensor, votes: Tensor | None = None
+    ) -> Iterator[RefinedTube]:
         """Sharpen the tracklets of a window.
 
         Args:
             frames: (T, 3, H, W) uint8 RGB.
             masks: (N, T, H, W) bool.
+            votes: (N, T, 2, H, W) uint8 of ``vmt.ops.flow_votes``; None: there are none.
 
         Yields:
             At most one result per tracklet, about the frames in which it has a pixel; none for a
@@ -510,4 +519,4 @@ class MaskRefinerModel(VideoModel):
 
     def predict(self, clip: Mapping[str, Any]) -> dict[str, Any]:
         """``tubes``: what ``refine_tubes`` makes of ``coarse`` in ``image``."""
-        return {"tubes": list(self.refine_tubes(clip["image"], clip["coarse"]))}
+        return {"tubes": list(self.refine_tubes(clip["image"], clip["coarse"], clip.get("votes")))}

@@ -36,8 +36,7 @@ def colour_cues(frames: Tensor, share: Tensor, radii_px: Sequence[int]) -> Tenso
     Returns:
         (T, len(radii_px), h, w) in [-1, 1].
     """
-    side = 2 * AGREEMENT_PX + 1
-    around = F.avg_pool2d(share, side, 1, AGREEMENT_PX, count_include_pad=False)
+    around = _mean_around(share, AGREEMENT_PX)
     inner = share * ((2 * around - 1).clamp(min=0) + DOUBTFUL)
     outer = (1 - share) * ((1 - 2 * around).clamp(min=0) + DOUBTFUL)
     cues = [share[:, :0]]
@@ -54,8 +53,7 @@ def _misfit(frames: Tensor, weight: Tensor, cells: int) -> Tensor:
     sums = F.avg_pool2d(sums, GRID)
     # The frame as a whole stands behind windows without any sure pixel.
     everywhere = sums.mean((2, 3), keepdim=True)
-    local = F.avg_pool2d(sums, 2 * cells + 1, 1, cells, count_include_pad=False)
-    local = local + 1e-3 * everywhere + 1e-8
+    local = _mean_around(sums, cells) + 1e-3 * everywhere + 1e-8
     total, first, second = local.split([1, 3, 3], dim=1)
     mean = first / total
     variance = (second / total - mean**2).clamp(min=0) + MIN_VARIANCE
@@ -64,3 +62,10 @@ def _misfit(frames: Tensor, weight: Tensor, cells: int) -> Tensor:
         F.interpolate(x, size, mode="bilinear", align_corners=False) for x in (mean, variance)
     )
     return ((frames - mean) ** 2 / variance + variance.log()).sum(1, keepdim=True)
+
+
+def _mean_around(values: Tensor, reach: int) -> Tensor:
+    """Mean over the square that reaches so far on each side, as far as there is any."""
+    side = 2 * reach + 1
+    rows = F.avg_pool2d(values, (side, 1), 1, (reach, 0), count_include_pad=False)
+    return F.avg_pool2d(rows, (1, side), 1, (0, reach), count_include_pad=False)

@@ -19,7 +19,7 @@ from tests.cocoapi_hq.tube_cases import H, W, annotation, rect, result, truth
 from vmt.data.convert import load_coco_video, write_ytvis_json
 from vmt.data.datasets.coco import load_coco_json
 from vmt.data.datasets.ytvis import load_ytvis_json
-from vmt.data.degrade import degrade_file
+from vmt.data.degrade_file import degrade_file
 from vmt.data.mask_files.base import FrameSet
 from vmt.data.mask_files.open import open_mask_file
 from vmt.inference.video_writer import write_png

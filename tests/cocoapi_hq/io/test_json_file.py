@@ -21,7 +21,7 @@ from cocoapi_hq.mots import scalabel_io
 from cocoapi_hq.mots.mots_config import config_inside, load_config
 from tests.cocoapi_hq.tube_cases import H, W, annotation, rect, result, truth
 from vmt.data.datasets.ytvis import load_ytvis_json
-from vmt.data.degrade import degrade_file
+from vmt.data.degrade_file import degrade_file
 from vmt.data.labels import resolve_label_space
 from vmt.data.mask_files.json_list import read_json_list
 from vmt.data.mask_files.polygons import has_shapes

@@ -242,6 +242,12 @@ def test_degrade(pair: Pair, ramp: Path) -> None:
     assert halo["coarse"][0, 0, 20].tolist() == [True] * 37 + [False] * 27
 
 
+@shows("INPUT.LEARN_FRAMES", 1, *ONE_FRAME, "INPUT.CLIP_FRAMES", 3, "INPUT.DEGRADE", "[halo]")
+def test_frames_to_learn_from(pair: Pair, ramp: Path) -> None:
+    counts = [len(sample["image"]) for sample in first_two(pair, ramp)]
+    assert counts == [3, 1]
+
+
 # --- data sets ------------------------------------------------------------------------------------
 
 

@@ -77,6 +77,27 @@ def test_tracklets_in_training(pair: Pair) -> None:
         assert len(calls) == count
 
 
+@shows("MODEL.MASK_REFINER.VOTES_REACH", 2, *GIVEN)
+def test_votes(pair: Pair) -> None:
+    """The network asks for votes, and backbone and refiner read two channels more."""
+    plain, votes = (read(cfg) for cfg in pair)
+    assert [network(cfg).votes_reach for cfg in pair] == [0, 2]
+    assert (plain["backbone"].shape[1], votes["backbone"].shape[1]) == (4, 6)
+    assert (plain["refiner"].frames.shape[1], votes["refiner"].frames.shape[1]) == (3, 6)
+
+
+@shows("MODEL.MASK_REFINER.COARSENESS_WEIGHT", 1.0, *GIVEN)
+def test_coarseness(pair: Pair) -> None:
+    found: list[dict[str, Tensor]] = []
+    for cfg in (*pair, pair.to(3.0)[1]):
+        net = network(cfg).train()
+        torch.manual_seed(1)
+        found.append(net([clip()]))
+    assert "loss_coarseness" not in found[0]
+    one, three = (float(losses["loss_coarseness"].detach()) for losses in found[1:])
+    assert three == pytest.approx(3 * one, rel=1e-4)
+
+
 @shows("MODEL.MASK_REFINER.DENSE_WEIGHT", 1.0, *GIVEN)
 def test_dense_weight(pair: Pair) -> None:
     found: list[dict[str, Tensor]] = []

@@ -147,7 +147,7 @@ def test_a_dense_loss_asks_the_coarsest_map_for_the_mask_at_stride_2():
     assert "loss_mask_dense" not in plain.train()([data])
     masks, coarse = data["targets"].masks[0], data["coarse"][0]
     crop = net.cut_out(coarse)
-    fused = net.refiner_input(data["image"], coarse, crop).fused
+    fused = net.refiner_input(data["image"], coarse, crop)[0].fused
     cut = crop.cut(masks[:, None])[:, 0] >= 0.5
     logits, expected = net.dense(fused), []
     for t, y, x in torch.cartesian_prod(*(torch.arange(n) for n in (3, *fused.shape[-2:]))):

@@ -51,8 +51,12 @@ def add_keys(cfg: Node) -> None:
     # Images with more objects are left out of training; 0: none is [S].
     cfg.INPUT.MAX_IMAGE_OBJECTS = 25
     # For a mask refiner: what makes its input coarse, one drawn per tracklet: kinds of
-    # `vmt degrade` and "clean", as often as named; none: samples have no coarse masks [D].
+    # `vmt degrade` and "clean", as often as named; kind:LEAST:MOST draws the amount. None: samples
+    # have no coarse masks [D].
     cfg.INPUT.DEGRADE = []
+    # Where there are coarse masks: consecutive frames of a clip that are learned from, drawn once
+    # their neighbours have had their say (MODEL.MASK_REFINER.VOTES_REACH); 0: all [D].
+    cfg.INPUT.LEARN_FRAMES = 0
 
     # Folder of the data sets; empty: $DETECTRON2_DATASETS, or ./datasets.
     cfg.DATASETS.ROOT = ""

@@ -19,3 +19,9 @@ def add_keys(cfg: Node) -> None:
     cfg.MODEL.MASK_REFINER.COLOUR_RADII_PX = []
     # Weight of the cross entropy of masks that the stride-8 map alone tells, in training; 0: none.
     cfg.MODEL.MASK_REFINER.DENSE_WEIGHT = 0.0
+    # Frames on each side whose masks, brought into place by optical flow, the network reads beside
+    # the mask itself; 0: none.
+    cfg.MODEL.MASK_REFINER.VOTES_REACH = 0
+    # Weight of the loss of how far off the given mask is, which the network estimates and is told;
+    # 0: it estimates nothing.
+    cfg.MODEL.MASK_REFINER.COARSENESS_WEIGHT = 0.0

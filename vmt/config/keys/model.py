@@ -33,7 +33,8 @@ def add_keys(cfg: Node) -> None:
     cfg.MODEL.BACKBONE.PRETRAINED = False
     # Stages whose weights stay fixed, counted from the stem; 2 = conv1 and layer1 [S].
     cfg.MODEL.BACKBONE.FREEZE_STAGES = 2
-    # timm networks only: "frozen" batch norm, or "group" norm, which learns from random weights;
-    # channels of the stages (none: the network's own) [D].
+    # timm networks only: "frozen" batch norm, "folded" into convolutions, which are trained, or
+    # "group" norm, which learns from random weights; channels of the stages (none: the network's
+    # own) [D].
     cfg.MODEL.BACKBONE.NORM = "frozen"
     cfg.MODEL.BACKBONE.WIDTHS = []

@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from timm.layers import GroupNorm
 from torch import Tensor
 
+from vmt.layers.fixed_norm import fold_norms
 from vmt.modeling.backbones.base import Backbone, freeze_batch_norm
 from vmt.utils.errors import ConfigError
 
 NEEDED_STRIDES = (4, 8, 16, 32)
-NORMS = ("frozen", "group")
+NORMS = ("frozen", "folded", "group")
 #: Groups of every group norm.
 GROUPS = 8
 
@@ -27,8 +28,8 @@ class TimmFeatures(Backbone):
         name: timm's name, without ``timm/``.
         pretrained: weights through timm.
         in_channels: of the frames.
-        norm: "frozen", batch norm with fixed statistics, or "group", group norm, which learns from
-            random weights.
+        norm: "frozen", batch norm that stays as it is, "folded" into convolutions, see
+            ``FixedNormConv``, or "group", group norm, which learns from random weights.
         widths: channels of the stages, for networks whose constructor takes ``channels``; none:
             the network's own.
 
@@ -64,6 +65,8 @@ class TimmFeatures(Backbone):
         except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
             raise ConfigError(f"{key} gives no feature maps ({error}).") from error
         self.body = freeze_batch_norm(body) if norm == "frozen" else body
+        if norm == "folded" and (left := fold_norms(self.body)):
+            raise ConfigError(f"{key} has {left} norms without a convolution to fold them into.")
         info = zip(body.feature_info.reduction(), body.feature_info.channels(), strict=True)
         self.channels = {int(stride): int(channels) for stride, channels in info}
         lacking = [stride for stride in NEEDED_STRIDES if stride not in self.channels]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from vmt.modeling.backbones.base import Backbone
 from vmt.modeling.dense_part import DensePart, Port
+from vmt.modeling.mask_refiner.coarseness import Coarseness, pool
 from vmt.modeling.mask_refiner.prompt import STRIDE, STRIDES, prompt_of
 from vmt.modeling.refiners.base import RefinerInput
 from vmt.modeling.video_model import MaskRefinerModel, ModelOptions
@@ -27,6 +27,30 @@ GROUPS = 8
 #: of pixels, wider than any error of a coarse mask.
 MARGIN, MIN_MARGIN_PX = 0.1, 24
 IN_FRAMES = ("frames", "channels", "height", "width")
+#: Share of all votes that there could be from which they count as an opinion.
+LEAST_VOTES = 0.25
+
+
+@dataclass(frozen=True)
+class CutOuts:
+    """How objects are cut out and what is put beside their pixels.
+
+    Args:
+        sizes: shortest and longest side in pixels, see ``follow``.
+        colour_radii_px: of ``colour_cues``; none: no cues.
+        votes_reach: frames on each side that vote, see ``vmt.ops.flow_votes``; 0: none.
+        estimates_coarseness: with ``Coarseness``.
+    """
+
+    sizes: tuple[int, int]
+    colour_radii_px: tuple[int, ...] = ()
+    votes_reach: int = 0
+    estimates_coarseness: bool = False
+
+    @property
+    def channels(self) -> int:
+        """Of what the backbone reads."""
+        return 4 + 2 * bool(self.votes_reach) + len(self.colour_radii_px)
 
 
 class MaskPoolQuery(nn.Module):
@@ -52,10 +76,7 @@ class MaskPoolQuery(nn.Module):
         Returns:
             (1, C).
         """
-        pooled = []
-        for weight in (inside, 1 - inside):
-            total = torch.einsum("tchw,thw->c", features, weight)
-            pooled.append(total / weight.sum().clamp(min=1e-3))
+        pooled = [pool(features, weight) for weight in (inside, 1 - inside)]
         query: Tensor = self.mlp(torch.cat(pooled)[None])
         return query
 
@@ -69,34 +90,32 @@ class CutOutFeatures:
         stride2: (T, embed_dim, h2, w2).
         fused: (T, C, h8, w8).
         query: (1, C), pooled under the mask.
+        read: (T, channels, h, w), what the backbone read.
+        coarseness: (2,) of ``Coarseness``, where there is one.
     """
 
     stride4: Tensor
     stride2: Tensor
     fused: Tensor
     query: Tensor
+    read: Tensor
+    coarseness: Tensor | None
 
 
 class CutOutModel(MaskRefinerModel):
-    """Encodes a tracklet that is cut out of every frame: RGB, the coarse mask, and colour cues.
+    """Encodes a tracklet that is cut out of every frame: RGB, the coarse mask, votes, colour cues.
 
     Args:
         options: see ``ModelOptions``.
-        backbone: with four input channels, one more per colour cue, and a stride-2 map.
+        backbone: with four input channels, two more with votes, one more per colour cue, and a
+            stride-2 map.
         dim: channels of the stride-8 map and of the query.
         embed_dim: channels of the refiner's maps.
-        crop_sizes: shortest and longest side of cut-outs in pixels, see ``follow``.
-        colour_radii_px: of ``colour_cues``; none: no cues.
+        cut_outs: see ``CutOuts``.
     """
 
     def __init__(
-        self,
-        options: ModelOptions,
-        backbone: Backbone,
-        dim: int,
-        embed_dim: int,
-        crop_sizes: tuple[int, int],
-        colour_radii_px: Sequence[int],
+        self, options: ModelOptions, backbone: Backbone, dim: int, embed_dim: int, cut_outs: CutOuts
     ) -> None:
         super().__init__(options)
         self.backbone = backbone
@@ -108,37 +127,59 @@ class CutOutModel(MaskRefinerModel):
         )
         self.stride2 = nn.Conv2d(backbone.channels[2], embed_dim, 1)
         self.query = MaskPoolQuery(dim)
-        self.crop_sizes = crop_sizes
-        self.colour_radii_px = tuple(colour_radii_px)
+        self.coarseness = Coarseness(dim) if cut_outs.estimates_coarseness else None
+        self.cut_outs = cut_outs
+        self.votes_reach = cut_outs.votes_reach
 
-    def cut_out(self, coarse: Tensor) -> TubeCrop:
-        """Windows that follow the object of (T, H, W) bool, with a pixel in every frame."""
-        return follow(coarse, MARGIN, MIN_MARGIN_PX, *self.crop_sizes)
+    def cut_out(self, coarse: Tensor, votes: Tensor | None = None) -> TubeCrop:
+        """Windows that follow the object of (T, H, W) bool, with a pixel in every frame.
 
-    def encode(self, pixels: Tensor, share: Tensor) -> CutOutFeatures:
+        They have room for what votes, (T, 2, H, W) uint8, find beside it.
+        """
+        if votes is not None:
+            coarse = coarse | ((votes[:, 0] > 127) & (votes[:, 1] > 255 * LEAST_VOTES))
+        return follow(coarse, MARGIN, MIN_MARGIN_PX, *self.cut_outs.sizes)
+
+    def encode(self, pixels: Tensor, share: Tensor, votes: Tensor | None = None) -> CutOutFeatures:
         """One tracklet, cut out.
 
         Args:
             pixels: (T, 3, h, w), normalised.
             share: (T, 1, h, w) in [0, 1], how much of a pixel the mask covers.
+            votes: (T, 2, h, w) in [0, 1], share and number of ``vmt.ops.flow_votes``; None: there
+                are none.
         """
-        cues = colour_cues(pixels, share, self.colour_radii_px)
-        maps = self.backbone(torch.cat([pixels, 2 * share - 1, cues], dim=1))
+        planes = [pixels, 2 * share - 1]
+        if self.votes_reach:
+            votes = torch.zeros_like(pixels[:, :2]) if votes is None else votes
+            told, weight = votes.split(1, dim=1)
+            planes += [(2 * told - 1) * weight, weight]
+        planes.append(colour_cues(pixels, share, self.cut_outs.colour_radii_px))
+        read = torch.cat(planes, dim=1)
+        maps = self.backbone(read)
         top = self.laterals["32"](maps[32])
         for stride in (16, 8):
             side = self.laterals[str(stride)](maps[stride])
             top = side + F.interpolate(top, side.shape[-2:], mode="nearest")
-        fused = self.fuse(top)
-        query = self.query(fused, F.avg_pool2d(share, STRIDE)[:, 0])
-        return CutOutFeatures(maps[4], self.stride2(maps[2]), fused, query)
+        fused, inside = self.fuse(top), F.avg_pool2d(share, STRIDE)[:, 0]
+        coarseness = None
+        if self.coarseness is not None:
+            fused, coarseness = self.coarseness(fused, inside)
+        query = self.query(fused, inside)
+        return CutOutFeatures(maps[4], self.stride2(maps[2]), fused, query, read, coarseness)
 
     def dense_part(self) -> CutOutPart:
         """See ``VideoModel``; up to what a refiner reads."""
         return CutOutPart(self)
 
     def refiner_input(
-        self, frames: Tensor, coarse: Tensor, crop: TubeCrop, masks_gt: Tensor | None = None
-    ) -> RefinerInput:
+        self,
+        frames: Tensor,
+        coarse: Tensor,
+        crop: TubeCrop,
+        masks_gt: Tensor | None = None,
+        votes: Tensor | None = None,
+    ) -> tuple[RefinerInput, Tensor | None]:
         """One tracklet as a refiner reads it.
 
         Args:
@@ -146,16 +187,24 @@ class CutOutModel(MaskRefinerModel):
             coarse: (T, H, W) bool.
             crop: see ``cut_out``.
             masks_gt: (1, T, h, w) bool, cut out, in training.
+            votes: (T, 2, H, W) uint8 of ``vmt.ops.flow_votes``; None: there are none.
+
+        Returns:
+            The input, and (2,) of ``Coarseness`` or None.
         """
         pixels = crop.cut(frames, self.pixel_mean)  # (T, 3, h, w)
         pixels = (pixels - self.pixel_mean) / self.pixel_std
         share = crop.cut(coarse[:, None])  # (T, 1, h, w)
-        features = self.encode(pixels, share)
+        told = None if votes is None else crop.cut(votes) / 255
+        features = self.encode(pixels, share, told)
+        second = None
+        if told is not None:
+            second = torch.where(told[:, 1:] > LEAST_VOTES, told[:, :1], share)
         boxes_px = masks_to_boxes(share[None, :, 0] > 0.5)  # (1, T, 4) xyxy
         boxes = xyxy_to_cxcywh(boxes_px / constant(crop.size[::-1] * 2, boxes_px))
-        prompt = prompt_of(share, levels=len(STRIDES))
-        return RefinerInput(
-            frames=pixels,
+        prompt = prompt_of(share, len(STRIDES), second)
+        given = RefinerInput(
+            frames=features.read if self.votes_reach else pixels,
             stride4=features.stride4,
             stride2=features.stride2,
             fused=features.fused,
@@ -168,6 +217,11 @@ class CutOutModel(MaskRefinerModel):
             given=prompt.given,
             coarse_levels=prompt.coarse_levels,
         )
+        return given, features.coarseness
+
+
+#: What a network that asks for votes reads too.
+VOTES = Port("votes", IN_FRAMES, "in [0, 1], share and number of the votes of neighbouring frames")
 
 
 class CutOutPart(DensePart):
@@ -177,7 +231,7 @@ class CutOutPart(DensePart):
         model: the network.
     """
 
-    inputs = (
+    inputs: tuple[Port, ...] = (
         Port("frames", IN_FRAMES, "RGB in [0, 255], cut out around the object"),
         Port("share", IN_FRAMES, "in [0, 1], how much of a pixel the coarse mask covers"),
     )
@@ -196,6 +250,8 @@ class CutOutPart(DensePart):
     def __init__(self, model: CutOutModel) -> None:
         super().__init__()
         self.model = model
+        if model.votes_reach:
+            self.inputs = (*self.inputs, VOTES)
 
     def example(self, batch: int, num_frames: int, size: tuple[int, int]) -> tuple[Tensor, ...]:
         """See ``DensePart``; ``batch`` is the number of frames."""
@@ -207,11 +263,15 @@ class CutOutPart(DensePart):
         frames = 255 * torch.rand(batch, 3, *size, generator=generator)
         share = torch.zeros(batch, 1, *size)
         share[..., size[0] // 4 : -size[0] // 4, size[1] // 4 : -size[1] // 4] = 1.0
-        return frames, share
+        if not self.model.votes_reach:
+            return frames, share
+        return frames, share, torch.cat([share, torch.ones_like(share)], dim=1)
 
-    def forward(self, frames: Tensor, share: Tensor) -> tuple[Tensor, ...]:
-        """(T, 3, h, w) RGB in [0, 255] and (T, 1, h, w) -> ``outputs``."""
-        features = self.model.encode(self.model.normalise(frames), share)
+    def forward(
+        self, frames: Tensor, share: Tensor, votes: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """(T, 3, h, w) RGB in [0, 255], (T, 1, h, w), perhaps (T, 2, h, w) -> ``outputs``."""
+        features = self.model.encode(self.model.normalise(frames), share, votes)
         return features.stride4, features.stride2, features.fused, features.query
 
 

@@ -38,7 +38,7 @@ class MaskPrompt:
     given: tuple[Tensor, ...]
 
 
-def prompt_of(share: Tensor, levels: int) -> MaskPrompt:
+def prompt_of(share: Tensor, levels: int, second: Tensor | None = None) -> MaskPrompt:
     """The prompt of one tracklet.
 
     Args:
@@ -46,6 +46,8 @@ def prompt_of(share: Tensor, levels: int) -> MaskPrompt:
             of ``STRIDE``.
         levels: of the quadtree, from the coarsest, that know the mask at their own resolution: 1,
             or all 3.
+        second: another opinion about the same mask; its contour is refined too, and so is whatever
+            the two disagree about.
 
     Returns:
         Tensors with N = 1.
@@ -53,6 +55,11 @@ def prompt_of(share: Tensor, levels: int) -> MaskPrompt:
     logits = coarse_logits(share[None, :, 0])
     fine = STRIDES[:levels]
     given = [contour_band(share, BAND_CELLS * STRIDE // s, s)[None] for s in fine]
+    if second is not None:
+        differ = ((share > 0.5) != (second > 0.5)).float()
+        for level, stride in enumerate(fine):
+            other = contour_band(second, BAND_CELLS * STRIDE // stride, stride)
+            given[level] = given[level] | other | (F.max_pool2d(differ, stride)[:, 0] > 0)
     coarse = [coarse_logits(share[None, :, 0], s).sigmoid() for s in fine] if levels > 1 else []
     return MaskPrompt(logits, tuple(coarse), tuple(given))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from vmt.modeling.adversarial import Adversary
 from vmt.modeling.backbones.base import Backbone
 from vmt.modeling.backbones.build import build_backbone
-from vmt.modeling.mask_refiner.pooled import CutOutModel, cut_targets
+from vmt.modeling.mask_refiner.coarseness import displacement
+from vmt.modeling.mask_refiner.pooled import CutOutModel, CutOuts, cut_targets
 from vmt.modeling.mask_refiner.prompt import STRIDES, by_pixel, looked_at_cells
 from vmt.modeling.refiners.base import (
     Refiner,
-    RefinerInput,
     RefinerLosses,
     RefinerOutput,
     refinement_losses,
@@ -48,12 +48,12 @@ class PooledMaskRefiner(CutOutModel):
         criterion: its losses.
         dim: see ``CutOutModel``.
         embed_dim: see ``CutOutModel``.
-        crop_sizes: see ``CutOutModel``.
-        colour_radii_px: see ``CutOutModel``.
+        cut_outs: see ``CutOuts``.
         train_tracklets: most tracklets per clip in training, at random; 0: all.
         dense_weight: of ``loss_mask_dense``, cross entropy of the mask at stride 2 as a linear
             layer reads it off the stride-8 map, in training; it tells every cell what nodes alone
             hardly can. 0: without.
+        coarseness_weight: of ``loss_coarseness``, how far off the estimate of ``Coarseness`` is.
     """
 
     knows_classes = False
@@ -66,14 +66,15 @@ class PooledMaskRefiner(CutOutModel):
         criterion: RefinerLosses,
         dim: int,
         embed_dim: int,
-        crop_sizes: tuple[int, int],
-        colour_radii_px: Sequence[int],
+        cut_outs: CutOuts,
         train_tracklets: int,
         dense_weight: float,
+        coarseness_weight: float,
     ) -> None:
-        super().__init__(options, backbone, dim, embed_dim, crop_sizes, colour_radii_px)
+        super().__init__(options, backbone, dim, embed_dim, cut_outs)
         self.dense = nn.Conv2d(dim, FINE**2, 1) if dense_weight else None
         self.dense_weight = dense_weight
+        self.coarseness_weight = coarseness_weight
         self.refiner = refiner
         self.criterion = criterion
         self.train_tracklets = train_tracklets
@@ -86,25 +87,34 @@ class PooledMaskRefiner(CutOutModel):
             ConfigError: an unknown backbone or refiner, or values that do not fit together.
         """
         node = cfg.MODEL.MASK_REFINER
-        backbone = build_backbone(cfg, in_channels=4 + len(node.COLOUR_RADII_PX))
+        cut_outs = CutOuts(
+            (node.CROP_SIZES[0], node.CROP_SIZES[1]),
+            tuple(node.COLOUR_RADII_PX),
+            node.VOTES_REACH,
+            node.COARSENESS_WEIGHT > 0,
+        )
+        backbone = build_backbone(cfg, in_channels=cut_outs.channels)
         if 2 not in backbone.channels:
             raise ConfigError(
                 f"MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} has no map of stride 2."
             )
         width = cfg.MODEL.REFINER.EMBED_DIM
+        # Its stride-2 map is projected to the refiner's width on the way.
+        channels = {**backbone.channels, 2: width}
+        if node.VOTES_REACH:
+            channels[1] = cut_outs.channels
         entry = lookup(REFINERS, cfg.MODEL.REFINER.NAME, "MODEL.REFINER.NAME")
         return cls(
             ModelOptions.from_config(cfg, label_space),
             backbone,
-            # Its stride-2 map is projected to the refiner's width on the way.
-            entry.from_config(cfg, {**backbone.channels, 2: width}, node.DIM),
+            entry.from_config(cfg, channels, node.DIM),
             entry.criterion(cfg),
             dim=node.DIM,
             embed_dim=width,
-            crop_sizes=(node.CROP_SIZES[0], node.CROP_SIZES[1]),
-            colour_radii_px=node.COLOUR_RADII_PX,
+            cut_outs=cut_outs,
             train_tracklets=cfg.MODEL.REFINER.TRAIN_TRACKLETS,
             dense_weight=node.DENSE_WEIGHT,
+            coarseness_weight=node.COARSENESS_WEIGHT,
         )
 
     def losses(self, batch: ClipBatch, adversary: Adversary | None = None) -> dict[str, Tensor]:
@@ -112,12 +122,16 @@ class PooledMaskRefiner(CutOutModel):
         drawn = [self._draw(coarse) for coarse in batch.coarse_masks]
         count = self.loss_count(batch)
         losses: dict[str, Tensor] = {}
-        clips = zip(batch.clips, batch.targets, batch.coarse_masks, drawn, strict=True)
-        for frames, targets, coarse, tracklets in clips:
+        votes = batch.votes or (None,) * len(drawn)
+        clips = zip(batch.clips, batch.targets, batch.coarse_masks, votes, drawn, strict=True)
+        for frames, targets, coarse, said, tracklets in clips:
             for g in tracklets:
                 present = coarse[g].flatten(1).any(1)
                 own = self._tracklet_losses(
-                    frames[present], coarse[g, present], targets.masks[g, present]
+                    frames[present],
+                    coarse[g, present],
+                    targets.masks[g, present],
+                    None if said is None else said[g, present],
                 )
                 for name, loss in own.items():
                     part = loss / count
@@ -143,30 +157,38 @@ class PooledMaskRefiner(CutOutModel):
         return [int(g) for g in present[order]]
 
     def _tracklet_losses(
-        self, frames: Tensor, coarse: Tensor, masks_gt: Tensor
+        self, frames: Tensor, coarse: Tensor, masks_gt: Tensor, votes: Tensor | None
     ) -> dict[str, Tensor]:
-        """Weighted, of one tracklet, (T, 3, H, W), (T, H, W) and (T, H, W)."""
-        crop = self.cut_out(coarse)
+        """Weighted, of one tracklet, (T, 3, H, W), (T, H, W), (T, H, W) and (T, 2, H, W)."""
+        crop = self.cut_out(coarse, votes)
         targets = cut_targets(masks_gt, crop)
-        inputs = self.refiner_input(frames, coarse, crop, targets.masks)
+        inputs, coarseness = self.refiner_input(frames, coarse, crop, targets.masks, votes)
         losses = refinement_losses(self.criterion, [self.refiner(inputs)], [targets], 1)
         if self.dense is not None:
             logits = F.pixel_shuffle(self.dense(inputs.fused), FINE)
             shares = F.avg_pool2d(targets.masks[0][:, None].float(), STRIDES[-1])
             dense = F.binary_cross_entropy_with_logits(logits, shares)
             losses["loss_mask_dense"] = self.dense_weight * dense
+        if coarseness is not None:
+            truth = displacement(crop.cut(coarse[:, None]), targets.masks[0])
+            off = F.smooth_l1_loss(coarseness.float(), truth)
+            losses["loss_coarseness"] = self.coarseness_weight * off
         return losses
 
     @torch.no_grad()
-    def refine_tubes(self, frames: Tensor, masks: Tensor) -> Iterator[RefinedTube]:
+    def refine_tubes(
+        self, frames: Tensor, masks: Tensor, votes: Tensor | None = None
+    ) -> Iterator[RefinedTube]:
         """Sharpen tracklet by tracklet, each cut out of its frames."""
         for tracklet, coarse in enumerate(masks):
             present = coarse.flatten(1).any(1)
             if not present.any():
                 continue
-            crop = self.cut_out(coarse[present])
+            said = None if votes is None else votes[tracklet, present]
+            own = frames[present], coarse[present]
+            crop = self.cut_out(own[1], said)
             with arithmetic(self.precision, self.device):
-                inputs: RefinerInput = self.refiner_input(frames[present], coarse[present], crop)
+                inputs, _ = self.refiner_input(*own, crop, votes=said)
                 output: RefinerOutput = self.refiner(inputs)
             logits = aligned_upsample2(output.mask_logits.float())[0]  # (T, h, w)
             looked_at = by_pixel(looked_at_cells(inputs.given[0], output)[0])

@@ -129,7 +129,9 @@ class QueryMaskRefiner(VideoMaskTransfiner, MaskRefinerModel):
         return mean_count(sum(min(count, limit) for count in present), self.device)
 
     @torch.no_grad()
-    def refine_tubes(self, frames: Tensor, masks: Tensor) -> Iterator[RefinedTube]:
+    def refine_tubes(
+        self, frames: Tensor, masks: Tensor, votes: Tensor | None = None
+    ) -> Iterator[RefinedTube]:
         """Sharpen the tracklets of a window, which share one pass of the base.
 
         A tracklet for which there is no query, because there are more than queries, is left out.

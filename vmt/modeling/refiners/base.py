@@ -24,7 +24,8 @@ class RefinerInput:
     """One clip: T frames, N tracklets.
 
     Args:
-        frames: (T, 3, H, W), normalised as the backbone saw them.
+        frames: (T, 3, H, W), normalised as the backbone saw them; more channels where the refiner
+            was built for them.
         stride4: (T, C4, h4, w4) backbone map.
         stride2: (T, C2, h2, w2) backbone map, or None when the backbone has none.
         fused: (T, C, h8, w8), what the mask head's mask features are made from.
@@ -223,7 +224,7 @@ class Refiner(TrackRefiner):
         Args:
             cfg: with every key.
             channels: stride of a backbone map -> its channels; a stride-2 map is read when it has
-                ``EMBED_DIM`` of them.
+                ``EMBED_DIM`` of them. Of stride 1 are the frames themselves; 3 if nothing is said.
             dim: channels of the queries and of the fused map.
 
         Raises:

@@ -37,6 +37,7 @@ class PyramidRefiner(Refiner):
         has_stride2: whether the backbone has a stride-2 map of ``embed_dim`` channels; else the
             stride-4 map is upsampled and compressed in its place.
         embed_dim: channels of the results.
+        frame_dim: channels of the frames: RGB, and whatever comes with it.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class PyramidRefiner(Refiner):
         stride4_dim: int,
         has_stride2: bool,
         embed_dim: int,
+        frame_dim: int = 3,
     ) -> None:
         super().__init__()
         self.reduce_s8 = nn.Conv2d(dim, embed_dim, 3, padding=1)
@@ -52,7 +54,7 @@ class PyramidRefiner(Refiner):
         self.reduce_s4 = nn.Conv2d(stride4_dim, embed_dim, 3, padding=1)
         self.lift_s2 = nn.Conv2d(embed_dim, embed_dim, 1)
         self.compress = None if has_stride2 else nn.Conv2d(stride4_dim, embed_dim, 1)
-        widths = (3, RGB_HIDDEN, embed_dim, embed_dim)
+        widths = (frame_dim, RGB_HIDDEN, embed_dim, embed_dim)
         layers: list[nn.Module] = []
         for width, wider in pairwise(widths):
             layers += [nn.Conv2d(width, wider, 3, padding=1), nn.ReLU(inplace=True)]
@@ -62,7 +64,7 @@ class PyramidRefiner(Refiner):
         """RGB embedding: computed at stride 2, averaged down.
 
         Args:
-            frames: (t, 3, H, W), normalised.
+            frames: (t, frame_dim, H, W), normalised.
             sizes: (h, w) at strides 8, 4 and 2.
 
         Returns:

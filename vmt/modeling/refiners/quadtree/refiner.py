@@ -59,6 +59,7 @@ class QuadtreeRefiner(PyramidRefiner):
         has_stride2: see ``PyramidRefiner``.
         dim: channels of the queries and of the fused map.
         frame_chunk: frames of which dense maps exist at once.
+        frame_dim: see ``PyramidRefiner``.
 
     Attributes:
         thresholds: score per level from which a cell is a node.
@@ -74,9 +75,10 @@ class QuadtreeRefiner(PyramidRefiner):
         has_stride2: bool,
         dim: int = 256,
         frame_chunk: int = 2,
+        frame_dim: int = 3,
     ) -> None:
         width = options.embed_dim
-        super().__init__(dim, stride4_dim, has_stride2, width)
+        super().__init__(dim, stride4_dim, has_stride2, width, frame_dim)
         self.options = options
         self.max_points = options.max_points
         self.frame_chunk = frame_chunk
@@ -103,7 +105,12 @@ class QuadtreeRefiner(PyramidRefiner):
         """Build from ``MODEL.REFINER``; see ``Refiner.from_config``."""
         options = QuadtreeOptions.from_config(cfg)
         return cls(
-            options, channels[4], channels.get(2) == options.embed_dim, dim, cfg.TEST.FRAME_CHUNK
+            options,
+            channels[4],
+            channels.get(2) == options.embed_dim,
+            dim,
+            cfg.TEST.FRAME_CHUNK,
+            channels.get(1, 3),
         )
 
     @classmethod
