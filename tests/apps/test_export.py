@@ -115,18 +115,29 @@ def test_frames_of_a_batch_are_seen_as_one_by_one(config: str) -> None:
             torch.testing.assert_close(tensor[n], pairs[name], atol=1e-4, rtol=1e-4)
 
 
-def test_a_cut_out_is_encoded_as_the_refiner_reads_it() -> None:
-    model: Any = network(SHIPPED)
+@pytest.mark.parametrize("config", [SHIPPED, "refine/mask_refiner_lite0"])
+def test_a_cut_out_is_encoded_as_the_refiner_reads_it(config: str) -> None:
+    model: Any = network(config, ["MODEL.BACKBONE.PRETRAINED", "False"])
     frames = 255 * torch.rand(FRAMES, 3, 96, 128)
     coarse = torch.zeros(FRAMES, 96, 128, dtype=torch.bool)
     coarse[:, 30:60, 40:90] = True
     crop = model.cut_out(coarse)
-    share = crop.cut(coarse[:, None])
+    inputs = [crop.cut(frames, model.pixel_mean), crop.cut(coarse[:, None])]
+    votes = None
+    if model.votes_reach:
+        votes = torch.randint(256, (FRAMES, 2, 96, 128), dtype=torch.uint8)
+        inputs.append(crop.cut(votes) / 255)
+    part = model.dense_part()
+    assert len(part.inputs) == len(inputs)
     with torch.no_grad():
-        expected = model.refiner_input(frames, coarse, crop)
-        out = model.dense_part()(crop.cut(frames, model.pixel_mean), share)
-    for name, tensor in zip(("stride4", "stride2", "fused", "query"), out, strict=True):
-        torch.testing.assert_close(tensor, getattr(expected, name))
+        expected, _ = model.refiner_input(frames, coarse, crop, votes=votes)
+        outputs = part(*inputs)
+    names = [port.name for port in part.outputs]
+    out = dict(zip(names, outputs, strict=True))
+    for name in ("stride4", "stride2", "fused", "query"):
+        torch.testing.assert_close(out[name], getattr(expected, name))
+    read = out["read"] if votes is not None else model.normalise(inputs[0])
+    torch.testing.assert_close(read, expected.frames)
 
 
 @pytest.mark.parametrize(

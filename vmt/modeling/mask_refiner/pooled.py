@@ -220,8 +220,9 @@ class CutOutModel(MaskRefinerModel):
         return given, features.coarseness
 
 
-#: What a network that asks for votes reads too.
+#: What a network that asks for votes reads too, and what its refiner then reads as frames.
 VOTES = Port("votes", IN_FRAMES, "in [0, 1], share and number of the votes of neighbouring frames")
+READ = Port("read", IN_FRAMES, "what the backbone read; to the refiner these are the frames")
 
 
 class CutOutPart(DensePart):
@@ -235,7 +236,7 @@ class CutOutPart(DensePart):
         Port("frames", IN_FRAMES, "RGB in [0, 255], cut out around the object"),
         Port("share", IN_FRAMES, "in [0, 1], how much of a pixel the coarse mask covers"),
     )
-    outputs = (
+    outputs: tuple[Port, ...] = (
         Port("stride4", IN_FRAMES, "of the backbone"),
         Port("stride2", IN_FRAMES, "of the backbone, projected"),
         Port("fused", IN_FRAMES, "stride 8"),
@@ -251,7 +252,7 @@ class CutOutPart(DensePart):
         super().__init__()
         self.model = model
         if model.votes_reach:
-            self.inputs = (*self.inputs, VOTES)
+            self.inputs, self.outputs = (*self.inputs, VOTES), (*self.outputs, READ)
 
     def example(self, batch: int, num_frames: int, size: tuple[int, int]) -> tuple[Tensor, ...]:
         """See ``DensePart``; ``batch`` is the number of frames."""
@@ -272,7 +273,8 @@ class CutOutPart(DensePart):
     ) -> tuple[Tensor, ...]:
         """(T, 3, h, w) RGB in [0, 255], (T, 1, h, w), perhaps (T, 2, h, w) -> ``outputs``."""
         features = self.model.encode(self.model.normalise(frames), share, votes)
-        return features.stride4, features.stride2, features.fused, features.query
+        outputs = (features.stride4, features.stride2, features.fused, features.query)
+        return (*outputs, features.read) if self.model.votes_reach else outputs
 
 
 def cut_targets(masks_gt: Tensor, crop: TubeCrop) -> ClipTargets:
