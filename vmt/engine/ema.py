@@ -41,12 +41,15 @@ class EmaHook(Hook):
     def after_step(self, trainer: Trainer) -> None:
         """Move the average."""
         decay = min(self.decay, (1 + trainer.step) / (10 + trainer.step))
+        moved: tuple[list[Tensor], list[Tensor]] = ([], [])
         for name, value in trainer.model.state_dict().items():
             average = self._average[name]
             if average.is_floating_point():
-                average.lerp_(value, 1.0 - decay)
+                moved[0].append(average)
+                moved[1].append(value)
             else:
                 average.copy_(value)
+        torch._foreach_lerp_(*moved, 1.0 - decay)
 
     def weights(self) -> dict[str, Tensor]:
         """The average as whole tensors on the CPU; collective when it is sharded."""

@@ -79,7 +79,10 @@ def build_optimizer(cfg: CfgNode, model: VideoModel) -> Optimizer:
     solver = cfg.SOLVER
     groups, rates = parameter_groups(model, solver), (solver.BASE_LR, solver.WEIGHT_DECAY)
     if solver.OPTIMIZER == "adamw":
-        return AdamW(groups, lr=rates[0], weight_decay=rates[1])
+        # One kernel for all parameters; sharded ones and a CPU take torch's own choice.
+        on_gpu = all(type(p) is nn.Parameter and p.is_cuda for p in model.parameters())
+        fused = True if on_gpu else None
+        return AdamW(groups, lr=rates[0], weight_decay=rates[1], fused=fused)
     if solver.OPTIMIZER == "sgd":
         return SGD(groups, lr=rates[0], momentum=MOMENTUM, weight_decay=rates[1])
     raise ConfigError(f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}; choose adamw or sgd.")
