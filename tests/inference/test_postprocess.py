@@ -1,12 +1,17 @@
 """Masks at video size: the cropped computation against grid_sample and interpolate of the whole."""
 
+from itertools import chain
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vmt.inference.postprocess import masks_at_video_size
+from tests.device_counts import DeviceCounts
+from vmt.inference.association.base import FrameLogits
+from vmt.inference.postprocess import masks_at_video_size, masks_of_frames
+from vmt.ops import strips
 from vmt.ops.resize import aligned_upsample2
 from vmt.structures.masks import MaskCrop
 
@@ -82,3 +87,38 @@ def test_half_precision_logits() -> None:
     full = masks_at_video_size(logits.float(), 2, (12, 12), (20, 20))
     for a, b in zip(half, full, strict=True):
         assert torch.equal(place(a, (20, 20)), place(b, (20, 20)))
+
+
+@pytest.mark.parametrize("upsampling", ["aligned", "bilinear", "nearest"])
+@pytest.mark.parametrize("crop", [True, False])
+@pytest.mark.parametrize("room", [1, 10**9])
+def test_frames_together_are_frames_one_by_one(upsampling, crop, room, monkeypatch) -> None:
+    monkeypatch.setattr(strips, "STRIP_VALUES", room)
+    generator = torch.Generator().manual_seed(0)
+    inputs, size, stride = (45, 61), (53, 91), 8
+    cells = [-(-side // stride) for side in inputs]
+    logits = [torch.randn(n, *cells, generator=generator) - n for n in (2, 0, 3, 1)]
+    logits[2][1] = -1.0
+    frames = [
+        FrameLogits(t, (), (), (), x, stride, inputs, upsampling) for t, x in enumerate(logits)
+    ]
+    apart, joined = (
+        list(masks_of_frames(frames, size, crop_to_input=crop, together=together))
+        for together in (False, True)
+    )
+    assert [len(crops) for crops in joined] == [2, 0, 3, 1]
+    for a, b in zip(chain(*apart), chain(*joined), strict=True):
+        assert (place(a, size) ^ place(b, size)).sum() <= 1  # a logit of 0, rounded
+    assert joined[2][1].area == 0
+
+
+def test_frames_together_wait_once() -> None:
+    frames = [
+        FrameLogits(t, (1, 2), (0, 0), (1.0, 1.0), torch.randn(2, 6, 8), 8, (48, 64))
+        for t in range(12)
+    ]
+    with DeviceCounts() as counts:
+        crops = list(masks_of_frames(frames, (40, 60), together=True))
+    assert sum(len(c) for c in crops) == 24
+    assert dict(counts.waits) == {"cpu": 1}
+    assert counts.launches.total() <= 20

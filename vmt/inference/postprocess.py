@@ -9,13 +9,23 @@ The dense (N, T, H, W) tensor at full size never exists.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from vmt.inference.separable import axis_matrix, resized_region
+from vmt.inference.association.base import FrameLogits
+from vmt.inference.separable import DoubledAxis, axis_matrix, resized_region
 from vmt.ops.resize import aligned_upsample2
+from vmt.ops.strips import values_at_once
 from vmt.structures.masks import MaskCrop
 from vmt.structures.roi_masks import MaskLogits, RoiMasks
+from vmt.utils.precision import fp32_products
 
 _EMPTY = MaskCrop(torch.zeros(0, 0, dtype=torch.bool).numpy())
 
@@ -59,12 +69,88 @@ def masks_at_video_size(
             _EMPTY if box is None else _crop_of(resized_region(mask, box, *matrices))
             for mask, box in zip(logits, _positive_boxes(logits), strict=True)
         ]
-    spans = _Axis(h, mask_stride, input_size[0], video_size[0], crop_to_input, logits.device)
-    columns = _Axis(w, mask_stride, input_size[1], video_size[1], crop_to_input, logits.device)
+    spans = DoubledAxis(h, mask_stride, input_size[0], video_size[0], crop_to_input)
+    columns = DoubledAxis(w, mask_stride, input_size[1], video_size[1], crop_to_input)
     return [
         _EMPTY if box is None else _upsample_region(mask, box, spans, columns)
         for mask, box in zip(logits, _positive_boxes(logits), strict=True)
     ]
+
+
+def masks_of_frames(
+    frames: Sequence[FrameLogits],
+    video_size: tuple[int, int],
+    *,
+    crop_to_input: bool = True,
+    together: bool | None = None,
+) -> Iterator[list[MaskCrop]]:
+    """``masks_at_video_size`` of one frame after another.
+
+    Args:
+        frames: of one video.
+        video_size: (h, w) of the results, in pixels.
+        crop_to_input: see ``masks_at_video_size``.
+        together: many frames at once, whole and packed, so that a GPU is waited for once; pixels
+            whose logit is 0 up to rounding may fall to the other side. None: where there is one.
+
+    Yields:
+        The crops of each frame, on the CPU.
+    """
+    if together is None:
+        together = bool(frames) and frames[0].logits.device.type != "cpu"
+    at_once = []
+    for frame in frames:
+        if together and isinstance(frame.logits, Tensor):
+            at_once.append(frame)
+            room = values_at_once(frame.logits.device) // (4 * video_size[0] * video_size[1])
+            if sum(len(x.logits) for x in at_once) < room and frame is not frames[-1]:
+                continue
+            yield from _packed_crops(at_once, video_size, crop_to_input)
+            at_once = []
+            continue
+        yield masks_at_video_size(
+            frame.logits,
+            frame.mask_stride,
+            frame.input_size,
+            video_size,
+            crop_to_input=crop_to_input,
+            upsampling=frame.upsampling,
+        )
+
+
+def _packed_crops(
+    frames: Sequence[FrameLogits], video_size: tuple[int, int], crop_to_input: bool
+) -> list[list[MaskCrop]]:
+    """Masks of frames at the size of the video, eight pixels to the byte, in one copy."""
+    counts, one = [len(frame.logits) for frame in frames], frames[0]
+    if not sum(counts):
+        return [[] for _ in counts]
+    logits = torch.cat([cast(Tensor, frame.logits) for frame in frames if len(frame.logits)])
+    last = one.upsampling
+    if last == "aligned" and not crop_to_input:
+        last = "stretched"
+    sides = zip(logits.shape[1:], one.input_size, video_size, strict=True)
+    rows, columns = (
+        axis_matrix(int(cells), one.mask_stride, *side, last).to(logits.device, non_blocking=True)
+        for cells, *side in sides
+    )
+    with fp32_products("fp32"):
+        pixels = rows @ logits.float() @ columns.t() > 0  # (K, H, W)
+    bits = F.pad(pixels, (0, -video_size[1] % 8)).unflatten(-1, (-1, 8))
+    packed = (bits << torch.arange(8, device=bits.device)).sum(-1, dtype=torch.uint8).cpu().numpy()
+    crops = iter([_unpacked(mask, video_size[1]) for mask in packed])
+    return [list(islice(crops, count)) for count in counts]
+
+
+def _unpacked(packed: npt.NDArray[np.uint8], width: int) -> MaskCrop:
+    """(H, ceil(W / 8)) bytes -> the part of the mask whose bytes are not all 0."""
+    rows = np.flatnonzero(packed.any(axis=1))
+    if not rows.size:
+        return _EMPTY
+    columns = np.flatnonzero(packed.any(axis=0))
+    y, x = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+    bits = np.unpackbits(packed[y, x], axis=1, bitorder="little")
+    return MaskCrop(bits[:, : width - 8 * x.start].astype(np.bool_), y.start, 8 * x.start)
 
 
 def _crop_of(region: tuple[Tensor, int, int] | None) -> MaskCrop:
@@ -89,58 +175,8 @@ def _positive_boxes(logits: Tensor) -> list[tuple[int, int, int, int] | None]:
     return [(y1, y2, x1, x2) if any_cell else None for y1, y2, x1, x2, any_cell in first_last]
 
 
-class _Axis:
-    """Where the pixels of one side of the video read in the doubled mask, and with what weight.
-
-    Args:
-        cells: of the mask along this side, before the doubling.
-        stride: input pixels per such cell.
-        input_px: side of the network's input.
-        video_px: side of the video.
-        crop: as in ``masks_at_video_size``.
-        device: of the weights.
-    """
-
-    def __init__(
-        self,
-        cells: int,
-        stride: int,
-        input_px: int,
-        video_px: int,
-        crop: bool,
-        device: torch.device,
-    ) -> None:
-        doubled = 2 * cells
-        covered = input_px * 2 / stride if crop else float(doubled)
-        self.last = doubled - 1
-        self.scale = covered / video_px  # doubled cells per video pixel
-        place = (torch.arange(video_px, dtype=torch.float64) + 0.5) * self.scale - 0.5
-        place = place.clamp(0.0, float(self.last))
-        lower = place.floor()
-        self._lower_host = lower.long()
-        self.lower = self._lower_host.to(device)
-        self.weight = (place - lower).float().to(device)
-
-    def region(self, first: int, end: int) -> tuple[slice, slice, slice]:
-        """What it takes to compute every pixel that reads a cell in ``first:end``.
-
-        Returns:
-            The cells to double, the part of the doubled cells to keep, the pixels to compute.
-        """
-        # Cell i reaches doubled cells 2i to 2i+2; a pixel reads the doubled cells lower, lower+1.
-        low, high = 2 * first, min(2 * end, self.last)
-        pixels = slice(
-            int(torch.searchsorted(self._lower_host, low - 1)),
-            int(torch.searchsorted(self._lower_host, high, right=True)),
-        )
-        low, high = max(low - 1, 0), min(high + 1, self.last)
-        # Doubled cell 2i needs cells i-1 and i; what a cut edge falsifies is cut away again.
-        source = slice(max((low - 1) // 2, 0), min(high // 2 + 1, (self.last + 1) // 2))
-        return source, slice(low - 2 * source.start, high + 1 - 2 * source.start), pixels
-
-
 def _upsample_region(
-    mask: Tensor, box: tuple[int, int, int, int], rows: _Axis, columns: _Axis
+    mask: Tensor, box: tuple[int, int, int, int], rows: DoubledAxis, columns: DoubledAxis
 ) -> MaskCrop:
     source_y, keep_y, pixels_y = rows.region(box[0], box[1])
     source_x, keep_x, pixels_x = columns.region(box[2], box[3])
@@ -153,8 +189,8 @@ def _upsample_region(
     return MaskCrop((cells > 0).cpu().numpy(), pixels_y.start, pixels_x.start)
 
 
-def _lerp(cells: Tensor, axis: _Axis, pixels: slice, first: int) -> Tensor:
+def _lerp(cells: Tensor, axis: DoubledAxis, pixels: slice, first: int) -> Tensor:
     """Interpolate along axis 0: (h, w) cells from ``first`` on -> (pixels, w)."""
-    lower = axis.lower[pixels] - first
+    lower = (axis.lower[pixels] - first).to(cells.device)
     upper = (lower + 1).clamp(max=cells.shape[0] - 1)
-    return torch.lerp(cells[lower], cells[upper], axis.weight[pixels, None])
+    return torch.lerp(cells[lower], cells[upper], axis.weight[pixels, None].to(cells.device))

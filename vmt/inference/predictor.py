@@ -28,7 +28,7 @@ from vmt.inference.association.refinevis import RefineVISOptions
 from vmt.inference.association.registry import frame_association
 from vmt.inference.association.whole_video import WholeVideoAssociation
 from vmt.inference.association.windows import WindowAssociation
-from vmt.inference.postprocess import masks_at_video_size
+from vmt.inference.postprocess import masks_of_frames
 from vmt.inference.windows import Window, iter_chunks, iter_windows
 from vmt.modeling.tracking.quasi_dense import QuasiDenseOptions
 from vmt.modeling.video_model import (
@@ -40,7 +40,7 @@ from vmt.modeling.video_model import (
     VideoModel,
 )
 from vmt.ops.resize import network_size
-from vmt.structures.masks import Rle, encode_crop
+from vmt.structures.masks import MaskCrop, Rle, encode_crop
 from vmt.structures.predictions import ClipTracklets
 from vmt.utils.atomic import AtomicFile
 from vmt.utils.errors import CheckpointError, ConfigError, VideoError
@@ -462,11 +462,19 @@ class TrackStream(Iterator[FrameResult]):
     def _finished(
         self, window: Window[_Held], records: Sequence[FrameLogits]
     ) -> Iterator[FrameResult]:
+        size = self._mask_size or self._video_size
+        assert size is not None, "a frame was read before its masks are asked for"
         originals = iter(self._source) if self._rereads else None
+        crops = masks_of_frames(records, size, crop_to_input=self._options.crop_to_input)
         for record in records:
             started = time.perf_counter()
-            tracks = self._masks(record)
-            others = self._masks(record.rest) if record.rest is not None else ()
+            tracks = _track_masks(record, next(crops), size)
+            others: tuple[TrackMask, ...] = ()
+            if record.rest is not None:
+                (rest,) = masks_of_frames(
+                    [record.rest], size, crop_to_input=self._options.crop_to_input
+                )
+                others = _track_masks(record.rest, rest, size)
             self.seconds["masks"] += time.perf_counter() - started
             self._visible.update(track.track_id for track in tracks)
             closed: Sequence[TrackSummary] = ()
@@ -477,31 +485,25 @@ class TrackStream(Iterator[FrameResult]):
                 original = window.frames[record.index - window.start].original
             yield FrameResult(record.index, tracks, tuple(closed), original, others)
 
-    def _masks(self, record: FrameLogits) -> tuple[TrackMask, ...]:
-        size = self._mask_size or self._video_size
-        assert size is not None, "a frame was read before its masks are asked for"
-        crops = masks_at_video_size(
-            record.logits,
-            record.mask_stride,
-            record.input_size,
-            size,
-            crop_to_input=self._options.crop_to_input,
-            upsampling=record.upsampling,
-        )
-        rows = zip(record.track_ids, record.labels, record.scores, crops, strict=True)
-        tracks = []
-        for track_id, label, score, crop in rows:
-            if area := crop.area:
-                rle = encode_crop(crop, size)
-                tracks.append(TrackMask(track_id, label, score, rle, crop.box_xyxy_px(), area))
-        return tuple(tracks)
-
     def _closed(self, *, ends_video: bool) -> list[TrackSummary]:
         """Tracks that end here and had a class and a pixel."""
         summaries = self._association.pop_closed(everything=ends_video)
         closed = [s for s in summaries if s.classes and s.track_id in self._visible]
         self._visible.difference_update(s.track_id for s in summaries)
         return closed
+
+
+def _track_masks(
+    record: FrameLogits, crops: Sequence[MaskCrop], size: tuple[int, int]
+) -> tuple[TrackMask, ...]:
+    """The tracks of a frame that have a pixel."""
+    tracks = []
+    rows = zip(record.track_ids, record.labels, record.scores, crops, strict=True)
+    for track_id, label, score, crop in rows:
+        if area := crop.area:
+            rle = encode_crop(crop, size)
+            tracks.append(TrackMask(track_id, label, score, rle, crop.box_xyxy_px(), area))
+    return tuple(tracks)
 
 
 def resize_frame(frame: Frame, min_size: int, max_size: int = 0) -> Frame:

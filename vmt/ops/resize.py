@@ -19,10 +19,11 @@ def aligned_upsample2(x: Tensor) -> Tensor:
     Returns:
         (..., 2h, 2w).
     """
-    return _double_last(_double_last(x).transpose(-1, -2)).transpose(-1, -2)
+    return double_last(double_last(x).transpose(-1, -2)).transpose(-1, -2)
 
 
-def _double_last(x: Tensor) -> Tensor:
+def double_last(x: Tensor) -> Tensor:
+    """``aligned_upsample2`` along the last axis alone."""
     before = torch.cat([x[..., :1], x[..., :-1]], dim=-1)
     return torch.stack([(before + x) * 0.5, x], dim=-1).flatten(-2)
 
