@@ -57,15 +57,14 @@ def released_arithmetic() -> Iterator[None]:
 
     from vmt.layers.dynamic_conv import apply_dynamic_layers
     from vmt.modeling.refiners import dense_band
-    from vmt.ops.resize import cell_centres_px
 
-    def decode(self, y, probs, boxes, centres_px, layers):  # type: ignore[no-untyped-def]
-        size = (y.shape[-2], y.shape[-1])
-        offsets = centres_px[:, :, None, None] - cell_centres_px(size, 2, centres_px)
-        shared = y.expand(len(probs), -1, -1, -1)
-        stacked = torch.cat([shared, probs, boxes[:, None].float(), offsets], dim=1)
-        total = sum(branch(stacked) for branch in self.branches)
-        return apply_dynamic_layers(total, layers)[:, 0]
+    def decode(self, y, own, layers):  # type: ignore[no-untyped-def]
+        frames = []
+        for t, shared in enumerate(y):
+            stacked = torch.cat([shared.expand(len(own), -1, -1, -1), own[:, t]], dim=1)
+            total = sum(branch(stacked) for branch in self.branches)
+            frames.append(apply_dynamic_layers(total, layers)[:, 0])
+        return torch.stack(frames, 1)
 
     def attention(query, key, value, attn_mask=None, dropout_p=0.0, scale=None):  # type: ignore[no-untyped-def]
         assert attn_mask is None, "SeqFormer has no masked attention"
@@ -99,10 +98,9 @@ def timed(variant: str, args: argparse.Namespace) -> dict[str, object]:
 
     select = dense_band.band_points
 
-    def counted(union: Tensor, band: Tensor, max_points: int) -> Tensor:
-        index = select(union, band, max_points)
-        points.append(len(index))
-        return index
+    def counted(union: Tensor, band: Tensor, max_points: int, counts: Sequence[int]) -> Tensor:
+        points.extend(min(count, max_points) for count in counts)
+        return select(union, band, max_points, counts)
 
     out = None
     with mock.patch.object(dense_band, "band_points", counted):

@@ -76,12 +76,11 @@ def test_windows_of_a_video_are_counted_together(caplog: pytest.LogCaptureFixtur
 def test_a_band_is_counted_too() -> None:
     """An edge between columns 15 and 16: six cells on each side, in every row."""
     refiner = model_of("vmt_tiny_released", 7).refiner
-    union = torch.zeros(SIZE, SIZE, dtype=torch.bool)
-    union[:, :16] = True
+    union = torch.zeros(2, SIZE, SIZE, dtype=torch.bool)
+    union[0, :, :16] = True
     band = torch.zeros_like(union)
-    band[:, 10:22] = True
-    refiner._attend(torch.zeros(64, SIZE, SIZE), union, band)
-    refiner._attend(torch.zeros(64, SIZE, SIZE), union, torch.zeros_like(band))
+    band[0, :, 10:22] = True
+    refiner._attend(torch.zeros(2, 64, SIZE, SIZE), union, band)
     sentence = refiner.points_left_out()
     assert sentence.startswith(f"{12 * SIZE - 7} of {12 * SIZE} points")
     assert "MAX_POINTS 7 for a frame;" in sentence

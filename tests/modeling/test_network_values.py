@@ -115,10 +115,10 @@ def test_points_nearest_to_a_contour_are_kept() -> None:
     band = edge_band(union[None])[0]
     inner = band.clone()
     inner[:8], inner[16:] = False, False  # away from the frame's edge
-    points = band_points(union, inner, 32)
+    points = band_points(union[None], inner[None], 32, [int(inner.sum())])
     assert sorted((points % 48).tolist()) == [15] * 8 + [16] * 8 + [31] * 8 + [32] * 8
     assert torch.equal(points, points.sort().values)
-    assert len(band_points(union, inner, 10**6)) == inner.sum()
+    assert len(band_points(union[None], inner[None], 10**6, [int(inner.sum())])) == inner.sum()
 
 
 def test_boxes_fill_the_cells_up_to_the_edge() -> None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vmt.layers.adapter import Adapter
+from vmt.layers.feed_forward import FeedForward
 from vmt.layers.ms_deform_attn import MSDeformAttn
 from vmt.layers.position import sine_position_2d
 from vmt.ops.frames import frame_chunks
@@ -61,7 +62,7 @@ class EncoderAdapter(Adapter):
         raise NotImplementedError
 
 
-class EncoderLayer(nn.Module):
+class EncoderLayer(FeedForward):
     """x = LN(x + DA(x + pos, x)); x = LN(x + FFN(x)); a branch adds its output to DA's.
 
     Args:
@@ -126,10 +127,7 @@ class EncoderLayer(nn.Module):
         sampled = self.attn(x + position, reference, x, levels.shapes, levels.padding_mask)
         if added is not None:
             sampled = sampled + added
-        x = self.norm1(x + self.drop(sampled))
-        hidden = self.drop(F.relu_(self.linear1(x)))
-        out: Tensor = self.norm2(x + self.drop(self.linear2(hidden)))
-        return out
+        return self.feed_forward(self.norm1(x + self.drop(sampled)))
 
 
 class Encoder(nn.Module):

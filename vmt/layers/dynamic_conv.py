@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -51,8 +52,8 @@ def apply_dynamic_layers(features: Tensor, layers: Sequence[tuple[Tensor, Tensor
     x = features.flatten(2)  # (N, C, cells)
     with no_autocast(x.device):
         for index, (weight, bias) in enumerate(layers):
-            x = bias[:, :, None].to(x.dtype) + weight.to(x.dtype) @ x
+            x = torch.baddbmm(bias[:, :, None].to(x.dtype), weight.to(x.dtype), x)
             if index < len(layers) - 1:
-                x = F.relu(x)
+                x = F.relu_(x)
     maps: Tensor = x.unflatten(2, cells)
     return maps

@@ -14,7 +14,9 @@ from vmt.layers.dynamic_conv import (
     split_dynamic_parameters,
 )
 from vmt.layers.mlp import controller
+from vmt.ops.frames import frame_chunks
 from vmt.ops.resize import cell_centres_px, nearest
+from vmt.ops.strips import values_at_once
 
 #: Width of the dynamic layers (CondInst, arXiv:2003.05664, section 3.2).
 DYNAMIC_WIDTH = 8
@@ -87,9 +89,15 @@ class MaskHead(nn.Module):
             (N, T, h8, w8) logits.
         """
         layers = split_dynamic_parameters(self.controller(query), self.widths)
-        return torch.stack(
-            [self.frame_logits(layers, centres_px[:, t], f) for t, f in enumerate(features)], dim=1
-        )
+        size = (int(features.shape[-2]), int(features.shape[-1]))
+        values = len(centres_px) * features.shape[1] * size[0] * size[1]
+        chunk = max(values_at_once(features.device) // max(values, 1), 1)
+        out = []
+        for rows in frame_chunks(len(features), 0 if torch.is_grad_enabled() else chunk):
+            offsets = relative_coordinates(centres_px[:, rows], size, STRIDE).transpose(1, 2)
+            shared = features[rows].transpose(0, 1).expand(len(centres_px), -1, -1, -1, -1)
+            out.append(apply_dynamic_layers(torch.cat([offsets, shared], dim=1), layers)[:, 0])
+        return torch.cat(out, 1)
 
     @staticmethod
     def frame_logits(
@@ -109,12 +117,12 @@ def relative_coordinates(centres_px: Tensor, size: tuple[int, int], stride: int)
     """Instance centre minus cell centre, in pixels, not normalised.
 
     Args:
-        centres_px: (N, 2) as (x, y).
+        centres_px: (..., 2) as (x, y).
         size: (h, w) of the map.
         stride: input pixels per cell.
 
     Returns:
-        (N, 2, h, w) float32: dx, dy.
+        (..., 2, h, w) float32: dx, dy.
     """
     cells = cell_centres_px(size, stride, centres_px)
-    return centres_px.float()[:, :, None, None] - cells
+    return centres_px.float()[..., None, None] - cells

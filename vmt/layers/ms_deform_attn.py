@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vmt.ops import fused_ms_deform_attn, sampling_places
+from vmt.ops.linear import linear
 from vmt.utils.precision import no_autocast
 
 
@@ -57,8 +58,10 @@ class MSDeformAttn(nn.Module):
         """Offsets (B, Q, M, L, K, 2), not rounded under autocast, and logits (B, Q, M, L, K)."""
         shape = (self.num_heads, self.num_levels, self.num_points)
         with no_autocast(query.device):
-            offsets = self.sampling_offsets(query.to(self.sampling_offsets.weight.dtype))
-        logits = self.attention_weights(query)
+            layer = self.sampling_offsets
+            offsets = linear(query.to(layer.weight.dtype), layer.weight, layer.bias)
+        layer = self.attention_weights
+        logits = linear(query, layer.weight, layer.bias)
         return offsets.unflatten(-1, (*shape, 2)), logits.unflatten(-1, shape)
 
     def places(
@@ -102,7 +105,7 @@ class MSDeformAttn(nn.Module):
         Returns:
             (B, Q, C).
         """
-        value = self.value_proj(value)
+        value = linear(value, self.value_proj.weight, self.value_proj.bias)
         if padding_mask is not None:
             value = value.masked_fill(padding_mask[..., None], 0.0)
         value = value.unflatten(-1, (self.num_heads, -1))  # (B, S, M, D)
@@ -119,5 +122,4 @@ class MSDeformAttn(nn.Module):
     ) -> Tensor:
         """``sample``, then the output layer: (B, Q, C)."""
         sampled = self.sample(query, reference_points, value, spatial_shapes, padding_mask)
-        out: Tensor = self.output_proj(sampled)
-        return out
+        return linear(sampled, self.output_proj.weight, self.output_proj.bias)

@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vmt.layers.feed_forward import FeedForward
+from vmt.ops.linear import linear
+
 
 class Attention(nn.Module):
     """Parameters of multi-head attention, named as those of ``nn.MultiheadAttention``.
@@ -73,16 +76,15 @@ class SelfAttention(Attention):
         else:
             parts = [part.split(list(lengths), 2) for part in heads]
             read = torch.cat([self._attend(part) for part in zip(*parts, strict=True)], 1)
-        mixed: Tensor = self.out_proj(read)
-        return mixed
+        return linear(read, self.out_proj.weight, self.out_proj.bias)
 
     def _heads(self, x: Tensor, position: Tensor) -> list[Tensor]:
         """(B, S, C) twice -> query, key and value, (B, M, S, C/M) each."""
         dim = x.shape[-1]
-        query_key = F.linear(
+        query_key = linear(
             x + position, self.in_proj_weight[: 2 * dim], self.in_proj_bias[: 2 * dim]
         )
-        value = F.linear(x, self.in_proj_weight[2 * dim :], self.in_proj_bias[2 * dim :])
+        value = linear(x, self.in_proj_weight[2 * dim :], self.in_proj_bias[2 * dim :])
         query, key = query_key.chunk(2, dim=-1)
         return [
             part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (query, key, value)
@@ -124,10 +126,8 @@ class MaskedAttention(Attention):
             (B, Q, C).
         """
         heads = [self._head(part, x) for part, x in enumerate((query, key, value))]
-        mixed: Tensor = self.out_proj(
-            self._attend(heads, None if visible is None else visible[:, None])
-        )
-        return mixed
+        read = self._attend(heads, None if visible is None else visible[:, None])
+        return linear(read, self.out_proj.weight, self.out_proj.bias)
 
     def weights_of(self, query: Tensor, key: Tensor, visible: Tensor | None = None) -> Tensor:
         """How much each query reads of each token, for people to look at.
@@ -149,11 +149,11 @@ class MaskedAttention(Attention):
     def _head(self, part: int, x: Tensor) -> Tensor:
         """(B, S, C) -> (B, M, S, C/M): query (part 0), key (1) or value (2)."""
         weight, bias = self.in_proj_weight.chunk(3)[part], self.in_proj_bias.chunk(3)[part]
-        head: Tensor = F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1))
+        head: Tensor = linear(x, weight, bias).unflatten(-1, (self.num_heads, -1))
         return head.transpose(1, 2)
 
 
-class EncoderLayer(nn.Module):
+class EncoderLayer(FeedForward):
     """Post-norm transformer layer: self attention, then feed-forward.
 
     Args:
@@ -172,9 +172,7 @@ class EncoderLayer(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, position: Tensor) -> Tensor:
-        """(B, S, C) -> (B, S, C)."""
-        x = self.norm1(x + self.drop(self.self_attn(x, position)))
-        hidden = self.drop(F.relu_(self.linear1(x)))
-        out: Tensor = self.norm2(x + self.drop(self.linear2(hidden)))
-        return out
+    def forward(self, x: Tensor, position: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
+        """(B, S, C) -> (B, S, C); arguments as those of ``SelfAttention``."""
+        x = self.norm1(x + self.drop(self.self_attn(x, position, lengths)))
+        return self.feed_forward(x)

@@ -1,20 +1,38 @@
-"""Running layers over a few rows of a map at a time, so that what they need between stays small."""
+"""Running layers over a part of a map at a time, so that what they need between stays small."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-#: Numbers of the widest map in between that exist at once when no gradient is asked for: 4 MB.
+#: Numbers of the widest map in between that exist at once on a CPU when no gradient is asked for:
+#: 4 MB, which its caches hold.
 STRIP_VALUES = 2**20
-#: Least rows of a strip, so that its halo stays a small part of it.
+#: Least rows of a strip that has a halo, so that it stays a small part of it.
 MIN_ROWS = 32
+#: Share of a GPU's memory, in floats, for the same: there is nothing to win from less.
+GPU_SHARE = 1 / 16
+
+
+def values_at_once(device: torch.device) -> int:
+    """Numbers between two layers that may exist at once when no gradient is asked for."""
+    return _gpu_values(device) if device.type == "cuda" else STRIP_VALUES
+
+
+@functools.cache
+def _gpu_values(device: torch.device) -> int:
+    return int(torch.cuda.get_device_properties(device).total_memory * GPU_SHARE) // 4
 
 
 def in_row_strips(
-    rows_of: Callable[[int, int], Tensor], height: int, halo: int, values_per_row: int
+    rows_of: Callable[[int, int], Tensor],
+    height: int,
+    halo: int,
+    values_per_row: int,
+    device: torch.device,
 ) -> Tensor:
     """The map that ``rows_of(0, height)`` gives, made strip by strip when no gradient is asked for.
 
@@ -24,11 +42,12 @@ def in_row_strips(
         height: rows of the map.
         halo: rows around a strip that are computed and dropped.
         values_per_row: numbers per row of the widest map in between.
+        device: of the map.
 
     Returns:
         (..., height, w), in the memory format of the strips.
     """
-    step = max(STRIP_VALUES // max(values_per_row, 1), MIN_ROWS)
+    step = max(values_at_once(device) // max(values_per_row, 1), MIN_ROWS if halo else 1)
     if torch.is_grad_enabled() or step >= height:
         return rows_of(0, height)
     whole: Tensor | None = None

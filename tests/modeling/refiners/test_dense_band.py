@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,7 @@ from vmt.modeling.refiners.dense_band import (
     box_masks,
     edge_band,
 )
+from vmt.ops import strips
 
 
 def slow_band(union: Tensor) -> Tensor:
@@ -56,13 +59,17 @@ def test_contour_between_touching_objects_is_not_in_the_band() -> None:
     assert not together[20, 40]
 
 
+def points_of(union: Tensor, band: Tensor, max_points: int) -> Tensor:
+    return band_points(union, band, max_points, band.flatten(1).sum(1).tolist())
+
+
 def test_points_keep_the_nearest_to_the_contour() -> None:
     union = torch.zeros(60, 60, dtype=torch.bool)
     union[20:40, 20:40] = True
     band = edge_band(union[None])[0]
-    everything = band_points(union, band, 10_000)
+    everything = points_of(union[None], band[None], 10_000)
     assert torch.equal(everything, band.flatten().nonzero()[:, 0])
-    kept = band_points(union, band, 200)
+    kept = points_of(union[None], band[None], 200)
     assert len(kept) == 200
     assert torch.equal(kept, kept.sort().values)
     edge = union & ~(-F.max_pool2d(-union[None, None].float(), 3, 1, 1))[0, 0].bool()
@@ -74,6 +81,16 @@ def test_points_keep_the_nearest_to_the_contour() -> None:
 
     dropped = everything[~torch.isin(everything, kept)]
     assert distance(kept).max() <= distance(dropped).min() + 1
+
+
+def test_every_frame_has_its_own_points() -> None:
+    union = torch.zeros(4, 40, 60, dtype=torch.bool)
+    union[0, 10:20, 20:40] = union[1, 5:35, 10:50] = union[3, 18:21, 30:33] = True
+    band = edge_band(union)
+    for limit in (10_000, 700, 50):
+        frames = [points_of(union[t, None], band[t, None], limit) for t in range(4)]
+        expected = torch.cat([points + t * 40 * 60 for t, points in enumerate(frames)])
+        assert torch.equal(points_of(union, band, limit), expected)
 
 
 def test_box_masks_are_python_slices() -> None:
@@ -113,21 +130,44 @@ def refiner_and_input(has_stride2: bool, num: int = 3) -> tuple[DenseBand, Refin
     )
 
 
-def slow_decode(refiner: DenseBand, y, probs, boxes, centres_px, layers) -> Tensor:
-    """Every instance alone: stack all 69 channels, run whole branches, then its own layers."""
+def slow_decode(refiner: DenseBand, y: Tensor, own: Tensor, layers) -> Tensor:
+    """Every instance and frame alone: all 69 channels, whole branches, then its own layers."""
     out = []
-    h, w = y.shape[-2:]
-    for n in range(len(probs)):
-        dx = centres_px[n, 0] - (2 * torch.arange(w) + 1).expand(h, w)
-        dy = centres_px[n, 1] - (2 * torch.arange(h) + 1)[:, None].expand(h, w)
-        offsets = torch.stack([dx, dy]) / refiner.offset_unit_px
-        stacked = torch.cat([y, probs[n], boxes[n, None].float(), offsets])[None]
+    for n, t in product(range(own.shape[0]), range(own.shape[1])):
+        stacked = torch.cat([y[t], own[n, t]])[None]
         x = sum(branch(stacked) for branch in refiner.branches)[0]
         for i, (weight, bias) in enumerate(layers):
             x = torch.einsum("oi,ihw->ohw", weight[n], x) + bias[n][:, None, None]
             x = x.relu() if i < 2 else x
         out.append(x[0])
-    return torch.stack(out)
+    return torch.stack(out).unflatten(0, own.shape[:2])
+
+
+def test_what_instances_bring_is_in_the_order_of_the_release(monkeypatch) -> None:
+    refiner, inputs = refiner_and_input(True)
+    seen: list[Tensor] = []
+    decode = refiner._decode
+    monkeypatch.setattr(refiner, "_decode", lambda *x: (seen.append(x[1]), decode(*x))[1])
+    with torch.no_grad():
+        out = refiner(inputs)
+    n, t, (h, w) = 1, 2, (25, 33)
+    own = torch.cat(seen, 1)[n, t]
+    probs = out.stage_logits.sigmoid(), inputs.coarse_logits.sigmoid()
+    for channel, prob in zip(own[:2], probs, strict=True):
+        assert torch.equal(channel, F.interpolate(prob[n, t][None, None], (h, w))[0, 0])
+    assert torch.equal(own[2], box_masks(inputs.boxes_cxcywh[n, t, None], (h, w))[0].float())
+    x, y = inputs.centres_px[n, t]
+    assert torch.equal(own[3], (x - (2 * torch.arange(w) + 1)).expand(h, w))
+    assert torch.equal(own[4], (y - (2 * torch.arange(h) + 1))[:, None].expand(h, w))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("values", [1, 5000, 10**9])
+def test_strips_of_the_decoder_change_nothing(values: int, monkeypatch) -> None:
+    refiner, inputs = refiner_and_input(True)
+    whole = refiner(inputs).mask_logits
+    monkeypatch.setattr(strips, "STRIP_VALUES", values)
+    torch.testing.assert_close(refiner(inputs).mask_logits, whole, atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("has_stride2", [True, False])

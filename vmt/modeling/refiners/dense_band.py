@@ -21,6 +21,7 @@ from vmt.layers.dynamic_conv import (
     num_dynamic_parameters,
     split_dynamic_parameters,
 )
+from vmt.layers.mask_head import relative_coordinates
 from vmt.layers.mlp import controller
 from vmt.layers.position import sine_position_of_cells
 from vmt.layers.transformer import EncoderLayer
@@ -28,7 +29,9 @@ from vmt.modeling.refiners.base import Refiner, RefinerInput, RefinerOutput
 from vmt.modeling.refiners.criterion import RefinerCriterion
 from vmt.modeling.registry import REFINERS, register
 from vmt.ops.frames import frame_chunks
-from vmt.ops.resize import cell_centres_px, nearest
+from vmt.ops.linear import linear
+from vmt.ops.resize import nearest
+from vmt.ops.strips import in_row_strips
 from vmt.utils.device import constant
 from vmt.utils.precision import no_autocast
 
@@ -200,25 +203,13 @@ class DenseBand(Refiner):
         # One binary map per frame: the published network does not tell instances apart here.
         union = (nearest(probs_s4, size) > 0.5).any(0)  # (t, h2, w2)
         band = edge_band(union)
-        y = base + band[:, None] * high
-        y = torch.stack(
-            [
-                self._attend(frame, mask, edge)
-                for frame, mask, edge in zip(y, union, band, strict=True)
-            ]
-        )
-        boxes = inputs.boxes_cxcywh[:, rows].detach()
-        out = [
-            self._decode(
-                y[t],
-                torch.stack([nearest(p[:, t, None], size)[:, 0] for p in (probs_s4, coarse)], 1),
-                box_masks(boxes[:, t], size),
-                centres_px[:, t],
-                stage3,
-            )
-            for t in range(len(y))
-        ]
-        return torch.stack(out, 1), logits_s4
+        y = self._attend(base + band[:, None] * high, union, band)
+        offsets = (
+            relative_coordinates(centres_px, size, 2) / self.offset_unit_px
+        )  # (N, t, 2, h2, w2)
+        own = [nearest(probs_s4, size)[:, :, None], nearest(coarse, size)[:, :, None]]
+        own.append(box_masks(inputs.boxes_cxcywh[:, rows].detach(), size)[:, :, None])
+        return self._decode(y, torch.cat([*own, offsets], dim=2), stage3), logits_s4
 
     def _stride4_features(self, fused: Tensor, stride4: Tensor) -> Tensor:
         """Fused stride-8 map and raw stride-4 map -> (t, embed_dim, h4, w4)."""
@@ -235,89 +226,112 @@ class DenseBand(Refiner):
     ) -> Tensor:
         """Masks at stride 4: (N, t, h4, w4) logits."""
         size = (int(features.shape[-2]), int(features.shape[-1]))
-        reduced = F.relu(self.stage2_reduce(features))
-        previous = nearest(coarse, size)
-        cells = cell_centres_px(size, 4, centres_px)
-        out = []
-        for t, frame in enumerate(reduced):
-            offsets = (centres_px[:, t, :, None, None] - cells) / self.offset_unit_px
-            shared = frame.expand(len(previous), -1, -1, -1)
-            stacked = torch.cat([offsets, previous[:, t, None], shared], dim=1)
-            out.append(apply_dynamic_layers(stacked, layers)[:, 0])
-        return torch.stack(out, 1)
+        reduced = F.relu(self.stage2_reduce(features)).transpose(0, 1)  # (8, t, h4, w4)
+        offsets = relative_coordinates(centres_px, size, 4) / self.offset_unit_px
+        own = torch.cat([offsets, nearest(coarse, size)[:, :, None]], dim=2).transpose(1, 2)
+        shared = reduced.expand(len(coarse), -1, -1, -1, -1)
+        return apply_dynamic_layers(torch.cat([own, shared], dim=1), layers)[:, 0]
 
     def _attend(self, y: Tensor, union: Tensor, band: Tensor) -> Tensor:
-        """Refinement transformer over the band of one frame; (C, h2, w2) -> (C, h2, w2)."""
-        index = band_points(union, band, self.max_points)
-        self.count_points(int(band.sum()), len(index))
+        """Refinement transformer over the band of each frame, (t, C, h2, w2) -> (t, C, h2, w2)."""
+        counts = [int(count) for count in band.flatten(1).sum(1).tolist()]
+        index = band_points(union, band, self.max_points, counts)
+        self.count_points(sum(counts), len(index))
         if not len(index):
             return y
         size = (int(y.shape[-2]), int(y.shape[-1]))
-        flat = y.flatten(1)  # (C, cells)
-        tokens = flat[:, index].T[None]  # (1, P, C)
+        cells = y.permute(0, 2, 3, 1).reshape(-1, y.shape[1])  # (t * h2 * w2, C)
+        tokens = cells[index][None]  # (1, P, C)
+        place = index % (size[0] * size[1])
         position = sine_position_of_cells(
-            index // size[1], index % size[1], size, self.embed_dim // 2, cell_offset=0.0
+            place // size[1], place % size[1], size, self.embed_dim // 2, cell_offset=0.0
         ).to(tokens.dtype)
+        lengths = [count for count in (min(c, self.max_points) for c in counts) if count]
         x = tokens
         for layer in self.encoder.get_submodule("layers").children():
-            x = layer(x, position)
-        return flat.index_add(1, index, x[0].T.to(flat.dtype)).view_as(y)
+            x = layer(x, position, lengths)
+        refined = cells.index_add(0, index, x[0].to(cells.dtype))
+        return refined.view(len(y), *size, -1).permute(0, 3, 1, 2)
 
-    def _decode(
-        self,
-        y: Tensor,
-        probs: Tensor,
-        boxes: Tensor,
-        centres_px: Tensor,
-        layers: Sequence[tuple[Tensor, Tensor]],
-    ) -> Tensor:
-        """Masks of one frame at stride 2.
+    def _decode(self, y: Tensor, own: Tensor, layers: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """Masks at stride 2.
 
-        A branch convolves [y, probs, boxes, dx, dy]; by linearity the part of ``y``, 64 of the 69
-        channels, is computed once for all N instances.
+        A branch convolves [y, own]; by linearity the part of ``y``, 64 of the 69 channels, is
+        computed once for all N instances.
 
         Args:
-            y: (embed_dim, h2, w2).
-            probs: (N, 2, h2, w2) masks of stage 2 and of the mask head.
-            boxes: (N, h2, w2) bool.
-            centres_px: (N, 2).
+            y: (t, embed_dim, h2, w2).
+            own: (N, t, 5, h2, w2): masks of stage 2 and of the mask head, box mask, dx, dy.
             layers: dynamic layers of the N instances.
 
         Returns:
-            (N, h2, w2) logits.
+            (N, t, h2, w2) logits.
         """
-        size = (int(y.shape[-2]), int(y.shape[-1]))
-        offsets = centres_px[:, :, None, None] - cell_centres_px(size, 2, centres_px)
-        offsets = offsets / self.offset_unit_px
-        own = torch.cat([probs, boxes[:, None], offsets], dim=1)
-        own = own.contiguous(memory_format=torch.channels_last)
-        y = y[None].contiguous(memory_format=torch.channels_last)
-        total: Tensor | None = None
-        for branch in self.branches:
-            assert isinstance(branch, nn.Sequential), "a branch is a chain of layers"
-            first = branch[0]
-            assert isinstance(first, nn.Conv2d), "a branch starts with its dilated convolution"
-            weight_y, weight_own = first.weight.split([self.embed_dim, INSTANCE_CHANNELS], dim=1)
-            gap = first.dilation
-            shared = F.conv2d(y, weight_y, first.bias, padding=gap, dilation=gap)
-            with no_autocast(own.device):
-                x = F.conv2d(own, weight_own, None, padding=gap, dilation=gap)
-            x = x.to(shared.dtype).add_(shared)
-            x = _pixelwise(F.relu_(x), branch[2:])
-            total = x if total is None else total + x
-        assert total is not None, "there is at least one branch"
-        return apply_dynamic_layers(total, layers)[:, 0]
+        N, t, _, h, w = own.shape
+        if not N:
+            return own[:, :, 0]
+        y = y.contiguous(memory_format=torch.channels_last)
+        branches = [_Branch(branch, self.embed_dim) for branch in self.branches]
+        shared = [branch.shared(y) for branch in branches]
+        room = max(BRANCH_DILATIONS)
+        padded = F.pad(own.flatten(0, 1), (0, 0, room, room))
+        padded = padded.contiguous(memory_format=torch.channels_last)
+
+        def rows_of(top: int, bottom: int) -> Tensor:
+            total: Tensor | None = None
+            for branch, common in zip(branches, shared, strict=True):
+                gap = branch.gap
+                rows = padded[..., top + room - gap : bottom + room + gap, :]
+                x = branch.add_own(rows, common[..., top:bottom, :])
+                total = x if total is None else total + x
+            assert total is not None, "there is at least one branch"
+            values = total.view(N, t * (bottom - top) * w, -1).transpose(1, 2)
+            return apply_dynamic_layers(values, layers).view(N, t, bottom - top, w)
+
+        return in_row_strips(rows_of, h, 0, N * t * BRANCH_WIDTH * w, own.device)
 
 
-def _pixelwise(x: Tensor, layers: nn.Sequential) -> Tensor:
-    """1x1 convolutions and ReLUs as matrix products over (N, h, w, C): no reordering in between."""
-    x = x.permute(0, 2, 3, 1)
-    for layer in layers:
-        if isinstance(layer, nn.Conv2d):
-            x = F.linear(x, layer.weight[:, :, 0, 0], layer.bias)
-        else:
-            x = F.relu_(x)
-    return x.permute(0, 3, 1, 2)
+class _Branch:
+    """A chain of layers whose first convolution reads shared and own channels apart.
+
+    Args:
+        layers: a dilated 3x3 convolution, then 1x1 convolutions, ReLU behind each.
+        shared_dim: channels that all instances share; the others are their own.
+    """
+
+    def __init__(self, layers: nn.Module, shared_dim: int) -> None:
+        assert isinstance(layers, nn.Sequential), "a branch is a chain of layers"
+        first = layers[0]
+        assert isinstance(first, nn.Conv2d), "a branch starts with its dilated convolution"
+        self.gap = first.dilation[0]
+        self._bias = first.bias
+        self._weight_shared, self._weight_own = first.weight.split(
+            [shared_dim, first.in_channels - shared_dim], dim=1
+        )
+        pixelwise = [layer for layer in layers[2:] if isinstance(layer, nn.Conv2d)]
+        self._pixelwise = [(layer.weight[:, :, 0, 0], layer.bias) for layer in pixelwise]
+
+    def shared(self, y: Tensor) -> Tensor:
+        """(t, shared_dim, h, w) -> (t, width, h, w), with the bias."""
+        return F.conv2d(y, self._weight_shared, self._bias, padding=self.gap, dilation=self.gap)
+
+    def add_own(self, own: Tensor, shared: Tensor) -> Tensor:
+        """The chain's output for some rows.
+
+        Args:
+            own: (N*t, 5, gap + rows + gap, w).
+            shared: (t, width, rows, w) of ``shared``.
+
+        Returns:
+            (N, t, rows, w, out): 1x1 convolutions are matrix products over it.
+        """
+        with no_autocast(own.device):
+            x = F.conv2d(own, self._weight_own, None, padding=(0, self.gap), dilation=self.gap)
+        x = x.to(shared.dtype).permute(0, 2, 3, 1).unflatten(0, (-1, len(shared)))
+        x = F.relu_(x.add_(shared.permute(0, 2, 3, 1)))
+        for weight, bias in self._pixelwise:
+            x = linear(x, weight, bias, relu=True)
+        return x
 
 
 def edge_band(union: Tensor) -> Tensor:
@@ -344,29 +358,32 @@ def _differs(mask: Tensor) -> Tensor:
     return (high != low)[:, 0]
 
 
-def band_points(union: Tensor, band: Tensor, max_points: int) -> Tensor:
-    """Cells of the band as indices, at most ``max_points``: those nearest to a contour first.
+def band_points(union: Tensor, band: Tensor, max_points: int, counts: Sequence[int]) -> Tensor:
+    """Cells of the bands as indices, at most ``max_points`` a frame: those nearest to a contour.
 
     Args:
-        union: (h, w) bool, the mask whose edges the band follows.
-        band: (h, w) bool.
+        union: (T, h, w) bool, the masks whose edges the bands follow.
+        band: (T, h, w) bool.
         max_points: limit.
+        counts: cells of the band of each frame; with them nobody waits for the device.
 
     Returns:
-        (P,) int64 into the flattened map, ascending.
+        (P,) int64 into the flattened maps, ascending.
     """
-    index = band.flatten().nonzero()[:, 0]
-    if len(index) <= max_points:
+    index = torch.nonzero_static(band.flatten(), size=sum(counts))[:, 0]
+    if max(counts, default=0) <= max_points:
         return index
-    reach = 2 * EDGE_DILATION
-    near = F.pad(union[None, None].float(), (1, 1, 1, 1))
+    near = F.pad(union[:, None].float(), (1, 1, 1, 1))
     near = (F.max_pool2d(near, 3, 1) != -F.max_pool2d(-near, 3, 1)).float()
     distance = torch.zeros_like(near)
-    for _ in range(reach):
+    for _ in range(2 * EDGE_DILATION):
         distance += 1 - near
         near = F.max_pool2d(near, 3, 1, padding=1)
     order = distance.flatten()[index].argsort(stable=True)
-    return index[order[:max_points]].sort().values
+    frame = torch.div(index[order], band[0].numel(), rounding_mode="floor")
+    order = order[frame.argsort(stable=True)]
+    nearest_first = [part[:max_points] for part in order.split(list(counts))]
+    return index[torch.cat(nearest_first).sort().values]
 
 
 def box_masks(boxes_cxcywh: Tensor, size: tuple[int, int]) -> Tensor:
@@ -376,14 +393,16 @@ def box_masks(boxes_cxcywh: Tensor, size: tuple[int, int]) -> Tensor:
     code's behaviour, usually an empty mask (docs/reference/released_code.md).
 
     Args:
-        boxes_cxcywh: (N, 4) in [0, 1] of the frame.
+        boxes_cxcywh: (..., 4) in [0, 1] of the frame.
         size: (h, w) of the grid.
 
     Returns:
-        (N, h, w) bool.
+        (..., h, w) bool.
     """
     h, w = size
-    cx, cy, bw, bh = (boxes_cxcywh.float() * constant((w, h, w, h), boxes_cxcywh).float()).unbind(1)
+    cx, cy, bw, bh = (boxes_cxcywh.float() * constant((w, h, w, h), boxes_cxcywh).float()).unbind(
+        -1
+    )
     x1, y1 = cx - bw / 2, cy - bh / 2
     x2, y2 = bw + x1, bh + y1
 
@@ -394,6 +413,6 @@ def box_masks(boxes_cxcywh: Tensor, size: tuple[int, int]) -> Tensor:
             cell = torch.where(cell < 0, cell + length, cell)
             bounds.append(cell.clamp(0, length))
         cells = torch.arange(length, device=low.device)
-        return (cells >= bounds[0][:, None]) & (cells < bounds[1][:, None])  # (N, length)
+        return (cells >= bounds[0][..., None]) & (cells < bounds[1][..., None])  # (..., length)
 
-    return inside(y1, y2, h)[:, :, None] & inside(x1, x2, w)[:, None, :]
+    return inside(y1, y2, h)[..., :, None] & inside(x1, x2, w)[..., None, :]

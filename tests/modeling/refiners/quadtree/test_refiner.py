@@ -502,8 +502,8 @@ def test_parts_compile_in_one_graph() -> None:
     calls = [
         (refiner.detector, ("s8", torch.randn(3, EMBED, 7, 9), own, parameters)),
         (refiner.node_encoder, (x[:, None], x[:, :1])),
-        (layer.forward_sequences, (x, position, [10, 10, 10])),
-        (near.encoder.layers[0].forward_sequences, (x, placed, [10, 10, 10])),
+        (layer, (x[None], position[None], [10, 10, 10])),
+        (near.encoder.layers[0], (x[None], placed[None], [10, 10, 10])),
         (guidance, (x, position, instances, refiner.encoder.own, tracklet)),
         (
             refiner.decoder,

@@ -73,7 +73,11 @@ class PyramidRefiner(Refiner):
         pixels = nearest(frames, sizes[2]).contiguous(memory_format=torch.channels_last)
         values = len(pixels) * self.lift_s2.out_channels * sizes[2][1]
         rgb2 = in_row_strips(
-            lambda top, bottom: self.rgb(pixels[..., top:bottom, :]), sizes[2][0], RGB_HALO, values
+            lambda top, bottom: self.rgb(pixels[..., top:bottom, :]),
+            sizes[2][0],
+            RGB_HALO,
+            values,
+            pixels.device,
         )
         rgb4 = halve(rgb2, sizes[1])
         return [halve(rgb4, sizes[0]), rgb4, rgb2]
@@ -108,7 +112,7 @@ class PyramidRefiner(Refiner):
             mixed = lifted[..., top % 2 : top % 2 + bottom - top, :w4]
             return F.relu_(self.reduce_s4(mixed.add_(stride4[..., top:bottom, :])))
 
-        s4 = in_row_strips(rows_s4, h4, 1, t * channels * w4)
+        s4 = in_row_strips(rows_s4, h4, 1, t * channels * w4, stride4.device)
         lifted = F.relu_(self.lift_s2(s4))
         if self.compress is not None:
             lifted = lifted + self.compress(stride4)

@@ -45,6 +45,8 @@ WINDOW_MARGIN = 3
 BUDGET_FRAMES = 40
 #: Score of a cell that was not looked at.
 OUTSIDE = -math.inf
+#: Frames of which dense maps exist at once on a CPU: more would be no faster.
+CPU_FRAMES = 1
 #: Nodes refined at once, at least one tracklet, when no gradient is asked for; bounds memory.
 NODES_AT_ONCE = 8192
 
@@ -160,7 +162,7 @@ class QuadtreeRefiner(PyramidRefiner):
         trees, tokens, probs, logits = [], [], [], []
         chunk = self.frame_chunk
         if not torch.is_grad_enabled() and inputs.frames.device.type == "cpu":
-            chunk = 1  # more would be no faster
+            chunk = CPU_FRAMES
         for rows in frame_chunks(len(inputs.frames), chunk):
             grown, token, prob, marks = self._grow(inputs, rows, parameters, regions, detected)
             trees.append(grown)
@@ -313,7 +315,7 @@ class QuadtreeRefiner(PyramidRefiner):
             part_logits: Tensor = self.detector(LEVELS[level], part, own, parameters)
             return part_logits
 
-        return in_row_strips(rows_of, h, HALO, N * t * DETECTOR_WIDTH * w)
+        return in_row_strips(rows_of, h, HALO, N * t * DETECTOR_WIDTH * w, prob.device)
 
     def _within_budget(self, tree: SequenceQuadtree) -> tuple[SequenceQuadtree, Tensor]:
         """The nodes that are refined, in sequence, and which of ``tree``'s they are."""

@@ -10,9 +10,6 @@ from torch import Tensor, nn
 
 from vmt.layers.transformer import EncoderLayer, SelfAttention
 
-#: Tokens whose feed-forward layer runs at once when no gradient is asked for; bounds memory.
-FFN_CHUNK = 256
-
 
 class NearAttention(SelfAttention):
     """Self attention that falls with distance: a Gaussian of where two tokens lie on the object.
@@ -79,29 +76,6 @@ class NodeAttentionLayer(EncoderLayer):
         super().__init__(dim, num_heads, ffn_dim, dropout)
         if reach_px:
             self.self_attn = NearAttention(dim, num_heads, dropout, reach_px)
-
-    def forward_sequences(self, x: Tensor, position: Tensor, lengths: Sequence[int]) -> Tensor:
-        """Attend within each sequence.
-
-        Args:
-            x: (P, C), the sequences one after another.
-            position: (P, C), or as ``NearAttention`` wants it.
-            lengths: of the sequences; they add up to P.
-
-        Returns:
-            (P, C).
-        """
-        used = [length for length in lengths if length]
-        mixed = self.self_attn(x[None], position[None], used)[0]
-        x = self.norm1(x + self.drop(mixed))
-        if torch.is_grad_enabled():
-            return self._feed_forward(x)
-        return torch.cat([self._feed_forward(part) for part in x.split(FFN_CHUNK)])
-
-    def _feed_forward(self, x: Tensor) -> Tensor:
-        hidden = self.drop(F.relu_(self.linear1(x)))
-        out: Tensor = self.norm2(x + self.drop(self.linear2(hidden)))
-        return out
 
 
 class InstanceGuidance(nn.Module):
@@ -228,14 +202,15 @@ class SequenceEncoder(nn.Module):
         """
         if not len(x):
             return x
+        used = [length for length in lengths if length]
         sorted_blocks = [sorted_by_block(keys) for keys in blocks]
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, NodeAttentionLayer), "built with node attention layers"
             if sorted_blocks:
                 order, back, sizes = sorted_blocks[index % len(sorted_blocks)]
-                x = layer.forward_sequences(x[order], position[order], sizes)[back]
+                x = layer(x[order][None], position[order][None], sizes)[0][back]
             else:
-                x = layer.forward_sequences(x, position, lengths)
+                x = layer(x[None], position[None], used)[0]
             if self.guidance is not None:
                 code = position[:, : x.shape[1]].to(x.dtype)
                 x = self.guidance[index](x, code, self.instance(query), self.own, tracklet)
