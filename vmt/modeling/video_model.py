@@ -20,6 +20,7 @@ from vmt.modeling.adversarial import Adversary
 from vmt.modeling.backbones.base import Backbone
 from vmt.modeling.criteria.set_criterion import mean_tracklets
 from vmt.modeling.dense_part import DensePart
+from vmt.modeling.frame_chunk import frame_chunk
 from vmt.ops.crops import Place
 from vmt.ops.frames import fold_frames, frame_chunks
 from vmt.structures.clip import ClipTargets
@@ -93,7 +94,7 @@ class ModelOptions:
     @classmethod
     def from_config(cls, cfg: CfgNode, label_space: LabelSpace) -> ModelOptions:
         """Read ``MODEL`` and ``TEST``."""
-        return cls(label_space, cfg.TEST.FRAME_CHUNK, cfg.TEST.PRECISION)
+        return cls(label_space, frame_chunk(cfg), cfg.TEST.PRECISION)
 
 
 class VideoModel(nn.Module, ABC):

@@ -16,8 +16,9 @@ def add_keys(cfg: Node) -> None:
     cfg.TEST.STRIDE = 0
     # (query, class) pairs kept per clip [R].
     cfg.TEST.TOP_K = 10
-    # Frames per pass through backbone, encoder and refiner; bounds memory, changes no result.
-    cfg.TEST.FRAME_CHUNK = 2
+    # Frames per pass through backbone, encoder and refiner; bounds memory, changes no result. -1:
+    # as many as a quarter of the GPU's memory holds, 2 on a CPU; 0: all.
+    cfg.TEST.FRAME_CHUNK = -1
     # "fp32"; "tf32": a GPU rounds the factors of products to 10 bits; "bf16", "fp16": autocast.
     cfg.TEST.PRECISION = "fp32"
     # Overlay and CSV show tracks from this score on; results.json keeps all.

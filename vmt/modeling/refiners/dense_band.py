@@ -25,6 +25,7 @@ from vmt.layers.mask_head import relative_coordinates
 from vmt.layers.mlp import controller
 from vmt.layers.position import sine_position_of_cells
 from vmt.layers.transformer import EncoderLayer
+from vmt.modeling.frame_chunk import frame_chunk
 from vmt.modeling.refiners.base import Refiner, RefinerInput, RefinerOutput
 from vmt.modeling.refiners.criterion import RefinerCriterion
 from vmt.modeling.registry import REFINERS, register
@@ -141,7 +142,7 @@ class DenseBand(Refiner):
             max_points=node.MAX_POINTS,
             offset_unit_px=node.OFFSET_UNIT_PX,
             train_maps=node.TRAIN_MAPS,
-            frame_chunk=cfg.TEST.FRAME_CHUNK,
+            frame_chunk=frame_chunk(cfg),
         )
 
     @classmethod

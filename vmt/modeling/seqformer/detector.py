@@ -18,6 +18,7 @@ from vmt.modeling.adversarial import AdversaryInput
 from vmt.modeling.backbones.base import Backbone
 from vmt.modeling.backbones.neck import Neck
 from vmt.modeling.criteria.set_criterion import CriterionResult
+from vmt.modeling.frame_chunk import frame_chunk
 from vmt.modeling.registry import DECODER_ADAPTERS, ENCODER_ADAPTERS, lookup
 from vmt.modeling.seqformer.decoder import Decoder, LayerState
 from vmt.modeling.video_model import ClipBatch, ClipModel, ModelOptions
@@ -133,7 +134,7 @@ class DetectorParts:
             "num_points": node.NUM_POINTS,
             "ffn_dim": node.FFN_DIM,
             "dropout": node.DROPOUT,
-            "frame_chunk": cfg.TEST.FRAME_CHUNK,
+            "frame_chunk": frame_chunk(cfg),
         }
         return cls(
             backbone,

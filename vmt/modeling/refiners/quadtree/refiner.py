@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vmt.layers.dynamic_conv import num_dynamic_parameters
 from vmt.layers.mlp import MLP, controller
+from vmt.modeling.frame_chunk import frame_chunk
 from vmt.modeling.refiners.base import RefinerInput, RefinerLosses
 from vmt.modeling.refiners.quadtree.criterion import QuadtreeCriterion, QuadtreeOutput
 from vmt.modeling.refiners.quadtree.detector import HALO, NUM_PARAMETERS, IncoherenceDetector
@@ -111,7 +112,7 @@ class QuadtreeRefiner(PyramidRefiner):
             channels[4],
             channels.get(2) == options.embed_dim,
             dim,
-            cfg.TEST.FRAME_CHUNK,
+            frame_chunk(cfg),
             channels.get(1, 3),
         )
 
