@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.device_counts import DeviceCounts
 from vmt.modeling.backbones.resnet import ResNet
 from vmt.modeling.backbones.swin import Swin, shift_mask
 from vmt.modeling.backbones.timm_features import TimmFeatures
@@ -131,3 +132,16 @@ def test_drop_path_grows_linearly_to_its_value() -> None:
         stages = Swin(drop_path=0.3).stages
     rates = [float(block.drop_path.drop_prob) for stage in stages for block in stage.blocks]
     assert rates == pytest.approx([0.3 * i / 23 for i in range(24)])
+
+
+def test_shifted_windows_keep_their_mask() -> None:
+    """Made in the first pass, in inference mode or not; the second makes none."""
+    backbone, frames = small_swin(), torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        first = backbone(frames)
+    with DeviceCounts() as counts:
+        second = backbone(frames)
+    assert counts.launches["ne"] == 0
+    for stride, x in first.items():
+        torch.testing.assert_close(x, second[stride])
+    sum(x.sum() for x in second.values()).backward()

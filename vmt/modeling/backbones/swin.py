@@ -7,6 +7,8 @@ original pads first, so the two differ wherever a side is no multiple of the win
 
 from __future__ import annotations
 
+import functools
+
 import timm
 import torch
 import torch.nn.functional as F
@@ -86,17 +88,34 @@ def shift_mask(size: tuple[int, int], window: int, shift: int, like: Tensor) -> 
         like: gives device and dtype.
 
     Returns:
-        (windows, window^2, window^2): 0 or ``MASKED_LOGIT``.
+        (windows, window^2, window^2): 0 or ``MASKED_LOGIT``; shared, not to be written to.
     """
-    region = torch.zeros(1, *size, 1, device=like.device)
+    if torch.compiler.is_compiling() or type(like) is not Tensor:
+        return _shift_mask(size, window, shift, like.dtype, like.device)
+    return _kept_shift_mask(size, window, shift, like.dtype, like.device)
+
+
+def _shift_mask(
+    size: tuple[int, int], window: int, shift: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    region = torch.zeros(1, *size, 1, device=device)
     bands = (slice(0, -window), slice(-window, -shift), slice(-shift, None))
     for i, rows in enumerate(bands):
         for j, cols in enumerate(bands):
             region[:, rows, cols] = 3 * i + j
     cells = window_partition(region, (window, window)).flatten(1)
     differ = cells[:, :, None] != cells[:, None, :]
-    mask: Tensor = differ.to(like.dtype) * MASKED_LOGIT
+    mask: Tensor = differ.to(dtype) * MASKED_LOGIT
     return mask
+
+
+@functools.lru_cache(maxsize=16)
+def _kept_shift_mask(
+    size: tuple[int, int], window: int, shift: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """The same for all blocks of a stage and all passes over frames of a size."""
+    with torch.inference_mode(False):  # autograd cannot keep what was made in inference mode
+        return _shift_mask(size, window, shift, dtype, device)
 
 
 class SwinStage(nn.Module):
