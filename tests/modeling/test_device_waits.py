@@ -93,7 +93,7 @@ def network(config_of) -> Callable[[str], VideoModel]:
 CEILINGS = {
     "hq_ytvis/vmt_R50_released": (40, 2),
     "hq_ytvis/vmt_R50": (50, 19),
-    "hq_ytvis/refinevis_R50": (45, 0),
+    "hq_ytvis/refinevis_R50": (40, 0),
 }
 
 
@@ -116,7 +116,7 @@ def test_a_window_stays_below_the_ceilings(name: str, network) -> None:
         model.predict({"image": clip})
     launches, waits = CEILINGS[name]
     per_frame = counts.launches.total() / FRAMES
-    assert 0.8 * launches < per_frame <= launches, counts.launches.most_common(20)
+    assert 0.5 * launches < per_frame <= launches, counts.launches.most_common(20)
     assert counts.waits.total() <= waits, counts.waits
 
 
