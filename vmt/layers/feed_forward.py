@@ -19,7 +19,7 @@ class FeedForward(nn.Module):
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C); without gradient as many tokens at once as caches hold."""
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self._all_at_once(x)
         tokens = x.reshape(-1, x.shape[-1])
         step = max(values_at_once(x.device) // (2 * self.linear1.out_features), 1)

@@ -48,7 +48,7 @@ def in_row_strips(
         (..., height, w), in the memory format of the strips.
     """
     step = max(values_at_once(device) // max(values_per_row, 1), MIN_ROWS if halo else 1)
-    if torch.is_grad_enabled() or step >= height:
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or step >= height:
         return rows_of(0, height)
     whole: Tensor | None = None
     for start in range(0, height, step):
