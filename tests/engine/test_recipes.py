@@ -49,7 +49,7 @@ def keys_of(name: str) -> dict[str, str]:
             "MODEL.MASK_REFINER.CROP_SIZES": "[48,64]",
         }
     if name == "refine/mask_refiner_lite0":  # its norms are folded
-        keys["MODEL.BACKBONE.NAME"] = "timm/test_efficientnet"
+        keys |= {"MODEL.BACKBONE.NAME": "timm/test_efficientnet", "MODEL.BACKBONE.WIDTHS": "[]"}
     based = ("refine/ovis", "ovis/ablations/table", *FIXED)
     if name.startswith(based) or name.endswith("/refinevis_vmt_R50"):  # in place of a trained base
         keys |= {"MODEL.NEW_PARAMETERS": "['']", "MODEL.WEIGHTS": ""}
