@@ -125,9 +125,9 @@ COMMANDS = {
     "doctor": "vmt doctor",
     "configs": "vmt configs",
     "zoo": "vmt zoo",
-    "train": f"vmt train --config-file quick/vmt_tiny --train my.json --images images "
+    "train": f"vmt train --config-file quick/vmt_tiny --train my.json --train-images images "
     f"--output out {TINY}",
-    "demo": "vmt demo --config-file quick/vmt_tiny --weights out/model_final.safetensors "
+    "demo": "vmt demo --config-file out/config.yaml --weights out/model_final.safetensors "
     "--input my.mp4 --output found",
     "refine": "vmt refine --masks my.json --images images --output sharp.json",
     "eval": "vmt eval --gt my.json --results results.json",
