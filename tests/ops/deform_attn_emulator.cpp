@@ -1,7 +1,7 @@
 // Runs the GPU kernels of csrc/deform_attn.cu on the CPU, so that machines without a GPU can test
 // them: every thread of a block has a stack of its own and runs to its next barrier or shuffle, one
-// after the other. A barrier that not all come to is an error, and so is a missing one as soon as
-// the order of threads makes a difference: `order` 1 runs the last thread first.
+// after the other, and a warp to the next barrier of the block. A barrier that not all come to is an
+// error; a missing one makes a difference to the order of threads, of which there are two.
 //
 // Macros: VMT_VALUE_TYPE, VMT_PARAM_TYPE, VMT_INPUTS as for deform_attn.cu; VMT_ALL_WIDTHS.
 #include <setjmp.h>
@@ -33,7 +33,7 @@ struct Thread {
 struct Block {
   std::vector<Thread> threads;
   jmp_buf scheduler;
-  ucontext_t entry, back;
+  ucontext_t entry;
   void (*kernel)(const Problem) = nullptr;
   const Problem* problem = nullptr;
   int current = 0;
@@ -56,7 +56,6 @@ void resume(int index) {
   Thread& thread = block.threads[index];
   block.current = index;
   threadIdx.x = static_cast<unsigned>(index);
-  thread.state = kReady;
   if (_setjmp(block.scheduler) != 0) return;
   if (thread.started) _longjmp(thread.place, 1);
   thread.started = true;
@@ -68,38 +67,44 @@ void resume(int index) {
   setcontext(&block.entry);
 }
 
-// Whether threads [begin, end) all wait for `barrier`.
-bool all_at(State barrier, int begin, int end) {
+bool all_at(State state, int begin, int end) {
   return std::all_of(block.threads.begin() + begin, block.threads.begin() + end,
-                     [&](const Thread& t) { return t.state == barrier; });
+                     [&](const Thread& t) { return t.state == state; });
 }
 
-// Runs one block; false where its threads wait for each other for ever.
+void release(int begin, int end) {
+  for (int index = begin; index < end; ++index) block.threads[index].state = kReady;
+}
+
+// Runs a warp until its threads wait for the block, are done, or wait for each other for ever.
+void run_warp(int begin, bool last_first) {
+  const int end = begin + kWarpLanes;
+  do {
+    if (all_at(kAtWarp, begin, end)) release(begin, end);
+    for (int k = 0; k < kWarpLanes; ++k) {
+      const int index = last_first ? end - 1 - k : begin + k;
+      if (block.threads[index].state == kReady) resume(index);
+    }
+  } while (all_at(kAtWarp, begin, end));
+}
+
+// Runs one block, a warp as far as it gets before the next one; false where its threads wait for
+// each other for ever.
 bool run_block(int threads, bool last_first) {
   if (static_cast<int>(block.threads.size()) < threads) block.threads.resize(threads);
   for (Thread& thread : block.threads) thread.started = false;
-  std::vector<bool> runs(threads, true);
-  for (;;) {
-    bool any = false;
-    for (int k = 0; k < threads; ++k) {
-      const int index = last_first ? threads - 1 - k : k;
-      if (!runs[index]) continue;
-      resume(index);
-      any = true;
+  release(0, threads);
+  while (!all_at(kDone, 0, threads)) {
+    for (int begin = 0; begin < threads; begin += kWarpLanes) {
+      run_warp(last_first ? threads - kWarpLanes - begin : begin, last_first);
     }
-    if (all_at(kDone, 0, threads)) return true;
-    if (!any) return false;
-    std::fill(runs.begin(), runs.end(), false);
     if (all_at(kAtBlock, 0, threads)) {
-      std::fill(runs.begin(), runs.end(), true);
-      continue;
-    }
-    for (int warp = 0; warp < threads; warp += kWarpLanes) {
-      if (all_at(kAtWarp, warp, warp + kWarpLanes)) {
-        std::fill(runs.begin() + warp, runs.begin() + warp + kWarpLanes, true);
-      }
+      release(0, threads);
+    } else if (!all_at(kDone, 0, threads)) {
+      return false;
     }
   }
+  return true;
 }
 
 void __syncthreads() { wait_for(kAtBlock); }
