@@ -13,7 +13,10 @@ D2PYTHON ?= $(BIN)/python
 
 install: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml setup.py constraints.txt cocoapi_hq/pyproject.toml cocoapi_hq/setup.py
+# sources of the kernels too: one built from older ones would go on without a word
+SOURCES := $(wildcard vmt/ops/deform_attn/csrc/* cocoapi_hq/csrc/*)
+
+$(VENV)/.installed: pyproject.toml setup.py constraints.txt cocoapi_hq/pyproject.toml cocoapi_hq/setup.py $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt --upgrade pip setuptools
 	$(BIN)/python -m pip install -q -c constraints.txt -e ./cocoapi_hq -e ".[dev,cuda,bench]"
