@@ -40,17 +40,22 @@ def colour_cues(frames: Tensor, share: Tensor, radii_px: Sequence[int]) -> Tenso
     inner = share * ((2 * around - 1).clamp(min=0) + DOUBTFUL)
     outer = (1 - share) * ((1 - 2 * around).clamp(min=0) + DOUBTFUL)
     cues = [share[:, :0]]
+    sums = [_sums(frames, weight) for weight in (outer, inner)] if radii_px else []
     for radius in radii_px:
         cells = max(round(radius / GRID), 1)
-        misfit = [_misfit(frames, weight, cells) for weight in (outer, inner)]
+        misfit = [_misfit(frames, side, cells) for side in sums]
         cues.append(torch.tanh((misfit[0] - misfit[1]) / (2 * UNIT)))
     return torch.cat(cues, dim=1)
 
 
-def _misfit(frames: Tensor, weight: Tensor, cells: int) -> Tensor:
+def _sums(frames: Tensor, weight: Tensor) -> Tensor:
+    """Mean weight, colour and squared colour of the cells of the grid, (T, 7, h', w')."""
+    colours = weight * frames
+    return F.avg_pool2d(torch.cat([weight, colours, colours * frames], dim=1), GRID)
+
+
+def _misfit(frames: Tensor, sums: Tensor, cells: int) -> Tensor:
     """-2 log likelihood of every pixel under the local normal distributions, (T, 1, h, w)."""
-    sums = torch.cat([weight, weight * frames, weight * frames**2], dim=1)
-    sums = F.avg_pool2d(sums, GRID)
     # The frame as a whole stands behind windows without any sure pixel.
     everywhere = sums.mean((2, 3), keepdim=True)
     local = _mean_around(sums, cells) + 1e-3 * everywhere + 1e-8
