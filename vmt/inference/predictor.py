@@ -65,7 +65,6 @@ class PredictorOptions:
         top_k: (query, class) pairs kept of a whole video; windows are limited by the network.
         min_size: short side of the network's input in pixels.
         max_size: bound of its long side in pixels; 0: none.
-        frame_chunk: frames whose masks are brought to the size of the video at a time.
         crop_to_input: False stretches masks as the release does
             (docs/reference/released_code.md#odd-sizes).
         min_score: (track, class) pairs kept of a video in windows, in [0, 1].
@@ -87,7 +86,6 @@ class PredictorOptions:
     top_k: int = 10
     min_size: int = 360
     max_size: int = 0
-    frame_chunk: int = 4
     crop_to_input: bool = True
     min_score: float = 0.05
     link_threshold: float = 0.01
@@ -152,7 +150,6 @@ class PredictorOptions:
             top_k=cfg.TEST.TOP_K,
             min_size=cfg.INPUT.MIN_SIZE_TEST,
             max_size=cfg.INPUT.MAX_SIZE_TEST,
-            frame_chunk=cfg.TEST.FRAME_CHUNK,
             crop_to_input=behaviour(cfg).crop_to_input,
             similarity_weight=1.0 if cfg.TEST.WINDOW == 1 else 0.0,
             frame_association=cfg.TEST.ASSOCIATION,
