@@ -14,11 +14,13 @@ import pytest
 import torch
 import yaml
 from fvcore.common.config import CfgNode
-from torch import nn
+from torch import Tensor, nn
 
 from tests.engine.clips import CONFIGS
 from vmt.config.node import load_config
 from vmt.data.labels import resolve_label_space
+from vmt.layers import feed_forward
+from vmt.layers.feed_forward import FeedForward
 from vmt.modeling.meta_arch.build import build_network
 
 #: Keys that have a test.
@@ -103,6 +105,21 @@ def outline(cfg: CfgNode) -> Any:
     """``network`` without memory behind its parameters: shapes alone, in less time."""
     with torch.device("meta"):
         return build_network(cfg, resolve_label_space(cfg.MODEL.LABEL_SPACE))
+
+
+def record_hidden_types(
+    layer: FeedForward, types: list[torch.dtype], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Append the type of the hidden numbers of a feed-forward part each time it computes."""
+    linear = feed_forward.linear
+
+    def recording(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool = False) -> Tensor:
+        out = linear(x, weight, bias, relu=relu)
+        if weight is layer.linear1.weight:
+            types.append(out.dtype)
+        return out
+
+    monkeypatch.setattr(feed_forward, "linear", recording)
 
 
 def dropouts(part: nn.Module) -> set[float]:

@@ -13,7 +13,7 @@ import torch
 from fvcore.common.config import CfgNode
 
 from cocoapi_hq.io import rle
-from tests.config.keys.pairs import LATER, Pair, network, shows, shows_each
+from tests.config.keys.pairs import LATER, Pair, network, record_hidden_types, shows, shows_each
 from tests.inference.fake_model import BlobFrameModel, BlobModel, blob_video
 from vmt.engine.evaluate import SetResults, evaluate_set
 from vmt.engine.job import evaluate_only
@@ -171,12 +171,12 @@ def test_crop_to_input(pair: Pair) -> None:
 
 
 @shows("TEST.PRECISION", "bf16")
-def test_precision(pair: Pair) -> None:
+def test_precision(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the layers of the encoder compute in."""
     found: list[torch.dtype] = []
     for cfg in pair:
         net = network(cfg).eval()
-        net.encoder.layers[0].linear1.register_forward_hook(lambda *a: found.append(a[2].dtype))
+        record_hidden_types(net.encoder.layers[0], found, monkeypatch)
         net.segment_clip(torch.zeros(1, 3, 72, 104))
     assert found == [torch.float32, torch.bfloat16]
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from fvcore.common.config import CfgNode
 
-from tests.config.keys.pairs import Pair, network, shows, shows_each
+from tests.config.keys.pairs import Pair, network, record_hidden_types, shows, shows_each
 from vmt.engine import parallel
 from vmt.engine.lr_schedule import Schedule
 from vmt.engine.optimizer import build_optimizer
@@ -183,14 +183,18 @@ def test_seed(pair: Pair, shapes: Path, tmp_path: Path) -> None:
     *STEP,
 )
 def test_how_layers_compute(
-    pair: Pair, before: Any, after: Any, shapes: Path, tmp_path: Path
+    pair: Pair,
+    before: Any,
+    after: Any,
+    shapes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """How often an encoder layer computes in a step, and in which type."""
     found = []
     for run in prepared(pair, shapes, tmp_path):
         types: list[torch.dtype] = []
-        layer = run.trainer.model.encoder.layers[0].linear1
-        layer.register_forward_hook(lambda *a, types=types: types.append(a[2].dtype))
+        record_hidden_types(run.trainer.model.encoder.layers[0], types, monkeypatch)
         run.trainer.train()
         assert all(t.dtype == torch.float32 for t in run.trainer.model.parameters())
         found.append([(len(types), types[0])])
