@@ -82,6 +82,7 @@ NO_COMMANDS = {
     '[{"video_id"': "a result file",
     "@inproceedings": "citations",
     "[11/27 ": "what a command printed",
+    "(7,) (1,": "what Python printed",
     "mask_refiner.onnx:": "what a command printed",
 }
 #: Pages whose Python needs other people's tools, which a test of their own has or stands in for.
