@@ -14,6 +14,7 @@ from tests.synthetic import moving_shapes, shape_clip
 from vmt.data.catalog import load_dataset
 from vmt.engine.evaluate import frames_of
 from vmt.inference.predictor import PredictorOptions, VideoPredictor
+from vmt.modeling.backbones.folding import fold_frozen_norms
 from vmt.modeling.meta_arch.build import build_network
 from vmt.modeling.registry import META_ARCHITECTURES
 from vmt.utils.errors import CheckpointError, ConfigError
@@ -218,6 +219,7 @@ def test_the_predictor(plugin: Any, make_config: Callable[..., Any], tmp_path: A
     assert predictor.metadata.thing_classes == ["circle", "square", "triangle"]
     given = predictor(bgr)
     options = PredictorOptions.from_config(theirs.vmt_cfg)
+    fold_frozen_norms(ours)
     expected = list(VideoPredictor(ours.eval(), options).stream(rgb))
     assert list(given["frames"]) == expected
     streamed = list(predictor.stream(iter(bgr)))

@@ -315,9 +315,9 @@ def test_two_processes(script: Callable[..., int], tmp_path: Path, videos: Path)
     assert script(tmp_path / "alone", **keys) == 0
     a = weights(tmp_path / "two/vmt/model_final.safetensors")
     b = weights(tmp_path / "alone/vmt/model_final.safetensors")
-    # AdamW's first steps divide small gradients by themselves; a rounding may show
+    # AdamW's first steps divide small gradients by themselves, a rounding may show; a step is 2e-4
     apart = torch.cat([(a[name].double() - b[name].double()).abs().flatten() for name in a])
-    assert apart.mean() < 1e-8
+    assert apart.mean() < 1e-4 * 2e-4
     assert apart.max() < 1e-4
     results = [
         json.loads((tmp_path / f"{folder}/inference/annotations/results.json").read_text())

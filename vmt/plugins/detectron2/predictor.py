@@ -13,6 +13,7 @@ from detectron2.structures import Instances
 
 from vmt.inference.predictor import PredictorOptions
 from vmt.inference.predictor import VideoPredictor as Streams
+from vmt.modeling.backbones.folding import fold_frozen_norms
 from vmt.plugins.detectron2.checkpointer import VideoCheckpointer
 from vmt.plugins.detectron2.instances import Frame, frame_instances
 from vmt.plugins.detectron2.network import VideoNetwork
@@ -43,6 +44,7 @@ class VideoPredictor:
         assert isinstance(model, VideoNetwork), "built by META_ARCH_REGISTRY"
         self.model = model
         VideoCheckpointer(model).load(cfg.MODEL.WEIGHTS, [])
+        fold_frozen_norms(model.network)
         name = next(iter(cfg.DATASETS.TEST), f"vmt_{id(self)}")
         self.metadata = MetadataCatalog.get(name)
         if self.metadata.get("thing_classes") is None:
