@@ -124,7 +124,7 @@ def test_a_window_stays_below_the_ceilings(name: str, network) -> None:
 def test_masks_of_a_video_stay_below_the_ceilings(tiny) -> None:
     model = tiny("quick/vmt_tiny_released", "TEST.FRAME_CHUNK", str(FRAMES))
     frames = list(moving_shapes(FRAMES, (64, 96), 0).frames)
-    predictor = VideoPredictor(model, PredictorOptions(min_size=64, frame_chunk=FRAMES))
+    predictor = VideoPredictor(model, PredictorOptions(min_size=64))
     with DeviceCounts() as network_alone:
         model.predict({"image": torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)})
     with DeviceCounts() as counts:
