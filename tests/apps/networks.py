@@ -11,8 +11,10 @@ from torch import fx
 from vmt.inference.load import load_model
 from vmt.modeling.video_model import VideoModel
 
-#: (H, W) of the frames, and T.
-SIZE, FRAMES = (64, 96), 2
+#: (H, W) of the frames, which networks pad, and T.
+SIZE, FRAMES = (56, 88), 2
+#: (H, W) of cut-outs.
+CROP = (64, 96)
 
 
 #: One layer each, in networks whose graphs are long in the making.

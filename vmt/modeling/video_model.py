@@ -243,9 +243,10 @@ class VideoModel(nn.Module, ABC):
         frames = fold_frames(torch.stack(padded))
         if all(clip.shape[2:] == (height, width) for clip in clips):
             return frames, None
-        padding = torch.ones(len(clips), clips[0].shape[0], height, width, dtype=torch.bool)
-        for mask, clip in zip(padding, clips, strict=True):
-            mask[:, : clip.shape[2], : clip.shape[3]] = False
+        # Not written in place: torch.export would fix the number of frames.
+        rows, columns = torch.arange(height)[:, None], torch.arange(width)
+        outside = [(rows >= clip.shape[2]) | (columns >= clip.shape[3]) for clip in clips]
+        padding = torch.stack(outside)[:, None].expand(-1, clips[0].shape[0], -1, -1)
         return frames, fold_frames(padding).to(frames.device)
 
 
