@@ -50,7 +50,8 @@ class Shave:
         rejected = masks.any((1, 2)) & ~new.any((1, 2))
         new[rejected] = masks[rejected]
         confidence = np.linspace(0.9, 0.8, len(masks))
-        return RefinedFrame(new, confidence, (new != masks).sum((1, 2)), rejected)
+        levels = np.where((new != masks).any(0), 128, 255).astype(np.uint8)
+        return RefinedFrame(new, confidence, (new != masks).sum((1, 2)), rejected, levels)
 
 
 def shaved(mask):

@@ -76,6 +76,23 @@ def test_accept(refined: Refine) -> None:
     assert 0 <= changed(strict) < 0.8 * changed(log)
 
 
+def test_confidence_is_low_along_contours_alone(tmp_path: Path, refined: Refine) -> None:
+    refined("--confidence", str(tmp_path / "sure"))
+    assert sorted(path.name for path in (tmp_path / "sure").iterdir()) == [
+        "0.png",
+        "1.png",
+        "2.png",
+    ]
+    levels = np.array(Image.open(tmp_path / "sure" / "0.png"))
+    assert levels.shape == (H, W)
+    assert levels.dtype == np.uint8
+    assert levels.min() in range(128, 255)
+    near = np.zeros((H, W), bool)
+    near[4:68, 14:78] = True
+    near[34:38, 44:48] = False  # the middle of the object
+    assert (levels[~near] == 255).all()
+
+
 def test_weights(refined: Refine) -> None:
     masks, (other, log) = refined()[0], refined("--weights", "low_res")
     assert log["settings"]["weights"] == "low_res"
@@ -94,6 +111,45 @@ def test_an_unknown_device(tmp_path: Path, refined: Refine, capsys) -> None:
 
 
 # --- with a refiner that takes a pixel off -------------------------------------------------------
+
+
+def label_maps(root: Path, videos: int = 1) -> list[str]:
+    """Words of a call on videos of one frame with one object."""
+    for v in range(videos):
+        place = Path(f"v{v}") if videos > 1 else Path()
+        write_frames(root / "images" / place, 1)
+        labels = np.zeros((32, 48), np.uint8)
+        labels[5:15, 8:18] = 1
+        (root / "masks" / place).mkdir(parents=True)
+        Image.fromarray(labels).save(root / "masks" / place / "00000.png")
+    words = ["--masks", str(root / "masks"), "--images", str(root / "images")]
+    return [*words, "--output", str(root / "out")]
+
+
+def test_confidence_of_several_videos(tmp_path: Path, refiner) -> None:
+    sure = tmp_path / "sure"
+    words = ["refine", *label_maps(tmp_path, videos=2), "--confidence", str(sure)]
+    refiner.fail_at = 2
+    with pytest.raises(RuntimeError, match="power cut"):
+        main(words)
+    refiner.fail_at = None
+    assert main(words) == 0  # goes on, though the folder has maps by now
+    for v in range(2):
+        levels = np.array(Image.open(sure / f"video_v{v}" / "00000.png"))
+        assert (levels == 128).sum() == 36  # the rim that the refiner takes off
+        assert (levels == 255).sum() == 32 * 48 - 36
+
+
+def test_confidence_overwrites_nothing(tmp_path: Path, refiner, capsys) -> None:
+    words = ["refine", *label_maps(tmp_path)]
+    for folder, why in (("images", "is --images too"), ("masks", "is --masks too")):
+        assert main([*words, "--confidence", str(tmp_path / folder)]) == 2
+        assert why in capsys.readouterr().err
+    (tmp_path / "sure").mkdir()
+    (tmp_path / "sure" / "00000.png").write_text("mine")
+    assert main([*words, "--confidence", str(tmp_path / "sure")]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert (tmp_path / "sure" / "00000.png").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--report", type=Path, help="HTML page with before and after")
     add("--log", type=Path, help="change log; default: OUTPUT.changes.json")
     add(
+        "--confidence",
+        type=Path,
+        metavar="DIR",
+        help="folder for a grey PNG per frame that says where to look: from 128 (a toss-up) to 255 "
+        "(sure, or not looked at); one folder per video where there are several",
+    )
+    add(
         "--weights",
         default=ANY,
         metavar="NAME|FILE",

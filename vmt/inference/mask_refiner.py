@@ -48,12 +48,15 @@ class RefinedFrame:
         changed_px: (N,) int64, pixels that differ from the coarse mask.
         rejected: (N,) bool, the result was thrown away (empty, or too far from the coarse mask),
             ``masks`` has the coarse one.
+        confidence_map: (H, W) uint8, 255 * max(p, 1 - p) of each pixel, the lowest of all
+            tracklets: from 128, a toss-up, to 255, which also have pixels that were not looked at.
     """
 
     masks: BoolArray
     confidence: npt.NDArray[np.float64]
     changed_px: npt.NDArray[np.int64]
     rejected: BoolArray
+    confidence_map: ByteArray
 
 
 class FrameRefiner(Protocol):
@@ -95,12 +98,14 @@ class RefinedClip:
         confidence: (N, T) float.
         changed_px: (N, T) int64.
         rejected: (N, T) bool.
+        confidence_map: (T, H, W) uint8.
     """
 
     masks: BoolArray
     confidence: npt.NDArray[np.float64]
     changed_px: npt.NDArray[np.int64]
     rejected: BoolArray
+    confidence_map: ByteArray
 
 
 @dataclass
@@ -211,6 +216,7 @@ class MaskRefiner:
             confidence=np.stack([frame.confidence for frame in done], axis=1),
             changed_px=np.stack([frame.changed_px for frame in done], axis=1),
             rejected=np.stack([frame.rejected for frame in done], axis=1),
+            confidence_map=np.stack([frame.confidence_map for frame in done]),
         )
 
     def stream(
@@ -346,6 +352,7 @@ def _decide(item: _FrameInWindow, accept: float) -> RefinedFrame:
     masks = item.start.copy()
     confidence = np.ones(count)
     rejected = np.zeros(count, np.bool_)
+    sure_map = np.full(masks.shape[1:], 255, np.uint8)
     for n, votes in enumerate(item.votes):
         if not votes:
             continue
@@ -355,6 +362,8 @@ def _decide(item: _FrameInWindow, accept: float) -> RefinedFrame:
         accepted = mean.looked_at & (sure > accept)
         refined = np.where(accepted, mean.probability > 0.5, item.start[place])
         coarse = item.coarse[place]
+        level = np.where(mean.looked_at, np.rint(255 * sure), 255).astype(np.uint8)
+        np.minimum(sure_map[place[1:]], level, out=sure_map[place[1:]])
         if mean.looked_at.any():
             confidence[n] = float(sure[mean.looked_at].mean())
         common = np.count_nonzero(refined & coarse)
@@ -364,4 +373,4 @@ def _decide(item: _FrameInWindow, accept: float) -> RefinedFrame:
         else:
             masks[place] = refined
     changed = np.count_nonzero(masks != item.coarse, axis=(1, 2))
-    return RefinedFrame(masks, confidence, changed.astype(np.int64), rejected)
+    return RefinedFrame(masks, confidence, changed.astype(np.int64), rejected, sure_map)

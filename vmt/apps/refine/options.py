@@ -30,6 +30,7 @@ class RefineOptions:
     steady: int = 0
     report: Path | None = None
     log: Path | None = None
+    confidence: Path | None = None
     weights: str = ANY
     device: str = "auto"
     annotations: Path | None = None
@@ -57,12 +58,13 @@ class RefineOptions:
         return self.log or self.output.with_name(f"{self.output.name}.changes.json")
 
     def stamp(self) -> str:
-        """Differs when masks come out otherwise."""
+        """Differs when masks come out otherwise, or maps of confidence elsewhere."""
         weights = weights_path(self.weights)
         status = weights.stat() if weights.is_file() else None
         made = f"{status.st_size} {status.st_mtime_ns}" if status is not None else ""
+        maps = f", confidence='{self.confidence.absolute()}'" if self.confidence else ""
         # As earlier versions spelled it, so that their work folders stay valid.
         return (
             f"RefineOptions(accept={self.accept}, window={self.window}, steady={self.steady}, "
-            f"refiner='{weights.name} {made}')"
+            f"refiner='{weights.name} {made}'{maps})"
         )

@@ -69,6 +69,7 @@ def refine_video(
                 rows = _rows(refined, coarse)
                 if rows:
                     file.write(spell([t, masks.names[t], rows]))
+                    work.write_confidence(video, frames, t, refined.confidence_map)
                 count += len(rows)
                 bar.update()
         except VmtError:

@@ -15,9 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
+
 from cocoapi_hq.io import rle
 from vmt.apps.refine.frames import find_frames
 from vmt.apps.refine.options import RefineOptions
+from vmt.data.images import Frame
 from vmt.data.mask_files.base import Change, FrameSet, MaskFile, MaskVideo, VideoMasks
 from vmt.inference.sources import VideoSource
 from vmt.utils.atomic import AtomicFile, make_folder, output_error
@@ -45,6 +48,7 @@ class WorkFolder:
         self.problems: list[tuple[MaskVideo, VideoError]] = []
         self._masks = masks
         self._output = options.output
+        self._confidence = options.confidence
         self._stamps: dict[str, str] = {}
         for video in masks.videos:
             try:
@@ -56,7 +60,7 @@ class WorkFolder:
             self._stamps[video.key] = f"{video.stamp()} {frames.stamp} {options.stamp()}"
         if not self.frames:
             raise self.problems[0][1]
-        self.path = make_folder(options.output.with_name(options.output.name + ".part"))
+        self.path = make_folder(work_path(options))
 
     def finished(self, key: str) -> FinishedVideo | None:
         """A video that is done, unless its masks, frames or the options have changed since."""
@@ -83,11 +87,30 @@ class WorkFolder:
         file.write(spell(header))
         return file
 
+    def write_confidence(self, video: MaskVideo, frames: FrameSet, t: int, levels: Frame) -> None:
+        """Write the map of a frame where ``--confidence`` says; nowhere without it.
+
+        Args:
+            video: that the frame is of.
+            frames: of that video.
+            t: index of the frame.
+            levels: (H, W) uint8, see ``RefinedFrame.confidence_map``.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        if self._confidence is None:
+            return
+        alone = len(self._masks.videos) == 1
+        folder = self._confidence if alone else self._confidence / _safe_name(video.key)
+        make_folder(folder)
+        name = f"{t:05d}" if frames.stems is None else frames.stems[t]
+        _, coded = cv2.imencode(".png", levels)
+        with AtomicFile(folder / f"{name}.png", durable=False) as file:
+            file.write(coded.tobytes())
+
     def _file(self, key: str) -> Path:
-        safe = re.sub(r"[^\w.-]", "_", key)[:120]
-        # Two names may become one; a checksum keeps them apart.
-        checksum = "" if safe == key else f"_{zlib.crc32(key.encode()):08x}"
-        return self.path / f"{safe}{checksum}.jsonl"
+        return self.path / f"{_safe_name(key)}.jsonl"
 
     def write_output(self) -> None:
         """Put the output together; it appears whole or not at all.
@@ -116,6 +139,11 @@ class WorkFolder:
     def remove(self) -> None:
         """Delete it, when the run is complete."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def work_path(options: RefineOptions) -> Path:
+    """The work folder of a run."""
+    return options.output.with_name(options.output.name + ".part")
 
 
 @dataclass(frozen=True)
@@ -147,6 +175,12 @@ class FinishedVideo:
                     yield Change(t, name, n, key, area, changed, confidence, bool(rejected), mask)
 
 
+def _safe_name(key: str) -> str:
+    """A file name; two keys may look alike then, a checksum keeps them apart."""
+    safe = re.sub(r"[^\w.-]", "_", key)[:120]
+    return safe if safe == key else f"{safe}_{zlib.crc32(key.encode()):08x}"
+
+
 def spell(record: Any) -> bytes:
     """A line of a work file."""
     return json.dumps(record, separators=(",", ":")).encode() + b"\n"
@@ -167,6 +201,8 @@ def check_places(masks: MaskFile, options: RefineOptions) -> None:
         raise OutputError(f"{output}: is a folder, but {masks.form} are one file; name a file.")
     make_folder(output.parent)
     taken = {source.resolve(): "--masks", output.resolve(): "--output"}
+    if options.confidence is not None:
+        _check_maps(options.confidence, options, taken)
     for option, path in (("--log", options.log_path), ("--report", options.report)):
         if path is None:
             continue
@@ -177,6 +213,17 @@ def check_places(masks: MaskFile, options: RefineOptions) -> None:
         make_folder(path.parent)
         AtomicFile(path).discard()
         taken[path.resolve()] = option
+
+
+def _check_maps(folder: Path, options: RefineOptions, taken: dict[Path, str]) -> None:
+    """Refuse a folder for maps in which something else lies; that of a run cut short is none."""
+    if options.images is not None:
+        taken = taken | {options.images.resolve(): "--images"}
+    if other := taken.get(folder.resolve()):
+        raise OutputError(f"--confidence {folder}: is {other} too; name another folder.")
+    make_folder(folder)
+    if any(folder.iterdir()) and not work_path(options).exists():
+        raise OutputError(f"--confidence {folder}: is not empty; delete it or name another folder.")
 
 
 def count_text(number: int, noun: str) -> str:
