@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,28 @@ def test_rounding_is_a_share_of_the_largest_number(
     largest: float, scale: float, is_rounding: bool
 ) -> None:
     assert Difference("x", 1, largest, scale).is_rounding == is_rounding
+
+
+def test_the_order_of_queries_is_no_difference() -> None:
+    part = network("quick/maskdino_tiny").dense_part().eval()
+    inputs = part.example(2, FRAMES, SIZE)
+    by_query = [port.axes[1:2] == ("queries",) for port in part.outputs]
+    assert any(by_query)
+    assert not all(by_query)
+
+    def swapped(inputs: Sequence[Tensor], to: float | None = None) -> list[Tensor]:
+        outputs = [output.clone() for output in part(*inputs)]
+        for output, is_query in zip(outputs, by_query, strict=True):
+            if is_query:
+                output[1, [2, 5]] = output[1, [5, 2]]
+        if to is not None:
+            outputs[by_query.index(True)][1, 5] = to
+        return outputs
+
+    assert all(d.largest == 0 for d in compare(part, swapped, inputs))
+    for wrong in (9.0, float("nan")):
+        found = compare(part, lambda x, to=wrong: swapped(x, to), inputs)
+        assert [d.is_rounding for d in found].count(False) == 1
 
 
 def test_a_graph_that_says_something_else_is_noticed() -> None:

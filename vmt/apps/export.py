@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from vmt.checkpoint.download import sha256_of
@@ -317,13 +318,39 @@ def runner(path: Path) -> Run:
 
 @torch.no_grad()
 def compare(part: DensePart, run: Run, inputs: Sequence[Tensor]) -> list[Difference]:
-    """How far a graph's outputs are from ours."""
+    """How far a graph's outputs are from ours, wherever in the set of queries they are."""
+    ours = part(*inputs)
+    theirs = _in_our_order(part.outputs, ours, run(inputs))
     return [
         Difference(
             port.name,
             len(inputs[0]),
-            float((mine - theirs).abs().max()),
+            float((mine - other).abs().max()),
             float(mine.abs().max()),
         )
-        for port, mine, theirs in zip(part.outputs, part(*inputs), run(inputs), strict=True)
+        for port, mine, other in zip(part.outputs, ours, theirs, strict=True)
     ]
+
+
+def _in_our_order(
+    ports: Sequence[Port], ours: Sequence[Tensor], theirs: Sequence[Tensor]
+) -> list[Tensor]:
+    """A graph's outputs with its queries in the places of those of ours that they resemble most.
+
+    Where tokens become queries by their scores, rounding decides which of two near equals is first.
+    """
+    by_query = [k for k, port in enumerate(ports) if port.axes[1:2] == ("queries",)]
+    aligned = list(theirs)
+    if all(torch.allclose(ours[k], theirs[k], TOLERANCE, TOLERANCE) for k in by_query):
+        return aligned
+    for b in range(len(ours[by_query[0]])):
+        mine, other = (
+            torch.cat([tensors[k][b].flatten(1) for k in by_query], dim=1)
+            for tensors in (ours, theirs)
+        )
+        _, places = linear_sum_assignment(torch.cdist(mine, other).nan_to_num().numpy())
+        for k in by_query:
+            if aligned[k] is theirs[k]:
+                aligned[k] = theirs[k].clone()
+            aligned[k][b] = theirs[k][b][torch.from_numpy(places)]
+    return aligned
