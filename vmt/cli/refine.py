@@ -18,6 +18,9 @@ Files pair with frames of the same name, or with the same number in it. With --v
 frame goes in order; a few go by number, counted from 0, or from 1 where nothing else fits; where
 both would, --first-number says which.
 
+With --propagate a mask in one frame is enough, of a JSON, a folder, or one file of a frame; the
+others are made. Where an object is not found it has no mask.
+
 --output gets the same form; what is not refined stays as it is: null frames, crowd regions, empty
 masks, other fields. A tracklet's changes are listed in a log beside it.
 
@@ -25,6 +28,7 @@ Videos that are done stay in OUTPUT.part until all are; a run that broke off goe
 
 Example:
   vmt refine --masks train.json --images JPEGImages --output sharp.json --report report.html
+  vmt refine --masks my_polygons --video my.mp4 --first-number 0 --propagate --output my_tracklets
 """
 
 from __future__ import annotations
@@ -59,6 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="overrule each refined mask where those of N frames on each side agree against it, "
         "and refine it again; for masks made frame by frame, 3 is good (default 0: never)",
+    )
+    add(
+        "--propagate",
+        action="store_true",
+        help="give every object a mask in all frames of its video, forwards and backwards from "
+        "those that it has, see docs/howto/propagate.md",
     )
     add("--report", type=Path, help="HTML page with before and after")
     add("--log", type=Path, help="change log; default: OUTPUT.changes.json")

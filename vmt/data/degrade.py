@@ -200,13 +200,26 @@ def _dilate(mask: ByteArray, radius_px: int) -> ByteArray:
 
 def _polygon(clean: ByteArray, plan: _Plan, rng: np.random.Generator) -> ByteArray:
     """What somebody draws with a few clicks around the largest piece, holes filled."""
+    return drawn_polygon(clean, max(3, round(plan.amount * rng.uniform(0.75, 1.25))), rng)
+
+
+def drawn_polygon(clean: ByteArray, most: int, rng: np.random.Generator) -> ByteArray:
+    """The finest polygon of so few corners around the largest piece, each up to 2 px off.
+
+    Args:
+        clean: (H, W) uint8, 1 on the object.
+        most: corners, at least 3.
+        rng: how far they are off.
+
+    Returns:
+        (H, W) uint8, holes filled.
+    """
     contours, _ = cv2.findContours(clean, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     ring = max(contours, key=len)
-    wanted = max(3, round(plan.amount * rng.uniform(0.75, 1.25)))
     low, high = 0.0, float(max(clean.shape))
-    for _ in range(12):  # halving: the finest polygon that has so few corners
+    for _ in range(12):  # halving
         middle = (low + high) / 2
-        few = len(cv2.approxPolyDP(ring, middle, True)) <= wanted
+        few = len(cv2.approxPolyDP(ring, middle, True)) <= most
         low, high = (low, middle) if few else (middle, high)
     corners = cv2.approxPolyDP(ring, high, True)[:, 0]
     clicks = corners + rng.uniform(-CLICK_PX, CLICK_PX, corners.shape).round().astype(np.int32)

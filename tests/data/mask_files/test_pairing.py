@@ -144,3 +144,30 @@ def test_masks_that_no_frame_has(names: list[str], stems: list[str], said: str) 
 def test_a_first_number_beside_frames_with_names() -> None:
     with pytest.raises(AnnotationError, match="--first-number 1: is for masks of a video file"):
         pair(files("1"), folder("1"), "mask", 1)
+
+
+@pytest.mark.parametrize(
+    ("names", "frames", "first", "expected"),
+    [
+        (["00002"], folder(*numbered("{:05d}", range(4))), None, numbered("{:05d}", range(4))),
+        (["a", "c"], folder("a", "b", "c"), None, ["a", "b", "c"]),
+        (
+            ["mask_07_v2", "mask_09_v2"],
+            folder("f6", "f7", "f8", "f9", "f10"),
+            None,
+            ["mask_06_v2", "mask_07_v2", "mask_08_v2", "mask_09_v2", "mask_10_v2"],
+        ),
+        (["00002"], clip(4), 0, numbered("{:05d}", range(4))),
+        (["00012"], clip(4), 10, numbered("{:05d}", range(10, 14))),
+        (["8", "11"], clip(4), 8, ["8", "9", "10", "11"]),
+        (["12"], clip(4), 9, ["9", "10", "11", "12"]),
+        (["2_of_9", "3_of_9"], clip(3), 1, ["1_of_9", "2_of_9", "3_of_9"]),
+        (["b", "a"], clip(2), None, ["a", "b"]),
+    ],
+)
+def test_masks_of_other_frames_would_be_called(
+    names: list[str], frames: FrameSet, first: int | None, expected: list[str]
+) -> None:
+    pairing = pair(files(*names), frames, "mask", first)
+    assert [pairing.name_of(t) for t in range(frames.count or 0)] == expected
+    assert all(pairing.name_of(t) == name for t, name in pairing.names.items())

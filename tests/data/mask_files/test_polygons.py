@@ -217,3 +217,32 @@ def test_a_mask_that_labelme_stores_as_a_picture(tmp_path):
     (written,) = json.loads(path.read_text())["shapes"]
     assert (written["shape_type"], written["mask"], written["label"]) == ("polygon", None, "dog")
     assert (PolygonCodec().read(path, SIZE)["dog"] == new).all()
+
+
+def test_objects_that_a_file_lacks_are_added(tmp_path):
+    path = _write(
+        tmp_path / "a.json",
+        {"label": "cat", "group_id": 3, "points": _box(20, 10, 5, 4)},
+        imageData="AAAA",
+    )
+    two = np.zeros(SIZE, bool)
+    two[1:4, 1:4] = two[8:12, 1:9] = True
+    one = np.zeros(SIZE, bool)
+    one[14:18, 20:28] = True
+    new = {"dog": two, "dog #2": one, "bird (group 7)": np.roll(one, -10, 1), "cow (group x)": one}
+    changes = {key: change(mask) for key, mask in new.items()}
+    codec = PolygonCodec()
+    again = tmp_path / "b.json"
+    again.write_bytes(codec.rewrite(path, changes))
+    found = codec.read(again, SIZE)
+    assert list(found) == ["cat (group 3)", *new]
+    assert all((found[key] == mask).all() for key, mask in new.items())
+    ((target, content),) = codec.create([path], "c", changes)
+    assert target == tmp_path / "c.json"
+    target.write_bytes(content)
+    found = codec.read(target, SIZE)
+    assert list(found) == list(new)
+    assert all((found[key] == mask).all() for key, mask in new.items())
+    shapes = json.loads(content)["shapes"]
+    assert [shape["label"] for shape in shapes] == ["dog", "dog", "dog", "bird", "cow"]
+    assert json.loads(content)["imageData"] is None

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from tqdm import tqdm
 
 from vmt.apps.refine.options import RefineOptions
+from vmt.apps.refine.propagate import propagate_video, whole_videos
 from vmt.apps.refine.summary import Summary
 from vmt.apps.refine.videos import refine_video
 from vmt.apps.refine.work_folder import WorkFolder, check_places, count_text
@@ -18,6 +19,8 @@ from vmt.data.mask_files.entries import EntryOptions
 from vmt.data.mask_files.open import MaskOptions, has_frames, open_mask_file
 from vmt.data.names import read_void
 from vmt.inference.mask_refiner import FrameRefiner, MaskRefiner
+from vmt.inference.propagation.propagator import MaskPropagator
+from vmt.inference.propagation.view import ViewMaker
 from vmt.utils.atomic import write_text
 from vmt.utils.errors import AnnotationError, OutputError, VideoError, VmtError
 from vmt.utils.threads import take_free_cores
@@ -44,6 +47,8 @@ def refine_masks(options: RefineOptions, say: Say) -> str:
         options.masks,
         MaskOptions(entries, *read_void(options.void), one_video, options.first_number),
     )
+    if options.propagate:
+        masks = whole_videos(masks)
     check_places(masks, options)
     work = WorkFolder(masks, options)
     about = [masks.form, count_text(len(masks.videos), masks.noun), masks.note]
@@ -57,7 +62,8 @@ def refine_masks(options: RefineOptions, say: Say) -> str:
             summary.add(video, finished)
     text = summary.text(count, seconds)
     work.write_output()
-    settings = {key: getattr(options, key) for key in ("weights", "accept", "window", "steady")}
+    keys = ["weights", "accept", "window", "steady", *["propagate"] * options.propagate]
+    settings = {key: getattr(options, key) for key in keys}
     log = {"masks": str(masks.path), "settings": settings, "left_alone": bad}
     files = [options.output, options.log_path]
     try:
@@ -86,6 +92,11 @@ def load_refiner(options: RefineOptions) -> FrameRefiner:
     )
 
 
+def load_propagator(refiner: FrameRefiner, options: RefineOptions) -> MaskPropagator:
+    """The same network, for ``--propagate``."""
+    return MaskPropagator(refiner, ViewMaker.from_pretrained(options.device), options.accept)
+
+
 def _refine(
     masks: MaskFile, work: WorkFolder, options: RefineOptions, bad: list[str], say: Say
 ) -> tuple[int, float]:
@@ -96,13 +107,17 @@ def _refine(
     if not todo:
         return 0, 0.0
     refiner = load_refiner(options)
+    propagator = load_propagator(refiner, options) if options.propagate else None
     start = time.perf_counter()
     alone, count = len(todo) == 1, 0
     with tqdm(total=len(todo), unit=f" {masks.noun}s", disable=alone) as bar:
         for video in todo:
             try:
                 with tqdm(unit=" frames", disable=not alone) as frames:
-                    done, note = refine_video(video, refiner, work, options, frames)
+                    if propagator is not None:
+                        done, note = propagate_video(video, propagator, work, frames)
+                    else:
+                        done, note = refine_video(video, refiner, work, options, frames)
             except (VideoError, AnnotationError) as error:
                 if len(masks.videos) == 1:
                     raise

@@ -28,6 +28,7 @@ class RefineOptions:
     accept: float = ACCEPT
     window: int = WINDOW
     steady: int = 0
+    propagate: bool = False
     report: Path | None = None
     log: Path | None = None
     confidence: Path | None = None
@@ -46,6 +47,16 @@ class RefineOptions:
             raise ConfigError(f"--accept {self.accept}: give a confidence from 0.5 to below 1.")
         if self.steady < 0:
             raise ConfigError(f"--steady {self.steady}: give a number of frames from 0 on.")
+        if self.steady and self.propagate:
+            raise ConfigError(
+                f"--steady {self.steady} and --propagate: steady is for masks in every frame; give "
+                "one of the two."
+            )
+        if self.confidence is not None and self.propagate:
+            raise ConfigError(
+                f"--confidence {self.confidence} and --propagate: maps are of masks that are "
+                "given; propagate first, then refine the output with --confidence."
+            )
         if self.first_number is not None and (self.video is None or self.first_number < 0):
             raise ConfigError(
                 f"--first-number {self.first_number}: give a number from 0 on, for masks of a "
@@ -63,8 +74,9 @@ class RefineOptions:
         status = weights.stat() if weights.is_file() else None
         made = f"{status.st_size} {status.st_mtime_ns}" if status is not None else ""
         maps = f", confidence='{self.confidence.absolute()}'" if self.confidence else ""
+        more = ", propagate=True" if self.propagate else ""
         # As earlier versions spelled it, so that their work folders stay valid.
         return (
             f"RefineOptions(accept={self.accept}, window={self.window}, steady={self.steady}, "
-            f"refiner='{weights.name} {made}'{maps})"
+            f"refiner='{weights.name} {made}'{maps}{more})"
         )

@@ -69,6 +69,7 @@ def make_page(
             *moved,
             (f"{total.confidence:.2f}", "mean confidence"),
             (f"{len(total.rejected):,}", "results rejected"),
+            *[(f"{summary.propagated:,}", "masks propagated")] * options.propagate,
         ],
         rows=rows,
         hidden_rows=summary.tracklets - len(summary.rows),
@@ -93,7 +94,8 @@ def _measure(
         coarse = loaded.at(t)
         by_row = {change.tracklet: change for change in group}
         for n in tracklets:
-            before = rle.encode(coarse[n]) if n in by_row else None
+            given = n in by_row and not by_row[n].propagated
+            before = rle.encode(coarse[n]) if given else None
             after = by_row[n].mask or before if n in by_row else None
             old[n] += [*gap, before]
             new[n] += [*gap, after]

@@ -38,6 +38,8 @@ class Tally:
         changed_px: pixels that differ.
         confidences: sum over the masks.
         rejected: names of the frames whose new mask was thrown away.
+        propagated: names of the frames whose mask was propagated -> its confidence.
+        lost: names of the frames in which the object was not found.
     """
 
     video: str = ""
@@ -48,6 +50,8 @@ class Tally:
     changed_px: int = 0
     confidences: float = 0.0
     rejected: list[str] = field(default_factory=list)
+    propagated: dict[str, float] = field(default_factory=dict)
+    lost: dict[str, float] = field(default_factory=dict)
 
     @property
     def share(self) -> float:
@@ -59,15 +63,29 @@ class Tally:
         """Mean over the masks, in [0.5, 1]; 0 without one."""
         return self.confidences / max(self.masks, 1)
 
-    def add(self, masks: int, area: int, changed_px: int, confidences: float) -> None:
-        """Count more masks."""
-        self.masks += masks
-        self.area += area
-        self.changed_px += changed_px
-        self.confidences += confidences
+    def add(self, change: Change) -> None:
+        """Count one more mask."""
+        if change.propagated:
+            where = self.lost if change.rejected else self.propagated
+            where[change.name] = change.confidence
+            return
+        self.masks += 1
+        self.area += change.area
+        self.changed_px += change.changed_px
+        self.confidences += change.confidence
+        self.rejected += [change.name] if change.rejected else []
+
+    def join(self, other: Tally) -> None:
+        """Count the masks of a tracklet, too."""
+        self.masks += other.masks
+        self.area += other.area
+        self.changed_px += other.changed_px
+        self.confidences += other.confidences
+        self.rejected += [f"{other.video} {frame}" for frame in other.rejected]
 
     def log_row(self) -> dict[str, Any]:
         """Of the change log."""
+        more = {"propagated": self.propagated, "lost_frames": self.lost}
         return {
             "tracklet": self.tracklet,
             "masks": self.masks,
@@ -75,7 +93,7 @@ class Tally:
             "changed_share": round(self.share, 6),
             "mean_confidence": round(self.confidence, 4),
             "rejected_frames": self.rejected,
-        }
+        } | {key: frames for key, frames in more.items() if self.propagated or self.lost}
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +116,8 @@ class Summary:
         total: of all masks.
         videos: of the change log.
         tracklets: how many have masks.
+        propagated: masks that were made in frames that had none.
+        lost: frames in which a propagated tracklet was not found.
         rows: the most changed of them, at most ``MAX_ROWS``.
         examples: the most changed frames, at most ``MAX_EXAMPLES``.
     """
@@ -105,7 +125,7 @@ class Summary:
     def __init__(self) -> None:
         self.total = Tally()
         self.videos: list[dict[str, Any]] = []
-        self.tracklets = 0
+        self.tracklets = self.propagated = self.lost = 0
         self.rows: list[Tally] = []
         self.examples: list[Example] = []
 
@@ -116,13 +136,13 @@ class Summary:
         best: dict[int, list[Example]] = {}
         for change in finished:
             tally = tallies[change.tracklet]
-            tally.add(1, change.area, change.changed_px, change.confidence)
-            tally.rejected += [change.name] if change.rejected else []
+            tally.add(change)
             if change.mask is not None and change.area >= MIN_EXAMPLE_PX:
                 _offer(best.setdefault(change.tracklet, []), Example(tally, change))
         for tally in tallies:
-            total.add(tally.masks, tally.area, tally.changed_px, tally.confidences)
-            total.rejected += [f"{name} {frame}" for frame in tally.rejected]
+            total.join(tally)
+            self.propagated += len(tally.propagated)
+            self.lost += len(tally.lost)
         log_rows = [tally.log_row() for tally in tallies]
         self.videos.append({"video": name, "note": finished.note, "tracklets": log_rows})
         present = [tally for tally in tallies if tally.masks]
@@ -135,20 +155,26 @@ class Summary:
         """For people.
 
         Args:
-            masks_now: refined by this run; frames without a mask cost next to nothing.
+            masks_now: refined or propagated by this run.
             seconds: that it took.
         """
         total, speed = self.total, ""
+        made = total.masks + self.propagated
         if masks_now:
-            some = f", {masks_now:,} of them now," if masks_now < total.masks else ""
+            some = f", {masks_now:,} of them now," if masks_now < made else ""
             speed = f"{some} in {seconds:.1f} s ({seconds / masks_now:.2f} s per mask)"
-        elif total.masks:
+        elif made:
             speed = " in an earlier run"
+        more = ""
+        if self.propagated or self.lost:
+            more = f" and {self.propagated:,} propagated"
         text = (
-            f"{count_text(total.masks, 'mask')} refined{speed}: "
+            f"{count_text(total.masks, 'mask')} refined{more}{speed}: "
             f"{count_text(total.changed_px, 'pixel')} changed ({total.share:.1%} of the masks), "
             f"{count_text(len(total.rejected), 'result')} rejected"
         )
+        if self.lost:
+            text += f", {count_text(self.lost, 'mask')} not found"
         if total.rejected:
             text += f"\nrejected: {list_few(total.rejected, 3)}. {REJECTED}"
         return text

@@ -46,7 +46,7 @@ def refine_video(
         OutputError: the disk is full.
     """
     source = work.frames[video.key]()
-    frames, masks = _load(video, source)
+    frames, masks = load_masks(video, source)
     if not masks.names:
         work.begin(video, masks, frames).commit()
         return 0, f"{masks.note} There is no mask to refine.".strip()
@@ -84,7 +84,7 @@ def refine_video(
     return count, masks.note
 
 
-def _load(video: MaskVideo, source: VideoSource) -> tuple[FrameSet, VideoMasks]:
+def load_masks(video: MaskVideo, source: VideoSource) -> tuple[FrameSet, VideoMasks]:
     """What masks must know of the frames of a video, and the masks; both are of one length."""
     if isinstance(source, VideoFile):
         source.check_whole()

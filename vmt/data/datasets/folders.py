@@ -95,7 +95,8 @@ def _pair(
     video.refuse_frames(paths)
     stems = tuple(path.stem for path in paths)
     note = video.codec.survey(video.files if report is not None else (), size)
-    files, pairing = video.pair(FrameSet(str(paths[0].parent), size, stems, len(stems)))
+    pairing = video.pair(FrameSet(str(paths[0].parent), size, stems, len(stems)))
+    files = dict(pairing.files)
     bare = [stem for t, stem in enumerate(stems) if t not in files]
     if bare and strict:
         noun = video.codec.noun
@@ -103,7 +104,7 @@ def _pair(
             f"{video.where}: {len(bare)} frames have no {noun} (first: {bare[0]}); add them, "
             "or convert with --sparse, which leaves these frames out."
         )
-    said = join_notes(pairing, note)
+    said = join_notes(pairing.note, note)
     if report is not None and said:
         report(f"{video.label}: {said}")
     return files

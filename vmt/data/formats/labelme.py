@@ -50,7 +50,7 @@ def _read(files: tuple[Path, ...], folder: Path, video: DrawnVideo) -> str:
     stems, codec = tuple(path.stem for path in video.files), PolygonCodec()
     note = codec.survey(files, video.size)
     frames = FrameSet(str(folder), video.size, stems, len(stems))
-    pairs, _ = FolderVideo.of(files, codec, video.name).pair(frames)
+    pairs = FolderVideo.of(files, codec, video.name).pair(frames).files
     video.annotated.update(pairs)
     for t, (file,) in pairs.items():
         content = read_polygons(file)

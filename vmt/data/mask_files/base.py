@@ -70,10 +70,12 @@ class Change:
         name: of the frame: its file's, or its index.
         tracklet: of the video, by its place.
         key: of that tracklet.
-        area: of the mask before, in pixels.
+        area: of the mask before, in pixels; 0 where there was none and one was propagated.
         changed_px: pixels that differ.
-        confidence: mean over the pixels that were looked at, in [0.5, 1].
-        rejected: a new mask was made and thrown away.
+        confidence: mean over the pixels that were looked at, in [0.5, 1]; of a propagated mask, in
+            [0, 1], see ``vmt.inference.propagation``.
+        rejected: a new mask was made and thrown away; where there was none before, the object was
+            not found.
         mask: the new one; None when it is the old one.
     """
 
@@ -86,6 +88,11 @@ class Change:
     confidence: float
     rejected: bool
     mask: rle.Rle | None
+
+    @property
+    def propagated(self) -> bool:
+        """There was no mask before."""
+        return self.area == 0
 
 
 #: What became of the video of a key, in order of frames, from its start each time; none of videos
@@ -104,6 +111,7 @@ class VideoMasks:
             touched.
         note: what a person should know, in one sentence; may be empty.
         length: frames that the video must have; None when any number will do.
+        name_of: index of any frame -> what the mask file calls it, or would.
     """
 
     tracklets: Sequence[TrackletName]
@@ -111,6 +119,7 @@ class VideoMasks:
     at: Callable[[int], BoolArray]
     note: str = ""
     length: int | None = None
+    name_of: Callable[[int], str] = str
 
     @property
     def frames(self) -> list[int]:

@@ -318,14 +318,16 @@ class EntryVideo(MaskVideo):
             counts.append(own)
         present = sorted({t for own in counts for t, text in enumerate(own) if text is not None})
         names = self.file_names
+        name_of = (lambda t: Path(names[t]).stem) if names else str
         return VideoMasks(
             tracklets,
-            {t: Path(names[t]).stem if names else str(t) for t in present},
+            {t: name_of(t) for t in present},
             partial(_decode_frame, counts, frames.size),
             join_notes(
                 idle_note(idle), f"{empty} empty masks (no pixel) stay as they are." * bool(empty)
             ),
             length,
+            name_of,
         )
 
     def _left_alone(self, element: Mapping[str, Json]) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
@@ -31,6 +31,21 @@ from vmt.utils.errors import AnnotationError
 
 #: Frame -> its files.
 FrameFiles = Mapping[int, tuple[Path, ...]]
+
+
+@dataclass(frozen=True)
+class FramePairing:
+    """The files of a video and their frames.
+
+    Args:
+        files: by frame, in order of frames.
+        note: what a person should know; may be empty.
+        name_of: what a file of any frame is called, without extension.
+    """
+
+    files: FrameFiles
+    note: str
+    name_of: Callable[[int], str]
 
 
 class FrameCodec(ABC):
@@ -68,6 +83,22 @@ class FrameCodec(ABC):
     @abstractmethod
     def rewrite(self, path: Path, changes: Mapping[str, Change]) -> bytes:
         """The file with other masks; ``changes`` has every object that it shows, one is new."""
+
+    @abstractmethod
+    def create(
+        self, files: Sequence[Path], name: str, changes: Mapping[str, Change]
+    ) -> Iterator[tuple[Path, bytes]]:
+        """Files for masks of a frame that lie in none of its own.
+
+        Args:
+            files: of the video.
+            name: of the frame's files, without extension.
+            changes: of the objects that have a new mask.
+
+        Yields:
+            Path beside the others, and content; perhaps of files that are there already, which
+            ``rewrite`` has dealt with.
+        """
 
     def label(self, key: str) -> str:
         """An object's name for people."""
@@ -148,8 +179,8 @@ class FolderVideo(MaskVideo):
             files.setdefault(path.stem, []).append(path)
         return {name: files[name] for name in sorted(files, key=natural_key)}
 
-    def pair(self, frames: FrameSet) -> tuple[dict[int, tuple[Path, ...]], str]:
-        """Frame -> its files, in order of frames, and what a person should know of it.
+    def pair(self, frames: FrameSet) -> FramePairing:
+        """Which files are of which frame.
 
         Raises:
             AnnotationError: the files and the frames do not belong together.
@@ -157,13 +188,15 @@ class FolderVideo(MaskVideo):
         files = self.by_name()
         firsts = {name: paths[0] for name, paths in files.items()}
         pairing = pair(firsts, frames, self.codec.noun, self.first_number)
-        return {t: tuple(files[pairing.names[t]]) for t in sorted(pairing.names)}, pairing.note
+        of_frame = {t: tuple(files[pairing.names[t]]) for t in sorted(pairing.names)}
+        return FramePairing(of_frame, pairing.note, pairing.name_of)
 
     def load(self, frames: FrameSet) -> VideoMasks:
         """Tracklets and masks of the video, files paired with frames."""
         codec, size = self.codec, frames.size
         survey = codec.survey(self.files, size)
-        files, pairing = self.pair(frames)
+        pairing = self.pair(frames)
+        files = pairing.files
         objects = {
             t: [key for path in paths for key in codec.read(path, size)]
             for t, paths in files.items()
@@ -173,7 +206,8 @@ class FolderVideo(MaskVideo):
             [TrackletName(key, codec.label(key), codec.category(key)) for key in keys],
             {t: files[t][0].stem for t, some in objects.items() if some},
             partial(_read_frame, codec, files, keys, size),
-            join_notes(pairing, survey),
+            join_notes(pairing.note, survey),
+            name_of=pairing.name_of,
         )
 
 
@@ -198,15 +232,40 @@ class FolderFile(MaskFile):
     def rewrite(self, changes_of: ChangesOf) -> Iterator[tuple[str, Iterable[bytes]]]:
         """Every file with its other masks, video by video."""
         for video in self.videos:
+            files = video.by_name()
             frames = groupby(changes_of(video.key), attrgetter("frame"))
             by_name: dict[str, list[Change]] = {}
-            for name, paths in video.by_name().items():
+            for name, paths in files.items():
                 while name not in by_name and (group := next(frames, None)) is not None:
                     changes = list(group[1])
-                    by_name[changes[0].name] = changes
+                    if changes[0].name in files:
+                        by_name[changes[0].name] = changes
+                    else:
+                        yield from self._created(video, changes)
                 own = {change.key: change for change in by_name.pop(name, ())}
                 new = any(change.mask is not None for change in own.values())
                 for path in paths:
                     relative = "" if path == self.path else str(path.relative_to(self.path))
                     content = video.codec.rewrite(path, own) if new else path.read_bytes()
                     yield relative, (content,)
+                yield from self._created(video, list(own.values()), paths)
+            for _, changes_of_frame in frames:
+                yield from self._created(video, list(changes_of_frame))
+
+    def _created(
+        self, video: FolderVideo, changes: Sequence[Change], there: Sequence[Path] = ()
+    ) -> Iterator[tuple[str, Iterable[bytes]]]:
+        """Files that a frame has not ``there`` yet."""
+        new = {c.key: c for c in changes if c.propagated and c.mask is not None}
+        if not new:
+            return
+        taken = {path.parent for path in there}
+        for path, content in video.codec.create(video.files, changes[0].name, new):
+            if path.parent not in taken:
+                yield str(path.relative_to(self.path)), (content,)
+
+    def as_folder(self) -> FolderFile:
+        """The same; of one file, the folder with that file alone, so that others can be added."""
+        if self.path.is_dir():
+            return self
+        return replace(self, path=self.path.parent)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from cocoapi_hq.io import rle
 from vmt.data.label_maps import (
     MAX_EDGE_VALUES,
     EdgeSurvey,
+    Labels,
     LabelScheme,
     find_scheme,
     read_labels,
@@ -105,7 +106,18 @@ class LabelMapCodec(FrameCodec):
         the lower number. An object that would be covered whole keeps its old pixels. Pixels whose
         value is no object's stay.
         """
-        labels = read_labels(path)
+        return write_labels_like(path, self._painted(read_labels(path), changes))
+
+    def create(
+        self, files: Sequence[Path], name: str, changes: Mapping[str, Change]
+    ) -> Iterator[tuple[Path, bytes]]:
+        """One label map, of the kind of the first one."""
+        like = files[0]
+        labels = self._painted(np.zeros_like(read_labels(like)), changes)
+        yield like.with_name(f"{name}{like.suffix}"), write_labels_like(like, labels)
+
+    @staticmethod
+    def _painted(labels: Labels, changes: Mapping[str, Change]) -> Labels:
         old = {int(key): labels == int(key) for key in changes}
         free = (labels == 0) | np.any(list(old.values()), axis=0)
         result = np.where(free, 0, labels).astype(labels.dtype)
@@ -115,7 +127,7 @@ class LabelMapCodec(FrameCodec):
         for value, before in old.items():
             if not (result == value).any():
                 result[before] = value
-        return write_labels_like(path, result)
+        return result
 
 
 class ObjectMapCodec(FrameCodec):
@@ -153,6 +165,15 @@ class ObjectMapCodec(FrameCodec):
         labels = read_labels(path)
         new = np.where(rle.decode(change.mask), labels.max(), 0)
         return write_labels_like(path, new.astype(labels.dtype))
+
+    def create(
+        self, files: Sequence[Path], name: str, changes: Mapping[str, Change]
+    ) -> Iterator[tuple[Path, bytes]]:
+        """One map per object, of the kind of its first one that shows something."""
+        for key, change in changes.items():
+            own = (path for path in files if path.parent.name == key)
+            like = next(path for path in own if read_labels(path).any())
+            yield like.with_name(f"{name}{like.suffix}"), self.rewrite(like, {key: change})
 
 
 def _read_sized(path: Path, size: Size) -> np.ndarray[tuple[int, ...], np.dtype[np.integer]]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 from vmt.data.mask_files.base import FrameSet, list_few
 from vmt.utils.errors import AnnotationError
+
+_NUMBER = re.compile("[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -19,10 +21,12 @@ class Pairing:
     Args:
         names: index of a frame -> name of its masks.
         note: what a person should know; may be empty.
+        name_of: what masks of any frame are called, beside those that are there.
     """
 
     names: Mapping[int, str]
     note: str
+    name_of: Callable[[int], str] = str
 
 
 def pair(
@@ -65,7 +69,9 @@ class _Pairing:
         index = {stem: t for t, stem in enumerate(stems)}
         lonely = [name for name in self.names if name not in index]
         if not lonely:
-            return self._report({index[name]: name for name in self.names}, stems)
+            return self._report(
+                {index[name]: name for name in self.names}, stems, stems.__getitem__
+            )
         numbered, places = numbers_of(self.names), numbers_of(stems)
         per_object = all(name.rpartition("_")[0] in index for name in lonely)
         if len(lonely) == len(self.names) and not per_object:
@@ -73,9 +79,15 @@ class _Pairing:
                 frame_of = {number: index[stem] for number, stem in places.items()}
                 if all(number in frame_of for number in numbered):
                     pairs = {frame_of[number]: name for number, name in numbered.items()}
-                    return self._report(pairs, stems, "by the number in their names")
+                    in_order = list(places)
+                    return self._report(
+                        pairs,
+                        stems,
+                        lambda t: renumbered(self.names, in_order[t]),
+                        "by the number in their names",
+                    )
             if len(self.names) == len(stems):
-                return self._report(dict(enumerate(self.names)), stems, "in order")
+                return self._in_order(stems)
         hint = "."
         if per_object:
             hint = "; one file per object and frame is read from a folder per object."
@@ -93,7 +105,7 @@ class _Pairing:
         numbered = numbers_of(self.names)
         if isinstance(numbered, str):
             if len(self.names) == count and first is None:
-                return self._report(dict(enumerate(self.names)), stems, "in order")
+                return self._in_order(stems)
             raise AnnotationError(
                 f"{self.files[self.names[0]]}: there are {len(self.names)} {self.noun}s for the "
                 f"{count} frames of {self.frames.where}, and {numbered} tells which frame each is "
@@ -102,7 +114,8 @@ class _Pairing:
         numbers = sorted(numbered)
         steps = {b - a for a, b in pairwise(numbers)}
         if first is None and len(numbers) == count and len(steps) <= 1:
-            return self._report({t: numbered[n] for t, n in enumerate(numbers)}, stems)
+            names = [numbered[n] for n in numbers]
+            return self._report(dict(enumerate(names)), stems, names.__getitem__)
         if first is None:
             first = self._first_number(numbers, count)
         for number in (numbers[0], numbers[-1]):
@@ -112,7 +125,11 @@ class _Pairing:
                     f"{self.frames.where} has frames 0 to {count - 1}; number the files from 0, or "
                     "say with --first-number what the first frame's number is."
                 )
-        return self._report({n - first: numbered[n] for n in numbers}, stems)
+        return self._report(
+            {n - first: numbered[n] for n in numbers},
+            stems,
+            lambda t: renumbered(self.names, t + first),
+        )
 
     def _first_number(self, numbers: Sequence[int], count: int) -> int:
         """0 or 1, whichever is certain."""
@@ -130,7 +147,17 @@ class _Pairing:
             "--first-number 0 or --first-number 1."
         )
 
-    def _report(self, names: Mapping[int, str], stems: Sequence[str], how: str = "") -> Pairing:
+    def _in_order(self, stems: Sequence[str]) -> Pairing:
+        names = self.names
+        return self._report(dict(enumerate(names)), stems, names.__getitem__, "in order")
+
+    def _report(
+        self,
+        names: Mapping[int, str],
+        stems: Sequence[str],
+        name_of: Callable[[int], str],
+        how: str = "",
+    ) -> Pairing:
         notes = []
         if how:
             t = min(names)
@@ -142,7 +169,7 @@ class _Pairing:
                 f"{len(alone)} of {len(stems)} frames have no {self.noun} and are left alone: "
                 f"{list_few(_ranges(alone, stems))}."
             )
-        return Pairing(names, " ".join(notes))
+        return Pairing(names, " ".join(notes), name_of)
 
 
 def numbers_of(names: Sequence[str]) -> dict[int, str] | str:
@@ -151,17 +178,40 @@ def numbers_of(names: Sequence[str]) -> dict[int, str] | str:
     Returns:
         The reason, fit for "and ... tells", where there is no such number.
     """
-    numbers = [re.findall("[0-9]+", name) for name in names]
-    if len({re.sub("[0-9]+", "#", name) for name in names}) == 1:
+    column = _column(names)
+    if isinstance(column, str):
+        return column
+    numbered = {int(_NUMBER.findall(name)[column]): name for name in names}
+    return numbered if len(numbered) == len(names) else "no number of its own"
+
+
+def renumbered(names: Sequence[str], number: int) -> str:
+    """The first of some names with another number, filled with zeros as theirs are.
+
+    Args:
+        names: that have numbers, see ``numbers_of``.
+        number: in place of the first one's.
+    """
+    column = _column(names)
+    assert isinstance(column, int), "names without numbers have no renumbered ones"
+    digits = [_NUMBER.findall(name)[column] for name in names]
+    filled = [len(text) for text in digits if text.startswith("0") and len(text) > 1]
+    place = list(_NUMBER.finditer(names[0]))[column]
+    text = str(number).zfill(max(filled, default=0))
+    return names[0][: place.start()] + text + names[0][place.end() :]
+
+
+def _column(names: Sequence[str]) -> int | str:
+    """Which of the numbers in a name is the frame's, or the reason why none is."""
+    numbers = [_NUMBER.findall(name) for name in names]
+    if len({_NUMBER.sub("#", name) for name in names}) == 1:
         columns = [{int(digits) for digits in column} for column in zip(*numbers, strict=True)]
         differ = [k for k, column in enumerate(columns) if len(column) > 1]
         if len(columns) > 1 and len(differ) != 1:
             return f"none of the {len(columns)} numbers in a name"
-        numbers = [[digits[differ[0]]] if differ else digits for digits in numbers]
-    if any(len(digits) != 1 for digits in numbers):
-        return "no number in its name"
-    numbered = {int(digits): name for (digits,), name in zip(numbers, names, strict=True)}
-    return numbered if len(numbered) == len(names) else "no number of its own"
+        if differ:
+            return differ[0]
+    return 0 if all(len(digits) == 1 for digits in numbers) else "no number in its name"
 
 
 def _ranges(numbers: Sequence[int], names: Sequence[str]) -> list[str]:

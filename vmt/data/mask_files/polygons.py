@@ -16,7 +16,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ HOLES = frozenset(("_background_", "__background__"))
 IGNORED = frozenset(("__ignore__", "_ignore_", "ignore", "void"))
 #: What a key has behind the label.
 _OBJECT_OF_LABEL = re.compile(r" (?:#\d+|\(group .*\))$")
+_GROUP_OF_KEY = re.compile(r" \(group (.*)\)$")
 
 
 def polygon_files(folder: Path) -> tuple[Path, ...]:
@@ -128,8 +129,38 @@ class PolygonCodec(FrameCodec):
                 first |= {"shape_type": "polygon", "mask": None}
             pieces.update({k: [] for k in rows})
             pieces[rows[0]] = [first | {"points": ring} | group for ring in rings]
-        frame.content["shapes"] = [shape for k in sorted(pieces) for shape in pieces[k]]
-        return json.dumps(frame.content, ensure_ascii=False, indent=2).encode() + b"\n"
+        more = {key: mask for key, mask in new.items() if key not in frame.objects}
+        shapes = [shape for k in sorted(pieces) for shape in pieces[k]]
+        return _spelled(frame.content | {"shapes": [*shapes, *self._drawn(more, fresh)]})
+
+    def create(
+        self, files: Sequence[Path], name: str, changes: Mapping[str, Change]
+    ) -> Iterator[tuple[Path, bytes]]:
+        """A polygon file with what the first one says of its picture."""
+        like = files[0]
+        content = read_polygons(like).content
+        new = {key: change.mask for key, change in changes.items() if change.mask is not None}
+        about: dict[str, Json] = {"shapes": self._drawn(new, 1), "imageData": None}
+        picture = content.get("imagePath")
+        if isinstance(picture, str):
+            about["imagePath"] = picture.replace(like.stem, name)
+        yield like.with_name(f"{name}{like.suffix}"), _spelled(content | about)
+
+    def _drawn(self, masks: Mapping[str, rle.Rle], fresh: int) -> list[Json]:
+        """Shapes of objects that a file has none of; groups are numbered from ``fresh`` on."""
+        shapes: list[Json] = []
+        for key, mask in masks.items():
+            rings = rings_of(mask)
+            own: dict[str, Json] = {"label": self.category(key), "group_id": None}
+            group = _GROUP_OF_KEY.search(key)
+            if group is not None and group[1].lstrip("-").isdecimal():
+                own["group_id"] = int(group[1])
+            elif len(rings) > 1 or key != own["label"]:
+                own |= {"group_id": fresh, PIECE_OF: key}
+                fresh += 1
+            shape = {"shape_type": "polygon", "flags": {}}
+            shapes += [own | {"points": ring} | shape for ring in rings]
+        return shapes
 
 
 # --- one file ------------------------------------------------------------------------------------
@@ -280,6 +311,10 @@ def note_of(frames: Sequence[PolygonFrame], size: Size) -> str:
     if astray:
         notes.append(f"{len(astray)} holes (_background_) lie in no object: {list_few(astray, 3)}.")
     return join_notes(*notes, idle_note([place for frame in frames for place in frame.idle]))
+
+
+def _spelled(content: Json) -> bytes:
+    return json.dumps(content, ensure_ascii=False, indent=2).encode() + b"\n"
 
 
 def _picture(shape: Mapping[str, Json], where: str, size: Size) -> rle.Rle:

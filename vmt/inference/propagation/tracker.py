@@ -1,0 +1,225 @@
+"""One tracklet from frame to frame: what flow and memory say of it, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from vmt.inference.propagation.appearance import Classifier, Colours, Window
+from vmt.inference.propagation.features import CELL
+from vmt.inference.propagation.memory import Memory
+from vmt.inference.propagation.view import View
+from vmt.ops.flow_votes import Flow, flows_between
+
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float32]
+
+#: Say of flow (where it is trusted), memory, classifier and colours, in log odds.
+FLOW, MEMORY, CLASSIFIER, COLOURS = 1.0, 1.0, 2.0, 0.3
+#: Log odds of single colours are cut at this.
+MOST_COLOUR = 3.0
+#: Probabilities are kept so far from 0 and 1 before they become log odds.
+DOUBT = 0.02
+#: Space around the object that is looked at: share of its longer side, and least pixels.
+MARGIN, MIN_MARGIN_PX = 0.5, 64
+#: Weight of cells farther away for the classifier.
+FAR_WEIGHT = 0.1
+#: Pieces smaller than this share of the largest are specks.
+SPECK = 0.05
+#: Confidence below which a frame is not learned from, and below which the tracklet is lost.
+LEARN, LOST = 0.5, 0.3
+#: Confidence from which a lost tracklet is found again.
+FOUND = 0.5
+
+
+@dataclass(frozen=True)
+class Backwards:
+    """Flow from a view to the one before.
+
+    Args:
+        flow: where pixels were, and how much that is trusted.
+    """
+
+    flow: Flow
+
+    def warp(self, values: FloatArray) -> FloatArray:
+        """(h, w) of the view before -> (h, w)."""
+        place = self.flow.place
+        return np.asarray(cv2.remap(values, place, None, cv2.INTER_LINEAR), dtype=np.float32)
+
+
+def flow_between(view: View, before: View) -> Backwards:
+    """Where the pixels of a view were in the one before."""
+    return Backwards(flows_between(view.grey, before.grey)[0])
+
+
+@dataclass(frozen=True)
+class Guess:
+    """Where a tracklet may be in a view.
+
+    Args:
+        probability: (h, w) in [0, 1].
+        warped: (h, w) in [0, 1], what flow alone says.
+        matched: (h, w) in [0, 1], what memory alone says.
+    """
+
+    probability: FloatArray
+    warped: FloatArray
+    matched: FloatArray
+
+
+class Tracker:
+    """One tracklet."""
+
+    def __init__(self) -> None:
+        self._memory = Memory()
+        self._classifier = Classifier()
+        self._colours = Colours()
+        self._share = np.zeros((0, 0), np.float32)
+        self._lost = False
+
+    def start(self, view: View, mask: BoolArray) -> None:
+        """Go on from a given mask (H, W)."""
+        self._share = view.reduce(mask)
+        self._lost = False
+        self._learn(view, self._share, given=True)
+
+    def look(self, view: View, back: Backwards) -> Guess:
+        """Where it may be."""
+        warped = back.warp(self._share)
+        seen = warped > 0.5
+        whole = self._lost or not seen.any()
+        window = _around(np.ones_like(seen) if whole else seen)
+        cells = _cells(window)
+        places = None if whole else _places(cells, *_centre(warped))
+        features = view.features[(slice(None), *cells)]
+        share, _ = self._memory.read(features.flatten(1), places)
+        matched = torch.zeros(view.cells)
+        matched[cells] = share.reshape(features.shape[1:])
+        spread = view.spread(matched)
+        odds = MEMORY * _log_odds(spread)
+        odds += CLASSIFIER * view.spread(self._classifier.read(view.features))
+        odds += COLOURS * self._colours.read(view.small).clip(-MOST_COLOUR, MOST_COLOUR)
+        if not whole:
+            odds += FLOW * back.flow.trust * _log_odds(warped)
+        inside = np.zeros_like(seen)
+        inside[window] = True
+        probability = np.where(inside, 1 / (1 + np.exp(-odds)), 0).astype(np.float32)
+        return Guess(without_specks(probability), warped, spread)
+
+    def settle(self, view: View, guess: Guess, mask: BoolArray) -> tuple[BoolArray, float]:
+        """Take a mask, or none where it is not sure.
+
+        Args:
+            view: as in ``look``.
+            guess: what that gave.
+            mask: (H, W), the guess, sharpened.
+
+        Returns:
+            The mask, without a pixel where the tracklet is lost, and how sure it is.
+        """
+        share = view.reduce(mask)
+        confidence = _confidence(guess, share, lost=self._lost)
+        if confidence < (FOUND if self._lost else LOST):
+            self._lost = True
+            return np.zeros_like(mask), confidence
+        self._lost = False
+        self._share = share
+        if confidence >= LEARN:
+            self._learn(view, share, given=False)
+        return mask, confidence
+
+    def _learn(self, view: View, share: FloatArray, *, given: bool) -> None:
+        window = _around(_solid(share))
+        cells = _cells(window)
+        pooled = view.pool(share)
+        features = view.features[(slice(None), *cells)].flatten(1)
+        places = _places(cells, *_centre(share))
+        self._memory.write(features, pooled[cells].flatten(), places, given=given)
+        weight = torch.full(view.cells, FAR_WEIGHT)
+        weight[cells] = 1.0
+        self._classifier.learn(view.features, pooled, weight, given=given)
+        self._colours.learn(view.small, share, window, given=given)
+
+
+def apart(probabilities: Sequence[FloatArray]) -> BoolArray:
+    """Masks of N tracklets that share no pixel, from their probabilities, (H, W) each."""
+    stacked = np.stack(probabilities)
+    best = stacked.argmax(0)
+    masks = stacked > 0.5
+    return np.asarray(masks & (np.arange(len(stacked))[:, None, None] == best), dtype=np.bool_)
+
+
+def without_specks(probability: FloatArray) -> FloatArray:
+    """The same, with 0 in small pieces beside a large one."""
+    mask = (probability > 0.5).astype(np.uint8)
+    count, pieces, stats, _ = cv2.connectedComponentsWithStats(mask)
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    if count <= 2:
+        return probability
+    small = 1 + np.flatnonzero(areas < SPECK * areas.max())
+    return np.where(np.isin(pieces, small), 0, probability).astype(np.float32)
+
+
+def _confidence(guess: Guess, share: FloatArray, *, lost: bool) -> float:
+    """How far what was found agrees with memory, and with flow unless it was lost: mean IoU."""
+    mask = share > 0.5
+    if not mask.any():
+        return 0.0
+    others = [guess.matched] if lost else [guess.matched, guess.warped]
+    return float(np.mean([_iou(mask, other > 0.5) for other in others]))
+
+
+def _iou(a: BoolArray, b: BoolArray) -> float:
+    return float(np.count_nonzero(a & b)) / max(int(np.count_nonzero(a | b)), 1)
+
+
+def _log_odds(probability: FloatArray) -> FloatArray:
+    kept = probability.clip(DOUBT, 1 - DOUBT)
+    return np.asarray(np.log(kept / (1 - kept)), dtype=np.float32)
+
+
+def _solid(share: FloatArray) -> BoolArray:
+    """The object's pixels; of an object smaller than a pixel the best ones."""
+    solid = share > 0.5
+    return np.asarray(solid if solid.any() else share == share.max(), dtype=np.bool_)
+
+
+def _around(mask: BoolArray) -> Window:
+    """Rows and columns of an object with space around them, whole cells."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    ends = [(int(line[0]), int(line[-1]) + 1) for line in (rows, columns)]
+    space = max(MARGIN * max(stop - start for start, stop in ends), MIN_MARGIN_PX)
+    first = [max(int(start - space) // CELL * CELL, 0) for start, _ in ends]
+    last = [
+        min(-(-int(stop + space) // CELL) * CELL, side)
+        for (_, stop), side in zip(ends, mask.shape, strict=True)
+    ]
+    return slice(first[0], last[0]), slice(first[1], last[1])
+
+
+def _cells(window: Window) -> Window:
+    """The cells of a window that begins at a cell."""
+    rows, columns = (slice(s.start // CELL, -(-s.stop // CELL)) for s in window)
+    return rows, columns
+
+
+def _centre(share: FloatArray) -> tuple[tuple[float, float], float]:
+    """Centre (y, x) and size of an object in pixels."""
+    rows, columns = np.nonzero(_solid(share))
+    return (float(rows.mean()), float(columns.mean())), max(len(rows), CELL**2) ** 0.5
+
+
+def _places(cells: Window, centre: tuple[float, float], size: float) -> Tensor:
+    """(n, 2): cells from the centre of an object, in units of its size."""
+    lines = [
+        (torch.arange(part.start, part.stop) * CELL + CELL / 2 - middle) / size
+        for part, middle in zip(cells, centre, strict=True)
+    ]
+    return torch.stack(torch.meshgrid(*lines, indexing="ij"), -1).reshape(-1, 2)
