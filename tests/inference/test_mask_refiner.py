@@ -231,3 +231,20 @@ def test_what_ships_fits_and_names_its_sources():
     config = (folder / "config.yaml").read_text()
     assert "DATASETS" not in config
     assert "/" not in config.replace("timm/resnet18d", "").split("\n", 1)[1]
+
+
+def test_no_pixel_becomes_two_objects():
+    frames, masks = video(length=1, tracklets=2)
+    masks[0, :, :, 10:], masks[1, :, :, :10] = False, False  # side by side
+    claims = {1: (slice(5, 11), 0.9), 2: (slice(9, 15), 0.7)}
+
+    def probability(_, tracklet):
+        columns, inside = claims[tracklet]
+        found = torch.full((H, W), 0.1)
+        found[5:15, columns] = inside
+        return found
+
+    done = MaskRefiner(MadeUp(probability)).refine(frames, masks)
+    assert done.masks[:, 0, 10].argmax(1).tolist() == [5, 11]
+    assert done.masks.sum((1, 2, 3)).tolist() == [60, 40]
+    assert done.changed_px[:, 0].tolist() == [10, 10]

@@ -18,6 +18,7 @@ from torch import Tensor
 from vmt.config.node import load_config
 from vmt.inference.flow_votes import steady_mask
 from vmt.inference.load import model_from_config
+from vmt.inference.neighbours import settle_borders
 from vmt.inference.pretrained import config_beside
 from vmt.inference.refine_defaults import ACCEPT, ANY, MIN_IOU, WINDOW, weights_path
 from vmt.inference.window_votes import Vote, mean_vote, votes_of
@@ -347,16 +348,16 @@ def _steadied(items: Iterator[_FrameInWindow], reach: int) -> Iterator[_FrameInW
 
 
 def _decide(item: _FrameInWindow, accept: float) -> RefinedFrame:
-    """Masks from votes: acceptance, guards, and what is said about them."""
+    """Masks from votes: acceptance, guards, borders, and what is said about them."""
     count = len(item.coarse)
     masks = item.start.copy()
     confidence = np.ones(count)
     rejected = np.zeros(count, np.bool_)
     sure_map = np.full(masks.shape[1:], 255, np.uint8)
-    for n, votes in enumerate(item.votes):
-        if not votes:
+    means = [mean_vote(votes) if votes else None for votes in item.votes]
+    for n, mean in enumerate(means):
+        if mean is None:
             continue
-        mean = mean_vote(votes)
         place = (n, mean.rows, mean.columns)
         sure = np.maximum(mean.probability, 1 - mean.probability)
         accepted = mean.looked_at & (sure > accept)
@@ -372,5 +373,6 @@ def _decide(item: _FrameInWindow, accept: float) -> RefinedFrame:
             masks[n] = item.coarse[n]
         else:
             masks[place] = refined
+    settle_borders(masks, item.coarse, means)
     changed = np.count_nonzero(masks != item.coarse, axis=(1, 2))
     return RefinedFrame(masks, confidence, changed.astype(np.int64), rejected, sure_map)
