@@ -96,11 +96,11 @@ def _probability(
 def _between(a: BoolArray, b: BoolArray) -> BoolArray:
     """Where a gap of at most ``GAP_PX`` is, with both masks near."""
     kernel = np.ones((GAP_PX + 1, GAP_PX + 1), np.uint8)
-    closed = cv2.morphologyEx((a | b).astype(np.uint8), cv2.MORPH_CLOSE, kernel)
-    return closed.astype(np.bool_) & _grown(a, GAP_PX) & _grown(b, GAP_PX)
+    closed = np.asarray(cv2.morphologyEx((a | b).astype(np.uint8), cv2.MORPH_CLOSE, kernel))
+    return closed.view(np.bool_) & _grown(a, GAP_PX) & _grown(b, GAP_PX)
 
 
 def _grown(mask: BoolArray, by: int) -> BoolArray:
     """With ``by`` pixels more on every side."""
     kernel = np.ones((2 * by + 1, 2 * by + 1), np.uint8)
-    return cv2.dilate(mask.astype(np.uint8), kernel).astype(np.bool_)
+    return np.asarray(cv2.dilate(mask.astype(np.uint8), kernel)).view(np.bool_)
