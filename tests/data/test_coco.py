@@ -10,8 +10,12 @@ import pytest
 
 from cocoapi_hq.io import rle
 from tests.synthetic import moving_shapes
+from vmt.data.clip_sampler import build_sampler
 from vmt.data.datasets.coco import load_coco_json
-from vmt.data.mapper import decode_masks
+from vmt.data.mapper import ClipMapper, decode_masks
+from vmt.data.pseudo_clip import camera_path
+from vmt.data.transforms import Compose
+from vmt.structures.frame_targets import frame_targets
 from vmt.utils.errors import AnnotationError
 
 
@@ -114,3 +118,25 @@ def test_real_images(shared_data: Path) -> None:
         total += len(masks)
         assert masks.any(axis=(1, 2, 3)).all()
     assert total > 10
+
+
+def test_categories_that_are_not_labelled_in_full(images: Path) -> None:
+    """From the file to the targets of a clip; of categories without a label nothing is said."""
+
+    def change(content: Any) -> None:
+        content["images"][0]["not_exhaustive_category_ids"] = [3, 1, 9]
+
+    edit(images, change)
+    data = load(images)
+    assert [data[k].unlabelled for k in range(2)] == [(3, 1, 9), ()]
+    mapper = ClipMapper(2, build_sampler("range", 3), camera_path, Compose([]))
+    label_of = {1: 4, 2: 5, 3: 0}
+    for record, labels in ((data[0], (0, 4)), (data[1], ())):
+        sample = mapper(record, 0, label_of, np.random.default_rng(0))
+        assert sample is not None
+        targets = sample["targets"]
+        assert targets.unlabelled == labels
+        assert [frame.unlabelled for frame in frame_targets([targets], (32, 48))] == [labels] * 2
+    edit(images, lambda content: content["images"][0].update(not_exhaustive_category_ids="1"))
+    with pytest.raises(AnnotationError, match=r"images\[0\].not_exhaustive_category_ids is '1'"):
+        load(images)

@@ -133,3 +133,20 @@ def test_the_table_is_in_percent(truth: Path, capsys: pytest.CaptureFixture[str]
     _, table = score_images(truth, path, BOTH)
     assert table.splitlines()[-1].split()[:4] == ["image_box", "100.0", "100.0", "100.0"]
     assert capsys.readouterr().out == ""
+
+
+def test_what_is_not_labelled_in_full_is_no_error(truth: Path) -> None:
+    """In the first image a result of category 2 is an error, unless that is labelled in part."""
+    surest = found(1, 2, A, 0.99)
+    assert scores(truth, [*RIGHT, surest])["image_mask/AP"] == pytest.approx(0.75)
+    content = json.loads(truth.read_text())
+    content["images"][0]["not_exhaustive_category_ids"] = [2]
+    truth.write_text(json.dumps(content))
+    assert scores(truth, [*RIGHT, surest])["image_mask/AP"] == pytest.approx(1.0)
+    # What is labelled there counts as ever: category 1, and matches of category 2.
+    missed = scores(truth, [surest, RIGHT[1]])
+    assert missed["image_mask/AP"] == pytest.approx(0.5)
+    other = found(1, 1, B, 0.99)
+    assert scores(truth, [*RIGHT, other])["image_mask/AP"] == pytest.approx(0.75)
+    agnostic = scores(truth, [*RIGHT, found(1, 1, B, 0.99)], class_agnostic=True)
+    assert agnostic["image_mask/AP"] == pytest.approx(1.0)

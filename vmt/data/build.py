@@ -27,7 +27,7 @@ from vmt.data.clip_sampler import build_sampler
 from vmt.data.datasets.categories import coco_map
 from vmt.data.degrade import Coarseness
 from vmt.data.labels import label_table
-from vmt.data.mapper import ClipMapper
+from vmt.data.mapper import ClipMapper, Guest
 from vmt.data.order import SampleOrder
 from vmt.data.pseudo_clip import build_pseudo_clip
 from vmt.data.records import VideoDataset, VideoRecord
@@ -89,6 +89,7 @@ class TrainClips(Dataset[_Drawn]):
         mapper: key frame -> sample.
         seed: of everything drawn within a sample.
         skip_errors: draw another clip when a file is damaged; otherwise that is the end.
+        paste_prob: how often objects of another image are pasted into an image.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class TrainClips(Dataset[_Drawn]):
         *,
         seed: int,
         skip_errors: bool,
+        paste_prob: float = 0.0,
     ) -> None:
         self.sets = list(sets)
         self.label_of = list(label_of)
@@ -107,6 +109,7 @@ class TrainClips(Dataset[_Drawn]):
         self.mapper = mapper
         self.seed = seed
         self.skip_errors = skip_errors
+        self.paste_prob = paste_prob
         self._ends = [np.cumsum(np.asarray(data.num_frames(), np.int64)) for data in self.sets]
         self._succeeded = False
 
@@ -117,11 +120,10 @@ class TrainClips(Dataset[_Drawn]):
             rng = np.random.default_rng([self.seed, orders.SAMPLE, sample, attempt])
             if attempt:
                 key = int(rng.integers(self._ends[which][-1]))
-            video = int(np.searchsorted(self._ends[which], key, side="right"))
-            record = self.sets[which][video]
-            frame = key - int(self._ends[which][video - 1] if video else 0)
+            record, frame = self._at(which, key)
+            guest = self._guest(rng) if record.still and self.paste_prob else None
             try:
-                drawn = self.mapper(record, frame, self.label_of[which], rng)
+                drawn = self.mapper(record, frame, self.label_of[which], rng, guest)
             except (VideoError, AnnotationError) as error:
                 if not self.skip_errors:
                     return _Drawn(None, error, ())
@@ -133,6 +135,20 @@ class TrainClips(Dataset[_Drawn]):
                 self._succeeded = True
                 return _Drawn(drawn, None, tuple(skipped))
         return _Drawn(None, LoaderError(self._explain(which, attempt + 1, skipped)), ())
+
+    def _at(self, which: int, key: int) -> tuple[VideoRecord, int]:
+        """Record and frame of a key frame of a set."""
+        video = int(np.searchsorted(self._ends[which], key, side="right"))
+        first = int(self._ends[which][video - 1]) if video else 0
+        return self.sets[which][video], key - first
+
+    def _guest(self, rng: np.random.Generator) -> Guest | None:
+        """An image of any set, whose objects are pasted; None where nothing is."""
+        if rng.random() >= self.paste_prob:
+            return None
+        which = int(rng.integers(len(self.sets)))
+        record, _ = self._at(which, int(rng.integers(self._ends[which][-1])))
+        return Guest(record, self.label_of[which]) if record.still else None
 
     def _hopeless(self, skipped: Sequence[str]) -> bool:
         """Whether nothing could be read so far, for one cause: then there is no point to go on."""
@@ -323,7 +339,16 @@ def build_train_clips(cfg: CfgNode, label_space: LabelSpace) -> TrainClips:
         build_clip_mapper(cfg),
         seed=cfg.ENGINE.SEED,
         skip_errors=cfg.DATALOADER.ON_ERROR == "skip",
+        paste_prob=_share(cfg),
     )
+
+
+def _share(cfg: CfgNode) -> float:
+    """``INPUT.COPY_PASTE_PROB``; ConfigError where it is no share."""
+    share = float(cfg.INPUT.COPY_PASTE_PROB)
+    if not 0 <= share <= 1:
+        raise ConfigError(f"INPUT.COPY_PASTE_PROB is {share}; give a share in [0, 1].")
+    return share
 
 
 def build_clip_mapper(cfg: CfgNode) -> ClipMapper:

@@ -14,6 +14,7 @@ from torchvision import tv_tensors
 
 from cocoapi_hq.io import rle
 from vmt.data.clip_sampler import Sampler, draw_times
+from vmt.data.copy_paste import copy_paste
 from vmt.data.degrade import Coarseness
 from vmt.data.images import read_frame
 from vmt.data.pseudo_clip import PseudoClip
@@ -70,6 +71,7 @@ def clip_targets(
     clip_id: str = "",
     times: Sequence[int] = (),
     boxes_only: bool = False,
+    unlabelled: tuple[int, ...] = (),
 ) -> ClipTargets:
     """Targets whose boxes and visibility are measured on the masks.
 
@@ -80,6 +82,7 @@ def clip_targets(
         clip_id: for messages.
         times: T frame indices in the video; (): 0, 1, 2, ...
         boxes_only: the masks are filled boxes.
+        unlabelled: see ``ClipTargets``.
 
     Returns:
         Targets; boxes of absent tracklets are 1e-6 throughout.
@@ -96,7 +99,26 @@ def clip_targets(
         clip_id=clip_id,
         times=tuple(times),
         boxes_only=boxes_only,
+        unlabelled=unlabelled,
     )
+
+
+def _labels(category_ids: Sequence[int], label_of: Mapping[int, int]) -> tuple[int, ...]:
+    """Labels of those categories that have one, ascending."""
+    return tuple(sorted({label_of[key] for key in category_ids if key in label_of}))
+
+
+@dataclass(frozen=True)
+class Guest:
+    """An image whose objects are pasted into another one, see ``vmt.data.copy_paste``.
+
+    Args:
+        record: of the image.
+        label_of: category id -> label.
+    """
+
+    record: VideoRecord
+    label_of: Mapping[int, int]
 
 
 @dataclass(frozen=True)
@@ -136,6 +158,7 @@ class ClipMapper:
         key_frame: int,
         label_of: Mapping[int, int],
         rng: np.random.Generator,
+        guest: Guest | None = None,
     ) -> dict[str, Any] | None:
         """Make one sample.
 
@@ -144,6 +167,7 @@ class ClipMapper:
             key_frame: index of the key frame.
             label_of: category id -> label; tracklets of other categories are left out.
             rng: the only source of chance.
+            guest: an image whose objects are pasted into that of ``record``.
 
         Returns:
             ``image`` (T, 3, H, W) uint8 RGB, ``targets`` (``ClipTargets`` with G >= 1), and the
@@ -165,9 +189,12 @@ class ClipMapper:
             tracklets = shown
         if record.still and 0 < self.max_image_objects < len(tracklets):
             return None
-        clip = self.augmentation(self._read(record, frames, tracklets, rng), rng)
-        masks = torch.as_tensor(clip.masks).as_subclass(Tensor)
+        clip = self._read(record, frames, tracklets, rng)
         labels = torch.tensor([label_of[x.category_id] for x in tracklets], dtype=torch.int64)
+        if guest is not None:
+            clip, labels = self._with_guest(clip, labels, guest, rng)
+        clip = self.augmentation(clip, rng)
+        masks = torch.as_tensor(clip.masks).as_subclass(Tensor)
         visible = torch.from_numpy(masks.numpy().reshape(len(masks), -1).any(1))
         if not visible.any():
             return None
@@ -189,11 +216,24 @@ class ClipMapper:
                 clip_id=clip_id,
                 times=times,
                 boxes_only=record.boxes_only,
+                unlabelled=_labels(record.unlabelled, label_of),
             ),
             "video_id": record.name,
             "clip_id": clip_id,
             "dataset": record.dataset,
         }
+
+    def _with_guest(
+        self, clip: Clip, labels: Tensor, guest: Guest, rng: np.random.Generator
+    ) -> tuple[Clip, Tensor]:
+        """The clip with objects of another image, and the labels of all."""
+        tracklets = [x for x in guest.record.tracklets([0]) if x.category_id in guest.label_of]
+        if not tracklets:
+            return clip, labels
+        other = self._read(guest.record, [0], tracklets, rng)
+        joined, index = copy_paste(clip, other, rng)
+        new = [guest.label_of[tracklets[k].category_id] for k in index.tolist()]
+        return joined, torch.cat([labels, torch.tensor(new, dtype=torch.int64)])
 
     def _coarse(
         self, frames: Tensor, masks: npt.NDArray[np.bool_], rng: np.random.Generator

@@ -76,6 +76,7 @@ class VideoRecord:
         dataset: name in the config.
         still: an image: training makes a pseudo clip of it.
         boxes_only: its masks are filled boxes, since the file has no others.
+        unlabelled: ids of categories of which it may show objects without an annotation.
     """
 
     id: int
@@ -88,6 +89,7 @@ class VideoRecord:
     dataset: str
     still: bool = False
     boxes_only: bool = False
+    unlabelled: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.file_names)

@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from cocoapi_hq.io.tables import text_table
-from vmt.data.datasets.coco import read_coco
+from vmt.data.datasets.coco import UNLABELLED_KEY, read_coco
 from vmt.utils.errors import AnnotationError, ConfigError
 
 #: Metric -> what pycocotools calls it, and the key of a result that it reads.
@@ -22,6 +22,8 @@ IMAGE_METRICS: Final = {"image_mask": ("segm", "segmentation"), "image_box": ("b
 _NUMBERS: Final = (
     *("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
 )
+#: Category of pycocotools where all count as one.
+_ANY = -1
 #: Numbers that the table shows.
 _COLUMNS: Final = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 
@@ -95,9 +97,23 @@ def _evaluate(
     scoring = COCOeval(coco, answers, kind)
     scoring.params.useCats = 0 if class_agnostic else 1
     scoring.evaluate()
+    _forgive(scoring)
     scoring.accumulate()
     scoring.summarize()
     return dict(zip(_NUMBERS, map(float, scoring.stats), strict=True))
+
+
+def _forgive(scoring: COCOeval) -> None:
+    """No result is an error where its category is not labelled in full, as LVIS scores.
+
+    Source: arXiv:1908.03195: what matches an object there counts, the rest is ignored.
+    """
+    for image in scoring.evalImgs:
+        if image is None:
+            continue
+        unlabelled = scoring.cocoGt.imgs[image["image_id"]].get(UNLABELLED_KEY, [])
+        if unlabelled and image["category_id"] in (_ANY, *unlabelled):
+            image["dtIgnore"] = image["dtIgnore"] | (image["dtMatches"] == 0)
 
 
 def _open(path: Path) -> Any:

@@ -138,8 +138,21 @@ class VideoModel(nn.Module, ABC):
     ) -> dict[str, Tensor] | list[dict[str, Any]]:
         """Losses of a batch in training, predictions per clip in evaluation."""
         if self.training:
-            return self.losses(ClipBatch.from_inputs(batched_inputs).to(self.device), adversary)
+            batch = ClipBatch.from_inputs(batched_inputs)
+            self._check_labels(batch)
+            return self.losses(batch.to(self.device), adversary)
         return [self.predict(clip) for clip in batched_inputs]
+
+    def _check_labels(self, batch: ClipBatch) -> None:
+        """ConfigError where the network would take objects that nobody labelled for background."""
+        partial = next((target for target in batch.targets if target.unlabelled), None)
+        if partial is not None and not self.learns_from_partial_labels:
+            names = ", ".join(self.label_space.names[label] for label in partial.unlabelled)
+            raise ConfigError(
+                f"{partial.name}: not all objects of {names} are annotated, and "
+                f"{type(self).__name__} would learn that the others are background; train QDTrack, "
+                "or take not_exhaustive_category_ids out of the file if they are annotated."
+            )
 
     @abstractmethod
     def losses(self, batch: ClipBatch, adversary: Adversary | None = None) -> dict[str, Tensor]:
@@ -155,6 +168,8 @@ class VideoModel(nn.Module, ABC):
     takes_adversary = False
     #: Whether ``losses`` honours ``ClipTargets.boxes_only`` and learns no mask there.
     learns_from_boxes = False
+    #: Whether ``losses`` honours ``ClipTargets.unlabelled``: nothing there is background.
+    learns_from_partial_labels = False
     #: Whether the network has classes; one without is built for any label space.
     knows_classes = True
     #: Whether ``losses`` needs ``ClipBatch.coarse_masks``.
@@ -500,6 +515,7 @@ class MaskRefinerModel(VideoModel):
     """Sharpens masks that are given."""
 
     needs_coarse_masks = True
+    learns_from_partial_labels = True  # it learns of the objects that it is given
     #: Frames on each side of a frame that vote on its masks; 0: ``refine_tubes`` reads no votes.
     votes_reach = 0
 

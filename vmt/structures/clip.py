@@ -22,6 +22,8 @@ class ClipTargets:
         clip_id: named in messages, for instance the frame indices.
         times: T frame indices in the video; (): 0, 1, 2, ...
         boxes_only: the masks are filled boxes: they teach boxes and classes, and no mask.
+        unlabelled: labels of which the frames may show objects that are no tracklets here; what
+            looks like one is not known to be background.
 
     Raises:
         ValueError: shapes or types disagree, a label is negative, or a box is not finite.
@@ -35,6 +37,7 @@ class ClipTargets:
     clip_id: str = ""
     times: tuple[int, ...] = ()
     boxes_only: bool = False
+    unlabelled: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.masks.ndim != 4:

@@ -25,6 +25,7 @@ class FrameTargets:
         track: (G,) int64, which of the clip's tracklets each is; None: the i-th is i.
         num_tracks: of the clip; 0: as many as objects.
         boxes_only: see ``ClipTargets``.
+        unlabelled: likewise.
     """
 
     labels: Tensor
@@ -34,6 +35,7 @@ class FrameTargets:
     track: Tensor | None = None
     num_tracks: int = 0
     boxes_only: bool = False
+    unlabelled: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -81,6 +83,7 @@ def frame_targets(
                     seen.nonzero()[:, 0],
                     len(clip),
                     clip.boxes_only,
+                    clip.unlabelled,
                 )
             )
     return frames

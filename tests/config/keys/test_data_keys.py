@@ -210,6 +210,20 @@ def test_clips_of_images(pair: Pair, still: Path) -> None:
 ONE_FRAME = (*PLAIN, "INPUT.CLIP_FRAMES", "1")
 
 
+@shows("INPUT.COPY_PASTE_PROB", 1.0, *ONE_FRAME)
+def test_pasted_objects(pair: Pair, still: Path) -> None:
+    """Some may hide all of others, but not every time."""
+    base, changed = pair.configs(*of(still))
+    assert {len(sample["targets"]) for sample in take(base, still, 8)} == {2}
+    assert max(len(sample["targets"]) for sample in take(changed, still, 8)) > 2
+
+
+@shows("INPUT.COPY_PASTE_PROB", 1.5)
+def test_no_share_of_pasted_objects(pair: Pair, still: Path) -> None:
+    with pytest.raises(ConfigError, match=r"INPUT.COPY_PASTE_PROB is 1.5; give a share"):
+        take(pair.configs(*of(still))[1], still)
+
+
 @shows("COMPAT", "released", *ONE_FRAME)
 def test_pseudo_clip(pair: Pair, still: Path) -> None:
     """Overlaps are kept, or go to the later object."""

@@ -31,6 +31,11 @@ TINY = (
             4.0, lambda net: [size for size, in net.rpn.anchor_generator.sizes],
             [[32, 64, 128, 256, 512], [16, 32, 64, 128, 256]],
         ),
+        "MODEL.MOTS.STRIDES": (
+            [8, 16, 32],
+            lambda net: [len(net.neck.inner_blocks), len(net.rpn.anchor_generator.sizes)],
+            [[4, 5], [3, 4]],
+        ),
         "MODEL.MOTS.PROPOSALS": (
             50,
             lambda net: [net.train(mode).rpn.post_nms_top_n() for mode in (True, False)],

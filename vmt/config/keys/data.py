@@ -26,6 +26,9 @@ def add_keys(cfg: Node) -> None:
     # How an image becomes a clip: "camera", a move of the camera over it [D]; "copies" of it, which
     # LSJ_DRAW frame makes different (RefineVIS, arXiv:2306.04774, section 4.1).
     cfg.INPUT.STILLS = "camera"
+    # How often objects of another image, drawn from all sets alike, are pasted into an image, where
+    # they move by a camera path of their own (arXiv:2012.07177) [D].
+    cfg.INPUT.COPY_PASTE_PROB = 0.0
     # "default": flip, resize or crop and resize, colours, one draw per clip; "lsj": large-scale
     # jitter; "none": resize alone.
     cfg.INPUT.AUGMENTATION = "default"

@@ -20,6 +20,9 @@ def add_keys(cfg: Node) -> None:
     cfg.MODEL.MOTS.EMBED_DIM = 256
     # Side of an anchor in cells of its level [Q].
     cfg.MODEL.MOTS.ANCHOR_SCALE = 8.0
+    # Strides of the backbone's maps that become levels of the pyramid, and of one more that halves
+    # the last; [8, 16, 32] saves the costliest level, and objects of a few pixels are lost [D].
+    cfg.MODEL.MOTS.STRIDES = [4, 8, 16, 32]
     # Proposals per frame [Q]; anchors, and proposals, per frame that training draws [T].
     cfg.MODEL.MOTS.PROPOSALS = 1000
     cfg.MODEL.MOTS.RPN_SAMPLES = 256

@@ -63,7 +63,7 @@ def load_boxes(path: Path, image_root: Path, name: str, mask_key: str = "") -> C
     if not images:
         raise AnnotationError(f"{path}: no image has a label with a box (box2d).")
     height, width = read_frame(image_root / images[0][1]).shape[:2]
-    sizes = ([*image, int(height), int(width)] for image in images)
+    sizes = ([*image, int(height), int(width), []] for image in images)
     names = dict(enumerate(BDD100K_DET.classes, start=1))
     return CocoImages(
         name, path, image_root, names, PackedList(sizes), PackedList(objects), boxes_only=True

@@ -16,6 +16,9 @@ from vmt.utils.errors import AnnotationError, scoring_errors
 
 #: Corrected masks in the released COCO file; "segmentation" where absent.
 REFINED_KEY = "segmentation_refined"
+#: Of an image: ids of categories of which objects may lack an annotation, as
+#: LVIS (arXiv:1908.03195) calls them.
+UNLABELLED_KEY = "not_exhaustive_category_ids"
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class CocoImages:
         path: of the JSON, for messages.
         image_root: folder of the images.
         categories: category id -> name.
-        images: [id, file name, height, width] each.
+        images: [id, file name, height, width, unlabelled categories] each.
         objects: rows of :class:`StillAnnotations` for each image.
         empty: images without an object, like ``images``; no training sees them.
         boxes_only: their masks are filled boxes.
@@ -97,7 +100,7 @@ class CocoImages:
         return len(self._images)
 
     def __getitem__(self, index: int) -> VideoRecord:
-        key, file_name, height, width = self._images[index]
+        key, file_name, height, width, unlabelled = self._images[index]
         return VideoRecord(
             id=key,
             name=Path(file_name).stem,
@@ -109,6 +112,7 @@ class CocoImages:
             dataset=self.name,
             still=True,
             boxes_only=self._boxes_only,
+            unlabelled=tuple(unlabelled),
         )
 
     def num_frames(self) -> Sequence[int]:
@@ -182,7 +186,13 @@ def _images(rows: Sequence[Any], path: Path) -> dict[int, list[Any]]:
                 raise AnnotationError(f"{where}.{side} is {short(row.get(side))}; give pixels.")
         if not isinstance(row.get("file_name"), str):
             raise AnnotationError(f"{where}.file_name is {short(row.get('file_name'))}.")
-        images[row["id"]] = [row["id"], row["file_name"], row["height"], row["width"]]
+        unlabelled = row.get(UNLABELLED_KEY, [])
+        if not isinstance(unlabelled, list) or not all(map(is_int, unlabelled)):
+            raise AnnotationError(
+                f"{where}.{UNLABELLED_KEY} is {short(unlabelled)}; give a list of category ids."
+            )
+        sides = [row["height"], row["width"]]
+        images[row["id"]] = [row["id"], row["file_name"], *sides, unlabelled]
     return images
 
 

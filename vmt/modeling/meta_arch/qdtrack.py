@@ -47,7 +47,7 @@ class QDTrack(TwoStageDetector):
     """QDTrack (arXiv:2006.06664) with the mask head that PCAN (arXiv:2106.11958) gives it.
 
     Args:
-        backbone: gives the maps of strides 4 to 32.
+        backbone: gives the maps of all strides of ``network``.
         network: sizes.
         options: see ``ModelOptions``.
         regions: what embeddings learn from.
@@ -57,6 +57,7 @@ class QDTrack(TwoStageDetector):
 
     association = "quasi_dense"
     learns_from_boxes = True
+    learns_from_partial_labels = True
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,13 +18,18 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from vmt.modeling.backbones.base import Backbone
 from vmt.modeling.mots.embedding import EmbeddingHead
 from vmt.modeling.mots.options import DetectorOptions
+from vmt.modeling.mots.partial_labels import (
+    ProposalNetwork,
+    region_class_loss,
+    unlabelled_classes,
+)
 from vmt.modeling.mots.regions import RegionPooler, masks_in_regions
 from vmt.modeling.video_model import FrameModel, FrameOutputs, ModelOptions
 from vmt.structures.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
@@ -33,8 +39,6 @@ from vmt.structures.track_window import FrameMaps
 from vmt.utils.device import constant
 from vmt.utils.precision import no_autocast
 
-#: Strides of the backbone's maps that become levels; a fifth level halves the last one.
-STRIDES = (4, 8, 16, 32)
 #: Height per width of the anchors.
 ASPECTS = (0.5, 1.0, 2.0)
 #: Sides in cells of what box and embedding heads, and the mask head, read of a region.
@@ -48,7 +52,8 @@ class Pyramid:
     """Features of N frames.
 
     Args:
-        levels: name of a level -> (N, dim, h, w), fp32; finest first.
+        levels: name of a level -> (N, dim, h, w), fp32; finest first. Names are strides,
+            but for that of the last.
         padded: (H, W) of the frames, padding included, in pixels.
         sizes: N times (H, W) before padding, in pixels.
         maps: of the backbone, by stride.
@@ -73,7 +78,7 @@ class Pyramid:
 
     def pool(self, pooler: RegionPooler, boxes_px: list[Tensor]) -> Tensor:
         """Features of regions, N times (P, 4) xyxy in pixels -> (R, dim, cells, cells)."""
-        by_stride = {stride: self.levels[str(stride)] for stride in STRIDES}
+        by_stride = {int(name): level for name, level in self.levels.items() if name.isdigit()}
         regions: Tensor = pooler(by_stride, boxes_px)
         return regions
 
@@ -100,7 +105,7 @@ class TwoStageDetector(FrameModel):
     pyramid is computed in fp32, whatever autocast says: boxes are moved by small numbers.
 
     Args:
-        backbone: gives the maps of strides 4 to 32.
+        backbone: gives the maps of all strides of ``network``.
         network: sizes.
         options: see ``ModelOptions``.
     """
@@ -111,8 +116,9 @@ class TwoStageDetector(FrameModel):
         super().__init__(options)
         self.backbone = backbone
         dim, classes = network.dim, len(options.label_space) + 1
+        self.strides = network.strides
         self.neck = FeaturePyramidNetwork(
-            [backbone.channels[stride] for stride in STRIDES], dim, LastLevelMaxPool()
+            [backbone.channels[stride] for stride in self.strides], dim, LastLevelMaxPool()
         )
         self.rpn = _proposal_network(network)
         self.roi_heads = _region_heads(network, classes)
@@ -135,7 +141,7 @@ class TwoStageDetector(FrameModel):
             sizes: N times (H, W) before padding.
         """
         maps = self.backbone(frames.contiguous(memory_format=torch.channels_last))
-        levels = self.neck({str(stride): maps[stride] for stride in STRIDES})
+        levels = self.neck({str(stride): maps[stride] for stride in self.strides})
         levels = {name: level.float() for name, level in levels.items()}
         return Pyramid(levels, (int(frames.shape[-2]), int(frames.shape[-1])), sizes, maps)
 
@@ -159,22 +165,27 @@ class TwoStageDetector(FrameModel):
         heads, told = self.roi_heads, rcnn_targets(targets, features)
         drawn, owner, labels, deltas = heads.select_training_samples(list(proposals), told)
         regions = features.pool(heads.box_roi_pool, drawn)
-        predicted = heads.box_predictor(heads.box_head(regions))
-        loss_class, loss_box = fastrcnn_loss(*predicted, labels, deltas)
+        logits, moves = heads.box_predictor(heads.box_head(regions))
+        _, loss_box = fastrcnn_loss(logits, moves, labels, deltas)
+        unlabelled = [
+            unlabelled_classes(target, logits.shape[1], self.device).expand(len(own), -1)
+            for target, own in zip(targets, labels, strict=True)
+        ]
+        loss_class = region_class_loss(logits, torch.cat(labels), torch.cat(unlabelled))
         positive = [
             (label > 0) & (not target.boxes_only)
             for label, target in zip(labels, targets, strict=True)
         ]
         boxes = [box[own] for box, own in zip(drawn, positive, strict=True)]
         classes = [label[own] - 1 for label, own in zip(labels, positive, strict=True)]
-        logits = self.mask_logits(features.pool(heads.mask_roi_pool, boxes), classes)
+        masks = self.mask_logits(features.pool(heads.mask_roi_pool, boxes), classes)
         truth = [
-            masks_in_regions(target.masks, index[own], box, logits.shape[-1])
+            masks_in_regions(target.masks, index[own], box, masks.shape[-1])
             for target, index, own, box in zip(targets, owner, positive, boxes, strict=True)
         ]
         loss_mask = F.binary_cross_entropy_with_logits(
-            logits, torch.cat(truth), reduction="sum"
-        ) / max(logits.numel(), 1)
+            masks, torch.cat(truth), reduction="sum"
+        ) / max(masks.numel(), 1)
         return {"loss_classifier": loss_class, "loss_box_reg": loss_box, "loss_mask": loss_mask}
 
     def detect(self, features: Pyramid, proposals: list[Tensor]) -> list[Detections]:
@@ -256,7 +267,7 @@ def boxes_in_px(target: FrameTargets, padded: tuple[int, int]) -> Tensor:
 
 def rcnn_targets(
     targets: Sequence[FrameTargets] | None, features: Pyramid
-) -> list[dict[str, Tensor]] | None:
+) -> list[dict[str, Any]] | None:
     """Targets as torchvision's parts read them; label 0 is the background there."""
     if targets is None:
         return None
@@ -265,17 +276,18 @@ def rcnn_targets(
             "boxes": boxes_in_px(target, features.padded).float(),
             "labels": target.labels + 1,
             "masks": target.masks,
+            "partial": bool(target.unlabelled),
         }
         for target in targets
     ]
 
 
-def _proposal_network(network: DetectorOptions) -> RegionProposalNetwork:
+def _proposal_network(network: DetectorOptions) -> ProposalNetwork:
     """The first stage: numbers as published for Faster R-CNN with a pyramid."""
-    strides = (*STRIDES, 2 * STRIDES[-1])
+    strides = (*network.strides, 2 * network.strides[-1])
     sizes = tuple((network.anchor_scale * stride,) for stride in strides)
     anchors = AnchorGenerator(sizes, (ASPECTS,) * len(strides))
-    return RegionProposalNetwork(
+    return ProposalNetwork(
         anchors,
         RPNHead(network.dim, len(ASPECTS)),
         fg_iou_thresh=0.7,

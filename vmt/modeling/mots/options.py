@@ -22,6 +22,7 @@ class DetectorOptions:
         head_convs: convolutions of the mask head and of the embedding head.
         embed_dim: C_e, of an embedding.
         anchor_scale: side of an anchor in cells of its level.
+        strides: of the backbone's maps that become levels; one more halves the last.
         proposals: per frame, that the second stage sees.
         rpn_samples: anchors per frame that the first stage learns from.
         box_samples: proposals per frame that the second stage learns from.
@@ -38,6 +39,7 @@ class DetectorOptions:
     head_convs: int = 4
     embed_dim: int = 256
     anchor_scale: float = 8.0
+    strides: tuple[int, ...] = (4, 8, 16, 32)
     proposals: int = 1000
     rpn_samples: int = 256
     box_samples: int = 512
@@ -54,6 +56,8 @@ class DetectorOptions:
         for name in ("score", "nms_iou"):
             self._check(name, 0 <= getattr(self, name) < 1, "a number in [0, 1)")
         self._check("anchor_scale", self.anchor_scale > 0, "a number above 0")
+        known = self.strides in ((4, 8, 16, 32), (8, 16, 32))
+        self._check("strides", known, "[4, 8, 16, 32] or [8, 16, 32]")
         divides = self.dim > 0 and self.dim % NORM_GROUPS == 0
         self._check("dim", divides, f"a multiple of {NORM_GROUPS}")
 
@@ -66,4 +70,5 @@ class DetectorOptions:
     def from_config(cls, cfg: CfgNode) -> DetectorOptions:
         """Read ``MODEL.MOTS``."""
         node = cfg.MODEL.MOTS
-        return cls(**{name: node[name.upper()] for name in cls.__dataclass_fields__})
+        values = {name: node[name.upper()] for name in cls.__dataclass_fields__}
+        return cls(**values | {"strides": tuple(node.STRIDES)})
