@@ -37,6 +37,7 @@ def name_of(space: str, category_id: int) -> str:
         ("bdd100k_mots", 8),
         ("bdd100k_det", 10),
         ("object", 1),
+        ("families", 4),
     ],
 )
 def test_number_and_uniqueness_of_classes(name: str, classes: int) -> None:
@@ -57,6 +58,7 @@ def test_every_space_is_tested_above_and_the_default_exists() -> None:
         "bdd100k_mots",
         "bdd100k_det",
         "object",
+        "families",
     }
     assert default_config().MODEL.LABEL_SPACE in LABEL_SPACES
 

@@ -69,6 +69,7 @@ _SPACES: Final = (
     _from_one("bdd100k_mots", _BDD100K.split()),
     _from_one("bdd100k_det", [*_BDD100K.split(), "traffic light", "traffic sign"]),
     _from_one("object", ["object"]),  # class-agnostic
+    _from_one("families", ["person", "animal", "vehicle", "other thing"]),  # vmt.data.families
 )
 
 #: Every label space by its name in ``MODEL.LABEL_SPACE``.
