@@ -23,6 +23,7 @@ LONGEST = (
     "engine/test_configs.py",
     "apps/test_exported_graphs.py",
     "tools/test_make_mask_refiner.py",
+    "tools/test_make_vmt_small.py",
     "docs/test_commands.py",
     "benchmarks/test_dry_runs.py",
     "benchmarks/test_gpu_steps.py",

@@ -76,8 +76,16 @@ def test_the_list_of_weights_imports_nothing_heavy() -> None:
 
 #: Scripts whose work is elsewhere; the others draw or write pictures themselves.
 THIN = (
-    *("check_parity", "demo", "eval_hqvis", "make_docs", "make_mask_refiner", "refine_masks"),
-    *("self_correct", "train_net"),
+    *(
+        "check_parity",
+        "demo",
+        "eval_hqvis",
+        "make_docs",
+        "make_mask_refiner",
+        "make_vmt_small",
+        "refine_masks",
+    ),
+    *("refine_masks", "self_correct", "train_net"),
 )
 #: What ``vmt.config`` imports.
 CONFIG = {"fvcore", "yaml", "tqdm"}

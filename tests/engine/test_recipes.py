@@ -36,7 +36,7 @@ AS_IT_STANDS += ("ovis/seqformer_R50",)
 FIXED = ("bdd100k/pcan_like_R50", "bdd100k/vmt_R50")
 BDD100K = ("bdd100k/qdtrack_R50", *FIXED, "quick/qdtrack_study")
 #: YAMLs for one's own data; here that of HQ-YTVIS.
-OWN_DATA = ("quick/", "refine/mask_refiner", "refine/self_correct_synthetic")
+OWN_DATA = ("quick/", "small/", "refine/mask_refiner", "refine/self_correct_synthetic")
 OWN_KEYS = {"DATASETS.TRAIN": "[hq_ytvis_train]"}
 
 
@@ -48,7 +48,12 @@ def keys_of(name: str) -> dict[str, str]:
             "MODEL.BACKBONE.NAME": "timm/resnet18d",
             "MODEL.MASK_REFINER.CROP_SIZES": "[48,64]",
         }
-    if name == "refine/mask_refiner_lite0":  # its norms are folded
+    if name == "small/vmt_small":  # of its families persons are among the classes
+        keys |= {
+            "SOLVER.FREEZE": "[backbone.body.conv_stem.]",
+            "DATASETS.UNKNOWN_CLASSES": "drop",
+        }
+    if name in ("refine/mask_refiner_lite0", "small/vmt_small"):  # their norms are folded
         keys |= {"MODEL.BACKBONE.NAME": "timm/test_efficientnet", "MODEL.BACKBONE.WIDTHS": "[]"}
     based = ("refine/ovis", "ovis/ablations/table", *FIXED)
     if name.startswith(based) or name.endswith("/refinevis_vmt_R50"):  # in place of a trained base
@@ -57,7 +62,7 @@ def keys_of(name: str) -> dict[str, str]:
         return keys
     if name.startswith(OWN_DATA):
         keys |= OWN_KEYS
-    if name.startswith("quick/"):
+    if name.startswith(("quick/", "small/")):
         keys |= {"DATASETS.TEST": "[hq_ytvis_val]", "DATASETS.RATIOS": "[]"}
     return keys
 

@@ -1,0 +1,149 @@
+#!/usr/bin/env python3
+"""How good and how fast the package's own detector is: vmt_small, or weights in training.
+
+On photos (``held_out.json`` of tools/make_vmt_small.py, which no training sees): AP of the four
+families and of objects whatever their family. On clips with masks of one object or more: tube AP50
+and the mean over tracklets of the tube IoU with the result that belongs to them, both whatever the
+class; how many of these results have the right family; seconds per frame of the detector with
+association and coding of masks, on as many threads as OMP_NUM_THREADS allows.
+
+Example:
+  python benchmarks/bench_small.py --config output/vmt_small/training/config.yaml \
+      --weights output/vmt_small/training/model_final.safetensors \
+      --photos output/vmt_small/data/held_out.json@output/vmt_small/data/JPEGImages
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import (
+    REPO,
+    benchmark_parser,
+    machine,
+    parse,
+    require_data,
+    run,
+    scratch_folder,
+    write_json,
+)
+
+from cocoapi_hq.tubes.tracklet_quality import evaluate_tracklets
+from tests.synthetic import write_moving_shapes
+from vmt.config.node import load_config
+from vmt.data.datasets.ytvis import load_ytvis_json
+from vmt.engine.evaluate import evaluate_set, frames_of, write_video
+from vmt.engine.result_folder import ResultFolder
+from vmt.evaluation.scoring import score
+from vmt.inference.load import load_segmenter
+from vmt.inference.predictor import PredictorOptions, VideoPredictor
+from vmt.modeling.video_model import Segmenter
+from vmt.structures.labels import LabelSpace
+
+CONFIG = REPO / "configs/small/vmt_small.yaml"
+CLIPS = REPO.parent / "shared/data/davis_train"
+TINY = ("MODEL.BACKBONE.NAME", "timm/test_efficientnet", "MODEL.MOTS.DIM", "32",
+        "MODEL.MOTS.FC_DIM", "32", "INPUT.MIN_SIZE_TEST", "64", "MODEL.MOTS.SCORE", "0.0",
+        "TEST.QUASI_DENSE.INIT_SCORE", "0.0", "MODEL.MOTS.DETECTIONS", "5")  # fmt: skip
+DRY_RUN = {"clips": None, "overrides": [*TINY]}
+#: Category of everything where classes do not count.
+ANY = [{"id": 1, "name": "object"}]
+#: Families of classes in files that do not say supercategory; what is not here is another thing.
+FAMILIES = {
+    "person": {"person"},
+    "animal": {"bird", "camel", "cow", "dog", "goat", "rhino"},
+    "vehicle": {"boat", "car", "train"},
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Score photos and clips; write the numbers."""
+    parser = benchmark_parser(__doc__, "small.json")
+    parser.add_argument("--config", default=str(CONFIG), help="of the network")
+    parser.add_argument("--weights", help="of the network (default: random)")
+    parser.add_argument("--photos", metavar="JSON@FOLDER", help="COCO file of families")
+    parser.add_argument("--clips", type=Path, default=CLIPS, help="YouTube-VIS folder")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE")
+    args = parse(parser, argv, DRY_RUN)
+    if args.clips is None:
+        args.clips = scratch_folder()
+        write_moving_shapes(args.clips, 2, 3, (64, 96), seed=0)
+    cfg = load_config(args.config, args.overrides)
+    model = load_segmenter(args.config, args.weights, args.overrides, "cpu")
+    numbers: dict[str, Any] = {"machine": machine(), "weights": args.weights}
+    if args.photos:
+        words = ("TEST.METRICS", "[image_mask, image_box]")
+        photo_cfg = load_config(args.config, [*args.overrides, *words])
+        scored = evaluate_set(photo_cfg, model, args.photos, scratch_folder())
+        numbers["photos"] = percent(scored.numbers if scored else {})
+    numbers["clips"] = score_clips(model, PredictorOptions.from_config(cfg), args.clips)
+    write_json(args.output, numbers)
+    print(json.dumps(numbers, indent=1))
+
+
+def percent(numbers: dict[str, float]) -> dict[str, float]:
+    """Fractions as percentages with one digit; what is undefined is left out."""
+    return {name: round(100 * value, 1) for name, value in numbers.items() if value >= 0}
+
+
+def score_clips(model: Segmenter, options: PredictorOptions, folder: Path) -> dict[str, Any]:
+    """Find the objects of all clips and compare them with the masks."""
+    truth_file = require_data(folder, "--clips") / "annotations.json"
+    records = load_ytvis_json(truth_file, folder / "JPEGImages", "clips")
+    store = ResultFolder(scratch_folder())
+    store.claim("bench_small")
+    predictor, started = VideoPredictor(model, options), time.perf_counter()
+    for record in records:
+        source = frames_of(record)
+        write_video(predictor.stream(source), source, store, model.label_space.category_ids)
+    seconds = time.perf_counter() - started
+    store.join([record.id for record in records])
+    found = json.loads(store.results.read_text())
+    truth = json.loads(truth_file.read_text())
+    family = families_of(truth["categories"], model.label_space)
+    right = {row["id"]: family[row["category_id"]] for row in truth["annotations"]}
+    for row in truth["annotations"]:
+        row["category_id"] = ANY[0]["id"]
+    truth["categories"] = ANY
+    plain = [row | {"category_id": ANY[0]["id"]} for row in found]
+    results = store.results.with_name("agnostic.json")
+    results.write_text(json.dumps(plain))
+    scored, _ = score(truth, results, ["tube_mask"])
+    tracklets = evaluate_tracklets(truth, plain).tracklets
+    hits = [
+        tracklet.result is not None
+        and found[tracklet.result]["category_id"] == right[tracklet.annotation_id]
+        for tracklet in tracklets
+    ]
+    return {
+        "tube_AP50": round(100 * scored["tube_mask/AP50"], 1),
+        "mean_tube_iou": round(statistics.mean(t.tube_iou for t in tracklets), 3),
+        "family_right": f"{sum(hits)} of {len(hits)}",
+        "results": len(found),
+        "seconds_per_frame": round(seconds / sum(map(len, records)), 3),
+        "threads": torch.get_num_threads(),
+        "tube_iou": {str(t.annotation_id): round(t.tube_iou, 2) for t in tracklets},
+    }
+
+
+def families_of(categories: Sequence[dict[str, Any]], space: LabelSpace) -> dict[int, int]:
+    """Category id of a file -> that of its family in a label space; 0: it has none there."""
+    known = dict(zip(space.names, space.category_ids, strict=True))
+    table = {}
+    for row in categories:
+        name = row.get("supercategory") or next(
+            (family for family, names in FAMILIES.items() if row["name"] in names), "other thing"
+        )
+        table[row["id"]] = known.get(name, 0)
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
