@@ -103,12 +103,7 @@ def segment(asked: SegmentOptions, say: Say, warn: Say) -> str:
                 if asked.max_frames is not None:
                     source = FirstFrames(source, asked.max_frames)
                 chosen = asked.window is not None
-                if not isinstance(model, FrameModel):
-                    fitted = _fit_window(options, source, say, chosen=chosen)
-                elif source.rereadable or chosen:
-                    fitted = options
-                else:  # live: no frame waits for the next
-                    fitted = replace(options, window=0, stride=0)
+                fitted = fit_window(model, options, source, say, chosen=chosen)
                 pipeline = Pipeline(VideoPredictor(model, fitted), files, results, reserve, say)
                 pipeline.run(source, folder_of(source), signals)
             except VideoError as error:
@@ -166,10 +161,29 @@ def _window_options(
     return options
 
 
-def _fit_window(
-    options: PredictorOptions, source: VideoSource, say: Say, *, chosen: bool
+def fit_window(
+    model: Segmenter,
+    options: PredictorOptions,
+    source: VideoSource,
+    say: Say,
+    *,
+    chosen: bool = False,
 ) -> PredictorOptions:
-    """Windows in place of a whole video that is long or endless, unless the user insists."""
+    """Windows in place of a whole video that is long or endless, unless the user insists.
+
+    Args:
+        model: a network for frames is left alone, but for live videos: no frame waits there.
+        options: of the config and the user.
+        source: the video.
+        say: hears of windows that nobody asked for.
+        chosen: the user named the window.
+
+    Raises:
+        ConfigError: the whole of a live video.
+    """
+    if isinstance(model, FrameModel):
+        live = not source.rereadable and not chosen
+        return replace(options, window=0, stride=0) if live else options
     if options.window:
         return options
     if chosen and source.num_frames is None and not source.rereadable:

@@ -1,4 +1,4 @@
-"""Pictures out: H.264 mp4 and PNG, each whole or not at all."""
+"""Pictures out: H.264 mp4 and PNG, each whole or not at all, and JPEG in memory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -37,6 +38,14 @@ def write_png(path: Path, pixels: npt.NDArray[Any], palette: Sequence[int] | Non
     image.save(buffer, format="PNG", compress_level=3)
     with AtomicFile(path, durable=False) as file:
         file.write(buffer.getvalue())
+
+
+def encode_jpeg(picture: Frame, quality: int = 86) -> bytes:
+    """A picture (H, W, 3) uint8 RGB as a JPEG file; quality from 1 to 100 (best)."""
+    pixels = np.ascontiguousarray(picture[:, :, ::-1])
+    ok, coded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    assert ok, "a picture in memory can be coded"
+    return bytes(coded)
 
 
 class VideoWriter:

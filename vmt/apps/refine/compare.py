@@ -14,6 +14,7 @@ import numpy.typing as npt
 from cocoapi_hq.io import rle
 from cocoapi_hq.tubes.tracklet_quality import compare_tubes, temporal_stability
 from vmt.data.images import Frame
+from vmt.inference.video_writer import encode_jpeg
 from vmt.structures.masks import MaskCrop, decode_crop, encode_crop
 from vmt.visualization.colors import ADDED, REMOVED, Rgb
 
@@ -23,7 +24,6 @@ BEFORE: Rgb = (255, 138, 28)
 AFTER: Rgb = (32, 208, 160)
 #: Longest side of a picture, and how far small objects are enlarged.
 SIDE_PX, MOST_ZOOM = 560, 6.0
-_QUALITY = 86
 
 
 @dataclass(frozen=True)
@@ -147,9 +147,9 @@ def example_pictures(frame: Frame, old: BoolArray, new: BoolArray) -> Pictures:
     change[masks[1] & ~masks[0]] = ADDED
     change[masks[0] & ~masks[1]] = REMOVED
     return Pictures(
-        _jpeg(_outlined(view, masks[0], BEFORE)),
-        _jpeg(_outlined(view, masks[1], AFTER)),
-        _jpeg(change),
+        encode_jpeg(_outlined(view, masks[0], BEFORE)),
+        encode_jpeg(_outlined(view, masks[1], AFTER)),
+        encode_jpeg(change),
         *size,
     )
 
@@ -174,11 +174,3 @@ def _outlined(view: Frame, mask: BoolArray, color: Rgb) -> Frame:
     cv2.drawContours(painted, contours, -1, (16, 16, 20), 4, cv2.LINE_AA)
     cv2.drawContours(painted, contours, -1, color, 2, cv2.LINE_AA)
     return painted
-
-
-def _jpeg(picture: Frame) -> bytes:
-    ok, coded = cv2.imencode(
-        ".jpg", np.ascontiguousarray(picture[:, :, ::-1]), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
-    )
-    assert ok, "a picture in memory can be coded"
-    return bytes(coded)

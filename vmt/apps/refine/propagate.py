@@ -77,7 +77,7 @@ def propagate_video(
         try:
             for part in propagator.stream(source, given):
                 before = given[part.frame] if part.given.any() else None
-                lines.setdefault(part.frame, []).extend(_rows(part, before))
+                lines.setdefault(part.frame, []).extend(propagation_rows(part, before))
                 bar.update()
         except VmtError:
             raise
@@ -90,8 +90,13 @@ def propagate_video(
     return sum(row[5] is not None or row[1] > 0 for rows in lines.values() for row in rows), note
 
 
-def _rows(part: PropagatedFrame, before: BoolArray | None) -> list[list[Any]]:
-    """Tracklet and other fields of ``Change`` of each tracklet of the frame."""
+def propagation_rows(part: PropagatedFrame, before: BoolArray | None) -> list[list[Any]]:
+    """Tracklet and other fields of ``Change`` of each tracklet of the frame, see ``change_rows``.
+
+    Args:
+        part: what became of some tracklets.
+        before: (N, H, W) bool, the given masks of the frame; None where none of ``part`` is given.
+    """
     rows = []
     for k, n in enumerate(part.tracklets.tolist()):
         mask = part.masks[k]

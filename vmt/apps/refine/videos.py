@@ -66,7 +66,7 @@ def refine_video(
         try:
             t = start - 1
             for t, (refined, (_, coarse)) in enumerate(zip(stream, for_areas, strict=False), start):
-                rows = _rows(refined, coarse)
+                rows = change_rows(refined, coarse)
                 if rows:
                     file.write(spell([t, masks.names[t], rows]))
                     work.write_confidence(video, frames, t, refined.confidence_map)
@@ -116,8 +116,17 @@ def _pairs(
         yield frame, masks.at(t)
 
 
-def _rows(refined: RefinedFrame, coarse: BoolArray) -> list[list[Any]]:
-    """Tracklet and other fields of ``Change`` of each mask that the frame has."""
+def change_rows(refined: RefinedFrame, coarse: BoolArray) -> list[list[Any]]:
+    """Tracklet and other fields of ``Change`` of each mask that the frame has.
+
+    Args:
+        refined: what became of the N tracklets.
+        coarse: (N, H, W) bool, as they were.
+
+    Returns:
+        [tracklet, area, changed_px, confidence, rejected, counts] each; counts are None where no
+        pixel changed.
+    """
     rows = []
     for n in np.flatnonzero(coarse.any((1, 2))).tolist():
         changed = int(refined.changed_px[n])
