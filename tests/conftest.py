@@ -32,6 +32,7 @@ LONGEST = (
     "engine/test_switches.py",
     "engine/test_train_loop.py",
     "engine/test_phases.py",
+    "apps/app/test_browser.py",
     "cocoapi_hq/tubes/test_fuzz.py",
 )
 

@@ -39,6 +39,7 @@ REFUSED = {
     "convert-annotations": ["nothing.json", "--images", ".", "--output", "a.json"],
     "split": ["--output", "a.json"],
     "refine": ["--masks", "a.json", "--images", ".", "--output", "b.json", "--accept", "0.1"],
+    "app": ["--port", "70000"],
     "degrade": ["--annotations", "a.json", "--output", "b.json", "--kind", "old"],
     "convert": ["a.pth"],
     "configs": ["--all"],

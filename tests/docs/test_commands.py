@@ -40,6 +40,7 @@ NOT_RUN = {
     "source ": "the shell of whoever reads",
     "pip install": INSTALLS,
     "labelme ": "a window to draw in; the folder holds polygons as it writes them",
+    "vmt app": "serves until it is stopped; tests/apps/app/test_browser.py uses the page",
     "vmt zoo --download": NETWORK,
     "vmt export --config-file configs/": "minutes; small ones: tests/apps/test_exported_graphs.py",
     "vmt train --config-file configs/hq_ytvis/": HOURS,

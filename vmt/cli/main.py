@@ -29,6 +29,7 @@ COMMANDS = {
     ),
     "split": ("vmt.cli.split", "cut an annotation file by a frozen list of video ids"),
     "refine": ("vmt.cli.refine", "coarse masks in, sharp masks out: JSON, label maps, polygons"),
+    "app": ("vmt.cli.app", "a page in the browser: find, draw, sharpen and save objects"),
     "degrade": ("vmt.cli.degrade", "make clean masks coarse, to test what should sharpen them"),
     "convert": ("vmt.cli.convert", "published weight file <-> our names"),
     "export": ("vmt.cli.export", "write a network as ONNX or a program of torch.export"),
