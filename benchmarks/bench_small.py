@@ -34,6 +34,7 @@ from common import (
     scratch_folder,
     write_json,
 )
+from fvcore.common.config import CfgNode
 
 from cocoapi_hq.tubes.tracklet_quality import evaluate_tracklets
 from tests.synthetic import write_moving_shapes
@@ -41,6 +42,7 @@ from vmt.config.node import load_config
 from vmt.data.datasets.ytvis import load_ytvis_json
 from vmt.engine.evaluate import evaluate_set, frames_of, write_video
 from vmt.engine.result_folder import ResultFolder
+from vmt.evaluation.images import score_images
 from vmt.evaluation.scoring import score
 from vmt.inference.load import load_segmenter
 from vmt.inference.predictor import PredictorOptions, VideoPredictor
@@ -53,6 +55,12 @@ TINY = ("MODEL.BACKBONE.NAME", "timm/test_efficientnet", "MODEL.MOTS.DIM", "32",
         "MODEL.MOTS.FC_DIM", "32", "INPUT.MIN_SIZE_TEST", "64", "MODEL.MOTS.SCORE", "0.0",
         "TEST.QUASI_DENSE.INIT_SCORE", "0.0", "MODEL.MOTS.DETECTIONS", "5")  # fmt: skip
 DRY_RUN = {"clips": None, "overrides": [*TINY]}
+#: What is told of photos.
+PHOTO_NUMBERS = [
+    f"{metric}/{number}"
+    for metric in ("image_mask", "image_box")
+    for number in ("AP", "AP50", "AR100")
+]
 #: Category of everything where classes do not count.
 ANY = [{"id": 1, "name": "object"}]
 #: Families of classes in files that do not say supercategory; what is not here is another thing.
@@ -74,23 +82,50 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(parser, argv, DRY_RUN)
     if args.clips is None:
         args.clips = scratch_folder()
-        write_moving_shapes(args.clips, 2, 3, (64, 96), seed=0)
+        args.photos = first_frames(write_moving_shapes(args.clips, 2, 3, (64, 96), seed=0))
     cfg = load_config(args.config, args.overrides)
     model = load_segmenter(args.config, args.weights, args.overrides, "cpu")
     numbers: dict[str, Any] = {"machine": machine(), "weights": args.weights}
     if args.photos:
         words = ("TEST.METRICS", "[image_mask, image_box]")
         photo_cfg = load_config(args.config, [*args.overrides, *words])
-        scored = evaluate_set(photo_cfg, model, args.photos, scratch_folder())
-        numbers["photos"] = percent(scored.numbers if scored else {})
+        numbers["photos"] = score_photos(model, photo_cfg, args.photos)
     numbers["clips"] = score_clips(model, PredictorOptions.from_config(cfg), args.clips)
     write_json(args.output, numbers)
     print(json.dumps(numbers, indent=1))
 
 
-def percent(numbers: dict[str, float]) -> dict[str, float]:
-    """Fractions as percentages with one digit; what is undefined is left out."""
-    return {name: round(100 * value, 1) for name, value in numbers.items() if value >= 0}
+def first_frames(clips: Path) -> str:
+    """The first frame of each clip as photos of persons, for a dry run."""
+    content = json.loads(clips.read_text())
+    images = [
+        {"id": video["id"], "file_name": video["file_names"][0]}
+        | {side: video[side] for side in ("height", "width")}
+        for video in content["videos"]
+    ]
+    rows = [
+        {"id": row["id"], "image_id": row["video_id"], "category_id": 1, "iscrowd": 0}
+        | {"segmentation": row["segmentations"][0]}
+        for row in content["annotations"]
+        if row["segmentations"][0] is not None
+    ]
+    photos = {"images": images, "annotations": rows, "categories": [{"id": 1, "name": "person"}]}
+    path = clips.with_name("photos.json")
+    path.write_text(json.dumps(photos))
+    return f"{path}@{clips.parent / 'JPEGImages'}"
+
+
+def score_photos(model: Segmenter, cfg: CfgNode, photos: str) -> dict[str, dict[str, float]]:
+    """AP in percent by family, and of objects whatever their family."""
+    scored = evaluate_set(cfg, model, photos, scratch_folder())
+    assert scored is not None, "nothing stops it"
+    truth = Path(photos.partition("@")[0])
+    agnostic, _ = score_images(truth, scored.path, cfg.TEST.METRICS, class_agnostic=True)
+    table = {"families": scored.numbers, "any": agnostic}
+    return {
+        name: {number: round(100 * row[number], 1) for number in PHOTO_NUMBERS if number in row}
+        for name, row in table.items()
+    }
 
 
 def score_clips(model: Segmenter, options: PredictorOptions, folder: Path) -> dict[str, Any]:
