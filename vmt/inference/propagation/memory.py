@@ -73,7 +73,7 @@ class Memory:
         for shot in self.shots:
             similar = features.T @ shot.features  # (m, n)
             if place is not None:
-                similar -= AWAY * torch.cdist(place, shot.place).square()
+                similar -= AWAY * _squared_distances(place, shot.place)
             best, cells = similar.topk(min(NEAREST, similar.shape[1]), 1)
             values.append(best)
             shares.append(shot.share[cells])
@@ -81,3 +81,8 @@ class Memory:
         best, chosen = value.topk(min(NEAREST, value.shape[1]), 1)
         weight = (best / TEMPERATURE).softmax(1)
         return (weight * share.gather(1, chosen)).sum(1), best[:, 0]
+
+
+def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """(m, 2) and (n, 2) -> (m, n)."""
+    return a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -13,13 +13,14 @@ from cocoapi_hq.io import rle
 from vmt.inference.mask_refiner import FrameRefiner, MaskRefiner, RefinedFrame
 from vmt.inference.propagation.plan import Plan
 from vmt.inference.propagation.replay import Replay
-from vmt.inference.propagation.tracker import Tracker, apart, flow_between
+from vmt.inference.propagation.tracker import Tracker, apart
 from vmt.inference.propagation.view import View, ViewMaker
 from vmt.inference.refine_defaults import ACCEPT, ANY
 
 ByteArray = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float32]
+#: From a frame, (H, W, 3) uint8 RGB, what is seen in it.
+MakeView = Callable[[ByteArray], View]
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class MaskPropagator:
 
     Args:
         refiner: sharpens the masks; None: they stay as they are found.
-        make_view: what is seen in a frame.
+        make_view: what is seen in a frame, for instance a ``ViewMaker``.
         accept: confidence above which the refiner may change a pixel.
 
     Example:
@@ -79,7 +80,7 @@ class MaskPropagator:
     """
 
     def __init__(
-        self, refiner: FrameRefiner | None, make_view: ViewMaker, accept: float = ACCEPT
+        self, refiner: FrameRefiner | None, make_view: MakeView, accept: float = ACCEPT
     ) -> None:
         self._refiner = refiner
         self._make_view = make_view
@@ -170,7 +171,7 @@ class _Run:
         self,
         given: Mapping[int, BoolArray],
         refiner: FrameRefiner | None,
-        make_view: ViewMaker,
+        make_view: MakeView,
         accept: float,
     ) -> None:
         shapes = {given[t].shape for t in given}
@@ -244,7 +245,7 @@ class _Run:
         if not going:
             return None
         assert self._view is not None, "trackers begin at a frame before"
-        flow = flow_between(view, self._view)
+        flow = view.flow_to(self._view)
         guesses = [self._trackers[n].look(view, flow) for n in going]
         masks = apart([view.enlarge(guess.probability) for guess in guesses])
         refined = self._refined(view.frame, masks)

@@ -8,20 +8,19 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from vmt.inference.propagation.appearance import Classifier, Colours, Window
+from vmt.inference.propagation.appearance import Classifier, Colours
 from vmt.inference.propagation.features import CELL
 from vmt.inference.propagation.memory import Memory
-from vmt.inference.propagation.view import View
-from vmt.ops.flow_votes import Flow, flows_between
+from vmt.inference.propagation.view import View, Window, warp
+from vmt.ops.flow_votes import Flow
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float32]
 
-#: Say of flow (where it is trusted), memory, classifier and colours, in log odds.
-FLOW, MEMORY, CLASSIFIER, COLOURS = 1.0, 1.0, 2.0, 0.3
+#: Say of flow (where it is trusted), memory, classifier and colours, in log odds, and what is added
+#: to them.
+FLOW, MEMORY, CLASSIFIER, COLOURS, BIAS = 0.7, 0.9, 1.8, 0.5, -0.3
 #: Log odds of single colours are cut at this.
 MOST_COLOUR = 3.0
 #: Probabilities are kept so far from 0 and 1 before they become log odds.
@@ -32,31 +31,12 @@ MARGIN, MIN_MARGIN_PX = 0.5, 64
 FAR_WEIGHT = 0.1
 #: Pieces smaller than this share of the largest are specks.
 SPECK = 0.05
+#: Share of memory in the confidence; the rest is flow's.
+FAMILIAR = 0.75
 #: Confidence below which a frame is not learned from, and below which the tracklet is lost.
 LEARN, LOST = 0.5, 0.3
 #: Confidence from which a lost tracklet is found again.
 FOUND = 0.5
-
-
-@dataclass(frozen=True)
-class Backwards:
-    """Flow from a view to the one before.
-
-    Args:
-        flow: where pixels were, and how much that is trusted.
-    """
-
-    flow: Flow
-
-    def warp(self, values: FloatArray) -> FloatArray:
-        """(h, w) of the view before -> (h, w)."""
-        place = self.flow.place
-        return np.asarray(cv2.remap(values, place, None, cv2.INTER_LINEAR), dtype=np.float32)
-
-
-def flow_between(view: View, before: View) -> Backwards:
-    """Where the pixels of a view were in the one before."""
-    return Backwards(flows_between(view.grey, before.grey)[0])
 
 
 @dataclass(frozen=True)
@@ -90,28 +70,31 @@ class Tracker:
         self._lost = False
         self._learn(view, self._share, given=True)
 
-    def look(self, view: View, back: Backwards) -> Guess:
-        """Where it may be."""
-        warped = back.warp(self._share)
+    def look(self, view: View, flow: Flow) -> Guess:
+        """Where it may be.
+
+        Args:
+            view: the next one.
+            flow: of it in the one before.
+        """
+        warped = warp(self._share, flow)
         seen = warped > 0.5
         whole = self._lost or not seen.any()
-        window = _around(np.ones_like(seen) if whole else seen)
-        cells = _cells(window)
-        places = None if whole else _places(cells, *_centre(warped))
-        features = view.features[(slice(None), *cells)]
-        share, _ = self._memory.read(features.flatten(1), places)
-        matched = torch.zeros(view.cells)
-        matched[cells] = share.reshape(features.shape[1:])
-        spread = view.spread(matched)
-        odds = MEMORY * _log_odds(spread)
-        odds += CLASSIFIER * view.spread(self._classifier.read(view.features))
+        window = None if whole else _around(seen)
+        patch = view.patch(window)
+        places = None if whole else patch.places(*_centre(warped))
+        share, _ = self._memory.read(patch.features, places)
+        matched = patch.spread(share)
+        fine = view.patch(window, fine=True)
+        odds = BIAS + MEMORY * _log_odds(matched)
+        odds += CLASSIFIER * fine.spread(self._classifier.read(fine.features))
         odds += COLOURS * self._colours.read(view.small).clip(-MOST_COLOUR, MOST_COLOUR)
         if not whole:
-            odds += FLOW * back.flow.trust * _log_odds(warped)
+            odds += FLOW * flow.trust * _log_odds(warped)
         inside = np.zeros_like(seen)
-        inside[window] = True
+        inside[fine.window] = True
         probability = np.where(inside, 1 / (1 + np.exp(-odds)), 0).astype(np.float32)
-        return Guess(without_specks(probability), warped, spread)
+        return Guess(without_specks(probability), warped, matched)
 
     def settle(self, view: View, guess: Guess, mask: BoolArray) -> tuple[BoolArray, float]:
         """Take a mask, or none where it is not sure.
@@ -137,14 +120,14 @@ class Tracker:
 
     def _learn(self, view: View, share: FloatArray, *, given: bool) -> None:
         window = _around(_solid(share))
-        cells = _cells(window)
-        pooled = view.pool(share)
-        features = view.features[(slice(None), *cells)].flatten(1)
-        places = _places(cells, *_centre(share))
-        self._memory.write(features, pooled[cells].flatten(), places, given=given)
-        weight = torch.full(view.cells, FAR_WEIGHT)
-        weight[cells] = 1.0
-        self._classifier.learn(view.features, pooled, weight, given=given)
+        patch = view.patch(window)
+        places = patch.places(*_centre(share))
+        self._memory.write(patch.features, patch.pool(share), places, given=given)
+        near = np.full(view.size, FAR_WEIGHT, np.float32)
+        near[window] = 1.0
+        cells = view.patch(fine=True)
+        weight = cells.pool(near)
+        self._classifier.learn(cells.features, cells.pool(share), weight, given=given)
         self._colours.learn(view.small, share, window, given=given)
 
 
@@ -168,12 +151,14 @@ def without_specks(probability: FloatArray) -> FloatArray:
 
 
 def _confidence(guess: Guess, share: FloatArray, *, lost: bool) -> float:
-    """How far what was found agrees with memory, and with flow unless it was lost: mean IoU."""
+    """How far what was found agrees with memory, and with flow unless it was lost, by IoU."""
     mask = share > 0.5
     if not mask.any():
         return 0.0
-    others = [guess.matched] if lost else [guess.matched, guess.warped]
-    return float(np.mean([_iou(mask, other > 0.5) for other in others]))
+    known = _iou(mask, guess.matched > 0.5)
+    if lost:
+        return known
+    return FAMILIAR * known + (1 - FAMILIAR) * _iou(mask, guess.warped > 0.5)
 
 
 def _iou(a: BoolArray, b: BoolArray) -> float:
@@ -192,21 +177,14 @@ def _solid(share: FloatArray) -> BoolArray:
 
 
 def _around(mask: BoolArray) -> Window:
-    """Rows and columns of an object with space around them, whole cells."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    ends = [(int(line[0]), int(line[-1]) + 1) for line in (rows, columns)]
+    """Rows and columns of an object with space around them."""
+    lines = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    ends = [(int(line[0]), int(line[-1]) + 1) for line in lines]
     space = max(MARGIN * max(stop - start for start, stop in ends), MIN_MARGIN_PX)
-    first = [max(int(start - space) // CELL * CELL, 0) for start, _ in ends]
-    last = [
-        min(-(-int(stop + space) // CELL) * CELL, side)
-        for (_, stop), side in zip(ends, mask.shape, strict=True)
-    ]
-    return slice(first[0], last[0]), slice(first[1], last[1])
-
-
-def _cells(window: Window) -> Window:
-    """The cells of a window that begins at a cell."""
-    rows, columns = (slice(s.start // CELL, -(-s.stop // CELL)) for s in window)
+    rows, columns = (
+        slice(max(int(start - space), 0), min(int(stop + space), side))
+        for (start, stop), side in zip(ends, mask.shape, strict=True)
+    )
     return rows, columns
 
 
@@ -214,12 +192,3 @@ def _centre(share: FloatArray) -> tuple[tuple[float, float], float]:
     """Centre (y, x) and size of an object in pixels."""
     rows, columns = np.nonzero(_solid(share))
     return (float(rows.mean()), float(columns.mean())), max(len(rows), CELL**2) ** 0.5
-
-
-def _places(cells: Window, centre: tuple[float, float], size: float) -> Tensor:
-    """(n, 2): cells from the centre of an object, in units of its size."""
-    lines = [
-        (torch.arange(part.start, part.stop) * CELL + CELL / 2 - middle) / size
-        for part, middle in zip(cells, centre, strict=True)
-    ]
-    return torch.stack(torch.meshgrid(*lines, indexing="ij"), -1).reshape(-1, 2)
