@@ -32,6 +32,36 @@ def test_as_many_threads_as_free_cores(usable: int, free: float | None, expected
     assert threads.choose_threads(usable, free) == expected
 
 
+@pytest.mark.parametrize("cores", [1, 3])
+def test_items_go_to_cores_and_results_keep_their_order(cores: int) -> None:
+    torch.set_num_threads(cores)
+    drawn: list[int] = []
+    together = threading.Barrier(cores)
+
+    def items():
+        for n in range(7):
+            drawn.append(n)
+            yield n
+
+    def work(n: int) -> tuple[int, int]:
+        if n < cores:
+            together.wait(timeout=20)  # so many are at work at once
+        return n * n, torch.get_num_threads()
+
+    done = threads.map_on_cores(work, items())
+    assert next(done) == (0, 1)
+    assert len(drawn) == (1 if cores == 1 else cores + 1)  # no more wait than that
+    assert list(done) == [(n * n, 1) for n in range(1, 7)]
+    assert torch.get_num_threads() == cores
+
+
+def test_an_item_that_fails_leaves_the_threads_as_they_were() -> None:
+    torch.set_num_threads(2)
+    with pytest.raises(ZeroDivisionError):
+        list(threads.map_on_cores(lambda n: 1 // n, [3, 2, 0, 1]))
+    assert torch.get_num_threads() == 2
+
+
 def write_stat(path: Path, idle: dict[int, int], total: int) -> None:
     """``/proc/stat``: user, nice, system, idle, iowait, irq, softirq, steal, guest, guest_nice."""
     rows = ["cpu 9 9 9 9 9 9 9 9 9 9"]

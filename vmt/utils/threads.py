@@ -13,10 +13,16 @@ import logging
 import math
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 #: How long the cores are watched, in seconds.
 WATCH_S = 0.2
@@ -51,6 +57,38 @@ def take_free_cores() -> None:
             usable,
         )
     torch.set_num_threads(threads)
+
+
+def map_on_cores(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """``map`` for work that one core does faster alone than several share: small tensors.
+
+    Each of torch's threads takes whole items in place of a part of every operation. At most one
+    item more than there are threads waits for the caller. Contexts such as ``torch.no_grad`` hold
+    for one thread: ``work`` must enter its own.
+
+    Args:
+        work: on one item; may run beside others.
+        items: in the order of the results.
+    """
+    import torch
+
+    cores = torch.get_num_threads()
+    if cores == 1:
+        yield from map(work, items)
+        return
+    waiting: deque[Future[Result]] = deque()
+    torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        with pool:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > cores:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+    finally:
+        torch.set_num_threads(cores)
 
 
 def choose_threads(usable: int, free: float | None) -> int:

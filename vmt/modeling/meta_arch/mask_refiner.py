@@ -28,6 +28,7 @@ from vmt.ops.resize import aligned_upsample2
 from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import ConfigError
 from vmt.utils.precision import arithmetic
+from vmt.utils.threads import map_on_cores
 
 #: Stride-2 cells along a side of a stride-8 cell.
 FINE = STRIDES[0] // STRIDES[-1]
@@ -175,27 +176,37 @@ class PooledMaskRefiner(CutOutModel):
             losses["loss_coarseness"] = self.coarseness_weight * off
         return losses
 
-    @torch.no_grad()
     def refine_tubes(
         self, frames: Tensor, masks: Tensor, votes: Tensor | None = None
     ) -> Iterator[RefinedTube]:
-        """Sharpen tracklet by tracklet, each cut out of its frames."""
-        for tracklet, coarse in enumerate(masks):
-            present = coarse.flatten(1).any(1)
-            if not present.any():
-                continue
-            said = None if votes is None else votes[tracklet, present]
-            own = frames[present], coarse[present]
-            crop = self.cut_out(own[1], said)
-            with arithmetic(self.precision, self.device):
-                inputs, _ = self.refiner_input(*own, crop, votes=said)
-                output: RefinerOutput = self.refiner(inputs)
-            logits = aligned_upsample2(output.mask_logits.float())[0]  # (T, h, w)
-            looked_at = by_pixel(looked_at_cells(inputs.given[0], output)[0])
-            yield RefinedTube(
-                tracklet,
-                present.nonzero()[:, 0].tolist(),
-                crop.restore(logits.sigmoid()),
-                crop.restore(looked_at.float()) > 0.5,
-                crop.places(),
-            )
+        """Sharpen tracklet by tracklet, each cut out of its frames; on a CPU, one per core."""
+        shown = masks.flatten(2).any(2).any(1).nonzero()[:, 0].tolist()
+
+        @torch.no_grad()
+        def refine(tracklet: int) -> RefinedTube:
+            said = None if votes is None else votes[tracklet]
+            return self._refine_tube(frames, masks[tracklet], said, tracklet)
+
+        several = self.device.type == "cpu" and len(shown) > 1
+        return (map_on_cores if several else map)(refine, shown)
+
+    def _refine_tube(
+        self, frames: Tensor, coarse: Tensor, votes: Tensor | None, tracklet: int
+    ) -> RefinedTube:
+        """One of ``refine_tubes``, with a mask: (T, 3, H, W), (T, H, W) and (T, 2, H, W)."""
+        present = coarse.flatten(1).any(1)
+        said = None if votes is None else votes[present]
+        own = frames[present], coarse[present]
+        crop = self.cut_out(own[1], said)
+        with arithmetic(self.precision, self.device):
+            inputs, _ = self.refiner_input(*own, crop, votes=said)
+            output: RefinerOutput = self.refiner(inputs)
+        logits = aligned_upsample2(output.mask_logits.float())[0]  # (T, h, w)
+        looked_at = by_pixel(looked_at_cells(inputs.given[0], output)[0])
+        return RefinedTube(
+            tracklet,
+            present.nonzero()[:, 0].tolist(),
+            crop.restore(logits.sigmoid()),
+            crop.restore(looked_at.float()) > 0.5,
+            crop.places(),
+        )

@@ -174,9 +174,9 @@ class Refiner(TrackRefiner):
     """Base of everything in the registry REFINERS.
 
     Attributes:
-        num_points: points that could have been refined since ``points_left_out`` was last asked, in
-            evaluation.
-        num_left_out: those of them that ``max_points`` left as the coarse mask has them.
+        counted: points that could have been refined, and those of them that ``max_points`` left as
+            the coarse mask has them, per call since ``points_left_out`` was last asked, in
+            evaluation; threads may add to it.
         max_points: ``MODEL.REFINER.MAX_POINTS``.
         points_are_per: what that many points are for, in words.
     """
@@ -186,19 +186,17 @@ class Refiner(TrackRefiner):
 
     def __init__(self) -> None:
         super().__init__()
-        self.num_points = 0
-        self.num_left_out = 0
+        self.counted: list[tuple[int, int]] = []
 
     def count_points(self, count: int, refined: int) -> None:
         """Note how many points there were, and how many the budget let through."""
         if not self.training:
-            self.num_points += count
-            self.num_left_out += count - refined
+            self.counted.append((count, count - refined))
 
     def points_left_out(self) -> str:
         """One sentence with the points left out since this was last asked, and the key; or ""."""
-        left, count = self.num_left_out, self.num_points
-        self.num_left_out = self.num_points = 0
+        count, left = (sum(numbers) for numbers in zip((0, 0), *self.counted, strict=True))
+        self.counted = []
         if not left:
             return ""
         return (
