@@ -25,3 +25,6 @@ def add_keys(cfg: Node) -> None:
     # Weight of the loss of how far off the given mask is, which the network estimates and is told;
     # 0: it estimates nothing.
     cfg.MODEL.MASK_REFINER.COARSENESS_WEIGHT = 0.0
+    # Channels at strides 4, 8, 16 and 32 of a second, narrow network from random weights whose maps
+    # of strides 2 and 4 take the place of the backbone's; none: without.
+    cfg.MODEL.MASK_REFINER.DETAIL_WIDTHS = []

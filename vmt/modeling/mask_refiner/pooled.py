@@ -12,6 +12,7 @@ from vmt.modeling.backbones.base import Backbone
 from vmt.modeling.dense_part import DensePart, Port
 from vmt.modeling.mask_refiner.coarseness import Coarseness, pool
 from vmt.modeling.mask_refiner.prompt import STRIDE, STRIDES, prompt_of
+from vmt.modeling.mask_refiner.pyramid import Detail, build_fuse, build_laterals, sum_maps
 from vmt.modeling.refiners.base import RefinerInput
 from vmt.modeling.video_model import MaskRefinerModel, ModelOptions
 from vmt.ops.colour_cue import colour_cues
@@ -21,8 +22,6 @@ from vmt.structures.clip import ClipTargets
 from vmt.utils.device import constant
 from vmt.utils.errors import ConfigError
 
-#: Groups of every group norm outside the backbone.
-GROUPS = 8
 #: Surroundings that are cut out on each side: share of the object's longer side, and least number
 #: of pixels, wider than any error of a coarse mask.
 MARGIN, MIN_MARGIN_PX = 0.1, 24
@@ -40,12 +39,14 @@ class CutOuts:
         colour_radii_px: of ``colour_cues``; none: no cues.
         votes_reach: frames on each side that vote, see ``vmt.ops.flow_votes``; 0: none.
         estimates_coarseness: with ``Coarseness``.
+        detail_widths: of ``Detail``; none: without.
     """
 
     sizes: tuple[int, int]
     colour_radii_px: tuple[int, ...] = ()
     votes_reach: int = 0
     estimates_coarseness: bool = False
+    detail_widths: tuple[int, ...] = ()
 
     @property
     def channels(self) -> int:
@@ -86,7 +87,7 @@ class CutOutFeatures:
     """What a refiner reads of a tracklet that is cut out of T frames.
 
     Args:
-        stride4: (T, C4, h4, w4) of the backbone.
+        stride4: (T, C4, h4, w4) of the backbone, or of ``Detail``.
         stride2: (T, embed_dim, h2, w2).
         fused: (T, C, h8, w8).
         query: (1, C), pooled under the mask.
@@ -119,13 +120,14 @@ class CutOutModel(MaskRefinerModel):
     ) -> None:
         super().__init__(options)
         self.backbone = backbone
-        self.laterals = nn.ModuleDict(
-            {str(s): nn.Conv2d(backbone.channels[s], dim, 1) for s in (8, 16, 32)}
+        self.laterals = build_laterals(backbone.channels, dim)
+        self.fuse = build_fuse(dim)
+        self.detail = (
+            Detail(cut_outs.channels, cut_outs.detail_widths, dim)
+            if cut_outs.detail_widths
+            else None
         )
-        self.fuse = nn.Sequential(
-            nn.Conv2d(dim, dim, 3, padding=1), nn.GroupNorm(GROUPS, dim), nn.ReLU()
-        )
-        self.stride2 = nn.Conv2d(backbone.channels[2], embed_dim, 1)
+        self.stride2 = nn.Conv2d((self.detail or backbone).channels[2], embed_dim, 1)
         self.query = MaskPoolQuery(dim)
         self.coarseness = Coarseness(dim) if cut_outs.estimates_coarseness else None
         self.cut_outs = cut_outs
@@ -157,11 +159,9 @@ class CutOutModel(MaskRefinerModel):
         planes.append(colour_cues(pixels, share, self.cut_outs.colour_radii_px))
         read = torch.cat(planes, dim=1)
         maps = self.backbone(read)
-        top = self.laterals["32"](maps[32])
-        for stride in (16, 8):
-            side = self.laterals[str(stride)](maps[stride])
-            top = side + F.interpolate(top, side.shape[-2:], mode="nearest")
-        fused, inside = self.fuse(top), F.avg_pool2d(share, STRIDE)[:, 0]
+        fused, inside = self.fuse(sum_maps(maps, self.laterals)), F.avg_pool2d(share, STRIDE)[:, 0]
+        if self.detail is not None:
+            maps, fused = self.detail(read, fused)
         coarseness = None
         if self.coarseness is not None:
             fused, coarseness = self.coarseness(fused, inside)

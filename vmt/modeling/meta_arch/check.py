@@ -8,7 +8,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from vmt.layers.projection import NORM_GROUPS
-from vmt.modeling.mask_refiner.pooled import GROUPS
+from vmt.modeling.mask_refiner.pyramid import GROUPS
 from vmt.utils.errors import ConfigError
 
 #: Keys that count something, and the least that works.

@@ -93,6 +93,7 @@ class PooledMaskRefiner(CutOutModel):
             tuple(node.COLOUR_RADII_PX),
             node.VOTES_REACH,
             node.COARSENESS_WEIGHT > 0,
+            tuple(node.DETAIL_WIDTHS),
         )
         backbone = build_backbone(cfg, in_channels=cut_outs.channels)
         if 2 not in backbone.channels:
@@ -102,6 +103,8 @@ class PooledMaskRefiner(CutOutModel):
         width = cfg.MODEL.REFINER.EMBED_DIM
         # Its stride-2 map is projected to the refiner's width on the way.
         channels = {**backbone.channels, 2: width}
+        if node.DETAIL_WIDTHS:
+            channels[4] = node.DETAIL_WIDTHS[0]
         if node.VOTES_REACH:
             channels[1] = cut_outs.channels
         entry = lookup(REFINERS, cfg.MODEL.REFINER.NAME, "MODEL.REFINER.NAME")
