@@ -86,11 +86,11 @@ def test_votes(pair: Pair) -> None:
     assert (plain["refiner"].frames.shape[1], votes["refiner"].frames.shape[1]) == (3, 6)
 
 
-@shows("MODEL.MASK_REFINER.DETAIL_WIDTHS", [16, 24, 24, 32], *GIVEN)
+@shows("MODEL.MASK_REFINER.DETAIL_WIDTHS", [24, 24, 24, 32], *GIVEN)
 def test_detail_widths(pair: Pair) -> None:
     """The refiner's map of stride 4 is as wide as the key says."""
     plain, detail = (read(cfg)["refiner"].stride4.shape[1] for cfg in pair)
-    assert plain != detail == 16
+    assert plain != detail == 24
 
 
 @shows("MODEL.MASK_REFINER.COARSENESS_WEIGHT", 1.0, *GIVEN)

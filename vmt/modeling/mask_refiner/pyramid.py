@@ -24,9 +24,7 @@ def build_laterals(channels: Mapping[int, int], dim: int) -> nn.ModuleDict:
 
 def build_fuse(dim: int) -> nn.Sequential:
     """What follows the sum of the maps."""
-    return nn.Sequential(
-        nn.Conv2d(dim, dim, 3, padding=1), nn.GroupNorm(GROUPS, dim), nn.ReLU()
-    )
+    return nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1), nn.GroupNorm(GROUPS, dim), nn.ReLU())
 
 
 def sum_maps(maps: Mapping[int, Tensor], laterals: nn.ModuleDict) -> Tensor:
@@ -59,8 +57,8 @@ class Detail(nn.Module):
         self.laterals = build_laterals(self.channels, dim)
         self.fuse = build_fuse(dim)
         self.add = nn.Conv2d(dim, dim, 1)
-        nn.init.zeros_(self.add.weight)
-        nn.init.zeros_(self.add.bias)
+        for parameter in self.add.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, read: Tensor, fused: Tensor) -> tuple[Mapping[int, Tensor], Tensor]:
         """Maps of its own, and the stride-8 map of both networks.
