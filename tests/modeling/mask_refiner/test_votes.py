@@ -124,11 +124,13 @@ def test_gradients_reach_what_is_new() -> None:
     net, data = network().train(), clip()
     data["votes"] = said(data["coarse"], data["targets"].masks[0])
     torch.nn.init.ones_(net.coarseness.tell.weight)
+    torch.nn.init.dirac_(net.detail.add.weight)
     losses = net([data])
     assert losses["loss_coarseness"] > 0
     sum(losses.values()).backward()
-    stem = next(p for name, p in net.backbone.named_parameters() if name.endswith("stem.weight"))
-    assert (stem.grad.abs().sum((0, 2, 3)) > 0).all(), "every input channel"
+    for part in (net.backbone, net.detail):
+        stem = next(part.parameters())
+        assert (stem.grad.abs().sum((0, 2, 3)) > 0).all(), "every input channel"
     assert all(p.grad.abs().sum() > 0 for p in net.coarseness.parameters())
 
 
