@@ -310,6 +310,10 @@ def test_the_table(session: Session, networks: Networks) -> None:
     rows = table(session)
     assert rows[0] == ["1", "cup", "drawn", "1", "0"]
     assert rows[1][2:] == [f"{session.tracks[2].score:.2f}", str(FRAMES), "0"]
+    track = session.tracks[1]
+    for t, area, mask in ((1, 100, None), (2, 0, track.masks[1]), (3, 0, None)):
+        track.change(track.masks.get(t), Change(t, str(t), 0, "1", area, 0, 0.9, False, mask))
+    assert table(session)[0][3:] == ["2", "2"]  # kept, followed; not found in frame 3
 
 
 # --- options

@@ -149,7 +149,9 @@ class Page:
     # --- sessions --------------------------------------------------------------------------------
 
     def _session(self, request: gr.Request) -> Session:
-        return self._sessions.get(str(request.session_hash))
+        if not request.session_hash:  # a program, not the page: it must not meet another one
+            raise AppError("Open the page in a browser.")
+        return self._sessions.get(request.session_hash)
 
     def _leave(self, request: gr.Request) -> None:
         self._sessions.end(str(request.session_hash))

@@ -96,14 +96,11 @@ def _outlined(picture: Frame, drawing: Drawing, zoom: float) -> Frame:
 
 
 def table(session: Session) -> list[list[str]]:
-    """A row per object, see ``COLUMNS``."""
-    return [
-        [
-            str(track.track_id),
-            track.label,
-            f"{track.score:.2f}" if track.found else "drawn",
-            str(len(track.best())),
-            str(len(track.changes)),
-        ]
-        for track in list(session.tracks.values())
-    ]
+    """A row per object, see ``COLUMNS``; frames in which it was sharpened or followed count."""
+    rows = []
+    for track in list(session.tracks.values()):
+        made = [c for c in list(track.changes.values()) if c.area or c.mask is not None]
+        score = f"{track.score:.2f}" if track.found else "drawn"
+        frames = len(track.best())
+        rows.append([str(track.track_id), track.label, score, str(frames), str(len(made))])
+    return rows
