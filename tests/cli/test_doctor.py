@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from vmt.apps import doctor
 from vmt.cli.main import main
 from vmt.ops.deform_attn import cuda
+from vmt.ops.deform_attn.backends import BackendStatus
 from vmt.utils import env
 from vmt.utils.env import Fact
 
@@ -132,6 +134,23 @@ def test_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     assert env.compiler_fact().state == "missing"
+    there = env.compiler_fact(kernels_built=True)
+    assert (there.state, there.fix) == ("ok", "")
+
+
+@pytest.mark.parametrize("absent", ["neither", "attention", "scorer"])
+def test_a_compiler_is_missed_where_a_kernel_is(
+    absent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    there = {"cpu": BackendStatus(absent != "attention", None)}
+    monkeypatch.setattr(doctor, "describe_backend", lambda: SimpleNamespace(backends=there))
+    monkeypatch.setattr(doctor, "attention_facts", list)
+    state = "missing" if absent == "scorer" else "ok"
+    monkeypatch.setattr(doctor, "scorer_fact", lambda: Fact("scoring", "kernel", "", state))
+    expected = "ok" if absent == "neither" else "missing"
+    assert state_of(doctor.examine(), "C++ compiler") == expected
 
 
 def test_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

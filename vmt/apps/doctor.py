@@ -32,7 +32,9 @@ def examine() -> list[Fact]:
     """All facts; what libraries would warn of stands in them."""
     logging.disable(logging.WARNING)
     try:
-        return [*environment_facts(), *attention_facts(), *codec_facts(), scorer_fact()]
+        attention, scorer = attention_facts(), scorer_fact()
+        built = describe_backend().backends["cpu"].available and scorer.state == "ok"
+        return [*environment_facts(kernels_built=built), *attention, *codec_facts(), scorer]
     finally:
         logging.disable(logging.NOTSET)
 

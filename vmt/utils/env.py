@@ -92,13 +92,17 @@ class Fact:
     fix: str = ""
 
 
-def environment_facts() -> list[Fact]:
-    """Python, packages, torch and GPUs, compiler, memory, data roots; never raises."""
+def environment_facts(*, kernels_built: bool = False) -> list[Fact]:
+    """Python, packages, torch and GPUs, compiler, memory, data roots; never raises.
+
+    Args:
+        kernels_built: see ``compiler_fact``.
+    """
     return [
         python_fact(),
         *package_facts(),
         *torch_facts(),
-        compiler_fact(),
+        compiler_fact(kernels_built=kernels_built),
         *memory_facts(),
         *data_facts(),
     ]
@@ -210,10 +214,16 @@ def torch_facts() -> list[Fact]:
     return facts
 
 
-def compiler_fact() -> Fact:
-    """The C++ compiler that an installation from source would use."""
+def compiler_fact(*, kernels_built: bool = False) -> Fact:
+    """The C++ compiler that an installation from source would use.
+
+    Args:
+        kernels_built: whatever it would build is there, as in a wheel, so that nobody misses it.
+    """
     names = [os.environ.get("CXX", ""), "c++", "g++", "clang++"]
     compiler = next((path for name in names if name and (path := shutil.which(name))), None)
+    if compiler is None and kernels_built:
+        return Fact("build", "C++ compiler", "none, and none is needed: the CPU kernels are built")
     if compiler is None:
         fix = "install g++ 12 or newer, or clang, and install VMT again (builds the CPU kernels)"
         return Fact("build", "C++ compiler", "none", "missing", fix)
