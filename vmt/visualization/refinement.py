@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from vmt.layers.transformer import SelfAttention
 from vmt.modeling.refiners.quadtree.refiner import STRIDES, QuadtreeRefiner
-from vmt.modeling.refiners.quadtree.sequence_encoder import sorted_by_block
 from vmt.modeling.refiners.quadtree.tree import SequenceQuadtree
 from vmt.visualization.colors import ADDED, REMOVED, Rgb
 from vmt.visualization.draw import titled
@@ -107,7 +106,7 @@ class LastAttention:
             order = torch.arange(len(x), device=x.device)
             if blocks:
                 last = len(self.encoder.layers) - 1
-                order = sorted_by_block(blocks[last % len(blocks)])[0]
+                order = blocks[last % len(blocks)].order
             self._order = order + self._nodes
             self._nodes += len(x)
 

@@ -121,7 +121,7 @@ def looked_at_cells(given: Tensor, output: RefinerOutput) -> Tensor:
     """
     cells = given.clone()
     if isinstance(output, QuadtreeOutput):
-        cells[output.tree.cells(output.tree.level == 0)] = True
+        cells[output.tree.cells(output.tree.at_level(0))] = True
     return cells
 
 

@@ -333,11 +333,18 @@ def test_windows_and_strips_change_nothing(
 
 
 @torch.no_grad()
-def test_tracklets_run_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    refiner, inputs = refiner_with(), clip_input()
-    together = refiner(inputs).node_logits
+@pytest.mark.parametrize("window", [0, 3])
+@pytest.mark.parametrize("max_points", [0, 90])
+def test_tracklets_run_one_after_another(
+    window: int, max_points: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refiner, inputs = refiner_with(window=window, max_points=max_points), clip_input()
+    together = refiner(inputs)
+    assert (max(together.tree.lengths()) == 90) == (max_points == 90)
     monkeypatch.setattr(quadtree_refiner, "NODES_AT_ONCE", 1)
-    torch.testing.assert_close(refiner(inputs).node_logits, together, atol=1e-5, rtol=1e-5)
+    apart = refiner(inputs)
+    assert len(apart.tree) == len(together.tree)
+    torch.testing.assert_close(apart.node_logits, together.node_logits, atol=1e-5, rtol=1e-5)
 
 
 def test_budgets_and_nodes_of_training() -> None:

@@ -10,7 +10,7 @@ import torch
 from tests.modeling.refiners.quadtree.test_refiner import clip_input, refiner_with
 from vmt.modeling.refiners.quadtree.node_encoder import NodeEncoder
 from vmt.modeling.refiners.quadtree.pixel_decoder import PixelDecoder
-from vmt.modeling.refiners.quadtree.sequence_encoder import NearAttention
+from vmt.modeling.refiners.quadtree.sequence_encoder import Blocks, NearAttention
 from vmt.modeling.refiners.quadtree.write_back import to_next_level
 
 
@@ -58,7 +58,7 @@ def test_windows_are_attended_one_by_one() -> None:
 
     def run(tokens: torch.Tensor) -> torch.Tensor:
         return refiner.encoder(
-            tokens, position, tree.lengths(), inputs.query, tree.tracklet, [keys]
+            tokens, position, tree.lengths(), inputs.query, tree.tracklet, Blocks.of_keys([keys])
         )
 
     changed = x.clone()
@@ -66,6 +66,24 @@ def test_windows_are_attended_one_by_one() -> None:
     moved = (run(changed) - run(x)).abs().amax(1) > 0
     assert torch.equal(moved, keys == keys[7])
     assert 1 < moved.sum() < len(tree)
+
+
+def test_blocks_of_keys() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tracklet = torch.arange(3).repeat_interleave(torch.tensor([7, 0, 13]))
+    keys = [5 * tracklet + torch.randint(0, 5, (20,), generator=generator) for _ in range(2)]
+    blocks = Blocks.of_keys(keys)
+    for key, block in zip(keys, blocks, strict=True):
+        assert block.sizes == tuple(key.unique(return_counts=True)[1].tolist())
+        assert torch.equal(key[block.order], key.sort().values)
+        assert torch.equal(block.order[block.back], torch.arange(20))
+        for tokens in (slice(0, 7), slice(7, 20), slice(0, 20)):
+            part, (alone,) = block.part(tokens), Blocks.of_keys([key[tokens]])
+            assert part.sizes == alone.sizes
+            assert torch.equal(part.order, alone.order)
+            assert torch.equal(part.back, alone.back)
+    assert Blocks.of_keys([]) == []
+    assert Blocks.of_keys([keys[0][:0]])[0].sizes == ()
 
 
 @torch.no_grad()

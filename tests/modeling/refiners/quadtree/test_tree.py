@@ -83,6 +83,40 @@ def test_sequences_are_sorted_and_counted() -> None:
     ]
 
 
+@pytest.mark.parametrize("max_per_frame", [0, 9])
+def test_counts_are_those_of_the_nodes(max_per_frame: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    tree = build_quadtree(random_scores((12, 16)), THRESHOLDS, max_per_frame, generator)
+    some = torch.arange(0, len(tree), 3)
+    cut = tree.select(some)  # its parents do not matter here
+    for part in (tree, in_sequence(tree), join_frames([tree, tree]), cut):
+        expected = torch.zeros(3, part.num_frames, 3, dtype=torch.int64)
+        for n, t, level, _, _ in rows_of(part):
+            expected[n, t, level] += 1
+        assert torch.equal(part.counts, expected)
+        for level in range(3):
+            assert part.at_level(level).tolist() == (part.level == level).nonzero()[:, 0].tolist()
+
+
+def test_nodes_of_some_tracklets() -> None:
+    tree = in_sequence(build_quadtree(random_scores((12, 16), num=4), THRESHOLDS))
+    for first, last in ((0, 1), (1, 3), (2, 4), (0, 4), (2, 2)):
+        inside = ((tree.tracklet >= first) & (tree.tracklet < last)).nonzero()[:, 0]
+        part, expected = tree.of_tracklets(first, last), tree.select(inside)
+        assert with_parents(part) == with_parents(expected)
+        assert torch.equal(part.parent, expected.parent)
+        assert torch.equal(part.score, expected.score)
+        assert torch.equal(part.counts, expected.counts)
+
+
+def test_the_order_of_some_nodes() -> None:
+    tree = build_quadtree(random_scores((12, 16)), THRESHOLDS)
+    some = torch.randperm(len(tree), generator=torch.Generator().manual_seed(0))[:40]
+    rows = rows_of(tree.select(some[tree.sequence_order(some)]))
+    assert rows == sorted(rows)
+    assert len(rows) == 40
+
+
 def test_frames_join_to_the_whole_tree() -> None:
     scores = random_scores((11, 13), frames=5)
     whole = in_sequence(build_quadtree(scores, THRESHOLDS))

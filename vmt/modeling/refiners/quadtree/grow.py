@@ -37,26 +37,40 @@ def build_quadtree(
     sizes = tuple((int(level.shape[-2]), int(level.shape[-1])) for level in scores)
     _check_levels(sizes, thresholds)
     N, T = scores[0].shape[:2]
+    marked: list[Tensor] = []
+    for level, threshold, size in zip(scores, thresholds, sizes, strict=True):
+        cells = level >= threshold
+        if marked:
+            cells &= _children(marked[-1], size)
+        if max_per_frame > 0:
+            cells = _drawn(cells, max_per_frame, generator)
+        marked.append(cells)
+    # the one wait for the device: how many nodes there are, of all levels
+    counts = torch.stack([cells.sum((2, 3)) for cells in marked], 2).cpu()
     columns: list[tuple[Tensor, ...]] = []
     node_of_cell: Tensor | None = None
-    count = 0
-    for number, (level, threshold) in enumerate(zip(scores, thresholds, strict=True)):
-        marked = level >= threshold
-        if node_of_cell is not None:
-            marked &= _children(node_of_cell >= 0, sizes[number])
-        n, t, y, x = marked.nonzero(as_tuple=True)
-        if max_per_frame > 0:
-            draw = torch.rand(len(n), device=n.device, generator=generator)
-            drawn = rank_in_group(n * T + t, draw) < max_per_frame
-            n, t, y, x = n[drawn], t[drawn], y[drawn], x[drawn]
+    first = 0
+    for number, (level, cells) in enumerate(zip(scores, marked, strict=True)):
+        count = int(counts[..., number].sum())
+        n, t, y, x = torch.nonzero_static(cells, size=count).unbind(1)
         parent = torch.full_like(n, ROOT)
         if node_of_cell is not None:
             parent = node_of_cell[n, t, y // 2, x // 2]
         columns.append((n, t, torch.full_like(n, number), y, x, level[n, t, y, x].float(), parent))
-        node_of_cell = torch.full(marked.shape, ROOT, device=n.device)
-        node_of_cell[n, t, y, x] = torch.arange(count, count + len(n), device=n.device)
-        count += len(n)
-    return tree_of([torch.cat(column) for column in zip(*columns, strict=True)], N, T, sizes)
+        node_of_cell = torch.full(cells.shape, ROOT, device=n.device)
+        node_of_cell[n, t, y, x] = torch.arange(first, first + count, device=n.device)
+        first += count
+    joined = [torch.cat(column) for column in zip(*columns, strict=True)]
+    return tree_of(joined, N, T, sizes, counts)
+
+
+def _drawn(cells: Tensor, max_per_frame: int, generator: torch.Generator | None) -> Tensor:
+    """(N, T, h, w) bool -> as many of the marked ones of each frame, at random."""
+    n, t, y, x = cells.nonzero(as_tuple=True)
+    draw = torch.rand(len(n), device=n.device, generator=generator)
+    drawn = torch.zeros_like(cells)
+    drawn[n, t, y, x] = rank_in_group(n * cells.shape[1] + t, draw) < max_per_frame
+    return drawn
 
 
 def _check_levels(sizes: Sequence[tuple[int, int]], thresholds: Sequence[float]) -> None:
@@ -111,7 +125,8 @@ def best_nodes(tree: SequenceQuadtree, max_points: int, priority: Tensor) -> Ten
     Returns:
         (P',) int64, ascending, for ``SequenceQuadtree.select``.
     """
-    if max_points <= 0 or len(tree) <= max_points:
+    lengths = tree.lengths()
+    if max_points <= 0 or max(lengths, default=0) <= max_points:
         return torch.arange(len(tree), device=tree.level.device)
     value = priority.clone()
     for level in range(1, len(tree.sizes)):
@@ -121,4 +136,5 @@ def best_nodes(tree: SequenceQuadtree, max_points: int, priority: Tensor) -> Ten
     by_level = tree.level.argsort(stable=True)
     rank = torch.empty_like(tree.level)
     rank[by_level] = rank_in_group(tree.tracklet[by_level], value[by_level])
-    return (rank < max_points).nonzero()[:, 0]
+    stay = sum(min(length, max_points) for length in lengths)
+    return torch.nonzero_static(rank < max_points, size=stay)[:, 0]

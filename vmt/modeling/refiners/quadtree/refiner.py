@@ -27,9 +27,9 @@ from vmt.modeling.refiners.quadtree.node_encoder import NodeEncoder, PyramidRefi
 from vmt.modeling.refiners.quadtree.options import QuadtreeOptions
 from vmt.modeling.refiners.quadtree.pixel_decoder import WIDTHS, PixelDecoder
 from vmt.modeling.refiners.quadtree.regions import region_levels
-from vmt.modeling.refiners.quadtree.sequence_encoder import SequenceEncoder
+from vmt.modeling.refiners.quadtree.sequence_encoder import Blocks, SequenceEncoder
 from vmt.modeling.refiners.quadtree.tree import SequenceQuadtree, join_frames
-from vmt.modeling.refiners.quadtree.window import Window, window_around
+from vmt.modeling.refiners.quadtree.window import Window, is_worth_it, window_around
 from vmt.modeling.refiners.quadtree.write_back import to_next_level, write_back
 from vmt.modeling.registry import REFINERS, register
 from vmt.ops.frames import frame_chunks
@@ -258,14 +258,15 @@ class QuadtreeRefiner(PyramidRefiner):
             if self.training:
                 logits.append(marks)
             if level == 0:
-                if not self.training:
+                if not self.training and is_worth_it(maps[2].numel(), score.device):
                     window = window_around(score >= self.thresholds[0], WINDOW_MARGIN)
                 maps[1:] = self._fine_features(inputs, rows, window, maps[1], maps[2])
         budget = self.options.train_frame_points if self.training else 0
         tree = build_quadtree(scores, self.thresholds, budget)
         tokens, coarse = [], []
+        ends = [0, *tree.counts.sum((0, 1)).cumsum(0).tolist()]  # nodes lie level after level
         for level, (feature_map, prob) in enumerate(zip(maps, probs, strict=True)):
-            n, t, y, x = tree.cells((tree.level == level).nonzero()[:, 0])
+            n, t, y, x = tree.cells(slice(ends[level], ends[level + 1]))
             coarse.append(prob[n, t, y, x])
             y, x = self.node_encoder.around(y, x, sizes[level])
             around = prob[n[:, None], t[:, None], y, x]
@@ -325,7 +326,7 @@ class QuadtreeRefiner(PyramidRefiner):
             limit, priority = self.options.train_points, torch.rand_like(tree.score)
         best = best_nodes(tree, limit, priority)
         self.count_points(len(tree), len(best))
-        chosen = best[tree.select(best).sequence_order()]
+        chosen = best[tree.sequence_order(best)]
         return tree.select(chosen), chosen
 
     def _refine_nodes(
@@ -335,20 +336,25 @@ class QuadtreeRefiner(PyramidRefiner):
         options, apart = self.options, not self.options.grouped
         parameters = self.controller(inputs.query)
         logits = [coarse.new_zeros(0)]
-        for part in _groups(tree.lengths(), 0 if torch.is_grad_enabled() else NODES_AT_ONCE):
-            nodes = tree.select(torch.arange(part.start, part.stop, device=tree.level.device))
+        shifts = (0, options.window // 2) if options.window else ()
+        blocks = Blocks.of_keys([tree.blocks(options.window, shift, apart) for shift in shifts])
+        lengths = tree.lengths()
+        for first, last in _groups(lengths, 0 if torch.is_grad_enabled() else NODES_AT_ONCE):
+            nodes = tree.of_tracklets(first, last)
+            part = slice(sum(lengths[:first]), sum(lengths[:last]))
             position = self.node_encoder.position(nodes, not apart).to(tokens.dtype)
-            sequences = nodes.lengths(apart)
-            blocks = [
-                nodes.blocks(options.window, shift, apart)
-                for shift in ((0, options.window // 2) if options.window else ())
-            ]
             centres_px = inputs.centres_px.detach()[nodes.tracklet, nodes.frame]
             offsets = centres_px - nodes.centres_px(STRIDES)
             if options.reach_px:
                 position = torch.cat([position.float(), offsets.flip(1)], 1)
+            own_blocks = [block.part(part) for block in blocks]
             x = self.encoder(
-                tokens[part], position, sequences, inputs.query, nodes.tracklet, blocks
+                tokens[part],
+                position,
+                nodes.lengths(apart),
+                inputs.query,
+                nodes.tracklet,
+                own_blocks,
             )
             offsets = offsets / options.offset_unit_px
             logits.append(self.decoder(x, offsets, coarse[part], parameters, nodes.lengths()))
@@ -392,15 +398,20 @@ def _coarse_probs(
     return probs
 
 
-def _groups(lengths: Sequence[int], limit: int) -> list[slice]:
-    """Slices of neighbouring sequences with at most ``limit`` tokens or one sequence; 0: all."""
+def _groups(lengths: Sequence[int], limit: int) -> list[tuple[int, int]]:
+    """Neighbouring tracklets with at most ``limit`` tokens, or one of more; 0: all.
+
+    Returns:
+        (first, behind the last) of each group with tokens.
+    """
     bounds = [0]
-    end = 0
-    for length in lengths:
-        if limit and end > bounds[-1] and end + length - bounds[-1] > limit:
-            bounds.append(end)
-        end += length
-    return [slice(a, b) for a, b in pairwise([*bounds, end]) if b > a]
+    tokens = 0
+    for tracklet, length in enumerate(lengths):
+        if limit and tokens and tokens + length > limit:
+            bounds.append(tracklet)
+            tokens = 0
+        tokens += length
+    return [(a, b) for a, b in pairwise([*bounds, len(lengths)]) if sum(lengths[a:b])]
 
 
 def _of_tracklets(inputs: RefinerInput, index: Tensor) -> RefinerInput:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +55,44 @@ class NearAttention(SelfAttention):
         dim = self.out_proj.in_features
         own: Tensor = read.unflatten(-1, (self.num_heads, -1))[..., : dim // self.num_heads]
         return own.flatten(2).to(self.out_proj.weight.dtype)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """P tokens parted into blocks.
+
+    Args:
+        order: (P,) int64, brings the tokens of each block together.
+        back: (P,) int64, undoes it.
+        sizes: tokens of each block, in that order, none 0.
+    """
+
+    order: Tensor
+    back: Tensor
+    sizes: tuple[int, ...]
+
+    @classmethod
+    def of_keys(cls, keys: Sequence[Tensor]) -> list[Blocks]:
+        """For each (P,) int64 of keys the blocks of equal ones, by ascending key.
+
+        All of them together wait for the device once.
+        """
+        if not keys:
+            return []
+        stacked = torch.stack(list(keys))
+        order = stacked.argsort(dim=1, stable=True)
+        ordered = stacked.gather(1, order)
+        last = torch.ones_like(ordered, dtype=torch.bool)  # of its block
+        last[:, :-1] = ordered[:, 1:] != ordered[:, :-1]
+        ends = [[0, *(1 + row.nonzero()[:, 0]).tolist()] for row in last.cpu()]
+        sizes = [tuple(b - a for a, b in pairwise(row)) for row in ends]
+        return [cls(*three) for three in zip(order, order.argsort(dim=1), sizes, strict=True)]
+
+    def part(self, tokens: slice) -> Blocks:
+        """The same for some tokens, among which are all those of their blocks."""
+        ends = [0, *accumulate(self.sizes)]
+        sizes = self.sizes[ends.index(tokens.start) : ends.index(tokens.stop)]
+        return Blocks(self.order[tokens] - tokens.start, self.back[tokens] - tokens.start, sizes)
 
 
 class NodeAttentionLayer(EncoderLayer):
@@ -129,7 +169,8 @@ class InstanceGuidance(nn.Module):
         scores = torch.einsum("pmd,nmd->pmn", query, heads(self.key_proj(instances)))
         # The key layer is linear, so the marked key is the plain one plus the marker's image.
         marker = heads(F.linear(own, self.key_proj.weight))
-        mine = F.one_hot(tracklet, len(instances)).to(scores.dtype)
+        numbers = torch.arange(len(instances), device=tracklet.device)
+        mine = (tracklet[:, None] == numbers).to(scores.dtype)
         scores = scores + (query * marker).sum(-1)[..., None] * mine[:, None]
         weights = (scores * query.shape[-1] ** -0.5).softmax(-1)
         weights = F.dropout(weights, self.dropout, self.training)
@@ -184,7 +225,7 @@ class SequenceEncoder(nn.Module):
         lengths: Sequence[int],
         query: Tensor,
         tracklet: Tensor,
-        blocks: Sequence[Tensor] = (),
+        blocks: Sequence[Blocks] = (),
     ) -> Tensor:
         """Refine tokens.
 
@@ -194,8 +235,8 @@ class SequenceEncoder(nn.Module):
             lengths: of the sequences.
             query: (N, query_dim) instance queries.
             tracklet: (P,) int64, whose node it is.
-            blocks: (P,) int64 keys, for the layers in turn: tokens attend to those of the same key
-                only, wherever they stand. None: to their whole sequence.
+            blocks: of the P tokens, for the layers in turn: tokens attend to those of the same
+                block only, wherever they stand. None: to their whole sequence.
 
         Returns:
             (P, C).
@@ -203,22 +244,14 @@ class SequenceEncoder(nn.Module):
         if not len(x):
             return x
         used = [length for length in lengths if length]
-        sorted_blocks = [sorted_by_block(keys) for keys in blocks]
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, NodeAttentionLayer), "built with node attention layers"
-            if sorted_blocks:
-                order, back, sizes = sorted_blocks[index % len(sorted_blocks)]
-                x = layer(x[order][None], position[order][None], sizes)[0][back]
+            if blocks:
+                own = blocks[index % len(blocks)]
+                x = layer(x[own.order][None], position[own.order][None], own.sizes)[0][own.back]
             else:
                 x = layer(x[None], position[None], used)[0]
             if self.guidance is not None:
                 code = position[:, : x.shape[1]].to(x.dtype)
                 x = self.guidance[index](x, code, self.instance(query), self.own, tracklet)
         return x
-
-
-def sorted_by_block(keys: Tensor) -> tuple[Tensor, Tensor, list[int]]:
-    """(P,) keys -> order that brings equal ones together, the way back, how many each has."""
-    order = keys.argsort(stable=True)
-    _, counts = keys[order].unique_consecutive(return_counts=True)
-    return order, order.argsort(), counts.tolist()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -34,6 +36,7 @@ class SequenceQuadtree:
         num_tracklets: N.
         num_frames: T.
         sizes: (h, w) of the map of every level, coarse to fine.
+        known_counts: see ``counts``; None where nobody knows them yet.
     """
 
     tracklet: Tensor
@@ -46,9 +49,23 @@ class SequenceQuadtree:
     num_tracklets: int
     num_frames: int
     sizes: tuple[tuple[int, int], ...]
+    known_counts: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.tracklet.shape[0])
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """(N, T, L) int64 in the host's memory: nodes of each level of a frame of a tracklet.
+
+        Where they are not known, reading them waits for the device, once.
+        """
+        if self.known_counts is not None:
+            return self.known_counts
+        shape = (self.num_tracklets, self.num_frames, len(self.sizes))
+        key = (self.tracklet * shape[1] + self.frame) * shape[2] + self.level
+        counted = key.new_zeros(math.prod(shape)).index_add_(0, key, torch.ones_like(key))
+        return counted.view(shape).cpu()
 
     def select(self, index: Tensor) -> SequenceQuadtree:
         """The nodes at ``index`` in that order.
@@ -61,23 +78,41 @@ class SequenceQuadtree:
         parent = self.parent[index]
         moved = torch.where(parent >= 0, place[parent.clamp(min=0)], parent)
         columns = [getattr(self, name)[index] for name in _PER_NODE[:-1]]
-        return tree_of([*columns, moved], self.num_tracklets, self.num_frames, self.sizes)
+        known = self.known_counts if len(index) == len(self) else None
+        return tree_of([*columns, moved], self.num_tracklets, self.num_frames, self.sizes, known)
 
-    def sequence_order(self) -> Tensor:
-        """(P,) int64, for ``select``: by tracklet, then frame, level, row and column."""
+    def of_tracklets(self, first: int, last: int) -> SequenceQuadtree:
+        """The nodes of tracklets [first, last), a view; tracklets lie one after another here.
+
+        The other tracklets are still among the N, without nodes.
+        """
+        lengths = self.lengths()
+        nodes = slice(sum(lengths[:first]), sum(lengths[:last]))
+        parent = self.parent[nodes]
+        if nodes.start:
+            parent = torch.where(parent >= 0, parent - nodes.start, parent)
+        columns = [getattr(self, name)[nodes] for name in _PER_NODE[:-1]]
+        counts = torch.zeros_like(self.counts)
+        counts[first:last] = self.counts[first:last]
+        return tree_of([*columns, parent], self.num_tracklets, self.num_frames, self.sizes, counts)
+
+    def sequence_order(self, nodes: Tensor | None = None) -> Tensor:
+        """Order by tracklet, then frame, level, row and column, for ``select``.
+
+        Args:
+            nodes: (K,) int64, these alone, K places among them are given; None: all.
+        """
         height, width = self.sizes[-1]
         key = self.tracklet * self.num_frames + self.frame
         key = key * len(self.sizes) + self.level
         key = (key * height + self.y) * width + self.x
-        return key.argsort()
+        return (key if nodes is None else key[nodes]).argsort()
 
     def lengths(self, per_frame: bool = False) -> list[int]:
-        """Nodes of every tracklet, or of every frame of every tracklet; waits for the device."""
-        group, count = self.tracklet, self.num_tracklets
-        if per_frame:
-            group, count = group * self.num_frames + self.frame, count * self.num_frames
-        counted: list[int] = torch.bincount(group, minlength=count).tolist()
-        return counted
+        """Nodes of every tracklet, or of every frame of every tracklet."""
+        per_level = self.counts.flatten(0, 1) if per_frame else self.counts.flatten(1)
+        lengths: list[int] = per_level.sum(1).tolist()
+        return lengths
 
     def blocks(self, side: int, shift: int = 0, per_frame: bool = False) -> Tensor:
         """(P,) int64, equal for nodes of one tracklet whose roots lie in one square of cells.
@@ -94,11 +129,16 @@ class SequenceQuadtree:
             key = key * self.num_frames + self.frame
         return (key * rows + y // side) * columns + x // side
 
-    def cells(self, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def at_level(self, level: int) -> Tensor:
+        """(K,) int64, the nodes of a level, ascending."""
+        count = int(self.counts[..., level].sum())
+        return torch.nonzero_static(self.level == level, size=count)[:, 0]
+
+    def cells(self, nodes: Tensor | slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(tracklet, frame, y, x) of some nodes, an index into maps (N, T, h, w) of their level.
 
         Args:
-            nodes: (K,) int64 or (P,) bool.
+            nodes: (K,) int64, a slice, or (P,) bool, for which the host waits.
         """
         return self.tracklet[nodes], self.frame[nodes], self.y[nodes], self.x[nodes]
 
@@ -116,7 +156,7 @@ class SequenceQuadtree:
         """Share of the cells of each level that are nodes, in [0, 1]; last, that of all levels."""
         volume = self.num_tracklets * self.num_frames
         cells = [volume * h * w for h, w in self.sizes]
-        counts = torch.bincount(self.level, minlength=len(cells)).tolist()
+        counts = self.counts.sum((0, 1)).tolist()
         pairs = [*zip(counts, cells, strict=True), (sum(counts), sum(cells))]
         return [count / max(total, 1) for count, total in pairs]
 
@@ -140,7 +180,8 @@ def join_frames(parts: Sequence[SequenceQuadtree]) -> SequenceQuadtree:
         frames += part.num_frames
         nodes += len(part)
     joined = [torch.cat(columns[name]) for name in _PER_NODE]
-    return tree_of(joined, parts[0].num_tracklets, frames, parts[0].sizes)
+    counts = torch.cat([part.counts for part in parts], 1)
+    return tree_of(joined, parts[0].num_tracklets, frames, parts[0].sizes, counts)
 
 
 def tree_of(
@@ -148,6 +189,7 @@ def tree_of(
     num_tracklets: int,
     num_frames: int,
     sizes: tuple[tuple[int, int], ...],
+    counts: Tensor | None = None,
 ) -> SequenceQuadtree:
     """Put a tree together.
 
@@ -156,8 +198,9 @@ def tree_of(
         num_tracklets: N.
         num_frames: T.
         sizes: (h, w) of every level.
+        counts: see ``SequenceQuadtree.counts``, where they are known.
     """
     tracklet, frame, level, y, x, score, parent = columns
     return SequenceQuadtree(
-        tracklet, frame, level, y, x, score, parent, num_tracklets, num_frames, sizes
+        tracklet, frame, level, y, x, score, parent, num_tracklets, num_frames, sizes, counts
     )

@@ -7,6 +7,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+#: Numbers of the finest map up to which a GPU computes it whole: waiting for the window costs more.
+GPU_VALUES = 2**23
+
+
+def is_worth_it(values: int, device: torch.device) -> bool:
+    """Whether finer maps are computed in a window alone, for whose sides the host waits.
+
+    Args:
+        values: numbers of the finest map.
+        device: a CPU waits for nothing, and is always spared what lies outside.
+    """
+    return device.type == "cpu" or values > GPU_VALUES
+
 
 @dataclass(frozen=True)
 class Window:
@@ -43,13 +56,15 @@ def window_around(marked: Tensor, margin: int) -> Window:
     """
     h, w = marked.shape[-2:]
     cells = marked.reshape(-1, h, w).any(0)
-    rows, cols = (cells.any(axis).nonzero()[:, 0] for axis in (1, 0))
-    if not len(rows):
+    lines = torch.cat([cells.any(1), cells.any(0)]).tolist()  # the one wait for the device
+    rows, cols = (
+        [place for place, some in enumerate(part) if some] for part in (lines[:h], lines[h:])
+    )
+    if not rows:
         return Window(0, 1, 0, 1)
-    top, bottom, left, right = torch.stack([rows[0], rows[-1], cols[0], cols[-1]]).tolist()
     return Window(
-        max(top - margin, 0),
-        min(bottom + 1 + margin, h),
-        max(left - margin, 0),
-        min(right + 1 + margin, w),
+        max(rows[0] - margin, 0),
+        min(rows[-1] + 1 + margin, h),
+        max(cols[0] - margin, 0),
+        min(cols[-1] + 1 + margin, w),
     )

@@ -51,12 +51,16 @@ def write_back(
     sizes = tree.sizes[first:]
     out = [coarse_logits.new_empty((*coarse_logits.shape[:2], *size)) for size in sizes]
     node_logits = node_logits.to(coarse_logits.dtype)
+    by_level = (tree.level * tree.num_frames + tree.frame).argsort(stable=True)
+    ends = tree.counts.sum(0).t().flatten().cumsum(0)
+    ends = ends.view(len(tree.sizes), tree.num_frames)
     for rows in frame_chunks(tree.num_frames, frame_chunk):
-        inside = (tree.frame >= rows.start) & (tree.frame < rows.stop)
         maps = coarse_logits[:, rows]
         for index, size in enumerate(sizes):
             maps = to_next_level(maps, size) if index else maps.clone()
-            nodes = (inside & (tree.level == first + index)).nonzero()[:, 0]
+            level = first + index
+            end = int(ends[level, rows.stop - 1])
+            nodes = by_level[end - int(tree.counts[:, rows, level].sum()) : end]
             n, t, y, x = tree.cells(nodes)
             maps[n, t - rows.start, y, x] = node_logits[nodes]
             out[index][:, rows] = maps
