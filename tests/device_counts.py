@@ -77,7 +77,8 @@ class DeviceCounts(TorchFunctionMode):
 
     Attributes:
         launches: by operator.
-        waits: by what made the host wait; copies of Python numbers to the device too.
+        waits: by what made the host wait; copies to the device too, of Python numbers and of what
+            lies in the host's memory, unless they are said not to block.
     """
 
     def __init__(self) -> None:
@@ -127,12 +128,26 @@ class DeviceCounts(TorchFunctionMode):
             # one device on a CPU: what was on the host goes up, all else stays
             moved = func(*args, **kwargs)
             goes_up = moved is source and self.is_on_host(source)
+            if goes_up and not kwargs.get("non_blocking"):
+                self.waits["upload"] += 1
             return torch.ops.aten.alias(moved) if goes_up else moved
         if name in MAKERS and kwargs.get("device") is None:
             return self._make_on_host(func, args, kwargs)
         if name in ("tensor", "as_tensor", "new_tensor"):
             self.waits["from Python"] += 1
+        if source is not None and name in ("__getitem__", "__setitem__", "copy_"):
+            if self.is_on_host(source):  # lists become tensors that nobody else sees
+                return self._make_on_host(func, args, kwargs)
+            self._count_uploads(args[1:], kwargs)
         return func(*args, **kwargs)
+
+    def _count_uploads(self, values: Any, kwargs: Any) -> None:
+        """Indices, and what is written, are copied to the device first, and waited for."""
+        if kwargs.get("non_blocking"):
+            return
+        for value in tree_leaves(values, is_leaf=lambda leaf: isinstance(leaf, list)):
+            if isinstance(value, list) or (isinstance(value, Tensor) and self.is_on_host(value)):
+                self.waits["upload"] += 1
 
     def _make_on_host(self, func: Any, args: Any, kwargs: Any) -> Any:
         self._making, before = True, self._making

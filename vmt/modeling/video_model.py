@@ -28,6 +28,7 @@ from vmt.structures.labels import LabelSpace
 from vmt.structures.predictions import ClipTracklets
 from vmt.structures.roi_masks import MaskLogits, RoiMasks, dense_logits
 from vmt.structures.track_window import FrameMaps, TrackWindow
+from vmt.utils.device import index_on
 from vmt.utils.errors import ConfigError
 from vmt.utils.precision import arithmetic
 
@@ -339,12 +340,17 @@ class FrameOutputs:
 
     def masks_to_draw(self, rows: Tensor | slice = slice(None)) -> MaskLogits:
         """Mask logits of some queries as they are drawn: crops stay crops."""
-        if isinstance(self.mask_logits, Tensor | RoiMasks):
-            return self.mask_logits[rows]
+        masks = self.mask_logits
+        place = masks if isinstance(masks, Tensor | RoiMasks) else self.query
+        assert place is not None, "a mask head takes queries"
+        if isinstance(rows, Tensor):
+            rows = index_on(place.device, rows)
+        if isinstance(masks, Tensor | RoiMasks):
+            return masks[rows]
         assert self.query is not None, "a mask head takes queries"
         assert self.pixel is not None, "a mask head takes features"
         refs = None if self.refs is None else self.refs[rows]
-        return self.mask_logits(self.query[rows], self.pixel, refs)
+        return masks(self.query[rows], self.pixel, refs)
 
 
 def class_probs(logits: Tensor, *, no_object: bool) -> Tensor:
@@ -526,9 +532,9 @@ class MaskRefinerModel(VideoModel):
         """Sharpen the tracklets of a window.
 
         Args:
-            frames: (T, 3, H, W) uint8 RGB.
-            masks: (N, T, H, W) bool.
-            votes: (N, T, 2, H, W) uint8 of ``vmt.ops.flow_votes``; None: there are none.
+            frames: (T, 3, H, W) uint8 RGB, on the model's device.
+            masks: (N, T, H, W) bool, best in the host's memory, where windows are laid around them.
+            votes: (N, T, 2, H, W) uint8 of ``vmt.ops.flow_votes``, likewise; None: there are none.
 
         Yields:
             At most one result per tracklet, about the frames in which it has a pixel; none for a

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -113,6 +113,38 @@ def process_device(name: str, processes: int) -> torch.device:
         # Random numbers of this GPU are kept in checkpoints, and kernels need its context.
         torch.cuda.set_device(device)
     return device
+
+
+def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors in the memory of the host, all in one copy, for which it waits once.
+
+    Args:
+        tensors: of one device, floating point.
+
+    Returns:
+        float32; all share their memory.
+    """
+    if not tensors:
+        return []
+    joined = torch.cat([tensor.detach().flatten().float() for tensor in tensors]).cpu()
+    parts = joined.split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device; where it comes from the host, that does not wait for the copy."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def index_on(device: torch.device, rows: Sequence[int] | Tensor) -> Tensor:
+    """Indices as int64 on a device, which the host does not wait for.
+
+    Indexing by a list, or by a tensor of the host, would.
+    """
+    index = rows if isinstance(rows, Tensor) else torch.tensor(rows, dtype=torch.int64)
+    return to_device(index, device)
 
 
 #: A number, or a row of numbers.

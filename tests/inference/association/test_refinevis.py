@@ -129,7 +129,7 @@ class Loops:
         self.model, self.frames = model, frames
         options = BisoftmaxOptions()
         tracker = Tracker(options.selection, options.memory)
-        self.steps = [tracker.step(frame) for frame in frames]
+        self.steps = [tracker.steps([frame])[0] for frame in frames]
 
     def embed(self, t: int, i: int) -> Tensor:
         query = self.steps[t].query.get(i)
@@ -352,7 +352,7 @@ def test_what_is_remembered_is_bounded() -> None:
     refinement = OnlineRefinement(model, 4)
     tracker = Tracker(BisoftmaxOptions().selection, BisoftmaxOptions().memory)
     for frame in frames:
-        step = tracker.step(frame)
+        (step,) = tracker.steps([frame])
         refinement.refine([step], [frame])
         state = refinement.state()
         assert state["ages"].keys() == step.alive

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fvcore.common.config import CfgNode
 
 from vmt.inference.association.base import FrameLogits, TrackSummary
+from vmt.inference.association.on_host import on_host
 from vmt.inference.association.registry import ASSOCIATIONS
 from vmt.inference.association.tracker import Tracker
 from vmt.inference.association.tracks import TrackOptions, Tracks
@@ -20,6 +21,7 @@ from vmt.modeling.registry import register
 from vmt.modeling.tracking.memory import MemoryOptions
 from vmt.modeling.tracking.selection import SelectionOptions
 from vmt.modeling.video_model import FrameModel, FrameOutputs
+from vmt.utils.device import index_on
 from vmt.utils.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -87,7 +89,7 @@ class BisoftmaxAssociation:
     def add(self, start: int, output: Sequence[FrameOutputs]) -> None:
         """See ``Association``; windows share no frame."""
         assert start == self._tracker.next_frame, "frames come one after the other"
-        self._pending += self._associate(output)
+        self._pending += self._associate(on_host(output))
 
     def pop_frames(self, until: int) -> list[FrameLogits]:
         """See ``Association``."""
@@ -100,13 +102,12 @@ class BisoftmaxAssociation:
         return self._tracks.pop_closed(everything=everything)
 
     def _associate(self, frames: Sequence[FrameOutputs]) -> list[FrameLogits]:
-        """The tracks of each frame."""
+        """The tracks of each frame, ``on_host``."""
         records = []
-        for frame in frames:
-            step = self._tracker.step(frame)
+        for step, frame in zip(self._tracker.steps(frames), frames, strict=True):
             rows = list(step.query.values())
-            probs = frame.class_probs()[rows].cpu()
-            query = None if frame.query is None else frame.query[rows]
+            probs = frame.class_probs()[rows]
+            query = None if frame.query is None else frame.query[index_on(frame.query.device, rows)]
             self._tracks.update(step, dict(zip(step.query, probs, strict=True)))
             tracklets = list(step.query)
             records.append(self._tracks.record(step.index, tracklets, step.masks, query, frame))

@@ -14,9 +14,11 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from vmt.inference.association.base import ClassScore, FrameLogits, TrackSummary
+from vmt.inference.association.on_host import on_host
 from vmt.inference.association.registry import ASSOCIATIONS
 from vmt.modeling.registry import register
 from vmt.modeling.video_model import FrameModel, FrameOutputs, class_probs
+from vmt.utils.device import index_on
 from vmt.utils.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ class EmbeddingHungarianAssociation:
     def add(self, start: int, output: Sequence[FrameOutputs]) -> None:
         """See ``Association``; windows share no frame."""
         assert start == self._next_frame, "frames come one after the other"
-        for frame in output:
+        for frame in on_host(output):
             self._pending.append(self._associate(frame))
 
     def pop_frames(self, until: int) -> list[FrameLogits]:
@@ -82,8 +84,8 @@ class EmbeddingHungarianAssociation:
         return self._logits / self._next_frame
 
     def _associate(self, frame: FrameOutputs) -> FrameLogits:
-        order = self.align(frame.embeddings.float().cpu())
-        logits = frame.logits.float().cpu()[order]
+        order = self.align(frame.embeddings)
+        logits = frame.logits[order]
         self._logits = logits if self._logits is None else self._logits + logits
         self._no_object = frame.no_object
         self._next_frame += 1
@@ -97,7 +99,7 @@ class EmbeddingHungarianAssociation:
             frame.mask_stride,
             frame.input_size,
             frame.upsampling,
-            None if frame.query is None else frame.query[order],
+            None if frame.query is None else frame.query[index_on(frame.query.device, order)],
         )
 
     def align(self, embeddings: Tensor) -> Tensor:

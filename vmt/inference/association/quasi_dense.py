@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vmt.inference.association.base import ClassScore, FrameLogits, TrackSummary
+from vmt.inference.association.on_host import on_host
 from vmt.inference.association.registry import ASSOCIATIONS
 from vmt.modeling.registry import register
 from vmt.modeling.tracking.quasi_dense import (
@@ -23,6 +24,7 @@ from vmt.modeling.tracking.quasi_dense import (
 )
 from vmt.modeling.video_model import FrameModel, FrameOutputs
 from vmt.structures.boxes import cxcywh_to_xyxy, masks_to_boxes
+from vmt.utils.device import index_on
 
 if TYPE_CHECKING:
     from vmt.inference.predictor import PredictorOptions
@@ -81,7 +83,7 @@ class QuasiDenseAssociation:
     def add(self, start: int, output: Sequence[FrameOutputs]) -> None:
         """See ``Association``; windows share no frame."""
         assert start == self._next_frame, "frames come one after the other"
-        for frame in output:
+        for frame in on_host(output):
             self._pending.append(self._associate(frame))
             self._next_frame += 1
 
@@ -129,7 +131,7 @@ class QuasiDenseAssociation:
             frame.mask_stride,
             frame.input_size,
             frame.upsampling,
-            None if frame.query is None else frame.query[rows.to(frame.query.device)],
+            None if frame.query is None else frame.query[index_on(frame.query.device, rows)],
         )
 
     def _close(self, tracks: Sequence[int]) -> None:

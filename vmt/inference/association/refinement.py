@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vmt.inference.association.tracker import Step
 from vmt.modeling.video_model import FrameOutputs, RefiningModel
+from vmt.utils.device import index_on, to_device
 from vmt.utils.errors import CheckpointError
 
 
@@ -71,7 +72,7 @@ class Refinement(ABC):
         """(N, T, C) embeddings of the frames from ``first`` on, refined."""
         times = torch.arange(first, first + embeds.shape[1], device=embeds.device)
         refine = self.model.in_precision(self.model.refine)
-        return refine(embeds, times, readable.to(embeds.device), last_only).float()
+        return refine(embeds, times, to_device(readable, embeds.device), last_only).float()
 
 
 class OnlineRefinement(Refinement):
@@ -98,7 +99,7 @@ class OnlineRefinement(Refinement):
         past = self._rows(self._past, tracklets, now.new_zeros(1, self.window - 1, now.shape[1]))
         if refs is not None:
             found = [i in step.query for i in tracklets]
-            matched = torch.tensor(found, dtype=torch.bool, device=refs.device)
+            matched = to_device(torch.tensor(found, dtype=torch.bool), refs.device)
             before = self._rows(self._refs, tracklets, refs.new_zeros(1, 2))
             refs = torch.where(matched[:, None], refs, before)
         ages = [self._ages.get(i, 0) for i in tracklets]
@@ -119,7 +120,7 @@ class OnlineRefinement(Refinement):
         table = empty if table is None else torch.cat([table, empty])
         row_of = {tracklet: row for row, tracklet in enumerate(self._ages)}
         rows = [row_of.get(tracklet, len(table) - 1) for tracklet in tracklets]
-        return table[torch.tensor(rows, dtype=torch.int64, device=table.device)]
+        return table[index_on(table.device, rows)]
 
     def state(self) -> dict[str, Any]:
         """See ``Refinement``."""
@@ -173,7 +174,10 @@ class OfflineRefinement(Refinement):
         for t in range(len(steps)):
             rows = [row for row in range(len(tracklets)) if alive[row, t]]
             names = tuple(tracklets[row] for row in rows)
-            refined.append(Refined(names, embeds[rows, t], None if refs is None else refs[rows, t]))
+            index = index_on(embeds.device, rows)
+            refined.append(
+                Refined(names, embeds[index, t], None if refs is None else refs[index, t])
+            )
         return refined
 
     @staticmethod
@@ -187,7 +191,7 @@ class OfflineRefinement(Refinement):
         matched = torch.tensor([[i in step.query for step in steps] for i in tracklets])
         places = torch.arange(len(steps))
         distance = (places[:, None] - places).abs() + len(steps) * ~matched[:, None]  # (N, T, T)
-        nearest = distance.argmin(-1).to(tables[0].device)
+        nearest = index_on(tables[0].device, distance.argmin(-1))
         return torch.stack(tables, 1).gather(1, nearest[..., None].expand(-1, -1, 2))
 
 
@@ -206,9 +210,7 @@ def of_tracklets(
     """
     assert frame.query is not None, "queries are what is refined"
     missed = len(frame.query)
-    rows = torch.tensor(
-        [step.query.get(i, missed) for i in tracklets], dtype=torch.int64, device=frame.query.device
-    )
+    rows = index_on(frame.query.device, [step.query.get(i, missed) for i in tracklets])
 
     def chosen(table: Tensor) -> Tensor:
         table = table.float()

@@ -26,6 +26,7 @@ from vmt.inference.association.registry import ASSOCIATIONS
 from vmt.inference.association.tracker import Step
 from vmt.modeling.registry import register
 from vmt.modeling.video_model import FrameModel, FrameOutputs, RefiningModel, class_probs
+from vmt.utils.device import index_on, to_host
 from vmt.utils.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -121,13 +122,15 @@ class RefineVISAssociation(BisoftmaxAssociation):
     @torch.inference_mode()
     def _associate(self, frames: Sequence[FrameOutputs]) -> list[FrameLogits]:
         """See ``BisoftmaxAssociation``; all frames are associated before the first is refined."""
-        steps = [self._tracker.step(frame) for frame in frames]
+        steps = self._tracker.steps(frames)
         refined = self._refinement.refine(steps, frames)
-        return [self._record(*three) for three in zip(steps, frames, refined, strict=True)]
+        logits = to_host([self._class_head(objects.embeds) for objects in refined])
+        return [self._record(*four) for four in zip(steps, frames, refined, logits, strict=True)]
 
-    def _record(self, step: Step, frame: FrameOutputs, refined: Refined) -> FrameLogits:
-        logits = self._class_head(refined.embeds)
-        probs = class_probs(logits, no_object=frame.no_object).cpu()
+    def _record(
+        self, step: Step, frame: FrameOutputs, refined: Refined, logits: Tensor
+    ) -> FrameLogits:
+        probs = class_probs(logits, no_object=frame.no_object)
         of = dict(zip(refined.tracklets, probs, strict=True))
         missed = [tracklet for tracklet in of if tracklet not in step.query]
         scored = [*step.query, *(missed if self._score_missed else ())]
@@ -135,8 +138,9 @@ class RefineVISAssociation(BisoftmaxAssociation):
         recovered = {i for i in missed if i in self._tracks and self._recovers(of[i])}
         rows = [row for row, i in enumerate(refined.tracklets) if i in step.query or i in recovered]
         assert frame.pixel is not None, "masks are cut out of features"
-        refs = None if refined.refs is None else refined.refs[rows]
-        embeds = refined.embeds[rows]
+        index = index_on(refined.embeds.device, rows)
+        refs = None if refined.refs is None else refined.refs[index]
+        embeds = refined.embeds[index]
         masks = self._mask_head(embeds, frame.pixel, refs)
         shown = [refined.tracklets[row] for row in rows]
         return self._tracks.record(step.index, shown, masks, embeds, frame)

@@ -18,6 +18,7 @@ from vmt.inference.association.base import FrameLogits, ResumableAssociation, Tr
 from vmt.modeling.video_model import FrameModel, FrameOutputs
 from vmt.structures.roi_masks import RoiMasks, dense_logits
 from vmt.structures.track_window import ABSENT, FrameMaps, TrackWindow
+from vmt.utils.device import index_on, to_device
 
 #: Tracks that are less sure keep their masks: no pair below it is in the results of a video.
 MIN_SCORE = 0.05
@@ -137,13 +138,17 @@ def window_of(records: Sequence[FrameLogits], ids: Sequence[int], maps: FrameMap
     masks = some.query.new_full((len(ids), len(records), *dense[0].shape[1:]), ABSENT)
     total, count = some.query.new_zeros(len(ids), some.query.shape[1]), [0] * len(ids)
     for t, record in enumerate(records):
-        for place, track in enumerate(record.track_ids):
-            if track in row:
-                assert record.query is not None, "of all frames or of none"
-                masks[row[track], t] = dense[t][place]
-                total[row[track]] += record.query[place]
-                count[row[track]] += 1
-    query = total / total.new_tensor(count)[:, None]
+        places = [place for place, track in enumerate(record.track_ids) if track in row]
+        if not places:
+            continue
+        assert record.query is not None, "of all frames or of none"
+        tracks = [row[record.track_ids[place]] for place in places]
+        target, source = index_on(total.device, tracks), index_on(total.device, places)
+        masks[target, t] = dense[t][source].to(masks.dtype)
+        total[target] += record.query[source]
+        for track in tracks:
+            count[track] += 1
+    query = total / to_device(torch.tensor(count), total.device)[:, None]
     return TrackWindow(maps, masks.float(), some.mask_stride, query.float(), some.input_size)
 
 

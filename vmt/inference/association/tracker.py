@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +10,14 @@ from torch import Tensor
 
 from vmt.modeling.tracking.memory import MemoryOptions, TrackMemory
 from vmt.modeling.tracking.selection import (
+    Detections,
     SelectionOptions,
+    greedy_nms,
+    mask_overlap,
     select_by_box,
-    without_same_masks,
 )
 from vmt.modeling.video_model import FrameOutputs
+from vmt.utils.device import index_on, to_host
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,22 @@ class Tracker:
         self._memory = TrackMemory(memory)
         self.next_frame = 0
 
-    def step(self, frame: FrameOutputs) -> Step:
-        """Take in the next frame."""
-        detections = select_by_box(frame.class_probs(), frame.boxes_cxcywh, self._selection)
-        masks = frame.masks(detections.query)
-        different = without_same_masks(masks, self._selection)
-        detections = detections.at(different)
-        embeddings = frame.embeddings[detections.query].float().cpu()
+    def steps(self, frames: Sequence[FrameOutputs]) -> list[Step]:
+        """Take in the next frames, ``on_host``; their masks are waited for once, together."""
+        objects = [
+            select_by_box(frame.class_probs(), frame.boxes_cxcywh, self._selection)
+            for frame in frames
+        ]
+        masks = [frame.masks(found.query) for frame, found in zip(frames, objects, strict=True)]
+        overlaps = to_host([mask_overlap(logits) for logits in masks])
+        return [self._step(*four) for four in zip(frames, objects, masks, overlaps, strict=True)]
+
+    def _step(
+        self, frame: FrameOutputs, objects: Detections, masks: Tensor, overlap: Tensor
+    ) -> Step:
+        different = greedy_nms(overlap, self._selection.mask_iou)
+        detections = objects.at(different)
+        embeddings = frame.embeddings[detections.query]
         ids = self._memory.step(self.next_frame, detections.scores, embeddings)
         pairs = zip(ids, detections.query.tolist(), different, strict=True)
         matched = [(i, query, row) for i, query, row in pairs if i is not None]
@@ -61,7 +73,7 @@ class Tracker:
         return Step(
             self.next_frame - 1,
             {tracklet: query for tracklet, query, _ in matched},
-            masks[[row for _, _, row in matched]],
+            masks[index_on(masks.device, [row for _, _, row in matched])],
             frozenset(self._memory.entries),
         )
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from vmt.inference.association.base import ClassScore, FrameLogits, TrackSummary
 from vmt.inference.association.tracker import Step
 from vmt.modeling.video_model import FrameOutputs
+from vmt.utils.device import index_on
 
 
 @dataclass(frozen=True)
@@ -121,17 +122,18 @@ class Tracks:
         """
         tracks = [self._now.tracks[tracklet] for tracklet in tracklets]
         rows = sorted(range(len(tracks)), key=lambda row: tracks[row].number)
+        order = index_on(masks.device, rows)
         best = [self._scores(tracks[row]).max(0) for row in rows]
         return FrameLogits(
             index,
             tuple(tracks[row].number for row in rows),
             tuple(int(b.indices) for b in best),
             tuple(float(b.values) for b in best),
-            masks[rows],
+            masks[order],
             frame.mask_stride,
             frame.input_size,
             frame.upsampling,
-            None if query is None else query[rows],
+            None if query is None else query[order],
         )
 
     def pop_closed(self, *, everything: bool = False) -> list[TrackSummary]:

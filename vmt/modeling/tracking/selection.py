@@ -75,12 +75,21 @@ def without_same_masks(mask_logits: Tensor, options: SelectionOptions) -> list[i
         mask_logits: (D, h, w) of the detections, the best first.
         options: ``mask_iou`` counts.
     """
+    return greedy_nms(mask_overlap(mask_logits).cpu(), options.mask_iou)
+
+
+def mask_overlap(mask_logits: Tensor) -> Tensor:
+    """(D, h, w) mask logits -> (D, D) IoU of every pair.
+
+    As published, two empty masks overlap by 1, and sums in another order may move an IoU that is
+    a threshold exactly to its other side.
+    """
     masks = (mask_logits > 0).flatten(1).float()
     inter = masks @ masks.t()
     area = masks.sum(1)
     union = area[:, None] + area[None] - inter
-    # As published: of two empty masks one goes, and an IoU of exactly the threshold may go or stay.
-    return greedy_nms(((inter + 1e-6) / (union + 1e-6)).cpu(), options.mask_iou)
+    overlap: Tensor = (inter + 1e-6) / (union + 1e-6)
+    return overlap
 
 
 def greedy_nms(overlap: Tensor, threshold: float) -> list[int]:
