@@ -21,12 +21,13 @@ from vmt.inference.load import model_from_config
 from vmt.inference.neighbours import settle_borders
 from vmt.inference.pretrained import config_beside
 from vmt.inference.refine_defaults import ACCEPT, ANY, MIN_IOU, WINDOW, weights_path
-from vmt.inference.window_votes import Vote, mean_vote, votes_of
+from vmt.inference.window_votes import Vote, mean_vote, tubes_on_host, votes_of
 from vmt.inference.windows import iter_windows
 from vmt.modeling.meta_arch.build import build_mask_refiner
 from vmt.modeling.video_model import MaskRefinerModel
 from vmt.ops.flow_votes import Flow, flows_between, grey_for_flow, votes_for
-from vmt.utils.device import resolve_device
+from vmt.ops.strips import values_at_once
+from vmt.utils.device import resolve_device, to_device
 from vmt.utils.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -256,11 +257,12 @@ class MaskRefiner:
     def _vote(self, items: Sequence[_FrameInWindow]) -> None:
         """Refine every tracklet of a window; adds to ``votes``."""
         device = self.network.device
-        video = torch.stack([item.frame for item in items]).to(device)
-        start = torch.from_numpy(np.stack([item.start for item in items], axis=1)).to(device)
+        video = to_device(torch.stack([item.frame for item in items]), device)
+        start = torch.from_numpy(np.stack([item.start for item in items], axis=1))
         said = [item.said for item in items if item.said is not None]
-        votes = torch.from_numpy(np.stack(said, axis=1)).to(device) if said else None
-        for tube in self.network.refine_tubes(video, start, votes):
+        votes = torch.from_numpy(np.stack(said, axis=1)) if said else None
+        tubes = self.network.refine_tubes(video, start, votes)
+        for tube in tubes_on_host(tubes, values_at_once(device)):
             for vote, t in zip(votes_of(tube, len(items)), tube.frames, strict=True):
                 items[t].votes[tube.tracklet].append(vote)
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from vmt.modeling.video_model import RefinedTube
+from vmt.utils.device import to_host
+
+#: Stands for a probability where there is none.
+NOT_LOOKED_AT = -1.0
 
 
 @dataclass(frozen=True)
@@ -30,15 +36,37 @@ class Vote:
     weight: float = 1.0
 
 
+def tubes_on_host(tubes: Iterable[RefinedTube], at_once: int) -> Iterator[RefinedTube]:
+    """The same in the host's memory, in common copies.
+
+    Args:
+        tubes: pixels that were not looked at lose their probability.
+        at_once: a copy is made as soon as so many pixels wait for it.
+    """
+    waiting: list[tuple[RefinedTube, Tensor]] = []
+    for tube in tubes:
+        said = torch.where(tube.looked_at, tube.probability, NOT_LOOKED_AT)
+        waiting.append((tube, said))
+        if sum(values.numel() for _, values in waiting) >= at_once:
+            yield from _copied(waiting)
+            waiting = []
+    yield from _copied(waiting)
+
+
+def _copied(waiting: Sequence[tuple[RefinedTube, Tensor]]) -> Iterator[RefinedTube]:
+    copies = to_host([values for _, values in waiting])
+    for (tube, _), copy in zip(waiting, copies, strict=True):
+        yield replace(tube, probability=copy, looked_at=copy != NOT_LOOKED_AT)
+
+
 def votes_of(tube: RefinedTube, length: int) -> Iterator[Vote]:
     """One vote per frame in which the tracklet has a mask.
 
     Args:
-        tube: as the network refined it.
+        tube: as the network refined it, in the host's memory.
         length: frames of the window.
     """
-    probability = tube.probability.float().cpu().numpy()
-    looked_at = tube.looked_at.cpu().numpy()
+    probability, looked_at = tube.probability.numpy(), tube.looked_at.numpy()
     for k, (t, place) in enumerate(zip(tube.frames, tube.places, strict=True)):
         inside = (k, place.own_rows, place.own_columns)
         weight = min(t + 1, length - t)

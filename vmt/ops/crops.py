@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from vmt.utils.device import to_device
 
 #: Sides of cut-outs are multiples of this, in pixels: whole cells of the coarsest feature map.
 DIVISOR = 32
@@ -50,23 +53,29 @@ class TubeCrop:
     size: tuple[int, int]
     frame_size: tuple[int, int]
 
-    def cut(self, values: Tensor, beyond: Tensor | None = None) -> Tensor:
+    def cut(
+        self,
+        values: Tensor,
+        beyond: Tensor | None = None,
+        device: torch.device | None = None,
+    ) -> Tensor:
         """Cut out and resize, antialiased.
 
         Args:
             values: (T, C, H, W), any type.
             beyond: (C, 1, 1) float, what stands beyond the frame; None: 0.
+            device: of the result, on which it is resized; None: that of ``values``.
 
         Returns:
             (T, C, *size) float32.
         """
-        shape = (*values.shape[:2], *self.window)
-        part = torch.zeros(shape, device=values.device)
+        part = values.new_zeros((*values.shape[:2], *self.window))
         if beyond is not None:
-            part += beyond
+            part = part + beyond
         for t, place in enumerate(self.places()):
             seen = values[t, :, place.rows, place.columns]
-            part[t, :, place.own_rows, place.own_columns] = seen.to(part.dtype)
+            part[t, :, place.own_rows, place.own_columns] = seen
+        part = to_device(part, device or values.device).float()
         if self.window == self.size:
             return part
         return F.interpolate(part, self.size, mode="bilinear", antialias=True)
@@ -107,13 +116,13 @@ def follow(
         ValueError: a frame without a pixel.
     """
     H, W = int(masks.shape[1]), int(masks.shape[2])
-    boxes = []
-    for mask in masks:
-        rows, columns = (mask.any(axis).nonzero()[:, 0] for axis in (1, 0))
-        if not len(rows):
-            raise ValueError("follow: a frame shows nothing of the object.")
-        boxes.append([int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1])
-    box = torch.tensor(boxes)
+    lines = torch.cat([masks.any(2), masks.any(1)], 1).cpu().numpy()  # (T, H + W)
+    if not lines.any(1).all():
+        raise ValueError("follow: a frame shows nothing of the object.")
+    ends = []
+    for part in (lines[:, :H], lines[:, H:]):
+        ends += [part.argmax(1), part.shape[1] - part[:, ::-1].argmax(1)]
+    box = torch.from_numpy(np.stack(ends, 1))  # top, bottom, left, right
     height, width = (int((box[:, k + 1] - box[:, k]).max()) for k in (0, 2))
     space = 2 * max(min_margin_px, math.ceil(margin * max(height, width)))
     longer = max(height, width) + space

@@ -184,18 +184,18 @@ class CutOutModel(MaskRefinerModel):
 
         Args:
             frames: (T, 3, H, W) RGB in [0, 255].
-            coarse: (T, H, W) bool.
+            coarse: (T, H, W) bool, on the device of the frames or in the host's memory.
             crop: see ``cut_out``.
             masks_gt: (1, T, h, w) bool, cut out, in training.
-            votes: (T, 2, H, W) uint8 of ``vmt.ops.flow_votes``; None: there are none.
+            votes: (T, 2, H, W) uint8 of ``vmt.ops.flow_votes``, likewise; None: there are none.
 
         Returns:
             The input, and (2,) of ``Coarseness`` or None.
         """
         pixels = crop.cut(frames, self.pixel_mean)  # (T, 3, h, w)
         pixels = (pixels - self.pixel_mean) / self.pixel_std
-        share = crop.cut(coarse[:, None])  # (T, 1, h, w)
-        told = None if votes is None else crop.cut(votes) / 255
+        share = crop.cut(coarse[:, None], device=pixels.device)  # (T, 1, h, w)
+        told = None if votes is None else crop.cut(votes, device=pixels.device) / 255
         features = self.encode(pixels, share, told)
         second = None
         if told is not None:

@@ -26,6 +26,7 @@ from vmt.modeling.registry import META_ARCHITECTURES, REFINERS, lookup, register
 from vmt.modeling.video_model import ClipBatch, ModelOptions, RefinedTube
 from vmt.ops.resize import aligned_upsample2
 from vmt.structures.labels import LabelSpace
+from vmt.utils.device import index_on
 from vmt.utils.errors import ConfigError
 from vmt.utils.precision import arithmetic
 from vmt.utils.threads import map_on_cores
@@ -183,32 +184,41 @@ class PooledMaskRefiner(CutOutModel):
         self, frames: Tensor, masks: Tensor, votes: Tensor | None = None
     ) -> Iterator[RefinedTube]:
         """Sharpen tracklet by tracklet, each cut out of its frames; on a CPU, one per core."""
-        shown = masks.flatten(2).any(2).any(1).nonzero()[:, 0].tolist()
+        shown = masks.flatten(2).any(2).tolist()
+        frames_of = {
+            tracklet: [t for t, some in enumerate(row) if some]
+            for tracklet, row in enumerate(shown)
+            if any(row)
+        }
 
         @torch.no_grad()
         def refine(tracklet: int) -> RefinedTube:
             said = None if votes is None else votes[tracklet]
-            return self._refine_tube(frames, masks[tracklet], said, tracklet)
+            return self._refine_tube(frames, masks[tracklet], said, tracklet, frames_of[tracklet])
 
-        several = self.device.type == "cpu" and len(shown) > 1
-        return (map_on_cores if several else map)(refine, shown)
+        several = self.device.type == "cpu" and len(frames_of) > 1
+        return (map_on_cores if several else map)(refine, frames_of)
 
     def _refine_tube(
-        self, frames: Tensor, coarse: Tensor, votes: Tensor | None, tracklet: int
+        self,
+        frames: Tensor,
+        coarse: Tensor,
+        votes: Tensor | None,
+        tracklet: int,
+        present: list[int],
     ) -> RefinedTube:
         """One of ``refine_tubes``, with a mask: (T, 3, H, W), (T, H, W) and (T, 2, H, W)."""
-        present = coarse.flatten(1).any(1)
-        said = None if votes is None else votes[present]
-        own = frames[present], coarse[present]
-        crop = self.cut_out(own[1], said)
+        own = frames if len(present) == len(frames) else frames[index_on(frames.device, present)]
+        coarse, said = coarse[present], None if votes is None else votes[present]
+        crop = self.cut_out(coarse, said)
         with arithmetic(self.precision, self.device):
-            inputs, _ = self.refiner_input(*own, crop, votes=said)
+            inputs, _ = self.refiner_input(own, coarse, crop, votes=said)
             output: RefinerOutput = self.refiner(inputs)
         logits = aligned_upsample2(output.mask_logits.float())[0]  # (T, h, w)
         looked_at = by_pixel(looked_at_cells(inputs.given[0], output)[0])
         return RefinedTube(
             tracklet,
-            present.nonzero()[:, 0].tolist(),
+            present,
             crop.restore(logits.sigmoid()),
             crop.restore(looked_at.float()) > 0.5,
             crop.places(),

@@ -35,7 +35,7 @@ from vmt.modeling.video_model import ClipBatch, MaskRefinerModel, RefinedTube
 from vmt.ops.resize import network_size
 from vmt.structures.clip import ClipTargets
 from vmt.structures.labels import LabelSpace
-from vmt.utils.device import constant
+from vmt.utils.device import constant, index_on, to_device
 from vmt.utils.errors import ConfigError
 from vmt.utils.precision import arithmetic
 
@@ -136,24 +136,25 @@ class QueryMaskRefiner(VideoMaskTransfiner, MaskRefinerModel):
 
         A tracklet for which there is no query, because there are more than queries, is left out.
         """
-        present = masks.flatten(2).any(2)  # (N, T)
+        present = masks.flatten(2).any(2).cpu()  # (N, T)
         tracklets = present.any(1).nonzero()[:, 0]
         if not len(tracklets):
             return
+        given = to_device(masks[tracklets], self.device)
         frame_size = (int(frames.shape[-2]), int(frames.shape[-1]))
         size = network_size(*frame_size, self.min_size, self.max_size)
         with arithmetic(self.precision, self.device):
             small = resized(frames.to(self.device).float(), size)
-            inputs, matched = self.given_input(small, masks[tracklets])
+            inputs, matched = self.given_input(small, given)
             output: RefinerOutput = self.refiner(inputs)
         cells = looked_at_cells(inputs.given[0], output)
-        for row, tracklet in enumerate(tracklets[matched].tolist()):
-            at = present[tracklet]
+        for row, tracklet in enumerate(tracklets[matched.cpu()].tolist()):
+            indices = present[tracklet].nonzero()[:, 0].tolist()
+            at = index_on(cells.device, indices)
             # One at a time: at the size of the frames, all of them are large.
             part = at_frame_size(output.mask_logits[row, at], cells[row, at], size, frame_size)
             if part is not None:
                 probability, looked_at, place = part
-                indices = at.nonzero()[:, 0].tolist()
                 places = [place] * len(indices)
                 yield RefinedTube(tracklet, indices, probability, looked_at, places)
 
