@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from vmt.layers import transformer
 from vmt.layers.transformer import EncoderLayer, SelfAttention
+from vmt.modeling.refiners.quadtree.sequence_encoder import NodeAttentionLayer
 
 
 def test_attention_drops_out_in_training_only() -> None:
@@ -49,3 +52,54 @@ def test_a_layer_in_evaluation_is_the_same_each_time() -> None:
     assert torch.equal(layer(x, x), layer(x, x))
     layer.train()
     assert not torch.equal(layer(x, x), layer(x, x))
+
+
+@pytest.mark.parametrize("reach_px", [0.0, 3.0])
+@pytest.mark.parametrize("lengths", [[1, 1], [2, 3, 1, 7], [5, 5, 5]])
+def test_padded_sequences_attend_as_one_by_one(
+    reach_px: float, lengths: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    layer = NodeAttentionLayer(16, 2, 32, 0.0, reach_px)
+    count = sum(lengths)
+    x = torch.randn(1, count, 16, requires_grad=True)
+    position = torch.randn(1, count, 16 + 2 * bool(reach_px))
+    apart = layer(x, position, lengths)
+    (apart_grad,) = torch.autograd.grad(apart.square().sum(), x)
+    monkeypatch.setattr(transformer, "attends_together", lambda lengths, device: True)
+    calls = count_calls(monkeypatch)
+    together = layer(x, position, lengths)
+    (together_grad,) = torch.autograd.grad(together.square().sum(), x)
+    assert calls == [len(lengths)]
+    torch.testing.assert_close(together, apart, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(together_grad, apart_grad, atol=1e-4, rtol=1e-4)
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """B of every call of the fused attention from now on."""
+    calls: list[int] = []
+    fused = F.scaled_dot_product_attention
+
+    def counted(query: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        calls.append(len(query))
+        return fused(query, *args, **kwargs)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", counted)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("lengths", "device", "together"),
+    [
+        ([5, 6], "cuda", True),
+        ([5, 6], "cpu", False),
+        ([1000, 1024], "cuda", True),
+        ([1000, 1025], "cuda", False),  # each fills a GPU
+        ([1, 1, 1, 3], "cuda", True),  # 12 for 6
+        ([1, 1, 1, 1, 1, 9], "cuda", False),  # 54 for 14
+    ],
+)
+def test_short_sequences_of_about_one_length_are_padded(
+    lengths: list[int], device: str, together: bool
+) -> None:
+    assert transformer.attends_together(lengths, torch.device(device)) == together
