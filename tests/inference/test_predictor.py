@@ -14,6 +14,7 @@ from PIL import Image
 
 from tests.inference.fake_model import LABELS, BlobModel, blob_video
 from vmt.config.defaults import default_config
+from vmt.inference import predictor as predictor_module
 from vmt.inference.predictor import (
     FrameResult,
     PredictorOptions,
@@ -142,12 +143,14 @@ def test_two_streams_at_once() -> None:
         assert a == b
 
 
-def test_a_source_that_breaks_off() -> None:
+@pytest.mark.usefixtures("coded_behind")
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_source_that_breaks_off(behind: bool) -> None:
     def source() -> Iterator[np.ndarray]:
         yield from frames(7)
         raise VideoError("cut short")
 
-    stream = predictor(BlobModel(), 5).stream(source())
+    stream = predictor(BlobModel(), 5).stream(source(), behind=behind)
     results: list[FrameResult] = []
     with pytest.raises(VideoError, match="cut short"):
         results.extend(stream)
@@ -156,9 +159,11 @@ def test_a_source_that_breaks_off() -> None:
     assert stream.finish() == []
 
 
+@pytest.mark.usefixtures("coded_behind")
+@pytest.mark.parametrize("behind", [False, True])
 @pytest.mark.parametrize("window", [0, 5])
-def test_stopping_early_gives_the_scores_so_far(window: int) -> None:
-    stream = predictor(BlobModel(), window).stream(frames(20))
+def test_stopping_early_gives_the_scores_so_far(window: int, behind: bool) -> None:
+    stream = predictor(BlobModel(), window).stream(frames(20), behind=behind)
     for _ in range(7):
         next(stream)
     assert [s.track_id for s in stream.finish()] == [1, 2]
@@ -286,3 +291,42 @@ class FakeSource:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return iter(())
+
+
+@pytest.fixture
+def coded_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where a thread codes the masks of a window while the next one is computed."""
+    monkeypatch.setattr(predictor_module, "behind_frames", lambda options, device: 4)
+
+
+@pytest.mark.usefixtures("coded_behind")
+@pytest.mark.parametrize("window", [0, 5])
+@pytest.mark.parametrize("keep_frames", [True, False])
+def test_masks_that_are_coded_behind_are_the_same(window: int, keep_frames: bool) -> None:
+    video = frames(13)
+    straight, behind = (
+        list(predictor(BlobModel(), window).stream(video, keep_frames=keep_frames, behind=late))
+        for late in (False, True)
+    )
+    for one, other in zip(straight, behind, strict=True):
+        assert (one.index, one.tracks, one.closed) == (other.index, other.tracks, other.closed)
+        assert (one.frame is None) == (other.frame is None) == (not keep_frames)
+        assert one.frame is None or np.array_equal(one.frame, other.frame)
+
+
+@pytest.mark.usefixtures("coded_behind")
+def test_tracks_that_ended_in_frames_ahead_are_not_lost() -> None:
+    nothing = [np.zeros((*SIZE, 3), np.uint8)] * 12
+    stream = predictor(BlobModel(), 4).stream([*frames(4), *nothing], behind=True)
+    results = [next(stream) for _ in range(3)]
+    assert [len(result.tracks) for result in results] == [2, 2, 2]
+    assert not summaries(results)
+    assert [summary.track_id for summary in stream.finish()] == [1, 2]
+
+
+def test_a_cpu_codes_masks_at_once() -> None:
+    options = PredictorOptions(window=36, stride=30)
+    assert predictor_module.behind_frames(options, torch.device("cpu")) == 0
+    assert predictor_module.behind_frames(options, torch.device("cuda")) == 30
+    whole = PredictorOptions(window=0)
+    assert predictor_module.behind_frames(whole, torch.device("cuda")) == 1

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from vmt.inference.threads import ReadAhead, StalledError, WriteBehind
+from vmt.inference.threads import ReadAhead, StalledError, WriteBehind, map_behind
 from vmt.utils.errors import OutputError, VideoError
 
 
@@ -100,3 +100,59 @@ def test_an_item_that_does_not_come_in_time() -> None:
         next(items)
     assert 0.4 < time.monotonic() - started < 4.0
     never.set()
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3, 99])
+def test_work_behind_is_map(depth: int) -> None:
+    here = threading.get_ident()
+    found = list(map_behind(lambda k: (2 * k, threading.get_ident()), range(20), depth))
+    assert [value for value, _ in found] == [2 * k for k in range(20)]
+    assert {thread == here for _, thread in found} == {not depth}
+    assert list(map_behind(abs, [], depth)) == []
+
+
+def test_the_next_item_is_made_while_one_is_worked_on() -> None:
+    made = [threading.Event() for _ in range(4)]
+
+    def items() -> Iterator[int]:
+        for k in range(3):
+            made[k].set()
+            yield k
+        made[3].set()
+
+    def work(k: int) -> bool:
+        return made[k + 1].wait(20)
+
+    results = map_behind(work, items(), depth=1)
+    assert next(results)
+    assert not made[2].is_set()  # one ahead, no more
+    assert list(results) == [True, True]
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_errors_of_items_and_of_work_come_in_their_place(depth: int) -> None:
+    def source() -> Iterator[int]:
+        yield from range(3)
+        raise VideoError("cut short")
+
+    results = map_behind(lambda k: k, source(), depth)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(VideoError, match="cut short"):
+        next(results)
+
+    def inverse(k: int) -> float:
+        return 1 / (2 - k)
+
+    results = map_behind(inverse, range(9), depth)
+    assert [next(results), next(results)] == [0.5, 1.0]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+
+
+def test_no_thread_is_left_of_work_behind() -> None:
+    before = threading.active_count()
+    results = map_behind(lambda k: k, iter(int, 1), depth=3)
+    next(results)
+    assert threading.active_count() == before + 1
+    results.close()
+    assert threading.active_count() == before

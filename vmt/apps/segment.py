@@ -300,7 +300,7 @@ class Pipeline:
         started = time.perf_counter()
         draws = self._asked.overlay or self._asked.frames
         frames = ReadAhead(source) if source.rereadable else iter(source)
-        stream = self._predictor.stream(frames, keep_frames=draws)
+        stream = self._predictor.stream(frames, keep_frames=draws, behind=source.rereadable)
         with ExitStack() as closing:
             self._results.begin_video(source)
             closing.callback(signals.shielded(self._results.end_video))

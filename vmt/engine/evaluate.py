@@ -215,7 +215,7 @@ def _predict_video(
 ) -> None:
     source = frames_of(record)
     frames = mots.writer(record, store) if mots is not None else None
-    write_video(predictor.stream(source), source, store, category_ids, frames)
+    write_video(predictor.stream(source, behind=True), source, store, category_ids, frames)
 
 
 def frames_of(record: VideoRecord) -> FrameList:

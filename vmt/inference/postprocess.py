@@ -10,8 +10,8 @@ The dense (N, T, H, W) tensor at full size never exists.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
-from typing import cast
+from itertools import accumulate
+from typing import cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -83,7 +83,7 @@ def masks_of_frames(
     *,
     crop_to_input: bool = True,
     together: bool | None = None,
-) -> Iterator[list[MaskCrop]]:
+) -> Iterator[Sequence[MaskCrop]]:
     """``masks_at_video_size`` of one frame after another.
 
     Args:
@@ -94,7 +94,7 @@ def masks_of_frames(
             whose logit is 0 up to rounding may fall to the other side. None: where there is one.
 
     Yields:
-        The crops of each frame, on the CPU.
+        The crops of each frame, on the CPU; those that were packed are unpacked as they are read.
     """
     if together is None:
         together = bool(frames) and frames[0].logits.device.type != "cpu"
@@ -118,9 +118,33 @@ def masks_of_frames(
         )
 
 
+class _Packed(Sequence[MaskCrop]):
+    """Masks that are unpacked when they are read, by whoever reads them.
+
+    Args:
+        bits: (N, H, ceil(W / 8)), eight pixels to the byte.
+        width: W.
+    """
+
+    def __init__(self, bits: npt.NDArray[np.uint8], width: int) -> None:
+        self._bits, self._width = bits, width
+
+    def __len__(self) -> int:
+        return len(self._bits)
+
+    @overload
+    def __getitem__(self, index: int) -> MaskCrop: ...
+    @overload
+    def __getitem__(self, index: slice) -> _Packed: ...
+    def __getitem__(self, index: int | slice) -> MaskCrop | _Packed:
+        if isinstance(index, slice):
+            return _Packed(self._bits[index], self._width)
+        return _unpacked(self._bits[index], self._width)
+
+
 def _packed_crops(
     frames: Sequence[FrameLogits], video_size: tuple[int, int], crop_to_input: bool
-) -> list[list[MaskCrop]]:
+) -> list[Sequence[MaskCrop]]:
     """Masks of frames at the size of the video, eight pixels to the byte, in one copy."""
     counts, one = [len(frame.logits) for frame in frames], frames[0]
     if not sum(counts):
@@ -138,8 +162,8 @@ def _packed_crops(
         pixels = rows @ logits.float() @ columns.t() > 0  # (K, H, W)
     bits = F.pad(pixels, (0, -video_size[1] % 8)).unflatten(-1, (-1, 8))
     packed = (bits << torch.arange(8, device=bits.device)).sum(-1, dtype=torch.uint8).cpu().numpy()
-    crops = iter([_unpacked(mask, video_size[1]) for mask in packed])
-    return [list(islice(crops, count)) for count in counts]
+    masks, ends = _Packed(packed, video_size[1]), list(accumulate(counts))
+    return [masks[end - count : end] for end, count in zip(ends, counts, strict=True)]
 
 
 def _unpacked(packed: npt.NDArray[np.uint8], width: int) -> MaskCrop:

@@ -6,7 +6,9 @@ import logging
 import pickle
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -29,6 +31,7 @@ from vmt.inference.association.registry import frame_association
 from vmt.inference.association.whole_video import WholeVideoAssociation
 from vmt.inference.association.windows import WindowAssociation
 from vmt.inference.postprocess import masks_of_frames
+from vmt.inference.threads import map_behind
 from vmt.inference.windows import Window, iter_chunks, iter_windows
 from vmt.modeling.tracking.quasi_dense import QuasiDenseOptions
 from vmt.modeling.video_model import (
@@ -43,6 +46,7 @@ from vmt.ops.resize import network_size
 from vmt.structures.masks import MaskCrop, Rle, encode_crop
 from vmt.structures.predictions import ClipTracklets
 from vmt.utils.atomic import AtomicFile
+from vmt.utils.device import to_device
 from vmt.utils.errors import CheckpointError, ConfigError, VideoError
 
 logger = logging.getLogger(__name__)
@@ -237,6 +241,7 @@ class VideoPredictor:
         *,
         keep_frames: bool = False,
         mask_size: tuple[int, int] | None = None,
+        behind: bool = False,
     ) -> TrackStream:
         """Segment a video frame by frame.
 
@@ -248,11 +253,14 @@ class VideoPredictor:
 
             mask_size: (h, w) of the masks in pixels, for frames that were resized before; None:
                 that of the frames.
+            behind: on a GPU, code the masks of a window in a thread while the next one is
+                computed, so that every frame comes a window later: nothing for a live video.
 
         Returns:
             An iterator over finished frames, in order.
         """
-        return TrackStream(self.model, self.options, frames, keep_frames, mask_size)
+        depth = behind_frames(self.options, self.model.device) if behind else 0
+        return TrackStream(self.model, self.options, frames, keep_frames, mask_size, depth)
 
     def step(self, frame: Frame) -> FrameResult:
         """Segment the next frame of a live video.
@@ -308,12 +316,36 @@ class VideoPredictor:
         return self._live
 
 
+def behind_frames(options: PredictorOptions, device: torch.device) -> int:
+    """Frames that may wait for their masks to be coded; 0: none, as on a CPU, which is busy."""
+    return 0 if device.type == "cpu" else max(options.step, 1)
+
+
 @dataclass
 class _Held:
     """A frame on its way through the windows."""
 
     small: Tensor  # (3, H, W) uint8 at network size
     original: Frame | None
+
+
+@dataclass(frozen=True)
+class _Linked:
+    """A frame whose tracks are known, and their masks, but not coded.
+
+    Args:
+        record: its tracks.
+        crops: their masks.
+        rest_crops: masks of ``record.rest``.
+        original: see ``FrameResult.frame``.
+        ended: tracks that end behind this frame.
+    """
+
+    record: FrameLogits
+    crops: Sequence[MaskCrop]
+    rest_crops: Sequence[MaskCrop]
+    original: Frame | None
+    ended: tuple[TrackSummary, ...]
 
 
 class TrackStream(Iterator[FrameResult]):
@@ -324,7 +356,10 @@ class TrackStream(Iterator[FrameResult]):
     needs at the end of a video too: it does not read ahead to know where that is.
 
     Attributes:
-        seconds: time spent so far by stage: read, resize, network, link, masks.
+        seconds: time spent so far by stage: read, resize, network, link, masks, rle.
+
+    Args:
+        depth: frames whose masks are coded in a thread, see ``map_behind``; 0: without one.
     """
 
     def __init__(
@@ -334,13 +369,16 @@ class TrackStream(Iterator[FrameResult]):
         frames: Iterable[Frame],
         keep_frames: bool,
         mask_size: tuple[int, int] | None = None,
+        depth: int = 0,
     ) -> None:
-        self.seconds = dict.fromkeys(("read", "resize", "network", "link", "masks"), 0.0)
+        self.seconds = dict.fromkeys(("read", "resize", "network", "link", "masks", "rle"), 0.0)
         self._model = model
         self._options = options
         self._source = frames
         self._keep = keep_frames
         self._mask_size = mask_size
+        self._depth = depth
+        self._ended: list[TrackSummary] = []  # behind frames that are not handed out yet
         self._by_frame = isinstance(model, FrameModel)
         whole = options.whole_video and not self._by_frame
         self._rereads = keep_frames and whole and iter(frames) is not frames
@@ -358,7 +396,7 @@ class TrackStream(Iterator[FrameResult]):
         """Stop, and give the scores of the tracks that were not closed by a frame."""
         self._frames.close()
         self._report()
-        return self._closed(ends_video=True)
+        return self._seen([*self._ended, *self._association.pop_closed(everything=True)])
 
     def _report(self) -> None:
         """Say what the network left undone, once per video."""
@@ -371,25 +409,41 @@ class TrackStream(Iterator[FrameResult]):
             windows = iter_chunks(self._read(), self.clip or max(options.window, 1))
         else:
             windows = iter_windows(self._read(), options.window, options.step)
-        for window in windows:
-            yield from self._results(window)
+        linked = chain.from_iterable(map(self._link, windows))
+        with closing(map_behind(self._code, linked, self._depth)) as frames:
+            for coded in frames:
+                yield self._result(coded)
         self._report()
 
-    def _results(self, window: Window[_Held]) -> Iterator[FrameResult]:
+    def _link(self, window: Window[_Held]) -> Iterator[_Linked]:
+        """The frames that a window finishes."""
         output = self._segment(window)
         started = time.perf_counter()
         self._association.add(window.start, output)
         records = self._association.pop_frames(window.final_until)
         self.seconds["link"] += time.perf_counter() - started
-        yield from self._finished(window, records)
+        originals = iter(self._source) if self._rereads else None
+        crops = self._crops(records)
+        for record in records:
+            started = time.perf_counter()
+            own, rest = next(crops), () if record.rest is None else next(self._crops([record.rest]))
+            self.seconds["masks"] += time.perf_counter() - started
+            ended: tuple[TrackSummary, ...] = ()
+            if record is records[-1]:
+                ended = tuple(self._association.pop_closed(everything=window.last))
+                self._ended += ended
+            original = next(originals, None) if originals else None
+            if originals is None and self._keep:
+                original = window.frames[record.index - window.start].original
+            yield _Linked(record, own, rest, original, ended)
 
     def step(self, frame: Frame) -> FrameResult:
         """See ``VideoPredictor.step``."""
         with torch.inference_mode():
             window = Window(self._next_frame, [self._held(frame)], self._next_frame + 1, last=False)
             self._next_frame += 1
-            (result,) = self._results(window)
-        return result
+            (linked,) = self._link(window)
+            return self._result(self._code(linked))
 
     @property
     def clip(self) -> int:
@@ -446,7 +500,7 @@ class TrackStream(Iterator[FrameResult]):
         frames = torch.stack([held.small for held in window.frames])  # (T, 3, H, W)
         segment = model.segment_frames if isinstance(model, FrameModel) else model.segment_clip
         try:
-            output = segment(frames.to(model.device))
+            output = segment(to_device(frames, model.device))
         except torch.OutOfMemoryError:
             raise ConfigError(
                 f"{len(frames)} frames of {frames.shape[3]}x{frames.shape[2]} pixels do not fit "
@@ -456,35 +510,34 @@ class TrackStream(Iterator[FrameResult]):
         self.seconds["network"] += time.perf_counter() - started
         return output
 
-    def _finished(
-        self, window: Window[_Held], records: Sequence[FrameLogits]
-    ) -> Iterator[FrameResult]:
+    @property
+    def _size(self) -> tuple[int, int]:
         size = self._mask_size or self._video_size
         assert size is not None, "a frame was read before its masks are asked for"
-        originals = iter(self._source) if self._rereads else None
-        crops = masks_of_frames(records, size, crop_to_input=self._options.crop_to_input)
-        for record in records:
-            started = time.perf_counter()
-            tracks = _track_masks(record, next(crops), size)
-            others: tuple[TrackMask, ...] = ()
-            if record.rest is not None:
-                (rest,) = masks_of_frames(
-                    [record.rest], size, crop_to_input=self._options.crop_to_input
-                )
-                others = _track_masks(record.rest, rest, size)
-            self.seconds["masks"] += time.perf_counter() - started
-            self._visible.update(track.track_id for track in tracks)
-            closed: Sequence[TrackSummary] = ()
-            if record is records[-1]:
-                closed = self._closed(ends_video=window.last)
-            original = next(originals, None) if originals else None
-            if originals is None and self._keep:
-                original = window.frames[record.index - window.start].original
-            yield FrameResult(record.index, tracks, tuple(closed), original, others)
+        return size
 
-    def _closed(self, *, ends_video: bool) -> list[TrackSummary]:
-        """Tracks that end here and had a class and a pixel."""
-        summaries = self._association.pop_closed(everything=ends_video)
+    def _crops(self, records: Sequence[FrameLogits]) -> Iterator[Sequence[MaskCrop]]:
+        return masks_of_frames(records, self._size, crop_to_input=self._options.crop_to_input)
+
+    def _code(self, linked: _Linked) -> tuple[_Linked, FrameResult]:
+        """The masks of a frame as runs; may run in a thread."""
+        started, record = time.perf_counter(), linked.record
+        others: tuple[TrackMask, ...] = ()
+        tracks = _track_masks(record, linked.crops, self._size)
+        if record.rest is not None:
+            others = _track_masks(record.rest, linked.rest_crops, self._size)
+        self.seconds["rle"] += time.perf_counter() - started
+        return linked, FrameResult(record.index, tracks, (), linked.original, others)
+
+    def _result(self, coded: tuple[_Linked, FrameResult]) -> FrameResult:
+        """A frame that is handed out."""
+        linked, result = coded
+        self._visible.update(track.track_id for track in result.tracks)
+        del self._ended[: len(linked.ended)]
+        return replace(result, closed=tuple(self._seen(linked.ended)))
+
+    def _seen(self, summaries: Sequence[TrackSummary]) -> list[TrackSummary]:
+        """Those of tracks that end that had a class and a pixel."""
         closed = [s for s in summaries if s.classes and s.track_id in self._visible]
         self._visible.difference_update(s.track_id for s in summaries)
         return closed

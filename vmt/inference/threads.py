@@ -1,13 +1,16 @@
-"""Reading ahead and writing behind, so that the network does not wait for codecs."""
+"""Reading ahead, working and writing behind, so that the network does not wait for codecs."""
 
 from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 #: Items, an error, or None for the end.
@@ -81,6 +84,44 @@ class ReadAhead(Generic[Item]):
             put(None)
         except BaseException as error:  # noqa: BLE001 (raised again where items are taken)
             put(error)
+
+
+def map_behind(
+    work: Callable[[Item], Result], items: Iterable[Item], depth: int
+) -> Generator[Result, None, None]:
+    """``map``, in a thread that works on earlier items while the next ones are made.
+
+    Args:
+        work: called in the thread, item by item, in order.
+        items: made by whoever takes the results; an error of theirs comes behind all results.
+        depth: items that are made before the first result is given; 0: no thread.
+
+    Yields:
+        Results in order.
+    """
+    if not depth:
+        yield from map(work, items)
+        return
+    waiting: deque[Future[Result]] = deque()
+    failed: Exception | None = None
+    pool = ThreadPoolExecutor(1, "map-behind")
+    try:
+        source = iter(items)
+        while failed is None:
+            try:
+                waiting.append(pool.submit(work, next(source)))
+            except StopIteration:
+                break
+            except Exception as error:  # noqa: BLE001 (raised again behind the results)
+                failed = error
+            while len(waiting) > depth:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if failed is not None:
+        raise failed
 
 
 class WriteBehind(Generic[Item]):

@@ -15,8 +15,9 @@ from vmt.apps.refine.options import RefineOptions
 from vmt.apps.refine.work_folder import WorkFolder, spell
 from vmt.data.images import Frame
 from vmt.data.mask_files.base import BoolArray, FrameSet, MaskVideo, VideoMasks, size_text
-from vmt.inference.mask_refiner import FrameRefiner, RefinedFrame
+from vmt.inference.mask_refiner import ByteArray, FrameRefiner, RefinedFrame
 from vmt.inference.sources import FrameList, VideoSource
+from vmt.inference.threads import map_behind
 from vmt.inference.video_file import VideoFile
 from vmt.utils.errors import AnnotationError, VideoError, VmtError
 
@@ -65,11 +66,12 @@ def refine_video(
     with work.begin(video, masks, frames) as file:
         try:
             t = start - 1
-            for t, (refined, (_, coarse)) in enumerate(zip(stream, for_areas, strict=False), start):
-                rows = change_rows(refined, coarse)
+            done = zip(stream, (coarse for _, coarse in for_areas), strict=False)
+            # masks are coded while the next frame is refined
+            for t, (rows, confidence) in enumerate(map_behind(_coded, done, depth=1), start):
                 if rows:
                     file.write(spell([t, masks.names[t], rows]))
-                    work.write_confidence(video, frames, t, refined.confidence_map)
+                    work.write_confidence(video, frames, t, confidence)
                 count += len(rows)
                 bar.update()
         except VmtError:
@@ -135,3 +137,9 @@ def change_rows(refined: RefinedFrame, coarse: BoolArray) -> list[list[Any]]:
         area = int(np.count_nonzero(coarse[n]))
         rows.append([n, area, changed, confidence, int(refined.rejected[n]), counts])
     return rows
+
+
+def _coded(frame: tuple[RefinedFrame, BoolArray]) -> tuple[list[list[Any]], ByteArray]:
+    """``change_rows`` and the confidences of a frame."""
+    refined, coarse = frame
+    return change_rows(refined, coarse), refined.confidence_map
