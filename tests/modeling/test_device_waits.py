@@ -15,10 +15,15 @@ from torch import Tensor
 from tests.device_counts import DeviceCounts
 from tests.synthetic import moving_shapes
 from vmt.inference import predictor as predictor_module
+from vmt.inference.association.bisoftmax import BisoftmaxOptions
+from vmt.inference.mask_refiner import MaskRefiner
 from vmt.inference.predictor import PredictorOptions, VideoPredictor
+from vmt.layers import transformer
 from vmt.modeling.backbones.folding import fold_frozen_norms
 from vmt.modeling.meta_arch.build import build_network
 from vmt.modeling.refiners.quadtree import refiner as quadtree
+from vmt.modeling.tracking.memory import MemoryOptions
+from vmt.modeling.tracking.selection import SelectionOptions
 from vmt.modeling.video_model import VideoModel
 from vmt.ops import strips
 
@@ -92,7 +97,7 @@ def network(config_of) -> Callable[[str], VideoModel]:
 #: Recipe -> most launches per frame and most waits per window of ``FRAMES``.
 CEILINGS = {
     "hq_ytvis/vmt_R50_released": (40, 2),
-    "hq_ytvis/vmt_R50": (50, 19),
+    "hq_ytvis/vmt_R50": (50, 3),
     "hq_ytvis/refinevis_R50": (40, 0),
 }
 
@@ -118,6 +123,58 @@ def test_a_window_stays_below_the_ceilings(name: str, network) -> None:
     per_frame = counts.launches.total() / FRAMES
     assert 0.5 * launches < per_frame <= launches, counts.launches.most_common(20)
     assert counts.waits.total() <= waits, counts.waits
+
+
+@pytest.mark.parametrize("window", [1, 4])
+def test_refined_masks_stay_below_the_ceilings(
+    window: int, like_gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda = torch.device("cuda")
+    together, worth_it = transformer.attends_together, quadtree.is_worth_it
+    monkeypatch.setattr(transformer, "attends_together", lambda x, device: together(x, cuda))
+    monkeypatch.setattr(quadtree, "is_worth_it", lambda x, device: worth_it(x, cuda))
+    refiner = MaskRefiner.from_pretrained()
+    clip = moving_shapes(4, (96, 128), 0)
+    masks = np.stack([mask for mask in clip.masks if mask.any((1, 2)).all()])
+    windows = len(clip.frames) / window
+    tracklets = len(masks) * windows
+    assert len(masks) >= 2
+    refiner.refine(clip.frames, masks, window=window)
+    with DeviceCounts() as counts:
+        refiner.refine(clip.frames, masks, window=window)
+    assert 400 < counts.launches.total() / tracklets <= 900, counts.launches.most_common(20)
+    # how many nodes, how many in each block; and the masks of all tracklets, together
+    assert counts.waits.total() <= 2 * tracklets + windows, counts.waits
+
+
+#: Recipe -> most launches per frame and waits per window behind the network.
+TRACKED = {
+    "quick/idol_tiny": (99, 3),
+    "quick/minvis_tiny": (20, 2),
+    "quick/refinevis_tiny": (99, 4),
+}
+
+
+@pytest.mark.parametrize("name", TRACKED)
+@pytest.mark.usefixtures("like_gpu")
+def test_tracks_of_a_video_stay_below_the_ceilings(name: str, tiny) -> None:
+    count = 8
+    model = tiny(name, "TEST.FRAME_CHUNK", str(count))
+    frames = list(moving_shapes(count, (64, 96), 0).frames)
+    everything = BisoftmaxOptions(
+        SelectionOptions(score=0.0, mask_iou=1.0), MemoryOptions(first_score=0.0, birth_score=0.0)
+    )
+    options = PredictorOptions(min_size=64, window=count, bisoftmax=everything)
+    with DeviceCounts() as network_alone:
+        model.predict({"image": torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)})
+    with DeviceCounts() as counts:
+        results = list(VideoPredictor(model, options).stream(frames))
+    assert sum(len(result.tracks) for result in results) > count
+    most_launches, most_waits = TRACKED[name]
+    launches = (counts.launches.total() - network_alone.launches.total()) / count
+    waits = counts.waits - network_alone.waits
+    assert 0.5 * most_launches < launches <= most_launches, counts.launches - network_alone.launches
+    assert waits.total() <= most_waits, waits
 
 
 @pytest.mark.usefixtures("like_gpu")
