@@ -28,7 +28,7 @@ from vmt.structures.labels import LabelSpace
 from vmt.structures.predictions import ClipTracklets
 from vmt.structures.roi_masks import MaskLogits, RoiMasks, dense_logits
 from vmt.structures.track_window import FrameMaps, TrackWindow
-from vmt.utils.device import index_on
+from vmt.utils.device import index_on, to_device
 from vmt.utils.errors import ConfigError
 from vmt.utils.precision import arithmetic
 
@@ -263,7 +263,7 @@ class VideoModel(nn.Module, ABC):
         rows, columns = torch.arange(height)[:, None], torch.arange(width)
         outside = [(rows >= clip.shape[2]) | (columns >= clip.shape[3]) for clip in clips]
         padding = torch.stack(outside)[:, None].expand(-1, clips[0].shape[0], -1, -1)
-        return frames, fold_frames(padding).to(frames.device)
+        return frames, to_device(fold_frames(padding), frames.device)
 
 
 class ClipModel(VideoModel):
