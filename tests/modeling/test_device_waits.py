@@ -20,6 +20,7 @@ from vmt.inference.mask_refiner import MaskRefiner
 from vmt.inference.predictor import PredictorOptions, VideoPredictor
 from vmt.layers import transformer
 from vmt.modeling.backbones.folding import fold_frozen_norms
+from vmt.modeling.meta_arch import mask_refiner
 from vmt.modeling.meta_arch.build import build_network
 from vmt.modeling.refiners.quadtree import refiner as quadtree
 from vmt.modeling.tracking.memory import MemoryOptions
@@ -133,6 +134,7 @@ def test_refined_masks_stay_below_the_ceilings(
     together, worth_it = transformer.attends_together, quadtree.is_worth_it
     monkeypatch.setattr(transformer, "attends_together", lambda x, device: together(x, cuda))
     monkeypatch.setattr(quadtree, "is_worth_it", lambda x, device: worth_it(x, cuda))
+    monkeypatch.setattr(mask_refiner, "map_on_cores", map)  # counts are of one thread
     refiner = MaskRefiner.from_pretrained()
     clip = moving_shapes(4, (96, 128), 0)
     masks = np.stack([mask for mask in clip.masks if mask.any((1, 2)).all()])
