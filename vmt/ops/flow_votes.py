@@ -18,6 +18,8 @@ FLOW_SIZE_PX = 448
 #: Halvings of the smaller frame down from which flow is searched: at 1 it is right to a tenth of a
 #: pixel on a small moving disc, at the presets' 2 it lags behind by a quarter.
 FINEST = 1
+#: Longer side of the smallest frames in which it can be searched.
+LEAST_PX = 12
 #: Grey levels by which a neighbour may differ where flow leads; its vote falls as a Gaussian.
 TOLERANCE = 25.0
 #: Pixels, of the smaller frame, by which flow there and back may miss where it began; likewise.
@@ -67,12 +69,14 @@ def flows_between(a: ByteArray, b: ByteArray) -> tuple[Flow, Flow]:
     """Flow of frame a in b, and of b in a: (h, w) uint8 of ``grey_for_flow``.
 
     Dense inverse search (arXiv:1603.03590); a pixel is trusted where flow leads back to it and grey
-    levels fit.
+    levels fit. In frames that are too small for the search nothing moves.
     """
-    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
-    search.setFinestScale(FINEST)
-    there, back = search.calc(a, b, None), search.calc(b, a, None)
     h, w = a.shape
+    there = back = np.zeros((h, w, 2), np.float32)
+    if max(h, w) >= LEAST_PX:
+        search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        search.setFinestScale(FINEST)
+        there, back = search.calc(a, b, None), search.calc(b, a, None)
     grid = np.stack(np.meshgrid(np.arange(w), np.arange(h)), -1).astype(np.float32)
     found = []
     for own, other, flow, home in ((a, b, there, back), (b, a, back, there)):

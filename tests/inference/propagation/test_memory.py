@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from vmt.inference.propagation.memory import GIVEN, RECENT, Memory
+from vmt.inference.propagation.memory import AWAY, GIVEN, RECENT, Memory, _near
 
 
 def write(memory: Memory, number: int, *, given: bool = False) -> None:
@@ -43,11 +43,7 @@ def test_a_cell_is_what_the_most_similar_cells_were() -> None:
     features = F.normalize(torch.eye(4)[:, :3] + 0.1, dim=0)  # object, ground, ground
     memory.write(features, torch.tensor([1.0, 0.0, 0.0]), torch.zeros(3, 2), given=True)
     asked = F.normalize(torch.eye(4)[:, [1, 0, 2]] + 0.1, dim=0)
-    share, near = memory.read(asked, None)
-    assert (share > 0.9).tolist() == [False, True, False]
-    assert (near > 0.99).all()
-    # nothing like it was seen
-    assert memory.read(F.normalize(torch.eye(4)[:, 3:] - 1.0, dim=0), None)[1] < 0.1
+    assert (memory.read(asked, None) > 0.9).tolist() == [False, True, False]
 
 
 def test_of_equal_cells_the_near_ones_decide() -> None:
@@ -55,6 +51,15 @@ def test_of_equal_cells_the_near_ones_decide() -> None:
     alike = torch.ones(1, 20)
     place = torch.arange(20.0)[:, None] * torch.tensor([[1.0, 0.0]])
     memory.write(alike, (place[:, 0] < 10).float(), place, given=True)
-    share, _ = memory.read(torch.ones(1, 2), torch.tensor([[2.0, 0.0], [17.0, 0.0]]))
+    share = memory.read(torch.ones(1, 2), torch.tensor([[2.0, 0.0], [17.0, 0.0]]))
     assert share[0] > 0.9
     assert share[1] < 0.1
+
+
+def test_distance_costs_what_it_should() -> None:
+    generator = torch.Generator().manual_seed(1)
+    asked, known = (torch.randn(5, 2, generator=generator) for _ in range(2))
+    product = _near(asked, given=False).T @ _near(known, given=True)
+    expected = -AWAY * torch.cdist(asked, known).square()
+    off = product - expected
+    assert torch.allclose(off, off[:, :1].expand(-1, 5), atol=1e-6)

@@ -47,6 +47,7 @@ def test_no_frame_is_wanted_again_without_need():
     assert plan([0, 1, 3]).again == 0  # frame 2 comes from frame 1
     assert plan([0, 3, 4]).again == 4
     assert plan([0], [2]).again == 3
+    assert plan([1]).again == 2
 
 
 def test_tracklets_have_plans_of_their_own():

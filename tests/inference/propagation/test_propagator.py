@@ -8,7 +8,7 @@ import weakref
 import numpy as np
 import pytest
 
-from tests.inference.propagation.clips import H, W, clip, iou
+from tests.inference.propagation.clips import H, W, clip, iou, texture
 from vmt.inference.propagation.propagator import MaskPropagator
 from vmt.inference.propagation.view import View, ViewMaker
 
@@ -113,3 +113,16 @@ def test_what_does_not_fit_is_said(
     frames, _ = clip([(20, 20), (20, 24)])
     with pytest.raises(ValueError, match=said):
         list(propagator.stream(frames, given))
+
+
+@pytest.mark.parametrize("size", [(4, 4), (12, 20), (37, 53), (530, 500)])
+@pytest.mark.parametrize("kind", ["pixel", "whole"])
+def test_odd_sizes(propagator: MaskPropagator, size: tuple[int, int], kind: str) -> None:
+    frames = np.stack([texture(0, *size, (120, 90, 60))] * 2)
+    mask = np.zeros(size, bool)
+    mask[slice(None) if kind == "whole" else 2, slice(None) if kind == "whole" else 3] = True
+    done = propagator.propagate(frames, {1: mask})
+    assert (done.masks[0, 1] == mask).all()
+    if kind == "whole":
+        assert iou(done.masks[0, 0], mask) > 0.9
+    assert 0 <= done.confidence.min() <= done.confidence.max() <= 1

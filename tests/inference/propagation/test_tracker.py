@@ -7,7 +7,8 @@ import torch
 
 from tests.inference.propagation.clips import texture
 from vmt.inference.propagation.appearance import Classifier, Colours
-from vmt.inference.propagation.tracker import apart, without_specks
+from vmt.inference.propagation.tracker import FAMILIAR, Guess, Tracker, apart, without_specks
+from vmt.inference.propagation.view import View
 
 
 def test_a_pixel_belongs_to_the_likelier_tracklet() -> None:
@@ -59,3 +60,24 @@ def test_colours_are_the_objects_or_those_around_it() -> None:
     other = Colours()
     other.learn(frame, share, (slice(0, 40), slice(0, 40)), given=True)
     assert (other.read(frame)[:, 40:] > -1).all()
+
+
+def test_what_memory_does_not_know_is_lost_until_it_does() -> None:
+    view = View(texture(0, 48, 64, (90, 90, 90)), lambda frame: torch.full((2, 6, 8), 0.5**0.5))
+    mask = np.zeros((48, 64), bool)
+    mask[10:30, 20:40] = True
+    share, none = mask.astype(np.float32), np.zeros((48, 64), np.float32)
+    tracker = Tracker()
+    tracker.start(view, mask)
+    found, sure = tracker.settle(view, Guess(share, share, share), mask)
+    assert (found == mask).all()
+    assert sure == 1
+    found, sure = tracker.settle(view, Guess(share, share, none), mask)  # flow alone
+    assert not found.any()
+    assert sure == 1 - FAMILIAR
+    found, sure = tracker.settle(view, Guess(share, share, none), mask)  # flow has no say now
+    assert not found.any()
+    assert sure == 0
+    found, sure = tracker.settle(view, Guess(share, none, share), mask)
+    assert (found == mask).all()
+    assert sure == 1

@@ -56,7 +56,7 @@ class Memory:
             odd = [shot for shot in recent[:-1] if shot.frame % SPACING]
             self.shots.remove(odd[-1] if odd else recent[0])
 
-    def read(self, features: Tensor, place: Tensor | None) -> tuple[Tensor, Tensor]:
+    def read(self, features: Tensor, place: Tensor | None) -> Tensor:
         """How much cells look like the object rather than like what was around it.
 
         The mean of the most similar remembered cells, as the read-out of STM (arXiv:1904.00607)
@@ -67,22 +67,30 @@ class Memory:
             place: (m, 2), as in ``Shot``; None: places do not count.
 
         Returns:
-            (m,) in [0, 1], and the similarity of the nearest cell, (m,) at most 1.
+            (m,) in [0, 1].
         """
+        asked = features if place is None else torch.cat([features, _near(place, given=False)])
         values, shares = [], []
         for shot in self.shots:
-            similar = features.T @ shot.features  # (m, n)
+            known = shot.features
             if place is not None:
-                similar -= AWAY * _squared_distances(place, shot.place)
+                known = torch.cat([known, _near(shot.place, given=True)])
+            similar = asked.T @ known  # (m, n)
             best, cells = similar.topk(min(NEAREST, similar.shape[1]), 1)
             values.append(best)
             shares.append(shot.share[cells])
         value, share = torch.cat(values, 1), torch.cat(shares, 1)
         best, chosen = value.topk(min(NEAREST, value.shape[1]), 1)
         weight = (best / TEMPERATURE).softmax(1)
-        return (weight * share.gather(1, chosen)).sum(1), best[:, 0]
+        return (weight * share.gather(1, chosen)).sum(1)
 
 
-def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """(m, 2) and (n, 2) -> (m, n)."""
-    return a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T
+def _near(place: Tensor, *, given: bool) -> Tensor:
+    """(n, 2) -> (3, n), whose product with that of other places falls with their distance.
+
+    It is ``AWAY`` times minus the squared distance, and a number of the asked place, which changes
+    nothing: asked places are compared with many given ones, not with one another.
+    """
+    across = (2 * AWAY) ** 0.5 * place
+    last = -AWAY * place.square().sum(1, keepdim=True)
+    return torch.cat([across, last if given else torch.ones_like(last)], 1).T

@@ -83,7 +83,7 @@ class Tracker:
         window = None if whole else _around(seen)
         patch = view.patch(window)
         places = None if whole else patch.places(*_centre(warped))
-        share, _ = self._memory.read(patch.features, places)
+        share = self._memory.read(patch.features, places)
         matched = patch.spread(share)
         fine = view.patch(window, fine=True)
         odds = BIAS + MEMORY * _log_odds(matched)
