@@ -5,7 +5,8 @@ The first mask of every tracklet of real clips is given, as it is ("mask") or as
 most twelve corners around it, each up to two pixels off ("polygon"); scored are all later frames,
 by J&F, the mean over tracklets. "flow" warps the mask before by the flow that propagation uses;
 "flow_refiner" has the refiner sharpen it after each step, without memory; "ours" is
-`vmt refine --propagate`. The clip bmx-trees, whose annotation is coarse itself, is left out.
+`vmt refine --propagate`. The clip bmx-trees, whose annotation is coarse itself, is left out. A run
+that was cut short goes on behind the tracklets that its result file has; delete it to begin anew.
 
 Example:
   python benchmarks/bench_propagation.py --clips ../shared/data/davis_train --starts polygon
@@ -13,6 +14,7 @@ Example:
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,6 +41,7 @@ from vmt.ops.flow_votes import Flow
 DRY_RUN = {"clips": None, "starts": ["polygon"], "methods": ["flow", "ours"]}
 CORNERS = 12
 STARTS = ("mask", "polygon")
+SCORES = ("J&F", "J", "F")
 METHODS = ("flow", "flow_refiner", "ours")
 
 
@@ -144,6 +147,26 @@ def measure(
     return rows
 
 
+def means_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Means over tracklets, for each start and method."""
+    means = []
+    for start, name in dict.fromkeys((row["start"], row["method"]) for row in rows):
+        own = [row for row in rows if (row["start"], row["method"]) == (start, name)]
+        mean = {key: float(np.mean([row[key] for row in own])) for key in SCORES}
+        means.append({"start": start, "method": name, "tracklets": len(own)} | mean)
+    return means
+
+
+def measured_before(path: Path, options: dict[str, Any]) -> list[dict[str, Any]]:
+    """Tracklets that a run with these options, cut short, has in its result file."""
+    if not path.is_file():
+        return []
+    content = json.loads(path.read_text())
+    rows: list[dict[str, Any]] = content["tracklets"] if content["options"] == options else []
+    print(f"{path}: has {len({row['tracklet'] for row in rows})} tracklets, which are kept")
+    return rows
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and write the table."""
     parser = benchmark_parser(__doc__, "propagation.json")
@@ -162,20 +185,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     known = {"flow": by_flow(None), "flow_refiner": by_flow(refiner), "ours": ours(refiner)}
     features = LiteFeatures.from_pretrained("cpu")
     methods = {name: known[name] for name in args.methods}
-    rows: list[dict[str, Any]] = []
+    options = {"seed": args.seed, "starts": list(args.starts), "methods": list(args.methods)}
+    options |= {"clips": args.clips.name, "weights": args.weights}
+    rows = measured_before(args.output, options)
     for tracklet in tracklets(clips, 0):
-        rows += measure(tracklet, args.starts, methods, features, args.seed)
-    means = []
-    for start in args.starts:
-        for name in args.methods:
-            own = [row for row in rows if row["start"] == start and row["method"] == name]
-            keys = ("J&F", "J", "F")
-            mean = {key: float(np.mean([row[key] for row in own])) for key in keys}
-            means.append({"start": start, "method": name, "tracklets": len(own)} | mean)
-            numbers = "  ".join(f"{key} {value:.3f}" for key, value in mean.items())
-            print(f"{start:8} {name:13} {numbers}")
-    content = {"machine": machine(), "options": {"seed": args.seed}, "means": means}
-    write_json(args.output, content | {"tracklets": rows})
+        if all(row["tracklet"] != tracklet["name"] for row in rows):
+            rows += measure(tracklet, args.starts, methods, features, args.seed)
+            content = {"machine": machine(), "options": options, "means": means_of(rows)}
+            write_json(args.output, content | {"tracklets": rows})
+    for mean in means_of(rows):
+        numbers = "  ".join(f"{key} {mean[key]:.3f}" for key in SCORES)
+        print(f"{mean['start']:8} {mean['method']:13} {numbers}")
 
 
 if __name__ == "__main__":
