@@ -40,7 +40,7 @@ CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 if CHROMIUM is None:
     pytest.skip("no chromium on this machine: apt-get install chromium", allow_module_level=True)
 expect = playwright.expect
-SLOW_MS = 30_000
+SLOW_MS = 120_000
 COFFEE = load_tool("make_demo")
 #: Where a picture is seen in its element: left, top, and its size over that of its file; its width.
 SEEN = """async image => {
