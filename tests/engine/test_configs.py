@@ -80,5 +80,6 @@ def test_one_step(name: str) -> None:
     if cfg.MODEL.META_ARCHITECTURE == "MaskRefiner":
         parts = {"backbone", "laterals", "fuse", "stride2", "query"}
         parts |= {"dense"} if cfg.MODEL.MASK_REFINER.DENSE_WEIGHT else set()
+        parts |= {"detail"} if cfg.MODEL.MASK_REFINER.DETAIL_WIDTHS else set()
         parts |= {"coarseness"} if cfg.MODEL.MASK_REFINER.COARSENESS_WEIGHT else set()
     assert moved == parts | ({"refiner"} if refines else set())
