@@ -41,6 +41,7 @@ if CHROMIUM is None:
     pytest.skip("no chromium on this machine: apt-get install chromium", allow_module_level=True)
 expect = playwright.expect
 SLOW_MS = 120_000
+expect.set_options(timeout=SLOW_MS)
 COFFEE = load_tool("make_demo")
 #: Where a picture is seen in its element: left, top, and its size over that of its file; its width.
 SEEN = """async image => {
@@ -97,14 +98,14 @@ class Visitor:
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(url)
         self.status = self.page.locator("#status textarea")
-        expect(self.status).to_be_visible(timeout=SLOW_MS)
+        expect(self.status).to_be_visible()
 
     def upload(self, path: Path) -> None:
         self.page.locator("#upload input[type=file]").set_input_files(str(path))
 
     def hears(self, text: str | re.Pattern[str]) -> None:
         expect(self.status).to_have_value(
-            text if isinstance(text, re.Pattern) else re.compile(re.escape(text)), timeout=SLOW_MS
+            text if isinstance(text, re.Pattern) else re.compile(re.escape(text))
         )
 
     def press(self, name: str) -> None:
@@ -151,14 +152,15 @@ class Visitor:
         taken.value.save_as(path)
         return path
 
-    def objects(self) -> list[list[str]]:
-        cells = self.page.locator("#objects [role=gridcell]").all_inner_texts()
-        texts = [cell.strip() for cell in cells]
+    def objects(self, rows: int) -> list[list[str]]:
+        cells = self.page.locator("#objects [role=gridcell]")
+        expect(cells).to_have_count(rows * len(COLUMNS))
+        texts = [cell.strip() for cell in cells.all_inner_texts()]
         return [texts[k : k + len(COLUMNS)] for k in range(0, len(texts), len(COLUMNS))]
 
     def error(self) -> str:
         toast = self.page.locator(".toast-body").first
-        expect(toast).to_be_visible(timeout=SLOW_MS)
+        expect(toast).to_be_visible()
         text = toast.inner_text()
         self.page.locator(".toast-close").first.click()
         expect(self.page.locator(".toast-body")).to_have_count(0)
@@ -239,7 +241,7 @@ def test_find_edit_and_save(visit: Callable[[], Visitor], tmp_path: Path) -> Non
     visitor.hears(f"{FRAMES} frames of {SIZE[1]}x{SIZE[0]} pixels")
     visitor.press("find")
     visitor.hears("2 objects found")
-    found = visitor.objects()
+    found = visitor.objects(2)
     assert sorted(row[1] for row in found) == ["green", "red"]
     assert all(row[3] == str(FRAMES) for row in found)
     visitor.pick("object", "1 ")
@@ -249,7 +251,7 @@ def test_find_edit_and_save(visit: Callable[[], Visitor], tmp_path: Path) -> Non
     visitor.pick("object", "2 ")
     visitor.press("delete")
     visitor.hears("Object 2 is gone.")
-    assert [row[:2] for row in visitor.objects()] == [["1", "apple"]]
+    assert [row[:2] for row in visitor.objects(1)] == [["1", "apple"]]
     visitor.choose("shape", "box")
     visitor.go_to(2)
     visitor.click([(5, 5), (25, 20)], SIZE[1])
@@ -288,8 +290,8 @@ def test_two_visitors_do_not_meet(visit: Callable[[], Visitor], tmp_path: Path) 
     two.press("follow")
     two.hears("4 masks of 1 object.")
     one.hears("2 objects found")
-    assert sorted(row[1] for row in one.objects()) == ["green", "red"]
-    assert [row[1] for row in two.objects()] == ["mine"]
+    assert sorted(row[1] for row in one.objects(2)) == ["green", "red"]
+    assert [row[1] for row in two.objects(1)] == ["mine"]
     paths = [v.saved("ytvis", "masks.json", tmp_path).read_text() for v in (one, two)]
     assert "mine" not in paths[0]
     content = json.loads(paths[1])
@@ -308,11 +310,11 @@ def test_uploads_that_cannot_be_used(visit: Callable[[], Visitor], tmp_path: Pat
     large = tmp_path / "large.mp4"
     large.write_bytes(bytes(2_100_000))
     visitor.page.reload()
-    expect(visitor.status).to_be_visible(timeout=SLOW_MS)
+    expect(visitor.status).to_be_visible()
     visitor.upload(large)
     assert "size" in visitor.error().lower()
     visitor.page.reload()
-    expect(visitor.status).to_be_visible(timeout=SLOW_MS)
+    expect(visitor.status).to_be_visible()
     visitor.upload(write_clip(tmp_path / "good.mp4"))
     visitor.hears(f"{FRAMES} frames")
 
@@ -329,14 +331,14 @@ def test_stop(
     visitor.hears("2 objects found")
     grow.wait.clear()
     visitor.press("sharpen")
-    expect(visitor.page.locator("#status")).to_contain_text("loading the network", timeout=SLOW_MS)
+    expect(visitor.page.locator("#status")).to_contain_text("loading the network")
     visitor.press("sharpen")
     assert "still running" in visitor.error()
     visitor.press("stop")
     visitor.page.wait_for_timeout(1000)
     grow.wait.set()
     visitor.hears(f"Stopped after 1 of {FRAMES} frames; what is done stays.")
-    assert [row[-1] for row in visitor.objects()] == ["1", "1"]
+    assert [row[-1] for row in visitor.objects(2)] == ["1", "1"]
     visitor.press("sharpen")
     visitor.hears(f"{2 * FRAMES} masks sharpened")
 
