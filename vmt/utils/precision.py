@@ -41,14 +41,15 @@ def fp32_products(precision: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
-    """``fp32_products``, and autocast for "bf16" and "fp16".
-
-    On a CPU it touches nothing that threads share.
-    """
-    dtype = PRECISIONS[precision]
-    shared = contextlib.nullcontext() if device.type == "cpu" else fp32_products(precision)
-    with shared, torch.autocast(device.type, dtype, enabled=dtype is not None):
+    """``fp32_products``, and ``autocast``."""
+    with fp32_products(precision), autocast(precision, device):
         yield
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """For "bf16" and "fp16"; all of ``arithmetic`` that a thread has for itself."""
+    dtype = PRECISIONS[precision]
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 
 def no_autocast(device: torch.device) -> torch.autocast:

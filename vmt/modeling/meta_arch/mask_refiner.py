@@ -28,7 +28,7 @@ from vmt.ops.resize import aligned_upsample2
 from vmt.structures.labels import LabelSpace
 from vmt.utils.device import index_on
 from vmt.utils.errors import ConfigError
-from vmt.utils.precision import arithmetic
+from vmt.utils.precision import arithmetic, autocast
 from vmt.utils.threads import map_on_cores
 
 #: Stride-2 cells along a side of a stride-8 cell.
@@ -191,12 +191,17 @@ class PooledMaskRefiner(CutOutModel):
             if any(row)
         }
 
-        @torch.no_grad()
+        several = self.device.type == "cpu" and len(frames_of) > 1
+        # Threads leave alone what they share; it is for GPUs.
+        context = autocast if several else arithmetic
+
         def refine(tracklet: int) -> RefinedTube:
             said = None if votes is None else votes[tracklet]
-            return self._refine_tube(frames, masks[tracklet], said, tracklet, frames_of[tracklet])
+            with torch.no_grad(), context(self.precision, self.device):
+                return self._refine_tube(
+                    frames, masks[tracklet], said, tracklet, frames_of[tracklet]
+                )
 
-        several = self.device.type == "cpu" and len(frames_of) > 1
         return (map_on_cores if several else map)(refine, frames_of)
 
     def _refine_tube(
@@ -211,9 +216,8 @@ class PooledMaskRefiner(CutOutModel):
         own = frames if len(present) == len(frames) else frames[index_on(frames.device, present)]
         coarse, said = coarse[present], None if votes is None else votes[present]
         crop = self.cut_out(coarse, said)
-        with arithmetic(self.precision, self.device):
-            inputs, _ = self.refiner_input(own, coarse, crop, votes=said)
-            output: RefinerOutput = self.refiner(inputs)
+        inputs, _ = self.refiner_input(own, coarse, crop, votes=said)
+        output: RefinerOutput = self.refiner(inputs)
         logits = aligned_upsample2(output.mask_logits.float())[0]  # (T, h, w)
         looked_at = by_pixel(looked_at_cells(inputs.given[0], output)[0])
         return RefinedTube(
