@@ -64,7 +64,7 @@ class Page:
         everything = [parts.picture, parts.status, parts.table, parts.target, parts.object]
         video = [parts.upload, parts.frame, *everything]
         self._long(parts.upload.upload, self._take_upload, parts.upload, _new_video, video, _FILES)
-        self._long(parts.offer.input, self._take_offer, parts.offer, _new_video, video, _FILES)
+        self._long(parts.offer.select, self._take_offer, parts.offer, _new_video, video, _FILES)
         buttons = (
             (parts.find, self._find),
             (parts.follow, self._follow),
