@@ -238,3 +238,13 @@ def test_the_table_of_mots_md() -> None:
             assert cell == "-" if key not in row else float(cell) == row[key], (size, masks, key)
             compared += key in row
     assert compared == sum(map(len, found.values()))
+
+
+def test_the_table_of_propagate_md() -> None:
+    text = (REPO / "docs/howto/propagate.md").read_text()
+    lines = text.split("| J&F |")[1].split("\n\n")[0].splitlines()[2:]
+    found = {(row["start"], row["method"]): row["J&F"] for row in result("propagation")["means"]}
+    assert len(lines) * 2 == len(found)
+    for line, method in zip(lines, ("flow", "flow_refiner", "ours"), strict=True):
+        cells = [cell.strip() for cell in line.strip("|").split("|")][1:]
+        assert cells == [f"{found[start, method]:.3f}" for start in ("mask", "polygon")]
