@@ -248,3 +248,19 @@ def test_the_table_of_propagate_md() -> None:
     for line, method in zip(lines, ("flow", "flow_refiner", "ours"), strict=True):
         cells = [cell.strip() for cell in line.strip("|").split("|")][1:]
         assert cells == [f"{found[start, method]:.3f}" for start in ("mask", "polygon")]
+
+
+def test_the_table_of_export_md() -> None:
+    text = (REPO / "docs/howto/export.md").read_text()
+    lines = text.split("| exported |")[1].split("\n\n")[0].splitlines()[2:]
+    found = {row["network"]: row for row in result("export")["rows"]}
+    assert len(lines) == len(found)
+    for line in lines:
+        name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        row = found[name.strip("`")]
+        keys = ("ours_seconds_median", "onnx_seconds_median", "torch_export_seconds_median")
+        keys += ("onnx_mb", "torch_export_mb")
+        for cell, key in zip(cells, keys, strict=False):
+            assert float(cell) == round(row[key], len(cell.partition(".")[2])), (name, key)
+        for cell, key in zip(cells[5:], ("onnx", "torch_export"), strict=True):
+            assert cell == f"{row[f'{key}_largest_relative']:.0e}", (name, key)
