@@ -264,3 +264,17 @@ def test_the_table_of_export_md() -> None:
             assert float(cell) == round(row[key], len(cell.partition(".")[2])), (name, key)
         for cell, key in zip(cells[5:], ("onnx", "torch_export"), strict=True):
             assert cell == f"{row[f'{key}_largest_relative']:.0e}", (name, key)
+
+
+def test_the_table_beside_mask_r_cnn() -> None:
+    text = (REPO / "docs/studies/mots.md").read_text()
+    lines = text.split("| s of one core per frame |")[1].split("\n\n")[0].splitlines()[2:]
+    measured = {row["contender"]: row for row in result("qdtrack")["rows"]}
+    assert len(lines) == len(measured)
+    for line in lines:
+        name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        row = measured[name.strip("`")]
+        for cell, key in zip(
+            cells, ("cpu_seconds_per_frame", "peak_rss_gb", "objects_per_frame"), strict=True
+        ):
+            assert float(cell) == round(row[key], len(cell.partition(".")[2])), (name, key)
