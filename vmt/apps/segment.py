@@ -11,13 +11,28 @@ from pathlib import Path
 from tqdm import tqdm
 
 from cocoapi_hq.io.json_file import is_json_name
-from vmt.apps.segment_options import DEFAULT_WINDOW, WHOLE_VIDEO_FRAMES, SegmentOptions
+from vmt.apps.segment_options import (
+    DEFAULT_WINDOW,
+    NO_REFINER,
+    WHOLE_VIDEO_FRAMES,
+    SegmentOptions,
+)
 from vmt.config.node import load_config
 from vmt.data.images import Frame
 from vmt.data.labels import label_space_from_json, result_ids
 from vmt.inference.live import LiveOptions
 from vmt.inference.load import load_segmenter
-from vmt.inference.predictor import FrameResult, PredictorOptions, TrackMask, VideoPredictor
+from vmt.inference.mask_refiner import FrameRefiner, MaskRefiner
+from vmt.inference.package_detector import DETECTOR
+from vmt.inference.predictor import (
+    FrameResult,
+    PredictorOptions,
+    TrackMask,
+    TrackStream,
+    VideoPredictor,
+)
+from vmt.inference.pretrained import Pretrained, find_detector
+from vmt.inference.refined_stream import RefinedStream
 from vmt.inference.results import LabelMapWriter, ResultsWriter, TrackTable
 from vmt.inference.sources import FirstFrames, VideoSource, open_videos
 from vmt.inference.threads import ReadAhead, WriteBehind
@@ -78,7 +93,8 @@ def segment(asked: SegmentOptions, say: Say, warn: Say) -> str:
             read of it is in the files.
         KeyboardInterrupt: the user stopped; the files of the finished frames are complete.
     """
-    cfg = load_config(asked.config_file, asked.overrides)
+    network = find_detector(asked.config_file, asked.weights)
+    cfg = load_config(network.config, asked.overrides)
     options = _window_options(PredictorOptions.from_config(cfg), asked.window, asked.stride)
     confidence = cfg.TEST.CONFIDENCE if asked.confidence is None else asked.confidence
     files = OutputFiles(confidence, asked.overlay, asked.save_masks, asked.save_frames)
@@ -88,7 +104,8 @@ def segment(asked: SegmentOptions, say: Say, warn: Say) -> str:
         only = openers[0]()
         openers = [lambda: only]
     make_folder(asked.output)
-    model = _load(asked, asked.weights or cfg.MODEL.WEIGHTS, say)
+    model = _load(asked, network, network.weights or cfg.MODEL.WEIGHTS, say)
+    refiner = _load_refiner(asked, say)
     failures = 0
     with StopSignals() as signals, ExitStack() as closing:
         reserve = DiskReserve(asked.output)
@@ -104,7 +121,8 @@ def segment(asked: SegmentOptions, say: Say, warn: Say) -> str:
                     source = FirstFrames(source, asked.max_frames)
                 chosen = asked.window is not None
                 fitted = fit_window(model, options, source, say, chosen=chosen)
-                pipeline = Pipeline(VideoPredictor(model, fitted), files, results, reserve, say)
+                predictor = VideoPredictor(model, fitted)
+                pipeline = Pipeline(predictor, files, results, reserve, say, refiner)
                 pipeline.run(source, folder_of(source), signals)
             except VideoError as error:
                 if len(openers) == 1:
@@ -121,13 +139,21 @@ def segment(asked: SegmentOptions, say: Say, warn: Say) -> str:
     return written
 
 
-def _load(asked: SegmentOptions, weights: object, say: Say) -> Segmenter:
+def _load(asked: SegmentOptions, network: Pretrained, weights: object, say: Say) -> Segmenter:
     """The network, with a line about it and one about its weights."""
     take_free_cores()
-    model = load_segmenter(asked.config_file, asked.weights, asked.overrides, asked.device)
-    say(f"network: {asked.config_file} on {model.device}")
+    model = load_segmenter(network.config, network.weights, asked.overrides, asked.device)
+    say(f"network: {asked.config_file or f'{DETECTOR} of the package'} on {model.device}")
     say(f"weights: {weights}" if weights else "weights: random weights: masks mean nothing")
     return model
+
+
+def _load_refiner(asked: SegmentOptions, say: Say) -> FrameRefiner | None:
+    """What sharpens the masks, with a line about it."""
+    if asked.refines_with is None:
+        return None
+    say(f"masks are sharpened by {asked.refines_with} (--refiner {NO_REFINER}: they are not)")
+    return MaskRefiner.from_pretrained(asked.refines_with, asked.device or "auto")
 
 
 def _category_ids(source: str, space: LabelSpace, match: str, say: Say) -> tuple[int | None, ...]:
@@ -256,6 +282,7 @@ class Pipeline:
         results: takes the masks of all videos.
         reserve: room to finish files on a full disk.
         say: called with the report of a video.
+        refiner: sharpens the masks; None: they stay as the network gives them.
     """
 
     def __init__(
@@ -265,8 +292,10 @@ class Pipeline:
         results: ResultsWriter,
         reserve: DiskReserve,
         say: Say = lambda text: None,
+        refiner: FrameRefiner | None = None,
     ) -> None:
         self._say = say
+        self._refiner = refiner
         self._predictor = predictor
         self._asked = files
         self._results = results
@@ -299,8 +328,7 @@ class Pipeline:
         report = Report(source.name)
         started = time.perf_counter()
         draws = self._asked.overlay or self._asked.frames
-        frames = ReadAhead(source) if source.rereadable else iter(source)
-        stream = self._predictor.stream(frames, keep_frames=draws, behind=source.rereadable)
+        stream = self._stream(source, keep_frames=draws)
         with ExitStack() as closing:
             self._results.begin_video(source)
             closing.callback(signals.shielded(self._results.end_video))
@@ -328,6 +356,15 @@ class Pipeline:
                 "results.json holds them"
             )
         return report
+
+    def _stream(self, source: VideoSource, *, keep_frames: bool) -> TrackStream | RefinedStream:
+        """The finished frames of a video, their masks sharpened where they shall be."""
+        frames = ReadAhead(source) if source.rereadable else iter(source)
+        keeps = keep_frames or self._refiner is not None
+        stream = self._predictor.stream(frames, keep_frames=keeps, behind=source.rereadable)
+        if self._refiner is None:
+            return stream
+        return RefinedStream(stream, self._refiner, keep_frames=keep_frames)
 
     def _write(self, files: VideoFiles, result: FrameResult, report: Report) -> None:
         started = time.perf_counter()

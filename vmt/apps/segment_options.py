@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vmt.inference.refine_defaults import ANY
 from vmt.utils.errors import ConfigError
 
 #: A config that asks for whole videos gets windows when the video is longer than this, or does not
 #: say how long it is; ``--window all`` insists.
 WHOLE_VIDEO_FRAMES = 40
 DEFAULT_WINDOW = 10
+#: In place of weights of a refiner: masks stay as they are found.
+NO_REFINER = "none"
 
 
 @dataclass(frozen=True)
@@ -19,11 +22,13 @@ class SegmentOptions:
     """Options of ``vmt demo``, under their own names.
 
     Args:
-        config_file: YAML of the network.
         input: video file, folder of frames, glob, YouTube-VIS JSON, number of a camera, URL, named
             pipe, or "-" for the standard input.
         output: folder, created if need be.
+        config_file: YAML of the network; None: that of the package.
         weights: weight file; None: ``MODEL.WEIGHTS``.
+        refiner: weights that sharpen the masks, a name of the package or a file, or "none"; None:
+            those of the package on masks of its own detector, and none on those of others.
         confidence: lowest score that files beside results.json show; None: ``TEST.CONFIDENCE``.
         window: frames per window, or "all"; None: ``TEST.WINDOW``.
         stride: step between windows; None: window - 1.
@@ -41,10 +46,11 @@ class SegmentOptions:
         ConfigError: no such window or stride.
     """
 
-    config_file: str
     input: str
     output: Path
+    config_file: str | None = None
     weights: str | None = None
+    refiner: str | None = None
     confidence: float | None = None
     window: str | None = None
     stride: int | None = None
@@ -57,6 +63,13 @@ class SegmentOptions:
     save_frames: bool = False
     overlay: bool = True
     overrides: Sequence[str] = ()
+
+    @property
+    def refines_with(self) -> str | None:
+        """The weights that sharpen the masks, if any do."""
+        if self.refiner is None:
+            return ANY if self.config_file is None else None
+        return None if self.refiner == NO_REFINER else self.refiner
 
     def __post_init__(self) -> None:
         window, stride = self.window, self.stride

@@ -2,9 +2,10 @@ r"""A page in the browser: find, draw, follow, sharpen and save the objects of a
 
 The page is for this machine alone, unless --host says otherwise. Videos are uploaded, or picked
 from the folder of --videos. "Find objects" needs a network, --config-file and --weights as for vmt
-demo; polygons and boxes can be drawn without. Several people may use the page at once: none sees
-the files of another, and whoever closes it, or leaves it alone for an hour, has none left on the
-server. Ctrl-C ends it. Needs gradio: pip install 'vmt-vis[app]'.
+demo, unless the weights of vmt_small are in the package; polygons and boxes can be drawn without.
+Several people may use the page at once: none sees the files of another, and whoever closes it, or
+leaves it alone for an hour, has none left on the server. Ctrl-C ends it. Needs gradio: pip install
+'vmt-vis[app]'.
 
 Example:
     vmt app --config-file configs/hq_ytvis/vmt_R50_released.yaml \
@@ -22,7 +23,11 @@ from vmt.apps.app.options import AppOptions
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options; they are the fields of ``AppOptions``."""
     add = parser.add_argument
-    add("--config-file", help="network that finds objects: YAML, or a name of `vmt configs`")
+    add(
+        "--config-file",
+        help="network that finds objects: YAML, or a name of `vmt configs`; default: vmt_small, "
+        "if its weights are in the package",
+    )
     add("--weights", help="its weight file; default: MODEL.WEIGHTS of the config")
     add(
         "--refiner",

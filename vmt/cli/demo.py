@@ -26,14 +26,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``vmt demo``."""
     parser.add_argument(
         "--config-file",
-        required=True,
-        help="YAML of the network, or a name that `vmt configs` lists",
+        help="YAML of the network, or a name that `vmt configs` lists; default: vmt_small, if its "
+        "weights are in the package",
     )
     parser.add_argument(
         "--input", required=True, help="video, folder, glob, YTVIS JSON, camera, URL, pipe or -"
     )
     parser.add_argument("--output", required=True, type=Path, help="folder, created if need be")
     parser.add_argument("--weights", help="weight file; default: MODEL.WEIGHTS of the config")
+    parser.add_argument(
+        "--refiner",
+        metavar="NAME|FILE|none",
+        help="weights that sharpen the masks, as --weights of vmt refine; default: mask_refiner, "
+        "but none with --config-file",
+    )
     parser.add_argument(
         "--confidence", type=float, help="lowest score shown; default: TEST.CONFIDENCE (0.3)"
     )

@@ -1,4 +1,4 @@
-"""List the published weight files, or download one of them.
+"""List the weights of the package and the published files, or download one of these.
 
 A download that breaks off goes on where it stopped, when the command is given again. No checksums
 are published: the first download records the SHA-256 of what it got in FILE.sha256, later ones
@@ -17,6 +17,14 @@ from pathlib import Path
 
 from vmt.checkpoint.methods.base import ZooFile
 from vmt.checkpoint.zoo import ZOO, zoo_file
+from vmt.inference.package_detector import (
+    DETECTOR,
+    RECIPE,
+    missing_weights,
+    shipped_weights,
+    ships,
+    weights_file,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,11 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the list or fetch a file; see the module's docstring."""
+    if args.download == DETECTOR:
+        print(f"{shipped_weights()}: {DETECTOR} comes with the package; nothing is to be fetched")
+        return 0
     if args.download:
         return _download(zoo_file(args.download), args.output, args.url)
     if args.json:
         print(json.dumps([dataclasses.asdict(file) for file in ZOO.values()], indent=1))
         return 0
+    print("\n".join(_package_lines()), end="\n\n")
     for file in ZOO.values():
         print("\n".join(_lines(file)), end="\n\n")
     direct = ", ".join(name for name, file in ZOO.items() if file.url)
@@ -47,6 +59,16 @@ def run(args: argparse.Namespace) -> int:
     print("Offline:    download it elsewhere, copy it here, and pass its path as --weights.")
     print("Checksums:  none are published; the first download records its own in FILE.sha256.")
     return 0
+
+
+def _package_lines() -> list[str]:
+    place = f"shipped: {weights_file()}" if ships() else missing_weights()
+    return [
+        f"{DETECTOR}: QDTrack, EfficientNet-Lite0; persons, animals, vehicles, other things",
+        f"  config    configs/{RECIPE}.yaml",
+        f"  source    {place}",
+        "  licence   of the weights: Apache-2.0",
+    ]
 
 
 def _lines(file: ZooFile) -> list[str]:

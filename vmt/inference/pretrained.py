@@ -11,6 +11,7 @@ from vmt.checkpoint.download import fetch
 from vmt.checkpoint.files import SAFETENSORS
 from vmt.checkpoint.zoo import ZOO
 from vmt.config.find import SUFFIXES, find_config, missing_hint
+from vmt.inference.package_detector import DETECTOR, RECIPE, shipped_weights
 from vmt.inference.refine_defaults import SHIPPED
 from vmt.utils.cache import cache_dir
 from vmt.utils.errors import CheckpointError, ConfigError
@@ -58,17 +59,18 @@ def find_pretrained(
     """What a name means, the first that holds.
 
     A YAML file; a weight file with its config beside it; a folder with both, as ``vmt train`` and
-    ``save_pretrained`` write them; weights of the package (``mask_refiner``, ``low_res``); a name
-    of ``vmt zoo``, fetched into the cache; a name of ``vmt configs``; ``owner/name`` on the hub.
+    ``save_pretrained`` write them; weights of the package (``mask_refiner``, ``low_res``,
+    ``vmt_small``); a name of ``vmt zoo``, fetched into the cache; a name of ``vmt configs``;
+    ``owner/name`` on the hub.
 
     Args:
         name: which.
         hub: see there.
-        fetch_weights: False: of ``vmt zoo`` the config alone.
+        fetch_weights: False: of ``vmt zoo`` and ``vmt_small`` the config alone.
 
     Raises:
         ConfigError: it is nothing of these, or a config is missing.
-        CheckpointError: the hub does not give the repository.
+        CheckpointError: the hub does not give the repository, or the package lacks the weights.
         DownloadError: a published file cannot be fetched.
     """
     path = Path(name)
@@ -78,6 +80,10 @@ def find_pretrained(
         return Pretrained(config_beside(path), path)
     if str(name) in SHIPPED:
         return Pretrained(config_beside(SHIPPED[str(name)]), SHIPPED[str(name)])
+    if str(name) == DETECTOR:
+        if not fetch_weights:
+            return Pretrained(find_config(RECIPE))
+        return Pretrained(config_beside(shipped_weights()), shipped_weights())
     if str(name) in ZOO:
         file = ZOO[str(name)]
         weights = fetch(file, cache_dir() / "weights").path if fetch_weights else None
@@ -91,6 +97,24 @@ def find_pretrained(
         f"{name}: no file, no folder, and no name of `vmt zoo`{missing_hint(path)} Weights of the "
         f"package are {', '.join(SHIPPED)}."
     )
+
+
+def find_detector(config_file: str | None, weights: str | None) -> Pretrained:
+    """The network that finds objects for a user: the one that is named, or that of the package.
+
+    Args:
+        config_file: YAML or name of a config; None: the package's.
+        weights: of the network that is named; None: those that its config names.
+
+    Raises:
+        ConfigError: weights of a network that is not named.
+        CheckpointError: the package lacks the weights.
+    """
+    if config_file is not None:
+        return Pretrained(Path(config_file), Path(weights) if weights is not None else None)
+    if weights is not None:
+        raise ConfigError(f"--weights {weights}: name their network too, with --config-file.")
+    return find_pretrained(DETECTOR)
 
 
 def config_beside(weights: Path) -> Path:

@@ -11,6 +11,8 @@ from vmt.config.node import load_config
 from vmt.inference.load import load_segmenter
 from vmt.inference.mask_refiner import FrameRefiner, MaskRefiner
 from vmt.inference.predictor import PredictorOptions
+from vmt.inference.pretrained import find_detector
+from vmt.inference.propagation.finder import NetworkFinder
 from vmt.inference.propagation.propagator import MaskPropagator
 from vmt.inference.propagation.view import ViewMaker
 from vmt.modeling.video_model import Segmenter
@@ -53,11 +55,12 @@ class Networks:
         self._detector: Detector | None = None
         self._refiner: FrameRefiner | None = None
         self._make_view: ViewMaker | None = None
+        self._finder: NetworkFinder | None = None
 
     @property
     def finds(self) -> bool:
         """Whether there is a network that finds objects."""
-        return self._options.config_file is not None
+        return self._options.finds
 
     def detector(self) -> Detector:
         """The network that finds objects.
@@ -89,12 +92,14 @@ class Networks:
         with self._lock:
             if self._make_view is None:
                 self._make_view = ViewMaker.from_pretrained(self._options.device or "auto")
-            return MaskPropagator(refiner, self._make_view)
+                self._finder = NetworkFinder.from_package(self._options.device)
+            return MaskPropagator(refiner, self._make_view, finder=self._finder)
 
     def _load_detector(self) -> Detector:
         asked = self._options
         take_free_cores()
-        cfg = load_config(asked.config_file, asked.overrides)
-        model = load_segmenter(asked.config_file, asked.weights, asked.overrides, asked.device)
-        trained = bool(asked.weights or cfg.MODEL.WEIGHTS)
+        network = find_detector(asked.config_file, asked.weights)
+        cfg = load_config(network.config, asked.overrides)
+        model = load_segmenter(network.config, network.weights, asked.overrides, asked.device)
+        trained = bool(network.weights or cfg.MODEL.WEIGHTS)
         return Detector(model, PredictorOptions.from_config(cfg), cfg.TEST.CONFIDENCE, trained)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vmt.inference.package_detector import missing_weights, ships
 from vmt.inference.refine_defaults import ANY
 from vmt.utils.errors import ConfigError
 
@@ -15,7 +16,8 @@ class AppOptions:
     """Options of ``vmt app``, under their own names.
 
     Args:
-        config_file: YAML of a network that finds objects; None: none does.
+        config_file: YAML of a network that finds objects; None: that of the package, if it is
+            there.
         weights: its weight file; None: ``MODEL.WEIGHTS``.
         refiner: weights of the mask refiner, a name of the package or a file.
         device: of both networks; None: ``MODEL.DEVICE``, and "auto" for the refiner.
@@ -28,7 +30,7 @@ class AppOptions:
         overrides: alternating ``KEY VALUE``, for the network that finds objects.
 
     Raises:
-        ConfigError: a value out of range, or weights without a config.
+        ConfigError: a value out of range, weights without a config, or keys without a network.
     """
 
     config_file: str | None = None
@@ -43,6 +45,11 @@ class AppOptions:
     keep_minutes: int = 60
     overrides: Sequence[str] = ()
 
+    @property
+    def finds(self) -> bool:
+        """Whether there is a network that finds objects."""
+        return self.config_file is not None or ships()
+
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536:
             raise ConfigError(f"--port {self.port}: give a number from 0 (any free) to 65535.")
@@ -51,10 +58,11 @@ class AppOptions:
             if getattr(self, name) < 1:
                 option = name.replace("_", "-")
                 raise ConfigError(f"--{option} {getattr(self, name)}: give at least 1.")
-        if self.config_file is None and (self.weights is not None or self.overrides):
+        if self.config_file is None and self.weights is not None:
             raise ConfigError(
-                "--weights and config keys are of a network that finds objects: name it with "
-                "--config-file."
+                "--weights are of a network that finds objects: name it with --config-file."
             )
+        if not self.finds and self.overrides:
+            raise ConfigError(f"{' '.join(self.overrides)}: of which network? {missing_weights()}.")
         if self.videos is not None and not self.videos.is_dir():
             raise ConfigError(f"--videos {self.videos}: no such folder.")

@@ -81,7 +81,7 @@ def serve(options: AppOptions, say: Callable[[str], object]) -> str:
         say(f"the page is at {url} (Ctrl-C ends it)")
         if options.host not in _LOCAL:
             say("everyone who reaches this machine can use it: there is no password")
-        if options.config_file is None:
+        if not options.finds:
             say(NO_DETECTOR)
         try:
             threading.Event().wait()
