@@ -19,6 +19,7 @@ from vmt.data.mask_files.entries import EntryOptions
 from vmt.data.mask_files.open import MaskOptions, has_frames, open_mask_file
 from vmt.data.names import read_void
 from vmt.inference.mask_refiner import FrameRefiner, MaskRefiner
+from vmt.inference.propagation.finder import NetworkFinder
 from vmt.inference.propagation.propagator import MaskPropagator
 from vmt.inference.propagation.view import ViewMaker
 from vmt.utils.atomic import write_text
@@ -94,7 +95,9 @@ def load_refiner(options: RefineOptions) -> FrameRefiner:
 
 def load_propagator(refiner: FrameRefiner, options: RefineOptions) -> MaskPropagator:
     """The same network, for ``--propagate``."""
-    return MaskPropagator(refiner, ViewMaker.from_pretrained(options.device), options.accept)
+    views = ViewMaker.from_pretrained(options.device)
+    finder = NetworkFinder.from_package(options.device)
+    return MaskPropagator(refiner, views, options.accept, finder)
 
 
 def _refine(

@@ -11,14 +11,18 @@ import numpy.typing as npt
 
 from cocoapi_hq.io import rle
 from vmt.inference.mask_refiner import FrameRefiner, MaskRefiner, RefinedFrame
+from vmt.inference.propagation.finder import Finder, NetworkFinder, Recogniser
 from vmt.inference.propagation.plan import Plan
 from vmt.inference.propagation.replay import Replay
-from vmt.inference.propagation.tracker import Tracker, apart
+from vmt.inference.propagation.tracker import LEARN, Tracker, apart
 from vmt.inference.propagation.view import View, ViewMaker
 from vmt.inference.refine_defaults import ACCEPT, ANY
 
 ByteArray = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float32]
+#: Frames after which the embedding of a tracklet is learned again, while it is followed.
+LEARN_AGAIN = 10
 #: From a frame, (H, W, 3) uint8 RGB, what is seen in it.
 MakeView = Callable[[ByteArray], View]
 
@@ -66,7 +70,8 @@ class MaskPropagator:
     Forwards and backwards from each given mask to the frames that are nearest to it, one frame
     after the other: what flow makes of the mask before and what looks like the object in the
     memory are put together, and the refiner sharpens the result. Where they disagree the tracklet
-    is lost, has no mask, and is looked for in the whole frame until it is found again.
+    is lost, has no mask, and is looked for in the whole frame until it is found again; with a
+    finder also among the objects that that one sees, by their embeddings.
 
     Memory does not grow with the length of the video, but for the run lengths of given masks.
 
@@ -74,17 +79,23 @@ class MaskPropagator:
         refiner: sharpens the masks; None: they stay as they are found.
         make_view: what is seen in a frame, for instance a ``ViewMaker``.
         accept: confidence above which the refiner may change a pixel.
+        finder: sees objects; None: lost tracklets are looked for without.
 
     Example:
         ``clip = vmt.MaskPropagator.from_pretrained().propagate(frames, {0: masks})``
     """
 
     def __init__(
-        self, refiner: FrameRefiner | None, make_view: MakeView, accept: float = ACCEPT
+        self,
+        refiner: FrameRefiner | None,
+        make_view: MakeView,
+        accept: float = ACCEPT,
+        finder: Finder | None = None,
     ) -> None:
         self._refiner = refiner
         self._make_view = make_view
         self._accept = accept
+        self._finder = finder
 
     @classmethod
     def from_pretrained(
@@ -92,12 +103,14 @@ class MaskPropagator:
     ) -> MaskPropagator:
         """With a refiner of the package, or of a training; see ``MaskRefiner.from_pretrained``.
 
+        The detector of the package is the finder, where its weights are there.
+
         Raises:
             ConfigError: no config beside the weights, or it is not of a mask refiner.
             CheckpointError: the weights cannot be used.
         """
         refiner = MaskRefiner.from_pretrained(weights, device)
-        return cls(refiner, ViewMaker.from_pretrained(), accept)
+        return cls(refiner, ViewMaker.from_pretrained(), accept, NetworkFinder.from_package(device))
 
     def propagate(
         self, frames: npt.NDArray[np.uint8], given: Mapping[int, BoolArray]
@@ -140,7 +153,7 @@ class MaskPropagator:
         Raises:
             ValueError: sizes or counts disagree, or there is no mask.
         """
-        run = _Run(given, self._refiner, self._make_view, self._accept)
+        run = _Run(given, self._refiner, self._make_view, self._accept, self._finder)
         replay = Replay(frames, run.plan.again)
         try:
             last = -1
@@ -173,6 +186,7 @@ class _Run:
         refiner: FrameRefiner | None,
         make_view: MakeView,
         accept: float,
+        finder: Finder | None,
     ) -> None:
         shapes = {given[t].shape for t in given}
         if len(shapes) > 1 or any(len(shape) != 3 for shape in shapes):
@@ -186,6 +200,7 @@ class _Run:
         self._refiner = refiner
         self._make_view = make_view
         self._accept = accept
+        self._recogniser = Recogniser(finder)
         self._trackers: dict[int, Tracker] = {}
         self._view: View | None = None
         #: (frame, tracklet) -> the given mask, refined, for the way back.
@@ -194,6 +209,7 @@ class _Run:
     def turn(self) -> None:
         """Forget what lies behind, to go the other way."""
         self._trackers.clear()
+        self._recogniser.forget()
         self._view = None
 
     def step(self, t: int, frame: ByteArray, *, forwards: bool) -> Iterator[PropagatedFrame]:
@@ -237,7 +253,9 @@ class _Run:
                 self._starts[t, n] = rle.encode(mask)
         for n in starting:
             tracker = self._trackers.setdefault(n, Tracker())
-            tracker.start(view, rle.decode(self._starts[t, n]))
+            mask = rle.decode(self._starts[t, n])
+            tracker.start(view, mask)
+            self._recogniser.learn(t, view.frame, n, mask)
         return part
 
     def _follow(self, t: int, view: View, going: list[int]) -> PropagatedFrame | None:
@@ -246,13 +264,16 @@ class _Run:
             return None
         assert self._view is not None, "trackers begin at a frame before"
         flow = view.flow_to(self._view)
-        guesses = [self._trackers[n].look(view, flow) for n in going]
+        guesses = [self._trackers[n].look(view, flow, self._recognised(t, view, n)) for n in going]
         masks = apart([view.enlarge(guess.probability) for guess in guesses])
         refined = self._refined(view.frame, masks)
         found = [
             self._trackers[n].settle(view, guess, mask)
             for n, guess, mask in zip(going, guesses, refined.masks, strict=True)
         ]
+        for n, (mask, confidence) in zip(going, found, strict=True):
+            if t % LEARN_AGAIN == 0 and confidence >= LEARN and mask.any():
+                self._recogniser.learn(t, view.frame, n, mask)
         return PropagatedFrame(
             t,
             np.array(going),
@@ -261,6 +282,13 @@ class _Run:
             np.array([not mask.any() for mask, _ in found]),
             np.zeros(len(going), np.bool_),
         )
+
+    def _recognised(self, t: int, view: View, n: int) -> FloatArray | None:
+        """(h, w), where the finder sees a tracklet that was lost."""
+        if not self._trackers[n].lost:
+            return None
+        mask = self._recogniser.find(t, view.frame, n)
+        return None if mask is None else view.reduce(mask)
 
     def _refined(self, frame: ByteArray, masks: BoolArray) -> RefinedFrame:
         if self._refiner is None:

@@ -45,13 +45,15 @@ class Guess:
 
     Args:
         probability: (h, w) in [0, 1].
-        warped: (h, w) in [0, 1], what flow alone says.
+        warped: (h, w) in [0, 1], what flow alone says, or a finder, of what was lost.
         matched: (h, w) in [0, 1], what memory alone says.
+        recognised: a finder said where to look.
     """
 
     probability: FloatArray
     warped: FloatArray
     matched: FloatArray
+    recognised: bool = False
 
 
 class Tracker:
@@ -70,16 +72,25 @@ class Tracker:
         self._lost = False
         self._learn(view, self._share, given=True)
 
-    def look(self, view: View, flow: Flow) -> Guess:
+    @property
+    def lost(self) -> bool:
+        """It was not found in the view before."""
+        return self._lost
+
+    def look(self, view: View, flow: Flow, found: FloatArray | None = None) -> Guess:
         """Where it may be.
 
         Args:
             view: the next one.
             flow: of it in the one before.
+            found: (h, w) in [0, 1], where a finder sees what was lost; it counts as if flow had
+                brought the tracklet there.
         """
-        warped = warp(self._share, flow)
+        warped, trust = warp(self._share, flow), flow.trust
+        if found is not None:
+            warped, trust = found, np.ones_like(flow.trust)
         seen = warped > 0.5
-        whole = self._lost or not seen.any()
+        whole = (self._lost and found is None) or not seen.any()
         window = None if whole else _around(seen)
         patch = view.patch(window)
         places = None if whole else patch.places(*_centre(warped))
@@ -90,11 +101,11 @@ class Tracker:
         odds += CLASSIFIER * fine.spread(self._classifier.read(fine.features))
         odds += COLOURS * self._colours.read(view.small).clip(-MOST_COLOUR, MOST_COLOUR)
         if not whole:
-            odds += FLOW * flow.trust * _log_odds(warped)
+            odds += FLOW * trust * _log_odds(warped)
         inside = np.zeros_like(seen)
         inside[fine.window] = True
         probability = np.where(inside, 1 / (1 + np.exp(-odds)), 0).astype(np.float32)
-        return Guess(without_specks(probability), warped, matched)
+        return Guess(without_specks(probability), warped, matched, found is not None)
 
     def settle(self, view: View, guess: Guess, mask: BoolArray) -> tuple[BoolArray, float]:
         """Take a mask, or none where it is not sure.
@@ -108,7 +119,8 @@ class Tracker:
             The mask, without a pixel where the tracklet is lost, and how sure it is.
         """
         share = view.reduce(mask)
-        confidence = _confidence(guess, share, lost=self._lost)
+        sought = self._lost and not guess.recognised
+        confidence = _confidence(guess, share, sought=sought)
         if confidence < (FOUND if self._lost else LOST):
             self._lost = True
             return np.zeros_like(mask), confidence
@@ -150,13 +162,16 @@ def without_specks(probability: FloatArray) -> FloatArray:
     return np.where(np.isin(pieces, small), 0, probability).astype(np.float32)
 
 
-def _confidence(guess: Guess, share: FloatArray, *, lost: bool) -> float:
-    """How far what was found agrees with memory, and with flow unless it was lost, by IoU."""
+def _confidence(guess: Guess, share: FloatArray, *, sought: bool) -> float:
+    """How far what was found agrees with memory, and with where it was expected, by IoU.
+
+    What was lost and not recognised, but sought everywhere, was expected nowhere.
+    """
     mask = share > 0.5
     if not mask.any():
         return 0.0
     known = _iou(mask, guess.matched > 0.5)
-    if lost:
+    if sought:
         return known
     return FAMILIAR * known + (1 - FAMILIAR) * _iou(mask, guess.warped > 0.5)
 
