@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-r"""Coarse masks in, sharp masks out, on a clip that needs no download.
+r"""Objects found in a video, and coarse masks made sharp, on clips that need no download.
 
-A camera pans and zooms over a photograph that ships inside scikit-image; seventeen corners, drawn
-by hand around the cup, are the coarse mask of every frame. ``vmt refine`` sharpens them with the
-weights of the package. ``--video`` and ``--masks`` take your own in their place.
+``vmt demo`` finds the two cars of docs/videos/two_cars.mp4, if the weights of vmt_small are in the
+package. Then a camera pans and zooms over a photograph that ships inside scikit-image; seventeen
+corners, drawn by hand around the cup, are the coarse mask of every frame, and ``vmt refine``
+sharpens them with the weights of the package. ``--video`` takes your own in place of the cars, with
+``--masks`` in place of the cup; the other part is left out then.
 
 Example:
     python tools/make_demo.py --output demo_output --video my.mp4 --masks my_polygons \
@@ -28,10 +30,14 @@ from PIL import Image
 from cocoapi_hq.io import rle
 from vmt.apps.refine.job import refine_masks
 from vmt.apps.refine.options import RefineOptions
+from vmt.apps.segment import segment
+from vmt.apps.segment_options import SegmentOptions
 from vmt.data.mask_files.base import FrameSet, VideoMasks
 from vmt.data.mask_files.open import MaskOptions, open_mask_file
+from vmt.inference.package_detector import missing_weights, ships
 from vmt.inference.refine_defaults import ANY
 from vmt.inference.sources import open_videos
+from vmt.inference.video_file import VideoFile
 from vmt.inference.video_writer import VideoWriter, write_png
 from vmt.structures.masks import Rle
 from vmt.utils.atomic import make_folder
@@ -39,6 +45,8 @@ from vmt.utils.console import exit_with, one_line_errors
 from vmt.utils.errors import ConfigError
 from vmt.visualization.draw import OverlayStyle, draw_tracks
 
+#: Two cars that pass each other; docs/videos/README.md has its source and licence.
+CARS = Path(__file__).resolve().parents[1] / "docs/videos/two_cars.mp4"
 SIZE = (384, 576)
 FPS = 12.0
 FRAMES = 24
@@ -103,6 +111,35 @@ def make_clip(folder: Path) -> tuple[Path, Path]:
     return clip, masks
 
 
+def find(video: Path, output: Path) -> list[Path]:
+    """Find the objects of a video with the network of the package; the files worth a look."""
+    folder = make_folder(output / "found")
+    options = SegmentOptions(input=str(video), output=folder, save_masks=True)
+    print(segment(options, print, print))
+    frames = list(VideoFile(folder / "overlay.mp4"))
+    write_png(folder / "picture.png", frames[len(frames) // 2])
+    return [folder / name for name in ("overlay.mp4", "picture.png", "masks", "tracks.csv")]
+
+
+def sharpen(args: argparse.Namespace, output: Path) -> list[Path]:
+    """Sharpen coarse masks, of the user's or the cup's; the files worth a look."""
+    video, masks = args.video, args.masks
+    if masks is None:
+        video, masks = make_clip(output)
+        print(f"clip: {video}, a photograph that ships in scikit-image; masks: {masks}")
+    options = RefineOptions(
+        masks=masks,
+        video=video,
+        output=output / "refined",
+        report=output / "report.html",
+        weights=args.weights,
+        first_number=args.first_number,
+    )
+    print(refine_masks(options, print))
+    show(video, masks, options.output, output, args.first_number)
+    return [output / name for name in ("report.html", "overlay.mp4", "picture.png", "refined")]
+
+
 def show(video: Path, coarse: Path, refined: Path, output: Path, first: int | None) -> None:
     """overlay.mp4 and picture.png: the coarse masks on the left, the refined ones on the right."""
     frames = list(next(iter(open_videos(str(video))))())
@@ -135,12 +172,12 @@ def _middle_frame_with_a_mask(masks: VideoMasks) -> int:
 
 @one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    """Make the clip, refine its masks, show them; returns the exit status."""
+    """Find objects, sharpen masks, show both; returns the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, default=Path("demo_output"))
-    parser.add_argument("--video", type=Path, help="your own video in place of the clip")
+    parser.add_argument("--video", type=Path, help="your own video in place of the clips")
     parser.add_argument("--masks", type=Path, help="its coarse masks, see vmt refine --help")
     parser.add_argument(
         "--first-number", type=int, metavar="N", help="see vmt refine --help; asked for if needed"
@@ -149,26 +186,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.ERROR)
     started = time.perf_counter()
-    if (args.video is None) != (args.masks is None):
-        raise ConfigError("--video and --masks go together: what to refine, and in which video.")
-    output = make_folder(args.output)
-    video, masks = args.video, args.masks
-    if video is None:
-        video, masks = make_clip(output)
-        print(f"clip: {video}, a photograph that ships in scikit-image; masks: {masks}")
-    options = RefineOptions(
-        masks=masks,
-        video=video,
-        output=output / "refined",
-        report=output / "report.html",
-        weights=args.weights,
-        first_number=args.first_number,
-    )
-    print(refine_masks(options, print))
-    show(video, masks, options.output, output, args.first_number)
+    if args.masks is not None and args.video is None:
+        raise ConfigError("--masks need --video: in which video they are.")
+    output, made = make_folder(args.output), []
+    if args.masks is None and (args.video is not None or ships()):
+        made += find(args.video or CARS, output)
+    elif args.masks is None:
+        print(f"{CARS.name}: no objects are looked for: {missing_weights()}.")
+    if args.masks is not None or args.video is None:
+        made += sharpen(args, output)
     print(f"everything together took {time.perf_counter() - started:.1f} s; look at")
-    for name in ("report.html", "overlay.mp4", "picture.png", "refined"):
-        print(f"  {output / name}")
+    for path in made:
+        print(f"  {path}")
     return 0
 
 

@@ -11,6 +11,10 @@ import pytest
 from PIL import Image
 
 from tests.conftest import load_tool
+from tests.inference.fake_model import blob_video
+from tests.small_weights import ship
+from vmt.inference import package_detector
+from vmt.inference.video_file import VideoFile
 from vmt.inference.video_writer import VideoWriter
 
 
@@ -35,11 +39,48 @@ def test_everything_is_written(tool: ModuleType, tmp_path: Path, capsys: object)
         assert len(after[0]["points"]) > len(before[0]["points"]) == 17
 
 
-def test_video_and_masks_go_together(
+def test_masks_belong_to_a_video(
     tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert tool.main(["--output", str(tmp_path), "--video", "x.mp4"]) == 2
-    assert "--video and --masks go together" in capsys.readouterr().err
+    assert tool.main(["--output", str(tmp_path), "--masks", "x"]) == 2
+    assert "--masks need --video" in capsys.readouterr().err
+
+
+def test_without_the_weights_of_the_package_no_objects_are_found(
+    tool: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(package_detector, "FOLDER", tmp_path / "nothing")
+    assert tool.main(["--output", str(tmp_path / "cup")]) == 0
+    said = capsys.readouterr().out
+    assert "two_cars.mp4: no objects are looked for: the weights of vmt_small are not" in said
+    assert (tmp_path / "cup/picture.png").exists()
+    assert not (tmp_path / "cup/found").exists()
+    assert tool.main(["--output", str(tmp_path / "own"), "--video", "x.mp4"]) == 2
+    assert "the weights of vmt_small are not in this package" in capsys.readouterr().err
+
+
+def test_objects_are_found_with_the_weights_of_the_package(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ship(monkeypatch, tmp_path / "small")
+    assert sum(1 for _ in VideoFile(tool.CARS)) == 52
+    video = tmp_path / "blobs.mp4"
+    with VideoWriter(video, 12.0, (64, 96)) as writer:
+        for frame in blob_video(4, (64, 96)):
+            writer.write(frame.numpy())
+    assert tool.main(["--output", str(tmp_path / "own"), "--video", str(video)]) == 0
+    assert not (tmp_path / "own/refined").exists()
+    monkeypatch.setattr(tool, "CARS", video)
+    assert tool.main(["--output", str(tmp_path / "both")]) == 0
+    assert (tmp_path / "both/refined").is_dir()
+    for folder in ("own", "both"):
+        found = tmp_path / folder / "found"
+        assert np.asarray(Image.open(found / "picture.png")).shape == (64, 96, 3)
+        assert len(list((found / "masks").iterdir())) == 4
+        assert sum(1 for _ in VideoFile(found / "overlay.mp4")) == 4
 
 
 def test_the_picture_shows_a_frame_that_has_a_mask(tool: ModuleType, tmp_path: Path) -> None:
