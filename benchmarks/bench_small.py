@@ -1,11 +1,15 @@
 #!/usr/bin/env python3
-"""How good and how fast the package's own detector is: vmt_small, or weights in training.
+r"""How good and how fast the package's own detector is: vmt_small, or weights in training.
 
 On photos (``held_out.json`` of tools/make_vmt_small.py, which no training sees): AP of the four
-families and of objects whatever their family. On clips with masks of one object or more: tube AP50
-and the mean over tracklets of the tube IoU with the result that belongs to them, both whatever the
-class; how many of these results have the right family; seconds per frame of the detector with
-association and coding of masks, on as many threads as OMP_NUM_THREADS allows.
+families and of objects whatever their family. On clips with masks of one object or more, without
+and with the mask refiner of the package on top, whatever the class: tube AP50 and AP, tube boundary
+AP, and the means over tracklets of the tube IoU and of the boundary IoU with the result that
+belongs to them, one to one; how many of these results have the right family; frames per second of
+detector, association, refiner and coding of masks, on as many threads as OMP_NUM_THREADS allows.
+
+Without --config the weights of the package are measured. --record does so on the test clips of
+shared/data/clips, on which nothing is chosen; development takes those of davis_train.
 
 Example:
   python benchmarks/bench_small.py --config output/vmt_small/training/config.yaml \
@@ -26,6 +30,7 @@ from typing import Any
 import torch
 from common import (
     REPO,
+    RESULTS,
     benchmark_parser,
     machine,
     parse,
@@ -40,21 +45,30 @@ from cocoapi_hq.tubes.tracklet_quality import evaluate_tracklets
 from tests.synthetic import write_moving_shapes
 from vmt.config.node import load_config
 from vmt.data.datasets.ytvis import load_ytvis_json
+from vmt.data.records import VideoRecord
 from vmt.engine.evaluate import evaluate_set, frames_of, write_video
 from vmt.engine.result_folder import ResultFolder
 from vmt.evaluation.images import score_images
 from vmt.evaluation.scoring import score
 from vmt.inference.load import load_segmenter
+from vmt.inference.mask_refiner import FrameRefiner, MaskRefiner
 from vmt.inference.predictor import PredictorOptions, VideoPredictor
+from vmt.inference.pretrained import find_detector
+from vmt.inference.refine_defaults import ANY
+from vmt.inference.refined_stream import RefinedStream
 from vmt.modeling.video_model import Segmenter
 from vmt.structures.labels import LabelSpace
 
 CONFIG = REPO / "configs/small/vmt_small.yaml"
-CLIPS = REPO.parent / "shared/data/davis_train"
+RECORD = "small.json"
+#: Clips for development, and those of --record.
+CLIPS, TEST_CLIPS = (REPO.parent / "shared/data" / name for name in ("davis_train", "clips"))
 TINY = ("MODEL.BACKBONE.NAME", "timm/test_efficientnet", "MODEL.MOTS.DIM", "32",
         "MODEL.MOTS.FC_DIM", "32", "INPUT.MIN_SIZE_TEST", "64", "MODEL.MOTS.SCORE", "0.0",
         "TEST.QUASI_DENSE.INIT_SCORE", "0.0", "MODEL.MOTS.DETECTIONS", "5")  # fmt: skip
-DRY_RUN = {"clips": None, "overrides": [*TINY]}
+DRY_RUN = {"config": str(CONFIG), "overrides": [*TINY]}
+#: What is told of tubes.
+TUBE_NUMBERS = ("tube_mask/AP50", "tube_mask/AP", "tube_boundary/AP")
 #: What is told of photos.
 PHOTO_NUMBERS = [
     f"{metric}/{number}"
@@ -62,7 +76,7 @@ PHOTO_NUMBERS = [
     for number in ("AP", "AP50", "AR100")
 ]
 #: Category of everything where classes do not count.
-ANY = [{"id": 1, "name": "object"}]
+OBJECT = [{"id": 1, "name": "object"}]
 #: Families of classes in files that do not say supercategory; what is not here is another thing.
 FAMILIES = {
     "person": {"person"},
@@ -73,24 +87,35 @@ FAMILIES = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Score photos and clips; write the numbers."""
-    parser = benchmark_parser(__doc__, "small.json")
-    parser.add_argument("--config", default=str(CONFIG), help="of the network")
-    parser.add_argument("--weights", help="of the network (default: random)")
+    parser = benchmark_parser(__doc__, RECORD)
+    parser.add_argument("--config", help="of the network (default: vmt_small of the package)")
+    parser.add_argument("--weights", help="of the network of --config (default: random)")
+    parser.add_argument("--refiner", default=ANY, help="weights of the refiner (%(default)s)")
     parser.add_argument("--photos", metavar="JSON@FOLDER", help="COCO file of families")
-    parser.add_argument("--clips", type=Path, default=CLIPS, help="YouTube-VIS folder")
+    parser.add_argument("--clips", type=Path, help="YouTube-VIS folder (default: davis_train)")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE")
     args = parse(parser, argv, DRY_RUN)
-    if args.clips is None:
+    if args.dry_run:
         args.clips = scratch_folder()
         args.photos = first_frames(write_moving_shapes(args.clips, 2, 3, (64, 96), seed=0))
-    cfg = load_config(args.config, args.overrides)
-    model = load_segmenter(args.config, args.weights, args.overrides, "cpu")
-    numbers: dict[str, Any] = {"machine": machine(), "weights": args.weights}
+    elif args.clips is None:
+        args.clips = TEST_CLIPS if args.output == RESULTS / RECORD else CLIPS
+    network = find_detector(args.config, args.weights)
+    cfg = load_config(network.config, args.overrides)
+    model = load_segmenter(network.config, network.weights, args.overrides, "cpu")
+    weights = None if network.weights is None else network.weights.name
+    numbers: dict[str, Any] = {"machine": machine(), "weights": weights}
     if args.photos:
         words = ("TEST.METRICS", "[image_mask, image_box]")
-        photo_cfg = load_config(args.config, [*args.overrides, *words])
+        photo_cfg = load_config(network.config, [*args.overrides, *words])
         numbers["photos"] = score_photos(model, photo_cfg, args.photos)
-    numbers["clips"] = score_clips(model, PredictorOptions.from_config(cfg), args.clips)
+    refiner = MaskRefiner.from_pretrained(args.refiner, "cpu")
+    predictor = VideoPredictor(model, PredictorOptions.from_config(cfg))
+    numbers["clips"] = {
+        "set": args.clips.name,
+        "plain": score_clips(predictor, args.clips, None),
+        "refined": score_clips(predictor, args.clips, refiner),
+    }
     write_json(args.output, numbers)
     print(json.dumps(numbers, indent=1))
 
@@ -128,29 +153,41 @@ def score_photos(model: Segmenter, cfg: CfgNode, photos: str) -> dict[str, dict[
     }
 
 
-def score_clips(model: Segmenter, options: PredictorOptions, folder: Path) -> dict[str, Any]:
+def find_objects(
+    predictor: VideoPredictor, records: Sequence[VideoRecord], refiner: FrameRefiner | None
+) -> tuple[Path, float]:
+    """The result file of some videos, and the frames per second that it took."""
+    store = ResultFolder(scratch_folder())
+    store.claim("bench_small")
+    ids, started = predictor.model.label_space.category_ids, time.perf_counter()
+    for record in records:
+        source = frames_of(record)
+        stream = predictor.stream(source, keep_frames=refiner is not None)
+        write_video(
+            stream if refiner is None else RefinedStream(stream, refiner), source, store, ids
+        )
+    seconds = time.perf_counter() - started
+    store.join([record.id for record in records])
+    return store.results, sum(map(len, records)) / seconds
+
+
+def score_clips(
+    predictor: VideoPredictor, folder: Path, refiner: FrameRefiner | None
+) -> dict[str, Any]:
     """Find the objects of all clips and compare them with the masks."""
     truth_file = require_data(folder, "--clips") / "annotations.json"
     records = load_ytvis_json(truth_file, folder / "JPEGImages", "clips")
-    store = ResultFolder(scratch_folder())
-    store.claim("bench_small")
-    predictor, started = VideoPredictor(model, options), time.perf_counter()
-    for record in records:
-        source = frames_of(record)
-        write_video(predictor.stream(source), source, store, model.label_space.category_ids)
-    seconds = time.perf_counter() - started
-    store.join([record.id for record in records])
-    found = json.loads(store.results.read_text())
+    results, rate = find_objects(predictor, records, refiner)
+    found = json.loads(results.read_text())
     truth = json.loads(truth_file.read_text())
-    family = families_of(truth["categories"], model.label_space)
+    family = families_of(truth["categories"], predictor.model.label_space)
     right = {row["id"]: family[row["category_id"]] for row in truth["annotations"]}
     for row in truth["annotations"]:
-        row["category_id"] = ANY[0]["id"]
-    truth["categories"] = ANY
-    plain = [row | {"category_id": ANY[0]["id"]} for row in found]
-    results = store.results.with_name("agnostic.json")
+        row["category_id"] = OBJECT[0]["id"]
+    truth["categories"] = OBJECT
+    plain = [row | {"category_id": OBJECT[0]["id"]} for row in found]
     results.write_text(json.dumps(plain))
-    scored, _ = score(truth, results, ["tube_mask"])
+    scored, _ = score(truth, results, ["tube_mask", "tube_boundary"])
     tracklets = evaluate_tracklets(truth, plain).tracklets
     hits = [
         tracklet.result is not None
@@ -158,11 +195,12 @@ def score_clips(model: Segmenter, options: PredictorOptions, folder: Path) -> di
         for tracklet in tracklets
     ]
     return {
-        "tube_AP50": round(100 * scored["tube_mask/AP50"], 1),
+        **{name: round(100 * scored[name], 1) for name in TUBE_NUMBERS},
         "mean_tube_iou": round(statistics.mean(t.tube_iou for t in tracklets), 3),
+        "mean_boundary_iou": round(statistics.mean(t.boundary_iou for t in tracklets), 3),
         "family_right": f"{sum(hits)} of {len(hits)}",
         "results": len(found),
-        "seconds_per_frame": round(seconds / sum(map(len, records)), 3),
+        "frames_per_second": round(rate, 2),
         "threads": torch.get_num_threads(),
         "tube_iou": {str(t.annotation_id): round(t.tube_iou, 2) for t in tracklets},
     }

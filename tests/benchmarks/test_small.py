@@ -1,12 +1,16 @@
-"""Families of the classes of clips."""
+"""What bench_small.py says of clips, and what bench_demo.py takes for wrong."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from tests.inference.fake_model import BlobFrameModel
+from tests.synthetic import write_moving_shapes
 from vmt.data.families import SPACE
+from vmt.inference.predictor import VideoPredictor
 from vmt.structures.labels import LabelSpace
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -26,3 +30,80 @@ def test_families_of_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert families_of(rows, SPACE) == {9: 3, 2: 2, 5: 1, 7: 4}
     only_persons = LabelSpace("persons", ("person",), (8,))
     assert families_of(rows, only_persons) == {9: 0, 2: 0, 5: 8, 7: 0}
+
+
+def test_numbers_of_clips(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Results that are the truth have every number; half of them, of another family, fewer."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import bench_small  # type: ignore[import-not-found]
+
+    truth_file = write_moving_shapes(tmp_path / "clips", 2, 4, (64, 96), seed=0)
+    truth = json.loads(truth_file.read_text())
+    rows = [
+        {"video_id": row["video_id"], "category_id": 4, "score": 0.9}
+        | {"segmentations": row["segmentations"]}
+        for row in truth["annotations"]
+    ]
+    predictor = VideoPredictor(BlobFrameModel())
+    predictor.model.label_space = SPACE
+    results = tmp_path / "results.json"
+
+    def numbers(found: list[dict[str, object]]) -> dict[str, object]:
+        results.write_text(json.dumps(found))
+        monkeypatch.setattr(bench_small, "find_objects", lambda *asked: (results, 3.0))
+        return bench_small.score_clips(predictor, truth_file.parent, None)
+
+    all_right = numbers(rows)
+    assert [all_right[name] for name in bench_small.TUBE_NUMBERS] == [100.0, 100.0, 100.0]
+    assert all_right["mean_tube_iou"] == all_right["mean_boundary_iou"] == 1.0
+    assert all_right["family_right"] == f"{len(rows)} of {len(rows)}"
+    assert all_right["frames_per_second"] == 3.0
+    first = [row | {"category_id": 1} for row in rows if row["video_id"] == 1]
+    half = numbers(first)
+    assert half["family_right"] == f"0 of {len(rows)}"
+    assert half["mean_tube_iou"] == round(len(first) / len(rows), 3)
+    assert 0 < half["tube_mask/AP50"] < 100
+
+
+def test_the_clips_of_a_record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Test clips chose nothing: only --record takes them by itself."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import bench_small  # type: ignore[import-not-found]
+
+    assert (bench_small.CLIPS.name, bench_small.TEST_CLIPS.name) == ("davis_train", "clips")
+    asked: list[Path] = []
+    monkeypatch.setattr(bench_small, "write_json", lambda *_: None)
+    monkeypatch.setattr(bench_small, "load_segmenter", lambda *_: BlobFrameModel())
+    monkeypatch.setattr(bench_small.MaskRefiner, "from_pretrained", lambda *_: None)
+    monkeypatch.setattr(bench_small, "score_clips", lambda _, folder, *__: asked.append(folder))
+    config = ["--config", "small/vmt_small", "--weights", "w.safetensors"]
+    bench_small.main(["--record", *config])
+    bench_small.main(["--output", str(tmp_path / "r.json"), *config])
+    bench_small.main(["--record", "--clips", "mine", *config])
+    assert [folder.name for folder in asked[::2]] == ["clips", "davis_train", "mine"]
+
+
+def test_what_is_wrong_with_a_long_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    from bench_demo import verdict  # type: ignore[import-not-found]
+
+    files = ("overlay", "masks", "results")
+    good = {
+        "frames": 30, "stopped_at": 15, "growth": 0.01,
+        "written": dict.fromkeys(files, 30), "written_when_stopped": dict.fromkeys(files, 17),
+    }  # fmt: skip
+    assert verdict(good, 0, 130, 0.03) == 0
+    assert not capsys.readouterr().err
+    for change, said in (
+        ({"growth": 0.05}, "memory grows by more than 3%"),
+        ({"written": {**good["written"], "masks": 29}}, "frames are missing"),
+        ({"written_when_stopped": dict.fromkeys(files, 30)}, "has all frames"),
+        ({"written_when_stopped": dict.fromkeys(files, 14)}, "lost frames"),
+        ({"written_when_stopped": {**dict.fromkeys(files, 17), "results": 16}}, "disagree"),
+    ):
+        assert verdict(good | change, 0, 130, 0.03) == 1
+        assert said in capsys.readouterr().err
+    assert verdict(good, 1, 0, 0.03) == 1
+    assert "exit status 0 after SIGINT" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What this process holds in main memory, in MB (MiB)."""
+"""What a process holds in main memory, in MB (MiB)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import sys
 from pathlib import Path
 
 
-def resident_mb() -> float:
-    """Resident memory now; the peak where the system does not tell."""
+def resident_mb(process: int | None = None) -> float:
+    """Resident memory of a process now; this one's peak where the system does not tell.
+
+    Args:
+        process: its id; None: this one.
+    """
     try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        pages = int(Path(f"/proc/{process or 'self'}/statm").read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):
         return peak_mb()
     return pages * mmap.PAGESIZE / 2**20
