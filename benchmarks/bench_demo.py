@@ -154,7 +154,7 @@ def demo(words: Sequence[str], output: Path, every: float, stop_at: int | None =
     """Run ``vmt demo``; with ``stop_at`` it gets SIGINT once so many frames are written."""
     command = [sys.executable, "-m", "vmt.cli.main", "demo", "--output", str(output), *words]
     started, memory = time.perf_counter(), []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=sys.stderr, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         while process.poll() is None:
             done = sum(1 for _ in maps(output))
             if done:
