@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from vmt.layers import transformer
+from tests.varlen_kernels import varlen_on_cpu
 from vmt.layers.transformer import EncoderLayer, SelfAttention
 from vmt.modeling.refiners.quadtree.sequence_encoder import NodeAttentionLayer
 
@@ -54,52 +53,37 @@ def test_a_layer_in_evaluation_is_the_same_each_time() -> None:
     assert not torch.equal(layer(x, x), layer(x, x))
 
 
+@pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("reach_px", [0.0, 3.0])
 @pytest.mark.parametrize("lengths", [[1, 1], [2, 3, 1, 7], [5, 5, 5]])
-def test_padded_sequences_attend_as_one_by_one(
-    reach_px: float, lengths: list[int], monkeypatch: pytest.MonkeyPatch
+def test_a_gpu_attends_in_one_call_as_one_by_one(
+    reach_px: float, lengths: list[int], autocast: bool
 ) -> None:
     torch.manual_seed(0)
     layer = NodeAttentionLayer(16, 2, 32, 0.0, reach_px)
     count = sum(lengths)
     x = torch.randn(1, count, 16, requires_grad=True)
     position = torch.randn(1, count, 16 + 2 * bool(reach_px))
-    apart = layer(x, position, lengths)
-    (apart_grad,) = torch.autograd.grad(apart.square().sum(), x)
-    monkeypatch.setattr(transformer, "attends_together", lambda lengths, device: True)
-    calls = count_calls(monkeypatch)
-    together = layer(x, position, lengths)
-    (together_grad,) = torch.autograd.grad(together.square().sum(), x)
-    assert calls == [len(lengths)]
-    torch.testing.assert_close(together, apart, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(together_grad, apart_grad, atol=1e-4, rtol=1e-4)
+
+    def run() -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            out = layer(x, position, lengths).float()
+        return out, torch.autograd.grad(out.square().sum(), x)[0]
+
+    apart, apart_grad = run()
+    with varlen_on_cpu() as calls:
+        together, together_grad = run()
+    kernel = "flash" if autocast and not reach_px else "efficient"  # distances want fp32
+    assert calls == {kernel: 1, f"{kernel} backward": 1}
+    close = 0.1 if autocast else 1e-4
+    torch.testing.assert_close(together, apart, atol=close, rtol=close)
+    torch.testing.assert_close(together_grad, apart_grad, atol=10 * close, rtol=close)
 
 
-def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """B of every call of the fused attention from now on."""
-    calls: list[int] = []
-    fused = F.scaled_dot_product_attention
-
-    def counted(query: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        calls.append(len(query))
-        return fused(query, *args, **kwargs)
-
-    monkeypatch.setattr(F, "scaled_dot_product_attention", counted)
-    return calls
-
-
-@pytest.mark.parametrize(
-    ("lengths", "device", "together"),
-    [
-        ([5, 6], "cuda", True),
-        ([5, 6], "cpu", False),
-        ([1000, 1024], "cuda", True),
-        ([1000, 1025], "cuda", False),  # each fills a GPU
-        ([1, 1, 1, 3], "cuda", True),  # 12 for 6
-        ([1, 1, 1, 1, 1, 9], "cuda", False),  # 54 for 14
-    ],
-)
-def test_short_sequences_of_about_one_length_are_padded(
-    lengths: list[int], device: str, together: bool
-) -> None:
-    assert transformer.attends_together(lengths, torch.device(device)) == together
+def test_a_single_sequence_needs_no_list_of_ends() -> None:
+    attention = SelfAttention(16, 2)
+    x = torch.randn(1, 5, 16)
+    with varlen_on_cpu() as calls:
+        attention(x, x, [5])
+        attention(x, x)
+    assert not calls

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -14,14 +14,15 @@ from torch import Tensor
 
 from tests.device_counts import DeviceCounts
 from tests.synthetic import moving_shapes
+from tests.varlen_kernels import varlen_on_cpu
 from vmt.inference import predictor as predictor_module
 from vmt.inference.association.bisoftmax import BisoftmaxOptions
 from vmt.inference.mask_refiner import MaskRefiner
 from vmt.inference.predictor import PredictorOptions, VideoPredictor
-from vmt.layers import transformer
 from vmt.modeling.backbones.folding import fold_frozen_norms
 from vmt.modeling.meta_arch import mask_refiner
 from vmt.modeling.meta_arch.build import build_network
+from vmt.modeling.refiners.quadtree import pixel_decoder
 from vmt.modeling.refiners.quadtree import refiner as quadtree
 from vmt.modeling.tracking.memory import MemoryOptions
 from vmt.modeling.tracking.selection import SelectionOptions
@@ -97,19 +98,23 @@ def network(config_of) -> Callable[[str], VideoModel]:
 
 #: Recipe -> most launches per frame and most waits per window of ``FRAMES``.
 CEILINGS = {
-    "hq_ytvis/vmt_R50_released": (40, 2),
-    "hq_ytvis/vmt_R50": (50, 3),
+    "hq_ytvis/vmt_R50_released": (32, 2),
+    "hq_ytvis/vmt_R50": (42, 3),
     "hq_ytvis/refinevis_R50": (40, 0),
 }
 
 
 @pytest.fixture
-def like_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As much at once as on a GPU, where a CPU would spare its caches."""
+def like_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As much at once as on a GPU, where a CPU would spare its caches, and its kernels."""
     monkeypatch.setattr(strips, "STRIP_VALUES", 2**30)
     monkeypatch.setattr(quadtree, "CPU_FRAMES", FRAMES)
+    monkeypatch.setattr(quadtree, "CPU_NODES", 2**30)
+    monkeypatch.setattr(pixel_decoder, "_one_by_one", pixel_decoder._together)
     gpu = partial(predictor_module.masks_of_frames, together=True)
     monkeypatch.setattr(predictor_module, "masks_of_frames", gpu)
+    with varlen_on_cpu():
+        yield
 
 
 @pytest.mark.parametrize("name", CEILINGS)
@@ -131,8 +136,7 @@ def test_refined_masks_stay_below_the_ceilings(
     window: int, like_gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cuda = torch.device("cuda")
-    together, worth_it = transformer.attends_together, quadtree.is_worth_it
-    monkeypatch.setattr(transformer, "attends_together", lambda x, device: together(x, cuda))
+    worth_it = quadtree.is_worth_it
     monkeypatch.setattr(quadtree, "is_worth_it", lambda x, device: worth_it(x, cuda))
     monkeypatch.setattr(mask_refiner, "map_on_cores", map)  # counts are of one thread
     refiner = MaskRefiner.from_pretrained()

@@ -10,24 +10,7 @@ from torch import Tensor, nn
 
 from vmt.layers.feed_forward import FeedForward
 from vmt.ops.linear import linear
-from vmt.utils.device import index_on
-
-#: Tokens of the longest sequence up to which a call for each would leave a GPU idle.
-SHORT = 1024
-#: Times more tokens than there are that padding may make of them.
-MOST_PADDING = 3
-
-
-def attends_together(lengths: Sequence[int], device: torch.device) -> bool:
-    """Whether sequences are padded to the longest for one call of attention, and not one for each.
-
-    Args:
-        lengths: of the sequences.
-        device: on a CPU they never are.
-    """
-    if device.type == "cpu" or max(lengths) > SHORT:
-        return False
-    return len(lengths) * max(lengths) <= MOST_PADDING * sum(lengths)
+from vmt.ops.varlen_attention import has_varlen_attention, varlen_attention
 
 
 class Attention(nn.Module):
@@ -52,13 +35,24 @@ class Attention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def _attend(self, heads: Sequence[Tensor], visible: Tensor | None = None) -> Tensor:
-        """Query, key and value -> (B, S, C), what the heads read, side by side."""
+    def _attend(
+        self,
+        heads: Sequence[Tensor],
+        visible: Tensor | None = None,
+        lengths: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Query, key and value -> (B, S, C), what the heads read, side by side.
+
+        With ``lengths``, which want B = 1, within sequences along S, in one call.
+        """
         query, key, value = heads
         dropout = self.dropout if self.training else 0.0
-        out = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=visible, dropout_p=dropout, scale=self.scale
-        )
+        if lengths is not None:
+            out = varlen_attention(query, key, value, lengths, self.scale, dropout)
+        else:
+            out = F.scaled_dot_product_attention(
+                query, key, value, attn_mask=visible, dropout_p=dropout, scale=self.scale
+            )
         return out.transpose(1, 2).flatten(2)
 
 
@@ -91,26 +85,12 @@ class SelfAttention(Attention):
         heads = self._heads(x, position)
         if lengths is None or len(lengths) == 1:
             read = self._attend(heads, visible)
-        elif attends_together(lengths, x.device):
-            read = self._attend_together(heads, lengths)
+        elif has_varlen_attention(x.device, heads[0].shape[-1]):
+            read = self._attend(heads, lengths=lengths)
         else:
             parts = [part.split(list(lengths), 2) for part in heads]
             read = torch.cat([self._attend(part) for part in zip(*parts, strict=True)], 1)
         return linear(read, self.out_proj.weight, self.out_proj.bias)
-
-    def _attend_together(self, heads: Sequence[Tensor], lengths: Sequence[int]) -> Tensor:
-        """``_attend`` of every sequence, padded to the longest, in one call; (1, S, C)."""
-        device, total, longest = heads[0].device, sum(lengths), max(lengths)
-        sizes = index_on(device, lengths)
-        starts = sizes.cumsum(0) - sizes
-        within = torch.arange(longest, device=device)
-        visible = within < sizes[:, None]  # (n, longest)
-        place = (starts[:, None] + within).clamp(max=total - 1)
-        padded = [part[0][:, place].transpose(0, 1) for part in heads]  # (n, M, longest, C/M)
-        read = self._attend(padded, visible[:, None, None]).flatten(0, 1)
-        row = torch.arange(len(lengths), device=device) * longest - starts
-        row = row.repeat_interleave(sizes, output_size=total)
-        return read[row + torch.arange(total, device=device)][None]
 
     def _heads(self, x: Tensor, position: Tensor) -> list[Tensor]:
         """(B, S, C) twice -> query, key and value, (B, M, S, C/M) each."""

@@ -341,10 +341,23 @@ def test_tracklets_run_one_after_another(
     refiner, inputs = refiner_with(window=window, max_points=max_points), clip_input()
     together = refiner(inputs)
     assert (max(together.tree.lengths()) == 90) == (max_points == 90)
-    monkeypatch.setattr(quadtree_refiner, "NODES_AT_ONCE", 1)
+    monkeypatch.setattr(quadtree_refiner, "CPU_NODES", 1)
     apart = refiner(inputs)
     assert len(apart.tree) == len(together.tree)
     torch.testing.assert_close(apart.node_logits, together.node_logits, atol=1e-5, rtol=1e-5)
+
+
+def test_memory_says_how_many_nodes_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quadtree_refiner, "values_at_once", lambda device: 10**6)
+    refiner = refiner_with()
+    width = refiner.options.embed_dim
+    devices = [torch.device(name) for name in ("cpu", "cuda")]
+    with torch.no_grad():
+        assert [refiner._nodes_at_once(device) for device in devices] == [
+            8192,
+            10**6 // (16 * width),
+        ]
+    assert [refiner._nodes_at_once(device) for device in devices] == [0, 0]
 
 
 def test_budgets_and_nodes_of_training() -> None:

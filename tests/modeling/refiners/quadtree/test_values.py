@@ -7,9 +7,11 @@ import math
 import pytest
 import torch
 
+from vmt.modeling.refiners.quadtree import pixel_decoder
 from vmt.modeling.refiners.quadtree.criterion import QuadtreeCriterion, QuadtreeOutput
 from vmt.modeling.refiners.quadtree.grow import build_quadtree
 from vmt.modeling.refiners.quadtree.node_encoder import NodeEncoder
+from vmt.modeling.refiners.quadtree.pixel_decoder import PixelDecoder
 from vmt.modeling.refiners.quadtree.sequence_encoder import InstanceGuidance, NearAttention
 from vmt.modeling.refiners.quadtree.tree import SequenceQuadtree
 from vmt.modeling.refiners.quadtree.window import Window, window_around
@@ -108,6 +110,35 @@ def test_near_attention_by_loops() -> None:
         heads.append(scores.softmax(-1) @ value[:, head])
     expected = layer.out_proj(torch.cat(heads, 1))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("lengths", [[3, 0, 5, 1], [4], [0, 2], [0, 0]])
+def test_the_decoder_takes_tracklets_together_as_one_by_one(
+    lengths: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    count, decoder = sum(lengths), PixelDecoder(8)
+    x, offsets, coarse = torch.randn(count, 8), torch.randn(count, 2), torch.rand(count)
+    parameters = torch.randn(len(lengths), 177, requires_grad=True)
+    leaves = [parameters, *decoder.parameters()]
+
+    def run() -> list[torch.Tensor]:
+        out = decoder(x, offsets, coarse, parameters, lengths)
+        grads = torch.autograd.grad(out.square().sum(), leaves, materialize_grads=True)
+        return [out, *grads]
+
+    apart, calls = run(), []
+    apply = pixel_decoder.apply_dynamic_layers
+
+    def noted(features: torch.Tensor, layers: object) -> torch.Tensor:
+        calls.append(len(features))
+        return apply(features, layers)
+
+    monkeypatch.setattr(pixel_decoder, "apply_dynamic_layers", noted)
+    monkeypatch.setattr(pixel_decoder, "_one_by_one", pixel_decoder._together)
+    for one, other in zip(run(), apart, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    assert calls == [len(lengths)]
 
 
 def test_values_reach_the_cells_below() -> None:

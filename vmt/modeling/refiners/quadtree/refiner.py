@@ -34,7 +34,7 @@ from vmt.modeling.refiners.quadtree.write_back import to_next_level, write_back
 from vmt.modeling.registry import REFINERS, register
 from vmt.ops.frames import frame_chunks
 from vmt.ops.resize import cell_centres_px
-from vmt.ops.strips import in_row_strips
+from vmt.ops.strips import in_row_strips, values_at_once
 from vmt.utils.device import constant
 
 #: Input pixels per cell of the levels, and what their layers are called.
@@ -48,8 +48,11 @@ BUDGET_FRAMES = 40
 OUTSIDE = -math.inf
 #: Frames of which dense maps exist at once on a CPU: more would be no faster.
 CPU_FRAMES = 1
-#: Nodes refined at once, at least one tracklet, when no gradient is asked for; bounds memory.
-NODES_AT_ONCE = 8192
+#: Nodes refined at once on a CPU, at least one tracklet, when no gradient is asked for: more would
+#: be no faster.
+CPU_NODES = 8192
+#: Numbers that a node takes per channel of its token, between the layers; more than there are.
+NUMBERS_PER_CHANNEL = 16
 
 
 @register(REFINERS, "quadtree")
@@ -339,7 +342,7 @@ class QuadtreeRefiner(PyramidRefiner):
         shifts = (0, options.window // 2) if options.window else ()
         blocks = Blocks.of_keys([tree.blocks(options.window, shift, apart) for shift in shifts])
         lengths = tree.lengths()
-        for first, last in _groups(lengths, 0 if torch.is_grad_enabled() else NODES_AT_ONCE):
+        for first, last in _groups(lengths, self._nodes_at_once(tokens.device)):
             nodes = tree.of_tracklets(first, last)
             part = slice(sum(lengths[:first]), sum(lengths[:last]))
             position = self.node_encoder.position(nodes, not apart).to(tokens.dtype)
@@ -359,6 +362,14 @@ class QuadtreeRefiner(PyramidRefiner):
             offsets = offsets / options.offset_unit_px
             logits.append(self.decoder(x, offsets, coarse[part], parameters, nodes.lengths()))
         return torch.cat(logits)
+
+    def _nodes_at_once(self, device: torch.device) -> int:
+        """As many as memory holds; 0: all, whose gradients keep everything anyway."""
+        if torch.is_grad_enabled():
+            return 0
+        if device.type == "cpu":
+            return CPU_NODES
+        return values_at_once(device) // (NUMBERS_PER_CHANNEL * self.options.embed_dim)
 
 
 def _cells_of(maps: Tensor, frame: Tensor, y: Tensor, x: Tensor) -> Tensor:

@@ -49,9 +49,14 @@ class NearAttention(SelfAttention):
             torch.cat([value, 0 * place, 0 * one, room], -1),
         ]
 
-    def _attend(self, heads: Sequence[Tensor], visible: Tensor | None = None) -> Tensor:
+    def _attend(
+        self,
+        heads: Sequence[Tensor],
+        visible: Tensor | None = None,
+        lengths: Sequence[int] | None = None,
+    ) -> Tensor:
         with torch.autocast(heads[0].device.type, enabled=False):
-            read = super()._attend(heads, visible)
+            read = super()._attend(heads, visible, lengths)
         dim = self.out_proj.in_features
         own: Tensor = read.unflatten(-1, (self.num_heads, -1))[..., : dim // self.num_heads]
         return own.flatten(2).to(self.out_proj.weight.dtype)
@@ -99,8 +104,8 @@ class NodeAttentionLayer(EncoderLayer):
     """NAL: a transformer layer over sequences of different lengths, one after another.
 
     The sequences lie side by side without padding, and attention, fused, never builds its weight
-    matrix. There are few sequences (tracklets), all long, so a loop over them wastes nothing;
-    parameters are those of ``EncoderLayer``.
+    matrix: in one call on a GPU, one by one on a CPU, which a sequence fills. Parameters are those
+    of ``EncoderLayer``.
 
     Args:
         dim: channels.
