@@ -79,12 +79,15 @@ class DeviceCounts(TorchFunctionMode):
         launches: by operator.
         waits: by what made the host wait; copies to the device too, of Python numbers and of what
             lies in the host's memory, unless they are said not to block.
+        uploads: copies to the device that are said not to block: a CUDA graph would read the
+            host's memory again, whatever lies there then.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.launches: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()
+        self.uploads = 0
         self._operators = _Operators(self)
         # torch hands this one to no mode
         read = torch.from_numpy
@@ -128,7 +131,9 @@ class DeviceCounts(TorchFunctionMode):
             # one device on a CPU: what was on the host goes up, all else stays
             moved = func(*args, **kwargs)
             goes_up = moved is source and self.is_on_host(source)
-            if goes_up and not kwargs.get("non_blocking"):
+            if goes_up and kwargs.get("non_blocking"):
+                self.uploads += 1
+            elif goes_up:
                 self.waits["upload"] += 1
             return torch.ops.aten.alias(moved) if goes_up else moved
         if name in MAKERS and kwargs.get("device") is None:

@@ -31,6 +31,7 @@ def test_what_is_on_the_host_costs_nothing_until_it_goes_up() -> None:
         moved + 1
     assert dict(counts.launches) == {"add": 1}
     assert not counts.waits
+    assert counts.uploads == 1
 
 
 @pytest.mark.parametrize(

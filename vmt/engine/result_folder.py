@@ -34,8 +34,15 @@ MARK = "fingerprint"
 #: Settings that cannot change ``results.json``; and those whose content is in the fingerprint.
 WITHOUT_EFFECT = (
     *("MODEL.WEIGHTS", "MODEL.NEW_PARAMETERS", "MODEL.DEVICE", "MODEL.LABEL_SPACE"),
-    *("TEST.FRAME_CHUNK", "TEST.CONFIDENCE", "TEST.EVAL_PERIOD", "TEST.METRICS", "TEST.PROTOCOL"),
-    *("TEST.BEST_METRIC", "TEST.ZIP", "TEST.SKIP_BROKEN_VIDEOS"),
+    *(
+        "TEST.FRAME_CHUNK",
+        "TEST.GRAPH",
+        "TEST.CONFIDENCE",
+        "TEST.EVAL_PERIOD",
+        "TEST.METRICS",
+        "TEST.PROTOCOL",
+    ),
+    *("TEST.GRAPH", "TEST.BEST_METRIC", "TEST.ZIP", "TEST.SKIP_BROKEN_VIDEOS"),
     "TEST.EXPECTED_RESULTS",
 )
 

@@ -28,7 +28,8 @@ from vmt.structures.labels import LabelSpace
 from vmt.structures.predictions import ClipTracklets
 from vmt.structures.roi_masks import MaskLogits, RoiMasks, dense_logits
 from vmt.structures.track_window import FrameMaps, TrackWindow
-from vmt.utils.device import index_on, to_device
+from vmt.utils.cuda_graph import CudaGraphs, is_capturable
+from vmt.utils.device import index_on, resolve_device, to_device
 from vmt.utils.errors import ConfigError
 from vmt.utils.precision import arithmetic
 
@@ -86,16 +87,27 @@ class ModelOptions:
         label_space: what the labels mean.
         frame_chunk: frames per pass at inference; bounds memory. 0: all.
         precision: at inference, see ``vmt.utils.precision``.
+        graph: replay CUDA graphs at inference, see ``VideoModel.replayed``.
     """
 
     label_space: LabelSpace
     frame_chunk: int = 0
     precision: str = "fp32"
+    graph: bool = False
 
     @classmethod
     def from_config(cls, cfg: CfgNode, label_space: LabelSpace) -> ModelOptions:
-        """Read ``MODEL`` and ``TEST``."""
-        return cls(label_space, frame_chunk(cfg), cfg.TEST.PRECISION)
+        """Read ``MODEL`` and ``TEST``.
+
+        Raises:
+            ConfigError: CUDA graphs without a GPU.
+        """
+        if cfg.TEST.GRAPH and not is_capturable(device := resolve_device(cfg.MODEL.DEVICE)):
+            raise ConfigError(
+                f"TEST.GRAPH needs a GPU, and MODEL.DEVICE {cfg.MODEL.DEVICE} is {device} here; "
+                "set it to False."
+            )
+        return cls(label_space, frame_chunk(cfg), cfg.TEST.PRECISION, cfg.TEST.GRAPH)
 
 
 class VideoModel(nn.Module, ABC):
@@ -112,6 +124,8 @@ class VideoModel(nn.Module, ABC):
     """
 
     size_divisor = 32
+    #: Why no part of it can be captured in a CUDA graph, as the end of a sentence; "": one can.
+    not_captured = ""
     #: Where the backbone lies among the modules; its parameters' names start with this and a dot.
     backbone_path = "backbone"
     pixel_mean: Tensor
@@ -122,6 +136,12 @@ class VideoModel(nn.Module, ABC):
         self.label_space = options.label_space
         self.frame_chunk = options.frame_chunk
         self.precision = options.precision
+        if options.graph and self.not_captured:
+            raise ConfigError(
+                f"TEST.GRAPH: {type(self).__name__} cannot be captured in a CUDA graph: "
+                f"{self.not_captured}; set it to False."
+            )
+        self.graphs = CudaGraphs(self, "TEST.GRAPH") if options.graph else None
         for name, values in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
@@ -233,6 +253,17 @@ class VideoModel(nn.Module, ABC):
     def device(self) -> torch.device:
         """Where the parameters are."""
         return self.pixel_mean.device
+
+    def replayed(self, function: Callable[..., Any], *args: Any) -> Any:
+        """``function(*args)``, with ``TEST.GRAPH`` out of a CUDA graph where there is one.
+
+        Args:
+            function: of this network; what it launches follows from the shapes of its arguments.
+            args: see ``CudaGraphs``.
+        """
+        if self.graphs is None or torch.compiler.is_compiling():
+            return function(*args)
+        return self.graphs(function, *args)
 
     def normalise(self, frames: Tensor) -> Tensor:
         """RGB in [0, 255] of any type and device -> float on the model's device."""
@@ -521,6 +552,7 @@ class MaskRefinerModel(VideoModel):
     """Sharpens masks that are given."""
 
     needs_coarse_masks = True
+    not_captured = "cut-outs around masks have sizes of their own"
     learns_from_partial_labels = True  # it learns of the objects that it is given
     #: Frames on each side of a frame that vote on its masks; 0: ``refine_tubes`` reads no votes.
     votes_reach = 0

@@ -15,12 +15,14 @@ from fvcore.common.config import CfgNode
 from cocoapi_hq.io import rle
 from tests.config.keys.pairs import LATER, Pair, network, record_hidden_types, shows, shows_each
 from tests.inference.fake_model import BlobFrameModel, BlobModel, blob_video
+from tests.recorded_graph import graphs_on_cpu
 from vmt.engine.evaluate import SetResults, evaluate_set
 from vmt.engine.job import evaluate_only
 from vmt.inference.images import ImageOptions, ImagePredictor
 from vmt.inference.predictor import PredictorOptions, VideoPredictor
 from vmt.inference.video_writer import write_png
 from vmt.layers.query_heads import best_queries
+from vmt.modeling import video_model
 from vmt.utils.errors import ConfigError, VideoError
 
 FRAMES, SIZE = 6, (48, 80)
@@ -179,6 +181,20 @@ def test_precision(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
         record_hidden_types(net.encoder.layers[0], found, monkeypatch)
         net.segment_clip(torch.zeros(1, 3, 72, 104))
     assert found == [torch.float32, torch.bfloat16]
+
+
+@shows("TEST.GRAPH", True)
+def test_graph(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is replayed in three passes over clips of one size."""
+    captured = graphs_on_cpu(monkeypatch)
+    monkeypatch.setattr(video_model, "is_capturable", lambda device: True)
+    replays = []
+    for cfg in pair:
+        net = network(cfg).eval()
+        for _ in range(3):
+            net.segment_clip(torch.zeros(1, 3, 72, 104))
+        replays.append([graph.replays for graph in captured])
+    assert replays == [[], [2]]
 
 
 # --- what is written ------------------------------------------------------------------------------

@@ -21,6 +21,9 @@ def add_keys(cfg: Node) -> None:
     cfg.TEST.FRAME_CHUNK = -1
     # "fp32"; "tf32": a GPU rounds the factors of products to 10 bits; "bf16", "fp16": autocast.
     cfg.TEST.PRECISION = "fp32"
+    # On a GPU, replay backbone to decoder out of a CUDA graph for windows of one size; costs the
+    # memory of a window once more.
+    cfg.TEST.GRAPH = False
     # Overlay and CSV show tracks from this score on; results.json keeps all.
     cfg.TEST.CONFIDENCE = 0.3
     # Steps between evaluations during training; 0: only at the end.

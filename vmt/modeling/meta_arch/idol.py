@@ -112,7 +112,7 @@ class IDOL(Detector):
 
     def find_queries(self, frames: Tensor) -> FrameQueries:
         """See ``RefinableFrameModel``."""
-        out, size = self.forward_frames(*self.pad([frames])), frames.shape[-2:]
+        out, size = self.replayed(self.forward_frames, *self.pad([frames])), frames.shape[-2:]
         last = out.states[-1]
         refs = last.centres_px((int(size[0]), int(size[1])))
         return FrameQueries(last.embeds, out.pixel, last.boxes, refs, out.maps)
@@ -120,7 +120,7 @@ class IDOL(Detector):
     def segment_normalised(self, frames: Tensor) -> list[FrameOutputs]:
         """See ``RefinableFrameModel``."""
         size = int(frames.shape[-2]), int(frames.shape[-1])
-        return self.outputs(self.forward_frames(*self.pad([frames])), size)
+        return self.outputs(self.replayed(self.forward_frames, *self.pad([frames])), size)
 
     def reference_outputs(self, inputs: ReferenceInputs) -> ReferenceOutputs:
         """See ``FrameModel``."""

@@ -129,7 +129,7 @@ class MaskDINO(Detector):
     def find_queries(self, frames: Tensor) -> FrameQueries:
         """See ``RefinableFrameModel``."""
         padded, _ = self.pad([frames])
-        out = self.forward_frames(padded, self.box_init)
+        out = self.replayed(self.forward_frames, padded, self.box_init)
         (H, W), (height, width) = padded.shape[-2:], frames.shape[-2:]
         last, features = out.states[-1], out.features
         boxes = last.boxes * constant((W / width, H / height) * 2, last.boxes)

@@ -112,7 +112,7 @@ class MinVIS(Detector):
 
     def find_queries(self, frames: Tensor) -> FrameQueries:
         """See ``RefinableFrameModel``."""
-        out = self.forward_frames(self.pad([frames])[0])
+        out = self.replayed(self.forward_frames, self.pad([frames])[0])
         return FrameQueries(out.embeds[-1], out.pixel, None, None, out.maps)
 
     def reference_outputs(self, inputs: ReferenceInputs) -> ReferenceOutputs:

@@ -16,7 +16,7 @@ from vmt.modeling.backbones.build import build_backbone
 from vmt.modeling.criteria.set_criterion import SetCriterion
 from vmt.modeling.dense_part import DensePart
 from vmt.modeling.refiners.base import RefinerOutput
-from vmt.modeling.seqformer.decoder import QueryStates
+from vmt.modeling.seqformer.decoder import LayerState, QueryStates
 from vmt.modeling.seqformer.dense_part import ClipPart
 from vmt.modeling.seqformer.detector import ClipFeatures, Detector, DetectorParts, TrainingStep
 from vmt.modeling.video_model import ClipBatch, ModelOptions
@@ -144,14 +144,21 @@ class SeqFormer(Detector):
 
     def forward_clip(self, frames: Tensor) -> ClipForward:
         """``run_clip`` for frames on the device, in the precision that the caller has set."""
-        features = self.encode_clip(frames)
-        state = self.decode(features, len(frames))[-1]
+        features, state, logits = self.replayed(self.find_all, frames)
         query, boxes = state.query[0], state.boxes[0]
-        logits = self.class_logits(-1, query)
         selected = best_queries(logits, self.top_k)
         queries = state.select(0, selected, (int(frames.shape[-2]), int(frames.shape[-1])))
         masks = self.coarse(queries.query, queries.centres_px, features.mask_features)
         return ClipForward(frames, features, query, logits, boxes, selected, queries, masks)
+
+    def find_all(self, frames: Tensor) -> tuple[ClipFeatures, LayerState, Tensor]:
+        """Features of a clip, all queries behind the last layer, and their (Q, num_classes) logits.
+
+        Everything whose shapes follow from those of the frames.
+        """
+        features = self.encode_clip(frames)
+        state = self.decode(features, len(frames))[-1]
+        return features, state, self.class_logits(-1, state.query[0])
 
     def dense_part(self) -> DensePart:
         """See ``VideoModel``; up to the coarse masks."""

@@ -110,6 +110,7 @@ class TwoStageDetector(FrameModel):
         options: see ``ModelOptions``.
     """
 
+    not_captured = "proposals are filtered by non-maximum suppression, whose answer the host reads"
     not_exported = "proposals are filtered by non-maximum suppression, so that no shape is known"
 
     def __init__(self, backbone: Backbone, network: DetectorOptions, options: ModelOptions) -> None:
