@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.device_counts import DeviceCounts
 from tests.engine.clips import SHAPES, batches, empty_clip, make_trainer, quick_config
 from tests.synthetic import shape_clip
 from vmt.engine.ema import EmaHook
 from vmt.engine.parallel import compile_layers, recompute_activations, repeated_layers
-from vmt.engine.train_loop import Batch, Hook, Trainer, split_batch
+from vmt.engine.train_loop import Batch, Hook, StepOptions, Trainer, split_batch
 from vmt.modeling.criteria.finite import NonFiniteError
 from vmt.modeling.meta_arch.build import build_model
 from vmt.utils.errors import CheckpointError, ConfigError, VmtError
@@ -214,6 +215,35 @@ def test_infinite_gradients_are_named() -> None:
     with pytest.raises(NonFiniteError, match=r"norm of the gradients = (inf|nan) at step 0"):
         other.train()
     assert model.weight.item() == 1.0
+
+
+@pytest.mark.parametrize("clip_gradients", [0.0, 0.1])
+def test_a_step_waits_once_behind_the_backward_pass(clip_gradients: float) -> None:
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(3))
+
+        def forward(self, batch: Batch) -> dict[str, Tensor]:
+            return {"loss_a": self.weight.sum(), "loss_b": self.weight.square().sum()}
+
+    model, config = Model(), make_trainer(quick_config(), 1)
+    group = {"params": [model.weight], "base_lr": 0.1, "name": "rest", "param_names": ["weight"]}
+    trainer = Trainer(
+        model,
+        torch.optim.SGD([group], lr=0.1),
+        config.schedule,
+        lambda s: batches(s, 1),
+        torch.device("cpu"),
+        options=StepOptions(clip_gradients=clip_gradients),
+    )
+    (batch,) = [next(iter(batches(0, 1)))]
+    with DeviceCounts() as counts:
+        trainer.run_step(batch)
+    assert dict(counts.waits) == {"tolist": 1}
+    assert trainer.last.losses == {"loss_a": 3.0, "loss_b": 3.0}
+    assert trainer.last.gradient_norm == pytest.approx(27**0.5)
+    assert (model.weight < 1).all()
 
 
 def test_hooks_are_called_in_order_and_a_stop_ends_before_the_next_step() -> None:

@@ -27,7 +27,7 @@ from vmt.engine.parallel import (
     model_state,
     optimizer_state,
 )
-from vmt.modeling.criteria.finite import NonFiniteError, check_finite_losses
+from vmt.modeling.criteria.finite import NonFiniteError, check_finite, read_numbers
 from vmt.modeling.video_model import ClipBatch, VideoModel
 from vmt.utils import comm
 from vmt.utils.errors import CheckpointError, ConfigError, VmtError
@@ -39,6 +39,8 @@ Batch = list[dict[str, Any]]
 #: step to start at -> this process's share of that step and of all that follow
 LoaderFactory = Callable[[int], Iterable[Batch]]
 
+#: What it is called among the numbers of a step.
+GRADIENT_NORM = "the norm of the gradients"
 #: Seconds by which a signal to all processes may reach this one after those that load data.
 _SIGNAL_DELAY = 0.5
 
@@ -269,19 +271,19 @@ class Trainer:
             self.adversary.begin_step(self.step, factor)
         with fp32_products(self.options.precision):  # of the backward pass too
             losses = self._gradients(batch)
-        check_finite_losses(losses, names, self.step)
         if comm.world_size() == 1:
             fill_missing_gradients(self._parameters)
         self._scaler.unscale_(self.optimizer)
         norm = self._clip()
+        # the only wait behind the backward pass
+        *numbers, norm_read = read_numbers({**losses, GRADIENT_NORM: norm}).values()
+        self.last.losses = dict(zip(losses, numbers, strict=True))
+        self.last.gradient_norm = norm_read
+        check_finite(self.last.losses, names, self.step)
         if not self._scaler.is_enabled():
-            check_finite_losses({"the norm of the gradients": norm}, names, self.step)
+            check_finite({GRADIENT_NORM: norm_read}, names, self.step)
         self._scaler.step(self.optimizer)
         self._scaler.update()
-        self.last.losses = dict(
-            zip(losses, torch.stack(list(losses.values())).tolist(), strict=True)
-        )
-        self.last.gradient_norm = float(norm)
         if self.adversary is not None:
             self.last.adversary = self.adversary.numbers()
         self.last.seconds = time.perf_counter() - started + self.last.data_seconds

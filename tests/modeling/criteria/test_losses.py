@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from tests.modeling.criteria import slow_criteria as slow
-from vmt.modeling.criteria.finite import NonFiniteError, check_finite_losses
+from vmt.modeling.criteria.finite import NonFiniteError, check_finite, read_numbers
 from vmt.modeling.criteria.losses import (
     box_l1_loss,
     class_loss,
@@ -118,11 +118,13 @@ def test_half_precision_inputs_are_raised_to_fp32_under_autocast(half: torch.dty
 
 def test_guard_names_loss_step_and_clips() -> None:
     fine = {"loss_ce": torch.tensor(1.0), "loss_dice": torch.tensor(0.5)}
-    check_finite_losses(fine, ["video a"])
-    check_finite_losses({}, [])
+    numbers = read_numbers(fine)
+    assert numbers == {"loss_ce": 1.0, "loss_dice": 0.5}
+    check_finite(numbers, ["video a"], 0)
+    check_finite(read_numbers({}), [], 0)
     broken = fine | {"loss_mask_3": torch.tensor(torch.nan), "loss_giou": torch.tensor(torch.inf)}
     with pytest.raises(NonFiniteError) as error:
-        check_finite_losses(broken, ["video a, clip 0-4", "video b, clip 9"], step=12)
+        check_finite(read_numbers(broken), ["video a, clip 0-4", "video b, clip 9"], step=12)
     message = str(error.value)
     assert message.startswith("loss_mask_3 = nan, loss_giou = inf at step 12;")
     assert "video a, clip 0-4; video b, clip 9" in message

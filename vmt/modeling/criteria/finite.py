@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -14,34 +15,29 @@ class NonFiniteError(VmtError, ArithmeticError):
     """A cost or loss is NaN or infinite."""
 
 
-def check_finite_losses(
-    losses: Mapping[str, Tensor], clips: Sequence[str], step: int | None = None
-) -> None:
-    """Raise when a loss is NaN or infinite. Waits for the device once.
+def read_numbers(losses: Mapping[str, Tensor]) -> dict[str, float]:
+    """Scalars by name -> numbers; waits for the device once."""
+    if not losses:
+        return {}
+    values = torch.stack([loss.detach().float() for loss in losses.values()])
+    return dict(zip(losses, values.tolist(), strict=True))
+
+
+def check_finite(numbers: Mapping[str, float], clips: Sequence[str], step: int) -> None:
+    """Raise when a loss is NaN or infinite.
 
     Args:
-        losses: scalars by name.
+        numbers: losses by name.
         clips: names of the clips of the batch (``ClipTargets.name``).
-        step: training step, counted from 0; None when unknown.
+        step: of the training, counted from 0.
 
     Raises:
         NonFiniteError: names every such loss with its value, the step and the clips.
     """
-    if not losses:
+    bad = [f"{name} = {number}" for name, number in numbers.items() if not math.isfinite(number)]
+    if not bad:
         return
-    values = torch.stack([loss.detach().float() for loss in losses.values()])
-    if bool(torch.isfinite(values).all()):
-        return
-    numbers = values.tolist()
-    bad = [
-        f"{name} = {number}"
-        for name, number, finite in zip(
-            losses, numbers, torch.isfinite(values).tolist(), strict=True
-        )
-        if not finite
-    ]
-    where = "" if step is None else f" at step {step}"
     raise NonFiniteError(
-        f"{', '.join(bad)}{where}; clips of the batch: {'; '.join(clips) or 'none'}. "
+        f"{', '.join(bad)} at step {step}; clips of the batch: {'; '.join(clips) or 'none'}. "
         "Look at these clips, lower the learning rate, or use bf16 or fp32 in place of fp16."
     )
