@@ -2,10 +2,12 @@
 
 import gc
 import json
+import threading
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -312,6 +314,28 @@ def test_masks_that_are_coded_behind_are_the_same(window: int, keep_frames: bool
         assert (one.index, one.tracks, one.closed) == (other.index, other.tracks, other.closed)
         assert (one.frame is None) == (other.frame is None) == (not keep_frames)
         assert one.frame is None or np.array_equal(one.frame, other.frame)
+
+
+@pytest.mark.usefixtures("coded_behind")
+@pytest.mark.parametrize("behind", [False, True])
+def test_frames_are_resized_ahead_in_a_thread(
+    behind: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resize, resized, here = predictor_module.resize_frame, [], threading.get_ident()
+
+    def noted(*args: Any) -> np.ndarray:
+        resized.append(threading.get_ident())
+        return resize(*args)
+
+    monkeypatch.setattr(predictor_module, "resize_frame", noted)
+    before = threading.active_count()
+    stream = predictor(BlobModel(), 3).stream(frames(60), behind=behind)
+    for _ in range(2):
+        next(stream)
+    stream.finish()
+    assert {thread == here for thread in resized} == {not behind}
+    assert len(resized) < 30, "no further ahead than asked for"
+    assert threading.active_count() == before
 
 
 @pytest.mark.usefixtures("coded_behind")

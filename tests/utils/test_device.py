@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import argparse
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from tests.device_counts import DeviceCounts
 from vmt.cli.train import add_launch_arguments
 from vmt.config.node import load_config
 from vmt.engine.job import plan_processes
 from vmt.engine.launch import LaunchOptions, Processes
-from vmt.utils.device import LocalPlace, choose_device, constant, process_device, resolve_device
+from vmt.utils.device import (
+    LocalPlace,
+    choose_device,
+    constant,
+    from_device,
+    process_device,
+    resolve_device,
+    to_host,
+)
 from vmt.utils.errors import ConfigError
 
 
@@ -171,3 +181,34 @@ def test_constants_of_a_trace_are_not_kept() -> None:
     with FakeTensorMode() as mode:
         constant((7.25, 1.0), mode.from_tensor(torch.zeros(1)))
     assert type(constant((7.25, 1.0), torch.zeros(1))) is torch.Tensor
+
+
+def test_what_comes_from_a_gpu_is_waited_for_in_pinned_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    events: list[Any] = []
+    there: Any = SimpleNamespace(device=torch.device("cuda:1"), shape=(2, 3), dtype=torch.uint8)
+    host = SimpleNamespace(copy_=lambda source, non_blocking: events.append((source, non_blocking)))
+
+    def empty(shape: Any, **options: Any) -> Any:
+        events.append((shape, options))
+        return host
+
+    monkeypatch.setattr(torch, "empty", empty)
+    stream = SimpleNamespace(synchronize=lambda: events.append("waited"))
+    monkeypatch.setattr(
+        torch.cuda, "current_stream", lambda device: (events.append(device), stream)[1]
+    )
+    assert from_device(there) is host
+    made = ((2, 3), {"dtype": torch.uint8, "pin_memory": True})
+    assert events == [made, (there, True), there.device, "waited"]
+
+
+def test_all_that_comes_together_is_one_copy() -> None:
+    tensors = [torch.ones(2, 3), torch.zeros(0, 4), torch.full((), 2.0, dtype=torch.float64)]
+    with DeviceCounts() as counts:
+        here = to_host(tensors)
+    assert counts.waits.total() == 1
+    assert [x.shape for x in here] == [x.shape for x in tensors]
+    assert [x.tolist() for x in here] == [x.tolist() for x in tensors]
+    assert to_host([]) == []

@@ -25,6 +25,7 @@ from vmt.ops.resize import aligned_upsample2
 from vmt.ops.strips import values_at_once
 from vmt.structures.masks import MaskCrop
 from vmt.structures.roi_masks import MaskLogits, RoiMasks
+from vmt.utils.device import from_device
 from vmt.utils.precision import fp32_products
 
 _EMPTY = MaskCrop(torch.zeros(0, 0, dtype=torch.bool).numpy())
@@ -161,8 +162,9 @@ def _packed_crops(
     with fp32_products("fp32"):
         pixels = rows @ logits.float() @ columns.t() > 0  # (K, H, W)
     bits = F.pad(pixels, (0, -video_size[1] % 8)).unflatten(-1, (-1, 8))
-    packed = (bits << torch.arange(8, device=bits.device)).sum(-1, dtype=torch.uint8).cpu().numpy()
-    masks, ends = _Packed(packed, video_size[1]), list(accumulate(counts))
+    packed = (bits << torch.arange(8, device=bits.device)).sum(-1, dtype=torch.uint8)
+    masks = _Packed(from_device(packed).numpy(), video_size[1])
+    ends = list(accumulate(counts))
     return [masks[end - count : end] for end, count in zip(ends, counts, strict=True)]
 
 

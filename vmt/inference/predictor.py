@@ -31,7 +31,7 @@ from vmt.inference.association.registry import frame_association
 from vmt.inference.association.whole_video import WholeVideoAssociation
 from vmt.inference.association.windows import WindowAssociation
 from vmt.inference.postprocess import masks_of_frames
-from vmt.inference.threads import map_behind
+from vmt.inference.threads import ReadAhead, map_behind
 from vmt.inference.windows import Window, iter_chunks, iter_windows
 from vmt.modeling.tracking.quasi_dense import QuasiDenseOptions
 from vmt.modeling.video_model import (
@@ -253,8 +253,9 @@ class VideoPredictor:
 
             mask_size: (h, w) of the masks in pixels, for frames that were resized before; None:
                 that of the frames.
-            behind: on a GPU, code the masks of a window in a thread while the next one is
-                computed, so that every frame comes a window later: nothing for a live video.
+            behind: on a GPU, read and resize the frames of the next window in a thread while one is
+                computed, and code the masks of the one before in another, so that every frame comes
+                a window later: nothing for a live video.
 
         Returns:
             An iterator over finished frames, in order.
@@ -317,7 +318,10 @@ class VideoPredictor:
 
 
 def behind_frames(options: PredictorOptions, device: torch.device) -> int:
-    """Frames that may wait for their masks to be coded; 0: none, as on a CPU, which is busy."""
+    """Frames that may wait in front of the network and for their masks to be coded.
+
+    0: none, as on a CPU, which is busy.
+    """
     return 0 if device.type == "cpu" else max(options.step, 1)
 
 
@@ -359,7 +363,8 @@ class TrackStream(Iterator[FrameResult]):
         seconds: time spent so far by stage: read, resize, network, link, masks, rle.
 
     Args:
-        depth: frames whose masks are coded in a thread, see ``map_behind``; 0: without one.
+        depth: frames that are resized ahead in a thread, and frames whose masks are coded in
+            another, see ``map_behind``; 0: without them.
     """
 
     def __init__(
@@ -404,13 +409,15 @@ class TrackStream(Iterator[FrameResult]):
             logger.warning("%s: %s", getattr(self._source, "name", "video"), left_out)
 
     def _run(self) -> Generator[FrameResult, None, None]:
-        options = self._options
+        options, held = self._options, self._read()
+        if self._depth:
+            held = iter(ReadAhead(held, self._depth))
         if self._by_frame:
-            windows = iter_chunks(self._read(), self.clip or max(options.window, 1))
+            windows = iter_chunks(held, self.clip or max(options.window, 1))
         else:
-            windows = iter_windows(self._read(), options.window, options.step)
+            windows = iter_windows(held, options.window, options.step)
         linked = chain.from_iterable(map(self._link, windows))
-        with closing(map_behind(self._code, linked, self._depth)) as frames:
+        with closing(held), closing(map_behind(self._code, linked, self._depth)) as frames:
             for coded in frames:
                 yield self._result(coded)
         self._report()
@@ -470,7 +477,7 @@ class TrackStream(Iterator[FrameResult]):
         self._visible = set(state["visible"])
         self._next_frame = state["next_frame"]
 
-    def _read(self) -> Iterator[_Held]:
+    def _read(self) -> Generator[_Held, None, None]:
         source = iter(self._source)
         while True:
             started = time.perf_counter()

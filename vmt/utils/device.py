@@ -115,6 +115,19 @@ def process_device(name: str, processes: int) -> torch.device:
     return device
 
 
+def from_device(tensor: Tensor) -> Tensor:
+    """The tensor in the memory of the host, which waits for it.
+
+    What comes from a GPU lies in page-locked memory, as a copy to other memory goes there first.
+    """
+    if tensor.device.type != "cuda":
+        return tensor.cpu()
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    host.copy_(tensor, non_blocking=True)
+    torch.cuda.current_stream(tensor.device).synchronize()
+    return host
+
+
 def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Tensors in the memory of the host, all in one copy, for which it waits once.
 
@@ -126,7 +139,7 @@ def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
     """
     if not tensors:
         return []
-    joined = torch.cat([tensor.detach().flatten().float() for tensor in tensors]).cpu()
+    joined = from_device(torch.cat([tensor.detach().flatten().float() for tensor in tensors]))
     parts = joined.split([tensor.numel() for tensor in tensors])
     return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
