@@ -24,7 +24,7 @@ from vmt.utils.memory import peak_mb
 Call = Callable[[], object]
 #: Beginnings of names in a profile: what makes the host wait, and what it sends to the device.
 _WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
-_LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel")
+_LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch")
 
 
 @dataclass

@@ -51,6 +51,8 @@ from vmt.structures.labels import LabelSpace
 NODE_SHARE = 0.04
 #: Least overlap of masks on the GPU, in fp32, with those on the CPU.
 LEAST_OVERLAP = 0.995
+#: Most that a replayed network may differ from itself: kernels of cuDNN may be others.
+SAME_ANSWER = 1e-3
 #: What is fast and what is right of every method: config, and its toy.
 NETWORKS = {
     "vmt_released_R50": ("hq_ytvis/vmt_R50_released", "quick/vmt_tiny_released"),
@@ -60,6 +62,10 @@ NETWORKS = {
     "minvis_R50": ("hq_ytvis/minvis_R50", "quick/minvis_tiny"),
     "refinevis_R50": ("hq_ytvis/refinevis_R50", "quick/refinevis_tiny"),
 }
+
+
+#: Those of which a part can be captured, one of each kind.
+GRAPHED = ("vmt_released_R50", "idol_R50", "minvis_R50", "refinevis_R50")
 
 
 def clip_of(step: Step, frames: int, size: tuple[int, int]) -> Tensor:
@@ -117,7 +123,7 @@ def at_node_share(model: VideoModel, clip: Tensor) -> None:
 def correct(step: Step) -> None:
     """Tests that need a GPU, the operator against fp64 at full size, networks against the CPU."""
     problems = [*_tests(step), *kernel_cache(step), *_operator(step)]
-    problems += [*_networks(step), *_refiner(step)]
+    problems += [*_networks(step), *_graphs(step), *_refiner(step)]
     if problems:
         raise StepError("; ".join(problems))
     step.put(summary="all right")
@@ -177,6 +183,30 @@ def _networks(step: Step) -> list[str]:
     return problems
 
 
+def _graphs(step: Step) -> list[str]:
+    """``TEST.GRAPH``: first call, capture and replays, of other frames each, against calls without.
+
+    In a dry run, which has no graphs, a network is held against itself.
+    """
+    problems, found = [], {}
+    clips = [clip_of(step, 2, (96, 160)).flip(axes) for axes in ((), (2,), (3,), (2, 3))]
+    for name in step.size(GRAPHED, GRAPHED[:2]):
+        plain, graphed = (
+            load(step, name, step.device, "TEST.GRAPH", str(on and not step.dry))
+            for on in (False, True)
+        )
+        pairs = [(answer(graphed, clip), answer(plain, clip)) for clip in clips]
+        found[name] = max(
+            relative_error(one[k], other[k]) if one[k].shape == other[k].shape else float("inf")
+            for one, other in pairs
+            for k in other
+        )
+        step.put(graphs=found)
+        if found[name] > SAME_ANSWER:
+            problems.append(f"{name} with TEST.GRAPH differs by {found[name]:.1e}")
+    return problems
+
+
 def _refiner(step: Step) -> list[str]:
     frames, coarse = _discs(2, 2, step)
     masks = [
@@ -194,11 +224,12 @@ def _refiner(step: Step) -> list[str]:
 def model(step: Step) -> None:
     """Frames per second, memory, launches and waits of whole networks at 360x640."""
     rows: list[dict[str, Any]] = []
-    jobs = _jobs() if not step.dry else [(n, 2, "fp32", 2) for n in NETWORKS if "Swin" not in n]
-    for name, frames, precision, chunk in jobs:
+    dry = [(n, 2, "fp32", 2, False) for n in NETWORKS if "Swin" not in n]
+    for name, frames, precision, chunk, graph in step.size(_jobs(), dry):
         keys = ("TEST.PRECISION", precision, "TEST.FRAME_CHUNK", str(chunk))
-        network = load(step, name, step.device, *keys)
+        network = load(step, name, step.device, *keys, "TEST.GRAPH", str(graph))
         rows.append({"network": name, "frames": frames, "precision": precision, "chunk": chunk})
+        rows[-1]["graph"] = graph
         rows[-1] |= _time_network(step, network, clip_of(step, frames, (360, 640)))
         step.put(rows=rows)
         del network
@@ -206,19 +237,22 @@ def model(step: Step) -> None:
     step.put(
         summary=f"{len(rows)} settings; fastest {best['network']} {best['precision']} "
         f"T={best['frames']}: {best['frames_per_second']:.1f} frames/s"
+        f"{' with TEST.GRAPH' * best['graph']}"
     )
 
 
-def _jobs() -> list[tuple[str, int, str, int]]:
-    """(network, frames, precision, frame chunk), the most telling first."""
+def _jobs() -> list[tuple[str, int, str, int, bool]]:
+    """(network, frames, precision, frame chunk, ``TEST.GRAPH``), the most telling first."""
     release, swin = "vmt_released_R50", "vmt_released_SwinL"
+    graphed = [(release, 36, "bf16", 36), (release, 5, "bf16", 5), ("idol_R50", 36, "bf16", 36)]
     jobs = [(release, 36, "bf16", chunk) for chunk in (36, 9, 2)]
     jobs += [(release, 5, precision, 5) for precision in ("bf16", "tf32", "fp32")]
     jobs += [("vmt_R50", 36, "bf16", 36), ("vmt_R50", 5, "bf16", 5)]
     jobs += [(name, 36, "bf16", 36) for name in ("idol_R50", "minvis_R50", "refinevis_R50")]
     jobs += [(swin, 36, "bf16", 9), (swin, 5, "bf16", 5), (swin, 5, "fp32", 5)]
     jobs += [("vmt_R50", 5, "fp32", 5), (release, 36, "tf32", 36), (release, 36, "fp32", 36)]
-    return jobs
+    first, *others = [(*job, False) for job in jobs]
+    return [first, *((*job, True) for job in graphed), *others]
 
 
 def _time_network(step: Step, network: Segmenter, clip: Tensor) -> dict[str, Any]:
@@ -231,6 +265,7 @@ def _time_network(step: Step, network: Segmenter, clip: Tensor) -> dict[str, Any
     reset_peak(device)
     first = wall_seconds(call, device, 1, 0)[0]
     repeats = step.size(5 if len(clip) <= 5 else 3, 1)
+    # the second call of all may capture a graph
     seconds = statistics.median(wall_seconds(call, device, repeats, step.size(1, 0)))
     profile = profiled(call, device)
     if "device_seconds" in profile:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from bench_deform_attn import CHANNELS, DECODER_QUERIES, HEADS, POINTS, SPATIAL_SHAPES
 from common import REPO
 from gpu_common import (
@@ -35,6 +36,7 @@ from vmt.apps.doctor import examine
 from vmt.ops import fused_ms_deform_attn, ms_deform_attn
 from vmt.ops.deform_attn import cuda, ms_deform_attn_reference, nvrtc
 from vmt.ops.deform_attn.nvrtc import ProgramSpec
+from vmt.ops.varlen_attention import has_varlen_attention, varlen_attention
 from vmt.utils.cache import CACHE_VARIABLE
 
 TOY_SHAPES = [(4, 6), (2, 3)]
@@ -205,6 +207,7 @@ def op(step: Step) -> None:
             rows.append(row | _time_case(step, batch, queries, dtype))
             step.put(rows=rows)
         reset_peak(device)
+    step.put(attention=_attention(step))
     first = {row["dtype"]: row for row in rows if row["case"] == "encoder"}
     step.put(
         summary=f"encoder B={rows[0]['batch']}: fp32 {rows[0]['forward_us']:.0f} us forward, "
@@ -242,6 +245,39 @@ def _time_case(step: Step, batch: int, queries: int | None, dtype: torch.dtype) 
     for name, calls in _backwards(step, sets, fused).items():
         row[f"{name}_us"] = device_us(calls, device, *replays)
     return row | peak(device)
+
+
+def _attention(step: Step) -> list[dict[str, Any]]:
+    """Bands of 36 frames, and squares of nodes: sequences in one call, and one by one."""
+    device, rows = step.device, []
+    generator = torch.Generator(device).manual_seed(0)
+    for count, length in step.size(((36, 8000), (300, 50)), ((2, 5),)):
+        lengths = [length + k % 7 for k in range(count)]
+        for dtype in (torch.float32, torch.bfloat16):
+            heads = [
+                torch.randn(1, 4, sum(lengths), 16, generator=generator, device=device).to(dtype)
+                for _ in range(3)
+            ]
+
+            def apart(heads: list[Tensor] = heads, lengths: list[int] = lengths) -> Tensor:
+                parts = zip(*(x.split(lengths, 2) for x in heads), strict=True)
+                return torch.cat([F.scaled_dot_product_attention(*x, scale=0.25) for x in parts], 2)
+
+            def together(heads: list[Tensor] = heads, lengths: list[int] = lengths) -> Tensor:
+                return varlen_attention(*heads, lengths, 0.25)
+
+            row: dict[str, Any] = {"sequences": count, "tokens": length, "dtype": str(dtype)}
+            calls = {"one_by_one": apart}
+            if has_varlen_attention(device, 16):
+                calls["together"] = together
+                row["difference"] = relative_error(together(), apart())
+            for name, call in calls.items():
+                times = wall_seconds(call, device, step.size(5, 1), step.size(2, 0))
+                row[f"{name}_us"] = sorted(times)[len(times) // 2] * 1e6
+            if row.get("difference", 0.0) > HALF_TOLERANCE:
+                raise StepError(f"attention in one call is off by {row['difference']:.1e}.")
+            rows.append(row)
+    return rows
 
 
 def _backwards(
