@@ -191,7 +191,7 @@ class _Held(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._made: set[int] = set()
         self._tensors: dict[int, Tensor] = {}
 
