@@ -15,6 +15,7 @@ import pytest
 from vmt.apps.app.options import AppOptions
 from vmt.apps.app.serve import running
 from vmt.cli.main import main
+from vmt.inference.package_detector import ships
 from vmt.utils.errors import ConfigError
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install 'vmt-vis[app]'")
@@ -48,7 +49,8 @@ def test_a_signal_ends_it_and_removes_the_files(tmp_path: Path, repo: Path) -> N
         said = server.stdout.readline()
         address = said.removeprefix("the page is at ").split()[0]
         assert address.startswith("http://127.0.0.1:")
-        assert "without a network that finds objects" in server.stdout.readline()
+        if not ships():
+            assert "without a network that finds objects" in server.stdout.readline()
         with urllib.request.urlopen(address, timeout=300) as answer:
             assert b"VMT" in answer.read()
         assert list(tmp_path.glob("vmt-app-*"))

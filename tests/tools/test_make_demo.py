@@ -19,8 +19,10 @@ from vmt.inference.video_writer import VideoWriter
 
 
 @pytest.fixture
-def tool() -> ModuleType:
+def tool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    """Without weights in the package, and with a shorter clip of the cup."""
     pytest.importorskip("skimage")
+    monkeypatch.setattr(package_detector, "FOLDER", tmp_path / "nothing")
     module = load_tool("make_demo")
     module.FRAMES = 3
     return module
@@ -49,10 +51,8 @@ def test_masks_belong_to_a_video(
 def test_without_the_weights_of_the_package_no_objects_are_found(
     tool: ModuleType,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(package_detector, "FOLDER", tmp_path / "nothing")
     assert tool.main(["--output", str(tmp_path / "cup")]) == 0
     said = capsys.readouterr().out
     assert "two_cars.mp4: no objects are looked for: the weights of vmt_small are not" in said

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -27,6 +29,7 @@ from vmt.apps.app.session import AppError, Session, Track
 from vmt.apps.app.view import COLUMNS, draw_view, frame_tracks, table, zoom_of
 from vmt.data.images import read_picture
 from vmt.data.mask_files.base import Change
+from vmt.inference import package_detector
 from vmt.inference.propagation.propagator import MaskPropagator
 from vmt.inference.propagation.view import ViewMaker
 from vmt.utils.errors import ConfigError
@@ -160,7 +163,10 @@ def test_random_weights_are_not_hidden(session: Session, networks: Networks) -> 
     assert "its masks mean nothing" in find(session, plain, Steps().job())
 
 
-def test_no_network_that_finds(session: Session) -> None:
+def test_no_network_that_finds(
+    session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(package_detector, "FOLDER", tmp_path / "nothing")
     networks = Networks(AppOptions())
     with pytest.raises(AppError, match="--config-file CONFIG --weights FILE"):
         find(session, networks, Steps().job())
@@ -330,7 +336,10 @@ def test_the_table(session: Session, networks: Networks) -> None:
         ({"overrides": ("A", "1")}, "--config-file"),
     ],
 )
-def test_options_out_of_range(asked, match: str) -> None:
+def test_options_out_of_range(
+    asked, match: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(package_detector, "FOLDER", tmp_path / "nothing")
     with pytest.raises(ConfigError, match=match):
         AppOptions(**asked)
 

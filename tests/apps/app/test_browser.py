@@ -27,6 +27,7 @@ from vmt.apps.app import networks as networks_module
 from vmt.apps.app.options import AppOptions
 from vmt.apps.app.serve import running
 from vmt.apps.app.view import COLUMNS
+from vmt.inference import package_detector
 from vmt.inference.mask_refiner import MaskRefiner
 from vmt.inference.video_file import VideoFile
 
@@ -349,6 +350,7 @@ def test_who_closes_the_page_leaves_no_files(
     root = tmp_path / "temporary"
     root.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(root))
+    monkeypatch.setattr(package_detector, "FOLDER", tmp_path / "nothing")
     with running(AppOptions(port=0)) as address:
         (folder,) = root.glob("vmt-app-*")
         visitor = Visitor(browser, address)
