@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from cocoapi_hq.io import rle
 from tests.inference.fake_model import BlobFrameModel
+from tests.small_weights import TINY
 from tests.synthetic import write_moving_shapes
+from vmt.config.node import load_config
+from vmt.data.datasets.ytvis import load_ytvis_json
 from vmt.data.families import SPACE
-from vmt.inference.predictor import VideoPredictor
+from vmt.engine.evaluate import frames_of
+from vmt.inference.load import load_model
+from vmt.inference.package_detector import RECIPE
+from vmt.inference.predictor import PredictorOptions, VideoPredictor
+from vmt.modeling.video_model import FrameModel
 from vmt.structures.labels import LabelSpace
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -107,3 +118,35 @@ def test_what_is_wrong_with_a_long_run(
         assert said in capsys.readouterr().err
     assert verdict(good, 1, 0, 0.03) == 1
     assert "exit status 0 after SIGINT" in capsys.readouterr().err
+
+
+def test_thresholds_are_chosen_for_the_tracks_of_the_package(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What the study scores is what the predictor gives with the same options."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import study_small  # type: ignore[import-not-found]
+
+    truth = write_moving_shapes(tmp_path, 1, 6, (64, 96), seed=0)
+    (record,) = load_ytvis_json(truth, truth.parent / "JPEGImages", "clips")
+    torch.manual_seed(0)
+    model = load_model(RECIPE, overrides=TINY)
+    assert isinstance(model, FrameModel)
+    options = PredictorOptions.from_config(load_config(RECIPE, TINY))
+    own = replace(options.quasi_dense, init_score=0.2, object_score=0.1, match_score=0.3)
+    stream = VideoPredictor(model, replace(options, quasi_dense=own)).stream(frames_of(record))
+    masks: dict[int, list[Any]] = {}
+    for result in stream:
+        for track in result.tracks:
+            masks.setdefault(track.track_id, [None] * 6)[result.index] = track.rle
+    ours = study_small.tracks_of(record.id, study_small.look(model, options, record), own)
+    seen = [counts for entry in ours if any(counts := counts_of(entry["segmentations"]))]
+    assert masks
+    assert seen == [counts_of(masks[track]) for track in sorted(masks)]
+    with pytest.raises(Exception, match="test clips, which choose nothing"):
+        study_small.main(["--clips", str(study_small.TEST_CLIPS)])
+
+
+def counts_of(tube: list[Any]) -> list[str | None]:
+    """Masks without a pixel are none."""
+    return [mask["counts"] if mask is not None and rle.area(mask) else None for mask in tube]
