@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.train(trained, args.num_gpus, keys, args.overrides)
     if args.ship is not None:
         sources = [Path(source.partition("@")[0]) for source in args.images]
-        print(made.ship(trained, sources, args.ship))
+        print(made.ship(trained, sources, args.ship, args.overrides))
     return 0
 
 

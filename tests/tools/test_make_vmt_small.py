@@ -70,11 +70,14 @@ def test_from_photos_to_weights_in_a_folder(
     cfg = load_config(weights / "config.yaml")
     assert (cfg.INPUT.MIN_SIZE_TEST, cfg.TEST.QUASI_DENSE.INIT_SCORE) == (320, 0.5)
     assert cfg.DATASETS.TRAIN == []
+    assert cfg.MODEL.DEVICE == "auto"  # not that of the training
     text = (weights / "ATTRIBUTION.md").read_text()
     assert "clips made of these 2 photographs" in text
     # Called again, it has nothing left to do but to ship.
     monkeypatch.setattr("vmt.apps.recipe.run_job", lambda *asked: pytest.fail(str(asked)))
-    assert tool.main(arguments) == 0
+    assert tool.main([*arguments, "TEST.QUASI_DENSE.INIT_SCORE", "0.25"]) == 0
+    chosen = load_config(weights / "config.yaml").TEST.QUASI_DENSE
+    assert chosen.INIT_SCORE == 0.25  # thresholds are chosen after the training
 
 
 def test_the_photos_of_a_training(tmp_path: Path) -> None:

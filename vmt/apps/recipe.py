@@ -111,13 +111,21 @@ class Recipe:
         if status := run_job(job, LaunchOptions(num_gpus=num_gpus)):
             raise VmtError(f"{folder}: the training ended with status {status}; see above.")
 
-    def ship(self, trained: Path, sources: Sequence[Path], folder: Path) -> str:
+    def ship(
+        self,
+        trained: Path,
+        sources: Sequence[Path],
+        folder: Path,
+        overrides: Sequence[str] = (),
+    ) -> str:
         """Copy weights, their config and attribution to where the package looks for them.
 
         Args:
             trained: folder of the training.
             sources: annotations of the photos.
             folder: where to.
+            overrides: alternating config keys and values; of them and of the recipe as it is now
+                ``TEST`` is shipped, since thresholds are chosen after a training.
 
         Returns:
             What was written, in a line.
@@ -130,14 +138,16 @@ class Recipe:
             raise OutputError(f"{size} bytes of weights; at most {MAX_BYTES} may be shipped.")
         make_folder(folder)
         write_weights(state, folder / f"{self.name}.safetensors")
-        write_text(folder / "config.yaml", self._config(trained / "config.yaml"))
+        write_text(folder / "config.yaml", self._config(trained / "config.yaml", overrides))
         write_text(folder / "ATTRIBUTION.md", attribution(sources, self.use))
         return f"{folder}: {size / 2**20:.1f} MiB of weights"
 
-    def _config(self, trained: Path) -> str:
-        """What the network needs to be built again, without what names files."""
+    def _config(self, trained: Path, overrides: Sequence[str]) -> str:
+        """What the network needs to be built again, without what names files and devices."""
         cfg = load_config(trained)
         cfg.defrost()
+        cfg.TEST = load_config(self.config, list(overrides)).TEST
+        cfg.MODEL.DEVICE = load_config(self.config).MODEL.DEVICE
         cfg.MODEL.LABEL_SPACE = self.label_space.name
         cfg.MODEL.WEIGHTS = ""
         for section in [name for name in cfg if name not in self.sections]:
