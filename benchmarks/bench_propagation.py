@@ -5,8 +5,10 @@ The first mask of every tracklet of real clips is given, as it is ("mask") or as
 most twelve corners around it, each up to two pixels off ("polygon"); scored are all later frames,
 by J&F, the mean over tracklets. "flow" warps the mask before by the flow that propagation uses;
 "flow_refiner" has the refiner sharpen it after each step, without memory; "ours" is
-`vmt refine --propagate`. The clip bmx-trees, whose annotation is coarse itself, is left out. A run
-that was cut short goes on behind the tracklets that its result file has; delete it to begin anew.
+`vmt refine --propagate` without a finder, "finder" with one, the network of --finder-config and
+--finder-weights, or vmt_small of the package. The clip bmx-trees, whose annotation is coarse
+itself, is left out. A run that was cut short goes on behind the tracklets that its result file has;
+delete it to begin anew.
 
 Example:
   python benchmarks/bench_propagation.py --clips ../shared/data/davis_train --starts polygon
@@ -33,16 +35,22 @@ from vmt.data.degrade import drawn_polygon
 from vmt.data.images import read_frame
 from vmt.inference.mask_refiner import MaskRefiner
 from vmt.inference.propagation.features import FeatureMaps, LiteFeatures
+from vmt.inference.propagation.finder import NetworkFinder
 from vmt.inference.propagation.propagator import MaskPropagator
 from vmt.inference.propagation.view import View, warp
 from vmt.inference.refine_defaults import ANY
 from vmt.ops.flow_votes import Flow
 
-DRY_RUN = {"clips": None, "starts": ["polygon"], "methods": ["flow", "ours"]}
+DRY_RUN = {
+    "clips": None,
+    "starts": ["polygon"],
+    "methods": ["flow", "ours", "finder"],
+    "finder_config": "quick/qdtrack_tiny",
+}
 CORNERS = 12
 STARTS = ("mask", "polygon")
 SCORES = ("J&F", "J", "F")
-METHODS = ("flow", "flow_refiner", "ours")
+METHODS = ("flow", "flow_refiner", "ours", "finder")
 
 
 class SharedView(View):
@@ -105,11 +113,11 @@ def by_flow(refiner: MaskRefiner | None) -> Method:
     return method
 
 
-def ours(refiner: MaskRefiner) -> Method:
+def ours(refiner: MaskRefiner, finder: NetworkFinder | None = None) -> Method:
     """Propagation."""
 
     def method(views: ClipViews, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        clip = MaskPropagator(refiner, views).propagate(views.frames, {0: first})
+        clip = MaskPropagator(refiner, views, finder=finder).propagate(views.frames, {0: first})
         return clip.masks[0], clip.confidence[0]
 
     return method
@@ -172,7 +180,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = benchmark_parser(__doc__, "propagation.json")
     parser.add_argument("--clips", type=Path, default=CLIPS)
     parser.add_argument("--starts", nargs="+", choices=STARTS, default=STARTS)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS[:3])
+    parser.add_argument("--finder-config", help="network that recognises (default: vmt_small)")
+    parser.add_argument("--finder-weights", help="its weights")
     parser.add_argument("--weights", default=ANY, help="of the refiner, as for vmt refine")
     parser.add_argument("--seed", type=int, default=0, help="of the polygons")
     args = parse(parser, argv, DRY_RUN)
@@ -183,6 +193,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     clips = require_data(args.clips, "--clips")
     refiner = MaskRefiner.from_pretrained(args.weights, device="cpu")
     known = {"flow": by_flow(None), "flow_refiner": by_flow(refiner), "ours": ours(refiner)}
+    if "finder" in args.methods:
+        finder = NetworkFinder.load(args.finder_config, args.finder_weights, "cpu")
+        known["finder"] = ours(refiner, finder)
     features = LiteFeatures.from_pretrained("cpu")
     methods = {name: known[name] for name in args.methods}
     options = {"seed": args.seed, "starts": list(args.starts), "methods": list(args.methods)}

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from cocoapi_hq.io import rle
+from tests.cli.test_refine import Shave, shaved
 from tests.inference.fake_model import BlobFrameModel, BlobModel, blob_video
 from vmt.apps import segment
 from vmt.cli.main import main
@@ -65,6 +66,27 @@ def test_a_network_for_frames(
     assert sorted(e["category_id"] for e in entries) == [10, 20]
     assert all(len(e["segmentations"]) == 60 and all(e["segmentations"]) for e in entries)
     assert len({row["track"] for row in rows(out / "tracks.csv")}) == 2
+
+
+@pytest.mark.parametrize("window", ["5", "all"])
+def test_masks_of_any_network_are_sharpened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: str
+) -> None:
+    """By a refiner that takes the outermost pixels off and looks ahead; all else stays."""
+    refiner = Shave()
+    monkeypatch.setattr(segment.MaskRefiner, "from_pretrained", lambda *args: refiner)
+    spec, out = video(tmp_path / "a.mp4"), tmp_path / "out"
+    assert run(spec, out / "plain", "--window", window) == 0
+    assert not refiner.videos
+    assert run(spec, out / "sharp", "--window", window, "--refiner", "any") == 0
+    assert [len(frames) for frames in refiner.videos] == [12]
+    plain, sharp = results(out / "plain"), results(out / "sharp")
+    assert len(plain) == len(sharp) > 1
+    for before, after in zip(plain, sharp, strict=True):
+        assert {**before, "segmentations": 0} == {**after, "segmentations": 0}
+        for old, new in zip(before["segmentations"], after["segmentations"], strict=True):
+            small = shaved(rle.decode(old))
+            assert np.array_equal(rle.decode(new), small if small.any() else rle.decode(old))
 
 
 @pytest.mark.parametrize("window", ["5", "all"])

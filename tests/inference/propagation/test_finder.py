@@ -24,6 +24,7 @@ from vmt.inference.propagation.finder import (
 )
 from vmt.inference.propagation.propagator import LEARN_AGAIN, MaskPropagator
 from vmt.inference.propagation.view import ViewMaker
+from vmt.utils.errors import CheckpointError, ConfigError
 
 SIDE = 44
 
@@ -182,6 +183,10 @@ def test_nothing_is_recognised_without_weights(
 ) -> None:
     monkeypatch.setattr(package_detector, "FOLDER", tmp_path / "nothing")
     assert NetworkFinder.from_package("cpu") is None
+    with pytest.raises(CheckpointError, match="not in this package"):
+        NetworkFinder.load(None, None, "cpu")
+    with pytest.raises(ConfigError, match="quick/vmt_tiny: sees clips"):
+        NetworkFinder.load("quick/vmt_tiny", None, "cpu")
 
 
 def test_the_detector_of_the_package(

@@ -6,6 +6,7 @@ QDTrack do (arXiv:2006.06664, section 3.3); how they serve a tracklet with a giv
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,6 +24,7 @@ from vmt.inference.predictor import PredictorOptions, resize_frame
 from vmt.inference.pretrained import find_detector
 from vmt.modeling.video_model import FrameModel
 from vmt.utils.device import to_device
+from vmt.utils.errors import ConfigError
 
 ByteArray = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
@@ -154,12 +156,28 @@ class NetworkFinder:
     @classmethod
     def from_package(cls, device: str | None = None) -> NetworkFinder | None:
         """With the detector of the package; None where its weights are missing."""
-        if not ships():
-            return None
-        network = find_detector(None, None)
-        model = load_segmenter(network.config, network.weights, device=device)
-        assert isinstance(model, FrameModel), "the detector of the package sees frames"
-        return cls(model, PredictorOptions.from_config(load_config(network.config)))
+        return cls.load(None, None, device) if ships() else None
+
+    @classmethod
+    def load(
+        cls,
+        config: str | None,
+        weights: str | None,
+        device: str | None = None,
+        overrides: Sequence[str] = (),
+    ) -> NetworkFinder:
+        """With any network for frames; arguments as of ``load_segmenter``, None: the package's.
+
+        Raises:
+            ConfigError: the network sees clips.
+        """
+        network = find_detector(config, weights)
+        model = load_segmenter(network.config, network.weights, overrides, device)
+        if not isinstance(model, FrameModel):
+            raise ConfigError(
+                f"{network.config}: sees clips; objects are recognised by a network for frames."
+            )
+        return cls(model, PredictorOptions.from_config(load_config(network.config, overrides)))
 
     @torch.inference_mode()
     def __call__(self, frame: ByteArray) -> Candidates:
