@@ -28,7 +28,7 @@ from common import REPO, RESULTS, benchmark_parser, machine, parse, run, write_j
 from driving_clips import driving_clip
 
 from vmt import load_model
-from vmt.apps.segment import OutputFiles, Pipeline, Report
+from vmt.apps.pipeline import OutputFiles, Pipeline, Report
 from vmt.inference.predictor import Frame, FrameResult, PredictorOptions, VideoPredictor
 from vmt.inference.results import ResultsWriter
 from vmt.inference.video_file import VideoFile

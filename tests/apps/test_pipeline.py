@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from vmt.apps import segment
-from vmt.apps.segment import OutputFiles, VideoFiles
+from vmt.apps import pipeline
+from vmt.apps.pipeline import OutputFiles, VideoFiles
 from vmt.inference.predictor import FrameResult
 from vmt.structures.labels import LabelSpace
 from vmt.utils.atomic import DiskReserve
@@ -41,7 +41,7 @@ class Writer:
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VideoFiles:
-    monkeypatch.setattr(segment, "VideoWriter", Writer)
+    monkeypatch.setattr(pipeline, "VideoWriter", Writer)
     labels = LabelSpace("test", names=("thing",), category_ids=(1,))
     predictor = SimpleNamespace(model=SimpleNamespace(label_space=labels))
     source = SimpleNamespace(fps=5.0, size=SIZE)
