@@ -157,7 +157,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise BenchmarkError(f"{network.config}: not a network that sees frames one by one.")
     truth = json.loads((require_data(args.clips, "--clips") / "annotations.json").read_text())
     records = load_ytvis_json(args.clips / "annotations.json", args.clips / "JPEGImages", "clips")
-    seen = {record.id: look(model, options, record) for record in records}
+    seen = {}
+    for record in records:
+        seen[record.id] = look(model, options, record)
+        print(f"{record.name}: {len(seen[record.id])} frames seen", flush=True)
     for row in truth["annotations"]:
         row["category_id"] = OBJECT[0]["id"]
     truth["categories"] = OBJECT

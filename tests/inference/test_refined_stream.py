@@ -99,13 +99,13 @@ def test_a_video_is_one_stream_until_it_has_more_tracks_than_tracklets() -> None
 
 def test_two_tracks_share_a_tracklet_only_far_apart() -> None:
     rows = Rows(2)
-    assert rows.place(0, [7, 3]) == [0, 1]
-    assert rows.place(1, [3]) == [1]
+    assert rows.place(0, [7, 3]) == {7: 0, 3: 1}
+    assert rows.place(1, [3]) == {3: 1}
     assert rows.place(APART, [5]) is None
     rows = Rows(2)
-    assert rows.place(0, [7, 3]) == [0, 1]
-    assert rows.place(2, [3]) == [1]
-    assert rows.place(APART + 1, [3, 5]) == [1, 0]
+    assert rows.place(0, [7, 3]) == {7: 0, 3: 1}
+    assert rows.place(2, [3]) == {3: 1}
+    assert rows.place(APART + 1, [3, 5]) == {3: 1, 5: 0}
     assert rows.place(APART + 2, [7]) is None
 
 
@@ -146,6 +146,19 @@ def test_originals_and_times() -> None:
     stream = sharpened(Tracks([[1]] * 3), Shave(), keep_frames=True)
     assert [result.frame[0, 0, 0] for result in stream if result.frame is not None] == [0, 1, 2]
     assert stream.seconds["refine"] > 0
+
+
+def test_what_no_result_shows_is_not_sharpened() -> None:
+    class Unsure(Tracks):
+        def __next__(self) -> FrameResult:
+            result = super().__next__()
+            first, *rest = result.tracks
+            return replace(result, tracks=(replace(first, score=0.05), *rest))
+
+    (result,) = sharpened(Unsure([[1, 2]]), Shave())
+    weak, sure = result.tracks
+    assert weak.rle == square(1)
+    assert np.array_equal(rle.decode(sure.rle), shaved(rle.decode(square(2))))
 
 
 def test_what_would_vanish_stays() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import tee
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from cocoapi_hq.io import rle
 from vmt.inference.association.base import TrackSummary
+from vmt.inference.association.sharpened import MIN_SCORE
 from vmt.inference.mask_refiner import FrameRefiner, RefinedFrame
 from vmt.inference.predictor import FrameResult, TrackMask, TrackStream
 from vmt.inference.refine_defaults import ACCEPT, WINDOW
@@ -41,7 +42,7 @@ class Rows:
         self._row_of: dict[int, int] = {}
         self._seen: dict[int, int] = {}  # track -> the latest frame
 
-    def place(self, frame: int, tracks: list[int]) -> list[int] | None:
+    def place(self, frame: int, tracks: list[int]) -> dict[int, int] | None:
         """A tracklet for each track of a frame; None where there are too few.
 
         Args:
@@ -57,15 +58,15 @@ class Rows:
             if row is None and (row := next(free, None)) is None:
                 return None
             self._row_of[track], self._seen[track] = row, frame
-        return [self._row_of[track] for track in tracks]
+        return {track: self._row_of[track] for track in tracks}
 
 
 @dataclass(frozen=True)
 class _Waiting:
-    """A frame that the refiner has, and whose tracklets are those of its tracks."""
+    """A frame that the refiner has, and which tracklet each track is that is sharpened."""
 
     result: FrameResult
-    rows: list[int]
+    rows: dict[int, int]
 
 
 class RefinedStream(Iterator[FrameResult]):
@@ -75,7 +76,7 @@ class RefinedStream(Iterator[FrameResult]):
     lives and later another: memory does not grow with the video. Where more tracks are seen at a
     time than it has tracklets, it starts anew with more. Frames come as late as it wants to know
     the frames behind them. When the source breaks off, the frames before come first, as in
-    ``TrackStream``.
+    ``TrackStream``. Tracks below ``MIN_SCORE``, which are in no result, keep their masks.
 
     Attributes:
         seconds: those of the stream, and "refine".
@@ -145,13 +146,14 @@ class RefinedStream(Iterator[FrameResult]):
     def _tracklets(self) -> Iterator[tuple[Frame, BoolArray]]:
         """Frames and their masks, until there are too many tracks."""
         while (result := self._next) is not None:
-            rows = self._rows.place(result.index, [track.track_id for track in result.tracks])
+            sure = [track for track in result.tracks if track.score > MIN_SCORE]
+            rows = self._rows.place(result.index, [track.track_id for track in sure])
             if rows is None:
                 return
             assert result.frame is not None, "the stream keeps its frames"
             masks = np.zeros((self._rows.count, *result.frame.shape[:2]), np.bool_)
-            for row, track in zip(rows, result.tracks, strict=True):
-                masks[row] = rle.decode(track.rle)
+            for track in sure:
+                masks[rows[track.track_id]] = rle.decode(track.rle)
             self._waiting.append(_Waiting(result, rows))
             self._next = None
             yield result.frame, masks
@@ -160,15 +162,14 @@ class RefinedStream(Iterator[FrameResult]):
     def _sharpened(self, waiting: _Waiting, sharp: RefinedFrame) -> FrameResult:
         """The frame with its new masks; a track keeps one that is unchanged or would vanish."""
         result = waiting.result
-        tracks = tuple(
-            _with_mask(track, mask) if sharp.changed_px[row] and mask.any() else track
-            for row, track in zip(waiting.rows, result.tracks, strict=True)
-            for mask in (sharp.masks[row],)
-        )
+        tracks = tuple(self._with_mask(track, waiting.rows, sharp) for track in result.tracks)
         return replace(result, tracks=tracks, frame=result.frame if self._keep else None)
 
-
-def _with_mask(track: TrackMask, mask: BoolArray) -> TrackMask:
-    coded = rle.encode(mask)
-    crop = decode_crop(coded)
-    return replace(track, rle=coded, box_xyxy_px=crop.box_xyxy_px(), area=crop.area)
+    @staticmethod
+    def _with_mask(track: TrackMask, rows: Mapping[int, int], sharp: RefinedFrame) -> TrackMask:
+        row = rows.get(track.track_id)
+        if row is None or not sharp.changed_px[row] or not sharp.masks[row].any():
+            return track
+        coded = rle.encode(sharp.masks[row])
+        crop = decode_crop(coded)
+        return replace(track, rle=coded, box_xyxy_px=crop.box_xyxy_px(), area=crop.area)
