@@ -47,7 +47,7 @@ def recipe() -> Recipe:
         tool="tools/make_vmt_small.py",
         config=REPO / "configs/small/vmt_small.yaml",
         label_space=SPACE,
-        use="clips made of",
+        use="clips made of nine in ten of",
         sections=("MODEL", "INPUT", "TEST"),
         half=True,
     )

@@ -72,7 +72,7 @@ def test_from_photos_to_weights_in_a_folder(
     assert cfg.DATASETS.TRAIN == []
     assert cfg.MODEL.DEVICE == "auto"  # not that of the training
     text = (weights / "ATTRIBUTION.md").read_text()
-    assert "clips made of these 2 photographs" in text
+    assert "clips made of nine in ten of these 2 photographs" in text
     # Called again, it has nothing left to do but to ship.
     monkeypatch.setattr("vmt.apps.recipe.run_job", lambda *asked: pytest.fail(str(asked)))
     assert tool.main([*arguments, "TEST.QUASI_DENSE.INIT_SCORE", "0.25"]) == 0
