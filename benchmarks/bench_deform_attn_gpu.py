@@ -5,7 +5,8 @@ Registers, shared memory and instructions of every kernel, read from its cubin; 
 microseconds of a call, with kernels and driver replaced by ones that do nothing. Instructions of
 the inner loop are per sample of one warp, which holds four queries in fp32 and eight in bf16
 forward, four in both backward; the original, whose counts `--third-party` adds, holds one. They
-need NVIDIA's nvdisasm, which comes with triton. Times on a GPU are those of `run_gpu.py`.
+need NVIDIA's nvdisasm, which comes with triton. What misses the first cache is simulated, with
+queries in rows and in squares. Times on a GPU are those of `run_gpu.py`.
 
 Example:
     python benchmarks/bench_deform_attn_gpu.py --architectures 80 90 120
@@ -23,19 +24,24 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import gpu_operator
 import torch
-from bench_deform_attn import CHANNELS, HEADS, POINTS
+from bench_deform_attn import CHANNELS, HEADS, POINTS, SPATIAL_SHAPES
 from common import BenchmarkError, benchmark_parser, machine, parse, run, write_json
 from gpu_baselines import ORIGINAL, compile_original
+from gpu_cache import in_rows, in_squares, l2_megabytes, tokens_read
+from gpu_common import Step
 from gpu_cubin import cost_row, kernel_costs
+from gpu_operator import make_inputs
 
 from vmt.ops import fused_ms_deform_attn, ms_deform_attn
 from vmt.ops.deform_attn import backends, cuda, nvrtc
 from vmt.ops.deform_attn.nvrtc import ProgramSpec
 
-DRY_RUN = {"architectures": [90], "calls": 20}
+DRY_RUN = {"architectures": [90], "calls": 20, "images": 1, "shapes": [(6, 10), (3, 5)]}
 ARCHITECTURES = [75, 80, 90, 100, 120]
 CALLS = 5000
+IMAGES = 5
 SHAPES = [(2, 3), (1, 1), (1, 1), (1, 1)]
 _COLUMNS = ("registers", "local_bytes", "shared_bytes", "loop_per_sample")
 
@@ -75,6 +81,21 @@ def costs_of_original(folder: Path, arch: int) -> list[dict[str, Any]]:
         row = cost_row(code, lowered.decode())
         row["loop_samples"] = 1
         rows.append({"arch": arch, "type": "float32", "kernel": name} | _per_sample(row))
+    return rows
+
+
+def cache_misses(shapes: Sequence[tuple[int, int]], images: int) -> list[dict[str, Any]]:
+    """A row per type: megabytes that a trained encoder's forward kernel asks of L2, simulated."""
+    with mock.patch.object(gpu_operator, "TOY_SHAPES", list(shapes)):
+        (_, locations, _), _ = make_inputs(Step(Path(), dry=True), 1, None, torch.float32, 0)
+    tokens, rows = tokens_read(locations[0], shapes), []
+    for dtype in (torch.float32, torch.bfloat16):
+        block = cuda.queries_per_block(dtype, CHANNELS, cuda.FORWARD)
+        row: dict[str, Any] = {"type": str(dtype).removeprefix("torch."), "images": images}
+        for name, order in (("rows", in_rows(shapes)), ("squares", in_squares(shapes, 4))):
+            megabytes = l2_megabytes(tokens, order, images, dtype.itemsize, block)
+            row[f"l2_megabytes_in_{name}"] = round(megabytes, 1)
+        rows.append(row)
     return rows
 
 
@@ -169,6 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--calls", type=int, default=CALLS, help="timed calls (default %(default)s)"
     )
     parser.add_argument("--third-party", type=Path, help="folder with a clone of Deformable-DETR")
+    parser.set_defaults(images=IMAGES, shapes=SPATIAL_SHAPES)
     args = parse(parser, argv, DRY_RUN)
     host = host_microseconds(args.calls)
     rows: list[dict[str, Any]] = []
@@ -184,7 +206,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for row in [*rows, *originals]:
         name = f"sm_{row['arch']} {row['type']} {'fused ' if row.get('fused') else ''}"
         print(name + row["kernel"], *(f"{c} {row.get(c)}" for c in _COLUMNS))
+    misses = cache_misses(args.shapes, args.images)
     print("host, microseconds:", host)
+    print("from L2, simulated:", *misses, sep="\n")
     write_json(
         args.output,
         {
@@ -192,6 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "call on the host without driver and kernel",
             "machine": machine(),
             "host_us": host,
+            "cache_misses_simulated": misses,
             "rows": rows,
             "original": originals,
         },

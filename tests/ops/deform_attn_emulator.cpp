@@ -265,6 +265,13 @@ VMT_EXPORT int vmt_queries_of_a_block(int channels, int kernel) {
   return find(channels, kernel).queries;
 }
 
+// The queries in the order in which blocks of so many take them.
+VMT_EXPORT void vmt_order(const Problem* problem, int queries_of_a_block, long long* order) {
+  for (long long number = 0; number < problem->queries; ++number) {
+    order[number] = ordered_query(*problem, number, strip_rows(queries_of_a_block));
+  }
+}
+
 // Runs all blocks; with `last_first` half as many, each of which goes on to a second tile. Returns
 // 0, or 1 where threads wait for each other for ever, or -1 where there is no such kernel.
 VMT_EXPORT int vmt_emulate(const Problem* problem, int channels, int kernel, int last_first) {

@@ -74,6 +74,14 @@ def queries_of_a_block(
     return found
 
 
+def order_of_queries(case: Case, queries_of_a_block: int) -> list[int]:
+    """In which order blocks of so many take them."""
+    problem = cuda.make_problem(case.value, case.flat_shapes, case.locations, case.weights)
+    order = (ctypes.c_longlong * problem.queries)()
+    library(F32, F32, False).vmt_order(ctypes.byref(problem), queries_of_a_block, order)
+    return list(order)
+
+
 def emulate(case: Case | FusedCase, kernel: str, *, last_first: bool = False) -> tuple[Tensor, ...]:
     """Run a GPU kernel on the CPU through the argument block that a launch would get.
 

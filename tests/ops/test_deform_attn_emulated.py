@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.conftest import REPO, load_module
 from tests.ops.deform_attn_cases import (
     Case,
     FusedCase,
@@ -25,6 +26,7 @@ from tests.ops.deform_attn_emulator import (
     WIDTHS,
     emulate,
     needs_emulator,
+    order_of_queries,
     queries_of_a_block,
     with_widths,
 )
@@ -144,6 +146,51 @@ def test_many_queries_share_the_sums_of_a_block(channels: int) -> None:
     for one, other, exact in zip(plain, tiled, reference_results(case)[1:], strict=True):
         assert_near(one, exact)
         assert_near(other, exact)
+
+
+#: Levels lower and higher than strips of 4 and 8 rows.
+STRIPED_SHAPES = ((13, 5), (4, 4), (3, 6), (1, 2))
+
+
+def in_strips(rows: int) -> list[int]:
+    """The cells of these levels, strip by strip, column by column."""
+    order, start = [], 0
+    for height, width in STRIPED_SHAPES:
+        for top in range(0, height, rows):
+            for x in range(width):
+                order += [start + y * width + x for y in range(top, min(top + rows, height))]
+        start += height * width
+    return order
+
+
+@pytest.mark.parametrize(("queries_of_a_block", "rows"), [(16, 4), (32, 4), (128, 8)])
+def test_the_queries_of_an_encoder_come_in_squares(queries_of_a_block: int, rows: int) -> None:
+    tokens = sum(h * w for h, w in STRIPED_SHAPES)
+    sizes = {"channels": 1, "spatial_shapes": STRIPED_SHAPES, "dtype": F32}
+    encoder, decoder = (make_case(queries=count, **sizes) for count in (tokens, tokens - 1))
+    assert order_of_queries(encoder, queries_of_a_block) == in_strips(rows)
+    simulated = load_module(REPO / "benchmarks/gpu_cache.py").in_squares(STRIPED_SHAPES, rows)
+    assert simulated == in_strips(rows)
+    assert order_of_queries(decoder, queries_of_a_block) == list(range(tokens - 1))
+
+
+@pytest.mark.parametrize("channels", [20, 32])
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("kernel", [cuda.FORWARD, *BACKWARDS])
+def test_an_encoder_in_squares(kernel: str, fused: bool, channels: int) -> None:
+    """Every query is served once: outputs that nobody writes hold sevens."""
+    sizes = {"queries": sum(h * w for h, w in STRIPED_SHAPES), "channels": channels, "points": 3}
+    sizes |= {"spatial_shapes": STRIPED_SHAPES, "dtype": F32}
+    case = make_fused_case(**sizes) if fused else make_case(**sizes)
+    exact = fused_reference_results(case) if fused else reference_results(case)
+    found = emulate(case, kernel)
+    if fused and kernel != cuda.FORWARD:
+        grad_offsets, _ = place_gradients(
+            found[1], case.flat_shapes, case.offsets, case.reference, reference_grad=False
+        )
+        found, exact = (found[0], grad_offsets, found[2]), exact[:4]
+    for one, other in zip(found, exact if kernel == cuda.FORWARD else exact[1:], strict=False):
+        assert_near(one, other, more=4.0)
 
 
 @pytest.mark.parametrize(("types", "channels"), with_widths(TYPES))

@@ -53,6 +53,7 @@ __device__ __forceinline__ void run_backward(const Problem& p, typename Kernel::
   const int group = threadIdx.x / Layout::lanes, lane = threadIdx.x % Layout::lanes;
   const int samples = p.levels * p.points;
   const long long tiles = tile_count(p, Kernel::queries_per_tile);
+  constexpr int rows = strip_rows(Kernel::queries_per_tile);
   for (long long index = blockIdx.x; index < tiles; index += gridDim.x) {
     const Tile tile = make_tile(p, index, Kernel::queries_per_tile);
     const long long origin = head_origin(p, tile, VMT_HEAD_CHANNELS) + lane * Layout::vec;
@@ -67,7 +68,7 @@ __device__ __forceinline__ void run_backward(const Problem& p, typename Kernel::
     for (int round = 0; round < Kernel::rounds; ++round) {
       const long long asked = tile.first_query + round * Kernel::groups + group;
       const bool active = asked < p.queries;
-      const long long query = inside_query(p, asked);
+      const long long query = ordered_query(p, inside_query(p, asked), rows);
       const Inputs inputs = open_inputs<Inputs, Layout::lanes>(p, tile, query, lane);
       A grad_out[Layout::steps][Layout::vec] = {};
       Kernel::load_grad(p, tile, query, active, lane, grad_out);
@@ -118,10 +119,11 @@ extern "C" __global__ void __launch_bounds__(kForwardWarps * kWarpLanes)
   const int group = threadIdx.x / Layout::lanes, lane = threadIdx.x % Layout::lanes;
   const int samples = p.levels * p.points;
   const long long tiles = tile_count(p, Kernel::queries_per_tile);
+  constexpr int rows = strip_rows(Kernel::queries_per_tile);
   for (long long index = blockIdx.x; index < tiles; index += gridDim.x) {
     const Tile tile = make_tile(p, index, Kernel::queries_per_tile);
     const long long asked = tile.first_query + group;
-    const long long query = inside_query(p, asked);
+    const long long query = ordered_query(p, inside_query(p, asked), rows);
     const ProgramInputs inputs = open_inputs<ProgramInputs, Layout::lanes>(p, tile, query, lane);
     const VMT_VALUE_TYPE* values = Kernel::lane_values(p, tile, lane);
     Kernel::A sum[Layout::steps][Layout::vec] = {};

@@ -84,6 +84,26 @@ VMT_INLINE Tile make_tile(const Problem& p, long long index, int queries_per_til
   return tile;
 }
 
+// Rows of a strip in which the queries of a tile lie, see `ordered_query`.
+VMT_INLINE constexpr int strip_rows(int queries_per_tile) { return queries_per_tile >= 64 ? 8 : 4; }
+
+// Which query comes as `number`th. Those of an encoder are the cells of the levels, and a tile should
+// be about a square of them, which reads fewer cells than a row: they come strip by strip of `rows`
+// rows, column by column. Others come as they are.
+VMT_INLINE long long ordered_query(const Problem& p, long long number, int rows) {
+  if (p.queries != p.tokens) return number;
+  int level = 0;
+  while (level + 1 < p.levels && number >= p.start[level + 1]) ++level;
+  const int width = p.width[level];
+  const int cell = static_cast<int>(number) - p.start[level];
+  const int first_row = cell / (rows * width) * rows;
+  const int left = p.height[level] - first_row;
+  const int tall = left < rows ? left : rows;
+  const int inside = cell - first_row * width;
+  const int column = inside / tall;
+  return p.start[level] + (first_row + inside - column * tall) * width + column;
+}
+
 // Of value[b, 0, m, 0]; offsets from there fit into 32 bits.
 VMT_INLINE long long head_origin(const Problem& p, const Tile& tile, int channels) {
   return (tile.batch * p.tokens * p.heads + tile.head) * channels;
