@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.device_counts import DeviceCounts
 from tests.devices import NO_GPU
 from tests.recorded_graph import RecordedGraph, graphs_on_cpu
 from vmt.utils import cuda_graph
@@ -59,6 +60,7 @@ def same(one: Result, other: Result) -> bool:
 def test_the_second_call_of_a_kind_is_captured_and_the_third_replayed(network, made) -> None:
     graphs = CudaGraphs(network, "GRAPH")
     clips = [torch.randn(5, 3) for _ in range(4)]
+    before = [clip.clone() for clip in clips]
     kept: list[Result] = []
     for count, (clip, runs, captured, replays) in enumerate(
         zip(clips, (1, 2, 2, 2), (0, 1, 1, 1), (0, 1, 2, 3), strict=True)
@@ -67,8 +69,8 @@ def test_the_second_call_of_a_kind_is_captured_and_the_third_replayed(network, m
         assert network.runs == runs, count
         assert len(made) == captured
         assert sum(graph.replays for graph in made) == replays
-    # results of earlier calls are not written by later ones
-    for clip, result in zip(clips, kept, strict=True):
+    # results of earlier calls are not written by later ones, nor are arguments
+    for clip, result in zip(before, kept, strict=True):
         assert same(result, network(clip))
         assert result.parts[0] is result.values, "shared before, shared after"
 
@@ -203,17 +205,22 @@ def test_what_a_graph_reads_outlives_the_cache_it_came_from(network, made) -> No
 @torch.no_grad()
 def test_casts_of_weights_are_in_the_graph_and_not_in_the_callers_cache(network, made) -> None:
     graphs, clip = CudaGraphs(network, "GRAPH"), torch.randn(5, 3)
+    behind: list[int] = []
 
     def call() -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
             own = graphs(network.forward, clip).values
-            return own + network.layer(clip)
+            with DeviceCounts() as counts:
+                out = own + network.layer(clip)
+        behind.append(counts.launches["_to_copy"])
+        return out
 
     first = call()
     for _ in range(3):
         assert torch.equal(call(), first)
     casts = [func for func, *_ in made[0].steps if "_to_copy" in str(func)]
     assert len(casts) == 3  # clip, weight and bias
+    assert behind == [1, 3, 3, 3]  # without a graph the caller has them already
 
 
 def test_a_copy_of_the_network_has_graphs_of_its_own(network, made) -> None:
