@@ -313,7 +313,7 @@ def _kernel_costs(step: Step) -> dict[str, Any]:
         return {}
     arch = 90 if step.dry else _arch()
     costs = {}
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in step.size((torch.float32, torch.bfloat16), (torch.bfloat16,)):
         for fused in (False, True):
             logits = dtype if fused else torch.float32
             code = nvrtc.compile_program(arch, ProgramSpec(dtype, logits, CHANNELS, fused))
