@@ -1,4 +1,4 @@
-"""Steps of ``run_gpu.py`` about networks: are they right on this card, how fast, how large.
+"""Steps of ``run_gpu.py`` about networks: how fast they are on this card, how large.
 
 Not a script.
 """
@@ -6,11 +6,7 @@ Not a script.
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import re
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -24,15 +20,12 @@ from common import REPO
 from gpu_common import (
     Step,
     StepError,
-    overlap,
     peak,
     profiled,
-    relative_error,
     reset_peak,
     wait,
     wall_seconds,
 )
-from gpu_operator import FULL_TOLERANCE, HALF_TOLERANCE, errors_against_double, kernel_cache
 from torch import Tensor
 
 import vmt
@@ -49,10 +42,6 @@ from vmt.structures.labels import LabelSpace
 
 #: Share of all cells that trained quadtrees refine; random weights would mark half of them.
 NODE_SHARE = 0.04
-#: Least overlap of masks on the GPU, in fp32, with those on the CPU.
-LEAST_OVERLAP = 0.995
-#: Most that a replayed network may differ from itself: kernels of cuDNN may be others.
-SAME_ANSWER = 1e-3
 #: What is fast and what is right of every method: config, and its toy.
 NETWORKS = {
     "vmt_released_R50": ("hq_ytvis/vmt_R50_released", "quick/vmt_tiny_released"),
@@ -62,10 +51,6 @@ NETWORKS = {
     "minvis_R50": ("hq_ytvis/minvis_R50", "quick/minvis_tiny"),
     "refinevis_R50": ("hq_ytvis/refinevis_R50", "quick/refinevis_tiny"),
 }
-
-
-#: Those of which a part can be captured, one of each kind.
-GRAPHED = ("vmt_released_R50", "idol_R50", "minvis_R50", "refinevis_R50")
 
 
 def clip_of(step: Step, frames: int, size: tuple[int, int]) -> Tensor:
@@ -115,107 +100,6 @@ def at_node_share(model: VideoModel, clip: Tensor) -> None:
     thresholds = tuple(float(x[int((1 - NODE_SHARE) * (len(x) - 1))]) for x in levels)
     for tree in trees:
         tree.thresholds = thresholds
-
-
-# --- correct --------------------------------------------------------------------------------------
-
-
-def correct(step: Step) -> None:
-    """Tests that need a GPU, the operator against fp64 at full size, networks against the CPU."""
-    problems = [*_tests(step), *kernel_cache(step), *_operator(step)]
-    problems += [*_networks(step), *_graphs(step), *_refiner(step)]
-    if problems:
-        raise StepError("; ".join(problems))
-    step.put(summary="all right")
-
-
-def _tests(step: Step) -> list[str]:
-    """``pytest -m cuda``; in a dry run a few of them, which skip."""
-    words = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider"]
-    if step.dry:
-        words += ["tests/ops/test_deform_attn_cuda.py", "-k", "misaligned"]
-    elif importlib.util.find_spec("xdist"):
-        words += ["-n", "4"]
-    done = subprocess.run(words, cwd=REPO, capture_output=True, text=True)
-    lines = (done.stdout + done.stderr).strip().splitlines()
-    counts = {
-        word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|skipped|error)", lines[-1])
-    }
-    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
-    step.put(tests=counts, failed_tests=failed)
-    # 5: nothing was collected
-    if done.returncode or (not step.dry and not counts.get("passed")):
-        return [f"pytest -m cuda: {lines[-1]}"]
-    return []
-
-
-def _operator(step: Step) -> list[str]:
-    problems, errors = [], {}
-    for batch in step.size((5, 36), (1,)):
-        for dtype in (torch.float32, torch.float16, torch.bfloat16):
-            found = errors_against_double(step, batch, dtype)
-            name = f"{str(dtype).removeprefix('torch.')} B={batch}"
-            errors[name] = found
-            limit = FULL_TOLERANCE if dtype == torch.float32 else HALF_TOLERANCE
-            problems += [f"op {name}: {k} off by {v:.1e}" for k, v in found.items() if v > limit]
-            step.put(operator_errors=errors)
-    return problems
-
-
-def _networks(step: Step) -> list[str]:
-    problems, found = [], {}
-    clip = clip_of(step, 2, (96, 160))
-    for name in step.size(tuple(NETWORKS), ("vmt_released_R50", "idol_R50")):
-        if "Swin" in name:
-            continue
-        expected = answer(load(step, name, "cpu", "TEST.PRECISION", "fp32"), clip)
-        actual = answer(load(step, name, step.device, "TEST.PRECISION", "fp32"), clip)
-        if expected.keys() == actual.keys() and all(
-            expected[k].shape == actual[k].shape for k in expected
-        ):
-            found[name] = {k: relative_error(actual[k], expected[k]) for k in expected}
-            worst = max(found[name].values())
-        else:
-            worst = float("inf")
-        step.put(networks=found)
-        if worst > 5e-3:
-            problems.append(f"{name} differs from the CPU by {worst:.1e}")
-    return problems
-
-
-def _graphs(step: Step) -> list[str]:
-    """``TEST.GRAPH``: first call, capture and replays, of other frames each, against calls without.
-
-    In a dry run, which has no graphs, a network is held against itself.
-    """
-    problems, found = [], {}
-    clips = [clip_of(step, 2, (96, 160)).flip(axes) for axes in ((), (2,), (3,), (2, 3))]
-    for name in step.size(GRAPHED, GRAPHED[:2]):
-        plain, graphed = (
-            load(step, name, step.device, "TEST.GRAPH", str(on and not step.dry))
-            for on in (False, True)
-        )
-        pairs = [(answer(graphed, clip), answer(plain, clip)) for clip in clips]
-        found[name] = max(
-            relative_error(one[k], other[k]) if one[k].shape == other[k].shape else float("inf")
-            for one, other in pairs
-            for k in other
-        )
-        step.put(graphs=found)
-        if found[name] > SAME_ANSWER:
-            problems.append(f"{name} with TEST.GRAPH differs by {found[name]:.1e}")
-    return problems
-
-
-def _refiner(step: Step) -> list[str]:
-    frames, coarse = _discs(2, 2, step)
-    masks = [
-        vmt.MaskRefiner.from_pretrained(device=str(device)).refine(frames, coarse).masks
-        for device in ("cpu", step.device)
-    ]
-    same = overlap(*(torch.from_numpy(x) for x in masks))
-    step.put(refiner_overlap=same)
-    return [f"vmt refine overlaps with the CPU by {same:.4f}"] if same < LEAST_OVERLAP else []
 
 
 # --- speed ----------------------------------------------------------------------------------------
@@ -346,7 +230,7 @@ def train(step: Step) -> None:
     step.put(summary=text)
 
 
-def _discs(tracklets: int, frames: int, step: Step) -> tuple[np.ndarray, np.ndarray]:
+def discs(tracklets: int, frames: int, step: Step) -> tuple[np.ndarray, np.ndarray]:
     """(T, H, W, 3) frames and (N, T, H, W) coarse masks; the toy is what lies around a disc."""
     video = Discs(tracklets, frames)
     pictures, masks = np.stack(list(video.pictures())), np.stack(list(video.masks()), axis=1)
@@ -362,7 +246,7 @@ def refine(step: Step) -> None:
     rows: list[dict[str, Any]] = []
     refiner = vmt.MaskRefiner.from_pretrained(device=str(step.device))
     for tracklets in step.size((1, 5, 20), (1,)):
-        frames, masks = _discs(tracklets, step.size(30, 2), step)
+        frames, masks = discs(tracklets, step.size(30, 2), step)
 
         def call(frames: np.ndarray = frames, masks: np.ndarray = masks) -> None:
             refiner.refine(frames, masks)
@@ -370,7 +254,7 @@ def refine(step: Step) -> None:
         reset_peak(step.device)
         seconds = min(wall_seconds(call, step.device, 1, step.size(1, 0)))
         row = {"tracklets": tracklets, "frames_per_second": len(frames) / seconds}
-        short = _discs(tracklets, 4, step) if not step.dry else (frames, masks)
+        short = discs(tracklets, 4, step) if not step.dry else (frames, masks)
         rows.append(row | peak(step.device) | profiled(lambda s=short: call(*s), step.device))
         step.put(rows=rows)
     text = ", ".join(f"{r['tracklets']}: {r['frames_per_second']:.1f} frames/s" for r in rows)

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import gpu_baselines
+import gpu_correct
 import gpu_network
 import gpu_operator
 import gpu_processes
@@ -55,7 +56,7 @@ class Plan:
 
 STEPS = {
     "env": Plan(15, gpu_operator.env),
-    "correct": Plan(60, gpu_network.correct),
+    "correct": Plan(60, gpu_correct.correct),
     "op": Plan(50, gpu_operator.op),
     "model": Plan(85, gpu_network.model),
     "train": Plan(45, gpu_network.train),
