@@ -25,16 +25,8 @@ from vmt.utils import comm
 from vmt.utils.errors import ConfigError
 
 
-def after_one(path: str | Path) -> Path:
-    """Where ``train_and_save`` keeps its first checkpoint."""
-    return Path(path).with_suffix(".step1")
-
-
 def train_and_save(path: str, kind: str, name: str, steps: int, resume: str, overrides: Any) -> int:
-    """Train on four clips per step, one of them without objects; keep state and losses.
-
-    The checkpoint behind the first step of several lies beside, ``after_one``.
-    """
+    """Train on four clips per step, one of them without objects; keep state and losses."""
     torch.set_num_threads(1)
     cfg = quick_config(name, *overrides)
     torch.manual_seed(0)
@@ -58,10 +50,6 @@ def train_and_save(path: str, kind: str, name: str, steps: int, resume: str, ove
             values = torch.tensor(list(trainer.last.losses.values()), dtype=torch.float64)
             losses.append(float(comm.mean(values).sum()))
             norms.append(trainer.last.gradient_norm)
-            if trainer.step == 1 < steps:
-                state = trainer.state()
-                if comm.is_main():
-                    torch.save(state, after_one(path))
 
     trainer = Trainer(
         model,

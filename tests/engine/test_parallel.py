@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,26 +52,12 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return train(tmp_path_factory.mktemp("alone") / "one.pt", 1)
 
 
-@pytest.fixture(scope="module")
-def two_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """What three steps of two processes left, by kind; run once each."""
-    folder = tmp_path_factory.mktemp("two")
-
-    def run(kind: str) -> Path:
-        path = folder / f"{kind}.pt"
-        if not path.exists():
-            train(path, 2, kind)
-        return path
-
-    return run
-
-
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_two_processes_equal_one_with_the_same_global_batch(
-    alone: dict[str, Any], two_of: Callable[[str], Path], kind: str
+    alone: dict[str, Any], tmp_path: Path, kind: str
 ) -> None:
     """In step 1 one process has no object, in every step one clip has none."""
-    two = torch.load(two_of(kind), weights_only=True)
+    two = train(tmp_path / "two.pt", 2, kind)
     close(two, alone)
     assert len(two["rng"]) == 2
     assert two["optimizer"]["state"].keys() == alone["optimizer"]["state"].keys()
@@ -117,14 +102,10 @@ def test_refinevis_trains_in_two_processes(tmp_path: Path, kind: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "second"), [("ddp", "fsdp"), ("fsdp", "ddp")])
 def test_a_checkpoint_serves_any_kind_and_number_of_processes(
-    alone: dict[str, Any],
-    two_of: Callable[[str], Path],
-    tmp_path: Path,
-    first: str,
-    second: str,
+    alone: dict[str, Any], tmp_path: Path, first: str, second: str
 ) -> None:
-    begun = process_mains.after_one(two_of(first))
-    resumed = train(tmp_path / "second.pt", 2, second, resume=str(begun))
+    train(tmp_path / "first.pt", 2, first, steps=1)
+    resumed = train(tmp_path / "second.pt", 2, second, resume=str(tmp_path / "first.pt"))
     close({**resumed, "losses": alone["losses"], "norms": alone["norms"]}, alone)
     assert resumed["losses"] == pytest.approx(alone["losses"][1:], rel=1e-5)
 
