@@ -36,7 +36,7 @@ from common import (
     write_json,
 )
 
-from cocoapi_hq.tubes.tracklet_quality import evaluate_tracklets
+from cocoapi_hq.tubes.tracklet_quality import tube_ious
 from tests.synthetic import write_moving_shapes
 from vmt.config.node import load_config
 from vmt.data.datasets.ytvis import load_ytvis_json
@@ -129,10 +129,9 @@ def rate(truth: Mapping[str, Any], found: Results, folder: Path) -> dict[str, fl
     path = folder / "results.json"
     path.write_text(json.dumps(found))
     scored, _ = score(truth, path, ["tube_mask"])
-    tracklets = evaluate_tracklets(dict(truth), found).tracklets
     return {
         "tube_AP50": round(100 * scored["tube_mask/AP50"], 1),
-        "mean_tube_iou": round(statistics.mean(t.tube_iou for t in tracklets), 3),
+        "mean_tube_iou": round(statistics.mean(tube_ious(dict(truth), found).values()), 3),
         "results": len(found),
     }
 

@@ -159,6 +159,17 @@ def test_crowd_and_invisible_tubes_are_left_out() -> None:
     assert result.tracklets[0].result is None
 
 
+def test_tube_ious_alone_are_those_of_the_whole() -> None:
+    objects = [[A, A], [B, B], [None, None], [A, B], [HALF, HALF]]
+    truth, results = tubes(objects, [[A, B], [A, A]], crowd=(3,))
+    whole = tracklet_quality.evaluate_tracklets(truth, results).tracklets
+    ious = tracklet_quality.tube_ious(truth, results)
+    assert ious == {t.annotation_id: t.tube_iou for t in whole}
+    assert len(ious) == 3
+    assert 0.0 in ious.values()
+    assert max(ious.values()) == 1.0
+
+
 def test_wrong_size_counts_as_missing() -> None:
     region, contour, curve = tracklet_quality.compare_tubes(coded(A), coded(box(0, 0, 8, 4, h=11)))
     assert (region, contour, curve) == (0, 0, [0])
