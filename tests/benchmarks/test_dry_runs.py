@@ -17,7 +17,10 @@ from cocoapi_hq.io import rle
 REPO = Path(__file__).resolve().parents[2]
 FOLDER = REPO / "benchmarks"
 #: Not scripts, or scripts of another kind that have tests of their own below.
-OTHERS = {"common", "run_all", "baseline_mots", "driving_clips", "run_gpu"}
+OTHERS = {
+    *("common", "run_all", "baseline_mots", "driving_clips", "run_gpu"),
+    "classical_refinement",
+}
 SCRIPTS = sorted(
     path.stem
     for path in FOLDER.glob("*.py")

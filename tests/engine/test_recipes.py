@@ -53,7 +53,7 @@ def keys_of(name: str) -> dict[str, str]:
             "SOLVER.FREEZE": "[backbone.body.conv_stem.]",
             "DATASETS.UNKNOWN_CLASSES": "drop",
         }
-    if name in ("refine/mask_refiner_lite0", "small/vmt_small"):  # their norms are folded
+    if name in ("refine/mask_refiner", "small/vmt_small"):  # their norms are folded
         keys |= {"MODEL.BACKBONE.NAME": "timm/test_efficientnet", "MODEL.BACKBONE.WIDTHS": "[]"}
     based = ("refine/ovis", "ovis/ablations/table", *FIXED)
     if name.startswith(based) or name.endswith("/refinevis_vmt_R50"):  # in place of a trained base

@@ -45,7 +45,7 @@ NETWORKS = {
     "dense_band": ("quick/vmt_tiny_released", {}),
     "quadtree": ("quick/vmt_tiny", {}),
     "msts": ("quick/msts_tiny", {}),
-    "mask_pool": ("refine/mask_refiner", POOL),
+    "mask_pool": ("refine/mask_refiner_frames", POOL),
     "detector": ("quick/vmt_tiny", DETECTOR),
     "idol": ("quick/idol_tiny", {}),
     "minvis": ("quick/minvis_tiny", {}),
@@ -184,7 +184,7 @@ def test_sharding_and_other_switches(key: str, value: str, said: str) -> None:
 def test_a_mask_refiner_has_no_part_in_a_demo(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["demo", "--config-file", str(CONFIGS / "refine" / "mask_refiner.yaml")]
+    words = ["demo", "--config-file", str(CONFIGS / "refine" / "mask_refiner_frames.yaml")]
     words += ["--input", str(data / "JPEGImages" / "shapes_000"), "--output", str(tmp_path)]
     assert main([*words, "--device", "cpu"]) == 2
     assert "vmt refine runs it" in capsys.readouterr().err

@@ -52,7 +52,7 @@ QUERIES = (*SMALL, *EVERY_NODE, "MODEL.META_ARCHITECTURE", "QueryMaskRefiner")
     [
         ("seqformer_tiny", SMALL),
         ("vmt_tiny_released", SMALL),
-        ("../refine/mask_refiner", POOLED),
+        ("../refine/mask_refiner_frames", POOLED),
         ("vmt_tiny", QUERIES),
     ],
 )

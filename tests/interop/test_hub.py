@@ -173,9 +173,9 @@ def test_names_of_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert where.config.is_file()
     assert find_pretrained("vmt_r50", fetch_weights=False).weights is None
     assert fetched == [tmp_path / "weights"]
-    shipped = find_pretrained("low_res")
+    shipped = find_pretrained("mask_refiner")
     assert shipped.weights is not None
-    assert shipped.weights.name == "low_res.safetensors"
+    assert shipped.weights.name == "mask_refiner.safetensors"
     monkeypatch.chdir(tmp_path)
     assert find_pretrained(CONFIG) == find_pretrained(f"configs/{CONFIG}.yaml")
     assert find_pretrained(CONFIG).weights is None
@@ -185,6 +185,7 @@ def test_names_of_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     ("name", "said"),
     [
         ("nothing", "`vmt zoo`"),
+        ("low_res", "were removed: mask_refiner"),
         ("missing.yaml", "no such config file"),
         ("a/b/c", "`vmt configs`"),
     ],

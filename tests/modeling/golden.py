@@ -50,7 +50,7 @@ NETWORKS: dict[str, tuple[str, dict[str, str]]] = {
     "dense_band": ("quick/vmt_tiny_released", {}),
     "quadtree": ("quick/vmt_tiny", {}),
     "msts": ("quick/msts_tiny", {}),
-    "mask_refiner": ("refine/mask_refiner", POOL),
+    "mask_refiner": ("refine/mask_refiner_frames", POOL),
     "query_refiner": ("quick/vmt_tiny", DETECTOR),
 }
 #: Networks that sharpen given masks.

@@ -148,7 +148,8 @@ def test_refined_masks_stay_below_the_ceilings(
     refiner.refine(clip.frames, masks, window=window)
     with DeviceCounts() as counts:
         refiner.refine(clip.frames, masks, window=window)
-    assert 500 < counts.launches.total() / tracklets <= 960, counts.launches.most_common(20)
+    # a hundred convolutions of two backbones among them
+    assert 500 < counts.launches.total() / tracklets <= 1270, counts.launches.most_common(20)
     # how many nodes, how many in each block; and the masks of all tracklets, together
     assert counts.waits.total() <= 2 * tracklets + windows, counts.waits
 

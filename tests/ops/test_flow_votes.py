@@ -91,10 +91,12 @@ def test_the_share_weighs_neighbours_by_trust() -> None:
         )
         for trust in (1.0, 0.5)
     ]
-    said = votes_for(own, [own, np.roll(own, 30, 2)], flows, 4)
+    said = votes_for(own, [own, np.roll(own, 15, 2)], flows, 4)
     assert said[0, 0, 30, 30] == round(255 * 1 / 1.5)
-    assert said[0, 0, 30, 60] == round(255 * 0.5 / 1.5)
+    assert said[0, 0, 30, 50] == round(255 * 0.5 / 1.5)
     assert said[0, 1, 30, 30] == round(255 * 1.5 / 4)
+    elsewhere = votes_for(own, [own, np.roll(own, 22, 2)], flows, 4)
+    assert (elsewhere == votes_for(own, [own], flows[:1], 4)).all(), "that is another object"
 
 
 def test_large_frames_are_made_smaller_and_votes_come_back_in_place() -> None:

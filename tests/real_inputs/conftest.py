@@ -55,8 +55,8 @@ class Vmt:
 
 
 @functools.cache
-def _loaded(weights: object, device: object, steady: int):
-    return job.MaskRefiner.from_pretrained(weights, device=device, steady=steady)
+def _loaded(weights: object, device: object):
+    return job.MaskRefiner.from_pretrained(weights, device=device)
 
 
 @pytest.fixture
@@ -74,9 +74,7 @@ def vmt(
         path.chmod(0o755 if path.is_dir() else 0o644)
     monkeypatch.chdir(folder)
     monkeypatch.setattr(
-        job,
-        "load_refiner",
-        lambda options: _loaded(options.weights, options.device, options.steady),
+        job, "load_refiner", lambda options: _loaded(options.weights, options.device)
     )
     monkeypatch.setitem(os.environ, "COLUMNS", "200")
     return Vmt(capsys, caplog)

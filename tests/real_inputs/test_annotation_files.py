@@ -216,7 +216,7 @@ def test_27_coco_video_variants(vmt: Vmt) -> None:
 def test_76_labelme_order_swapped_steady(vmt: Vmt) -> None:
     """The same masks whatever the order in which the shapes of a frame were drawn."""
     for folder in ("sorted", "swapped"):
-        vmt("refine", "--masks", folder, *REFINE, f"{folder} out", "--steady", 2)
+        vmt("refine", "--masks", folder, *REFINE, f"{folder} out")
     orders = set()
     for t in range(6):
         halves = []

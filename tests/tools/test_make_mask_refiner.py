@@ -1,4 +1,4 @@
-"""The recipe of the next weights, with two steps instead of thousands."""
+"""The recipe of the weights, with two steps instead of thousands."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ import torch
 from tests.conftest import load_tool
 from tests.tools.test_make_composites import photo_set
 from vmt.apps.recipe import package_weights
-from vmt.checkpoint.files import read_weights
+from vmt.checkpoint.files import read_weights, write_weights
 from vmt.config.node import load_config
 from vmt.inference.mask_refiner import MaskRefiner
-from vmt.utils.errors import ConfigError
+from vmt.utils.errors import CheckpointError, ConfigError
 
 SMALL = (
     "SOLVER.MAX_STEPS", "2", "SOLVER.MILESTONE_STEPS", "[]", "SOLVER.WARMUP_STEPS", "1",
     "SOLVER.CLIPS_PER_BATCH", "1", "INPUT.MIN_SIZE_TRAIN", "[64]",
     "MODEL.BACKBONE.NAME", "timm/test_efficientnet", "MODEL.MASK_REFINER.DIM", "16",
+    "MODEL.MASK_REFINER.DETAIL_WIDTHS", "[16, 16, 16, 24]",
     "MODEL.REFINER.EMBED_DIM", "16", "MODEL.REFINER.NUM_HEADS", "2",
 )  # fmt: skip
 
@@ -61,9 +62,15 @@ def test_a_training_begins_with_what_a_package_knows_and_ships(tool, tmp_path, m
     start = read_weights(out / "start.safetensors").ours()
     depthwise = next(name for name in known if name.endswith("conv_dw.weight"))
     assert torch.equal(start[f"backbone.body.{depthwise}"], known[depthwise])
+    alone = read_weights(out / "detail/model_final.safetensors").ours()
+    assert torch.equal(start["detail.fuse.0.weight"], alone["fuse.0.weight"])
+    assert torch.equal(start["query.mlp.0.weight"], alone["query.mlp.0.weight"])
+    assert not start["detail.add.weight"].any()
+    first, second = (load_config(out / name / "config.yaml") for name in ("detail", "training"))
+    assert (first.MODEL.WEIGHTS, first.DATASETS.RATIOS) == ("", second.DATASETS.RATIOS)
     shipped = read_weights(weights / "mask_refiner.safetensors").ours()
     own = read_weights(out / "training/model_final.safetensors").ours()
-    assert all((shipped[key] == own[key]).all() for key in own)
+    assert all(torch.equal(shipped[key], own[key].half()) for key in own)
     assert any((start[key] != own[key]).any() for key in own)
     refiner = MaskRefiner.from_pretrained(weights / "mask_refiner.safetensors", device="cpu")
     assert refiner.network.votes_reach == 2
@@ -79,6 +86,16 @@ def test_a_training_begins_with_what_a_package_knows_and_ships(tool, tmp_path, m
     monkeypatch.setattr(tool, "run", lambda *asked: pytest.fail(str(asked)))
     monkeypatch.setattr("vmt.apps.recipe.run_job", lambda *asked: pytest.fail(str(asked)))
     assert tool.main(arguments) == 0
+
+
+def test_a_fine_network_of_another_size_is_refused(tool, tmp_path):
+    write_weights({"fuse.0.weight": torch.zeros(2, 2)}, tmp_path / "detail.safetensors")
+    write_weights({"detail.fuse.0.weight": torch.zeros(3, 3)}, tmp_path / "backbone.safetensors")
+    with pytest.raises(CheckpointError, match=r"fuse\.0\.weight of shape \(2, 2\) has no place"):
+        tool.add_detail(
+            tmp_path / "backbone.safetensors", tmp_path / "detail.safetensors", tmp_path / "start"
+        )
+    assert not (tmp_path / "start").exists()
 
 
 def test_without_the_package_the_way_out_is_named(monkeypatch):

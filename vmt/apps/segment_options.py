@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmt.inference.refine_defaults import ANY
+from vmt.inference.refine_defaults import SHIPPED
 from vmt.utils.errors import ConfigError
 
 #: A config that asks for whole videos gets windows when the video is longer than this, or does not
@@ -68,7 +68,7 @@ class SegmentOptions:
     def refines_with(self) -> str | None:
         """The weights that sharpen the masks, if any do."""
         if self.refiner is None:
-            return ANY if self.config_file is None else None
+            return SHIPPED if self.config_file is None else None
         return None if self.refiner == NO_REFINER else self.refiner
 
     def __post_init__(self) -> None:

@@ -37,8 +37,15 @@ import argparse
 from pathlib import Path
 
 from vmt.apps.refine.options import RefineOptions
-from vmt.inference.refine_defaults import ANY, LOW_RES
+from vmt.inference.refine_defaults import SHIPPED
 from vmt.utils.errors import ConfigError
+
+#: Options of earlier versions, and what to do without them.
+REMOVED = {
+    "window": "every frame hears of those around it anyway. Leave it out; for networks whose "
+    "attention was trained on clips, vmt.MaskRefiner.refine has it.",
+    "steady": "what neighbouring frames say of a mask is heard anyway. Leave it out.",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,15 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=RefineOptions.accept,
         help="confidence from which a pixel takes its new label, [0.5, 1) (default %(default)s)",
     )
-    add("--window", help=argparse.SUPPRESS)
-    add(
-        "--steady",
-        type=int,
-        default=RefineOptions.steady,
-        metavar="N",
-        help="overrule each refined mask where those of N frames on each side agree against it, "
-        "and refine it again; for masks made frame by frame, 3 is good (default 0: never)",
-    )
+    for name in REMOVED:
+        add(f"--{name}", help=argparse.SUPPRESS)
     add(
         "--propagate",
         action="store_true",
@@ -81,10 +81,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--weights",
-        default=ANY,
+        default=SHIPPED,
         metavar="NAME|FILE",
-        help=f"of the package: {ANY} (default), or {LOW_RES} for masks that were made at about 1/8 "
-        "of the resolution, as networks do; or a file of vmt train",
+        help="a file of vmt train; default: those of the package, %(default)s",
     )
     add("--device", default="auto", help="cpu, cuda, cuda:1, ... (default auto)")
     add("--annotations", type=Path, help="JSON that lists the videos or images of a result file")
@@ -115,11 +114,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Refine the file; returns the exit status."""
     values = vars(args)
-    if values.pop("window") is not None:
-        raise ConfigError(
-            "--window was removed: frames are refined one by one; windows of several are no "
-            "better. Leave it out; for networks trained on clips, vmt.MaskRefiner.refine has it."
-        )
+    for name, why in REMOVED.items():
+        if values.pop(name) is not None:
+            raise ConfigError(f"--{name} was removed: {why}")
     options = RefineOptions(**values)
     from vmt.apps.refine.job import refine_masks
 

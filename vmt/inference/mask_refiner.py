@@ -16,11 +16,17 @@ import torch
 from torch import Tensor
 
 from vmt.config.node import load_config
-from vmt.inference.flow_votes import steady_mask
 from vmt.inference.load import model_from_config
 from vmt.inference.neighbours import settle_borders
 from vmt.inference.pretrained import config_beside
-from vmt.inference.refine_defaults import ACCEPT, ANY, MIN_IOU, WINDOW, weights_path
+from vmt.inference.refine_defaults import (
+    ACCEPT,
+    MAX_GROWTH,
+    MIN_IOU,
+    SHIPPED,
+    WINDOW,
+    weights_path,
+)
 from vmt.inference.window_votes import Vote, mean_vote, tubes_on_host, votes_of
 from vmt.inference.windows import iter_windows
 from vmt.modeling.meta_arch.build import build_mask_refiner
@@ -117,7 +123,6 @@ class _FrameInWindow:
     Args:
         frame: (3, H, W) uint8.
         coarse: (N, H, W) bool, as given.
-        start: (N, H, W) bool, from where refinement starts: the same, or refined and steadied.
         said: (N, 2, H, W) uint8, what its neighbours say of its masks, see ``vmt.ops.flow_votes``;
             None where the network does not ask.
         votes: of the windows so far, per tracklet.
@@ -125,7 +130,6 @@ class _FrameInWindow:
 
     frame: Tensor
     coarse: BoolArray
-    start: BoolArray
     said: ByteArray | None = None
     votes: list[list[Vote]] = field(init=False)
 
@@ -136,42 +140,34 @@ class _FrameInWindow:
 class MaskRefiner:
     """Sharpens masks of any class and from any source.
 
-    Windows of several frames overlap by one, whose probabilities are averaged with weights that
-    fall from the middle of a window to its ends. Pixels change only near the contour or where the
-    network finds detail, and only where it is sure (Video Mask Transfiner, arXiv:2207.14012,
-    section 3.2).
+    A network that asks for votes hears what the masks of neighbouring frames say, brought into
+    place by optical flow. Windows of several frames overlap by one, whose probabilities are
+    averaged with weights that fall from the middle of a window to its ends. Pixels change only near
+    a contour, where masks disagree or where the network finds detail, and only where it is sure
+    (Video Mask Transfiner, arXiv:2207.14012, section 3.2).
 
     Args:
         network: in evaluation mode.
-        steady: neighbours on each side that may overrule a refined mask, see ``steady_mask``,
-            which is then refined again; 0: none. Pixels change then that are far from the contour
-            too, and a frame takes twice the time and more.
 
     Example:
         ``refined = vmt.MaskRefiner.from_pretrained().refine(frames, masks)``
     """
 
-    def __init__(self, network: MaskRefinerModel, steady: int = 0) -> None:
-        if steady < 0:
-            raise ValueError(f"steady must be a number of frames from 0 on, not {steady}.")
+    def __init__(self, network: MaskRefinerModel) -> None:
         self.network = network
-        self.steady = steady
 
     @classmethod
-    def from_pretrained(
-        cls, weights: str | Path = ANY, device: str = "auto", steady: int = 0
-    ) -> MaskRefiner:
+    def from_pretrained(cls, weights: str | Path = SHIPPED, device: str = "auto") -> MaskRefiner:
         """Load a network.
 
         Args:
-            weights: those that come with the package, "mask_refiner" or "low_res" (for masks that
-                were made at 1/8 of the resolution), or the file of a training, with its
+            weights: those that come with the package, or the file of a training, with its
                 ``config.yaml`` (or ``<name>.yaml``) beside it.
             device: a torch device name or "auto".
-            steady: see the class.
 
         Raises:
-            ConfigError: no config beside the weights, or it is not of a mask refiner.
+            ConfigError: no config beside the weights, or it is not of a mask refiner; weights of
+                the package that were removed.
             CheckpointError: the weights cannot be used.
         """
         path = weights_path(weights)
@@ -182,7 +178,7 @@ class MaskRefiner:
             network = model_from_config(cfg, build_mask_refiner, config.parent, place)
         except ConfigError as error:
             raise ConfigError(f"{config}: {error}") from None
-        return cls(network, steady)
+        return cls(network)
 
     def refine(
         self,
@@ -235,33 +231,23 @@ class MaskRefiner:
         if not 0.5 <= accept < 1:
             raise ValueError(f"accept must be in [0.5, 1), not {accept}.")
         pairs = _pairs(frames, masks)
-        if self.steady:
-            refined = self._refined(pairs, accept, window)
-            again = (replace(item, start=result.masks) for item, result in refined)
-            pairs = _steadied(again, self.steady)
-        for _, result in self._refined(pairs, accept, window):
-            yield result
-        if left_out := self.network.left_undone():
-            logger.warning("%s", left_out)
-
-    def _refined(
-        self, pairs: Iterator[_FrameInWindow], accept: float, window: int
-    ) -> Iterator[tuple[_FrameInWindow, RefinedFrame]]:
         if self.network.votes_reach:
             pairs = _with_votes(pairs, self.network.votes_reach)
         for part in iter_windows(pairs, window, max(window - OVERLAP, 1)):
             self._vote(part.frames)
             for item in part.frames[: part.final_until - part.start]:
-                yield item, _decide(item, accept)
+                yield _decide(item, accept)
+        if left_out := self.network.left_undone():
+            logger.warning("%s", left_out)
 
     def _vote(self, items: Sequence[_FrameInWindow]) -> None:
         """Refine every tracklet of a window; adds to ``votes``."""
         device = self.network.device
         video = to_device(torch.stack([item.frame for item in items]), device)
-        start = torch.from_numpy(np.stack([item.start for item in items], axis=1))
+        coarse = torch.from_numpy(np.stack([item.coarse for item in items], axis=1))
         said = [item.said for item in items if item.said is not None]
         votes = torch.from_numpy(np.stack(said, axis=1)) if said else None
-        tubes = self.network.refine_tubes(video, start, votes)
+        tubes = self.network.refine_tubes(video, coarse, votes)
         for tube in tubes_on_host(tubes, values_at_once(device)):
             for vote, t in zip(votes_of(tube, len(items)), tube.frames, strict=True):
                 items[t].votes[tube.tracklet].append(vote)
@@ -287,8 +273,7 @@ def _pairs(frames: Iterable[ByteArray], masks: Iterable[BoolArray]) -> Iterator[
                 f"{mask.shape}; they must be (tracklets, {frame.shape[0]}, {frame.shape[1]})."
             )
         pixels = torch.from_numpy(np.ascontiguousarray(frame.transpose(2, 0, 1)))
-        given = mask.astype(np.bool_)
-        item = _FrameInWindow(pixels, given, given)
+        item = _FrameInWindow(pixels, mask.astype(np.bool_))
         first = first or item
         if item.coarse.shape != first.coarse.shape:
             raise ValueError(
@@ -318,8 +303,8 @@ def _with_votes(items: Iterator[_FrameInWindow], reach: int) -> Iterator[_FrameI
         for k in others:
             if (at, k) not in flows:
                 flows[at, k], flows[k, at] = flows_between(grey, near[k - first][1])
-        masks = [near[k - first][0].start for k in others]
-        said = votes_for(own.start, masks, [flows[at, k] for k in others], 2 * reach)
+        masks = [near[k - first][0].coarse for k in others]
+        said = votes_for(own.coarse, masks, [flows[at, k] for k in others], 2 * reach)
         yield replace(own, said=said)
         at += 1
         if at - first > reach:
@@ -328,31 +313,10 @@ def _with_votes(items: Iterator[_FrameInWindow], reach: int) -> Iterator[_FrameI
             first += 1
 
 
-def _steadied(items: Iterator[_FrameInWindow], reach: int) -> Iterator[_FrameInWindow]:
-    """The same, each once its neighbours are known; at most 2 * reach + 1 wait."""
-    near: deque[_FrameInWindow] = deque()
-    at = 0
-    for item in chain(items, [None] * reach):
-        if item is not None:
-            near.append(item)
-            if len(near) - at <= reach:
-                continue
-        if at == len(near):
-            break
-        frames = torch.stack([other.frame for other in near])
-        masks = torch.from_numpy(np.stack([other.start for other in near], axis=1))
-        start = np.stack([steady_mask(frames, tube, at) for tube in masks])
-        yield replace(near[at], start=start)
-        if at == reach:
-            near.popleft()
-        else:
-            at += 1
-
-
 def _decide(item: _FrameInWindow, accept: float) -> RefinedFrame:
     """Masks from votes: acceptance, guards, borders, and what is said about them."""
     count = len(item.coarse)
-    masks = item.start.copy()
+    masks = item.coarse.copy()
     confidence = np.ones(count)
     rejected = np.zeros(count, np.bool_)
     sure_map = np.full(masks.shape[1:], 255, np.uint8)
@@ -363,16 +327,17 @@ def _decide(item: _FrameInWindow, accept: float) -> RefinedFrame:
         place = (n, mean.rows, mean.columns)
         sure = np.maximum(mean.probability, 1 - mean.probability)
         accepted = mean.looked_at & (sure > accept)
-        refined = np.where(accepted, mean.probability > 0.5, item.start[place])
         coarse = item.coarse[place]
+        refined = np.where(accepted, mean.probability > 0.5, coarse)
         level = np.where(mean.looked_at, np.rint(255 * sure), 255).astype(np.uint8)
         np.minimum(sure_map[place[1:]], level, out=sure_map[place[1:]])
         if mean.looked_at.any():
             confidence[n] = float(sure[mean.looked_at].mean())
-        common = np.count_nonzero(refined & coarse)
-        if not refined.any() or common < MIN_IOU * np.count_nonzero(refined | coarse):
+        area, common = np.count_nonzero(refined), np.count_nonzero(refined & coarse)
+        least = MIN_IOU * np.count_nonzero(refined | coarse)
+        if not area or common < least or area > MAX_GROWTH * np.count_nonzero(coarse):
             rejected[n] = True
-            masks[n] = item.coarse[n]
+            means[n] = None  # what is thrown away has no say about borders either
         else:
             masks[place] = refined
     settle_borders(masks, item.coarse, means)

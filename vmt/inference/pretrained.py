@@ -12,7 +12,7 @@ from vmt.checkpoint.files import SAFETENSORS
 from vmt.checkpoint.zoo import ZOO
 from vmt.config.find import SUFFIXES, find_config, missing_hint
 from vmt.inference.package_detector import DETECTOR, RECIPE, shipped_weights
-from vmt.inference.refine_defaults import SHIPPED
+from vmt.inference.refine_defaults import REMOVED, SHIPPED, weights_path
 from vmt.utils.cache import cache_dir
 from vmt.utils.errors import CheckpointError, ConfigError
 
@@ -59,9 +59,8 @@ def find_pretrained(
     """What a name means, the first that holds.
 
     A YAML file; a weight file with its config beside it; a folder with both, as ``vmt train`` and
-    ``save_pretrained`` write them; weights of the package (``mask_refiner``, ``low_res``,
-    ``vmt_small``); a name of ``vmt zoo``, fetched into the cache; a name of ``vmt configs``;
-    ``owner/name`` on the hub.
+    ``save_pretrained`` write them; weights of the package (``mask_refiner``, ``vmt_small``); a name
+    of ``vmt zoo``, fetched into the cache; a name of ``vmt configs``; ``owner/name`` on the hub.
 
     Args:
         name: which.
@@ -78,8 +77,9 @@ def find_pretrained(
         return _in_folder(path)
     if path.is_file() and path.suffix not in (*SUFFIXES, ".json"):
         return Pretrained(config_beside(path), path)
-    if str(name) in SHIPPED:
-        return Pretrained(config_beside(SHIPPED[str(name)]), SHIPPED[str(name)])
+    if str(name) in (SHIPPED, *REMOVED):
+        own = weights_path(name)
+        return Pretrained(config_beside(own), own)
     if str(name) == DETECTOR:
         if not fetch_weights:
             return Pretrained(find_config(RECIPE))
@@ -95,7 +95,7 @@ def find_pretrained(
         return _in_folder(_snapshot(str(name), hub or HubAccess()))
     raise ConfigError(
         f"{name}: no file, no folder, and no name of `vmt zoo`{missing_hint(path)} Weights of the "
-        f"package are {', '.join(SHIPPED)}."
+        f"package are {SHIPPED}."
     )
 
 
@@ -128,7 +128,7 @@ def config_beside(weights: Path) -> Path:
     if config is None:
         raise ConfigError(
             f"{weights}: its config must lie beside it, as {beside[0].name} or config.yaml; vmt "
-            f"train writes it there. Weights of the package: {', '.join(SHIPPED)}."
+            f"train writes it there. Weights of the package: {SHIPPED}."
         )
     return config
 

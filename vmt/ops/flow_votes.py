@@ -98,7 +98,8 @@ def votes_for(
 
     Args:
         own: (N, H, W), masks of the frame; nothing is asked about tracklets without a pixel.
-        neighbours: (N, H, W) each; those without a pixel of a tracklet say nothing about it.
+        neighbours: (N, H, W) each; those without a pixel of a tracklet say nothing about it, nor
+            do those whose mask, in place, misses it altogether: it is of another object then.
         flows: of the frame in each of them.
         most: neighbours that there could be.
 
@@ -114,11 +115,14 @@ def votes_for(
         part = tuple(slice(s.start // times, -(-s.stop // times)) for s in box)
         total = np.zeros(tuple(s.stop - s.start for s in part), np.float32)
         votes = np.zeros_like(total)
+        own_part = smaller(own[n].view(np.uint8) * np.uint8(255), times)[part] > 0
         for masks, flow, there in zip(neighbours, flows, present, strict=True):
             if not there[n]:
                 continue
             mask = smaller(masks[n].view(np.uint8) * np.uint8(255), times)
             seen = cv2.remap(mask, flow.place[part], None, cv2.INTER_LINEAR)
+            if not seen[own_part].any():
+                continue
             votes += flow.trust[part] * seen
             total += flow.trust[part]
         planes = votes / np.maximum(total, 1e-3), total * (255 / most)

@@ -105,6 +105,21 @@ def test_coarseness(pair: Pair) -> None:
     assert three == pytest.approx(3 * one, rel=1e-4)
 
 
+@shows(
+    "MODEL.MASK_REFINER.PRIOR", [2.0, 0.0, 0.0], *GIVEN, "MODEL.MASK_REFINER.COARSENESS_WEIGHT", 1.0
+)
+def test_prior(pair: Pair) -> None:
+    """Odds of every pixel move by e squared towards the label that it has."""
+    odds, data = [], clip()
+    for cfg in pair:
+        tube = next(network(cfg).eval().refine_tubes(data["image"], data["coarse"]))
+        odds.append(tube.probability.logit())
+    rows, columns = tube.places[0].rows, tube.places[0].columns
+    given = data["coarse"][0][:, rows, columns]
+    moved = (odds[1] - odds[0])[:, tube.places[0].own_rows, tube.places[0].own_columns]
+    torch.testing.assert_close(moved, torch.where(given, 2.0, -2.0), atol=1e-3, rtol=0)
+
+
 @shows("MODEL.MASK_REFINER.DENSE_WEIGHT", 1.0, *GIVEN)
 def test_dense_weight(pair: Pair) -> None:
     found: list[dict[str, Tensor]] = []

@@ -13,7 +13,7 @@ from vmt.structures.clip import ClipTargets
 from vmt.structures.labels import LabelSpace
 from vmt.utils.errors import ConfigError
 
-CONFIG = "configs/refine/mask_refiner.yaml"
+CONFIG = "configs/refine/mask_refiner_frames.yaml"
 THING = LabelSpace("object", ("object",), (1,))
 SMALL = (
     "MODEL.BACKBONE.WIDTHS", "[16, 16, 16, 16]", "MODEL.MASK_REFINER.DIM", "16",

@@ -40,7 +40,7 @@ def test_the_backbone_has_no_say_at_first_and_one_later() -> None:
 
 @pytest.mark.parametrize("widths", [[], list(WIDTHS)])
 def test_fine_maps_of_the_mask_refiner_are_those_of_the_detail(widths: list[int]) -> None:
-    config = load_config("refine/mask_refiner_lite0", ["MODEL.MASK_REFINER.DETAIL_WIDTHS", widths])
+    config = load_config("refine/mask_refiner", ["MODEL.MASK_REFINER.DETAIL_WIDTHS", widths])
     network = build_network(config, LabelSpace("object", ("object",), (1,)))
     features = network.encode(torch.randn(1, 3, 64, 96), torch.rand(1, 1, 64, 96))
     assert features.stride4.shape == (1, 16 if widths else 24, 16, 24)

@@ -8,12 +8,13 @@ import torch.nn.functional as F
 
 from tests.modeling.mask_refiner.test_pooled import THING, clip
 from vmt.config.node import load_config
-from vmt.modeling.mask_refiner.coarseness import Coarseness, displacement
+from vmt.modeling.mask_refiner.coarseness import Coarseness, displacement, odds_of_given
 from vmt.modeling.mask_refiner.prompt import prompt_of
 from vmt.modeling.meta_arch.build import build_network
 from vmt.modeling.meta_arch.mask_refiner import PooledMaskRefiner
+from vmt.utils.errors import ConfigError
 
-CONFIG = "configs/refine/mask_refiner_lite0.yaml"
+CONFIG = "configs/refine/mask_refiner.yaml"
 SMALL = (
     "MODEL.BACKBONE.NAME", "timm/test_efficientnet", "MODEL.MASK_REFINER.DIM", "16",
     "MODEL.REFINER.EMBED_DIM", "16", "MODEL.REFINER.NUM_HEADS", "2",
@@ -99,6 +100,25 @@ def test_how_far_off_a_mask_is() -> None:
     assert off == pytest.approx(torch.tensor(5.0).log1p().item(), rel=0.03)
     assert abs(wide) < 0.6
     assert displacement(truth[:, None].float(), truth).tolist() == [0, 0]
+
+
+def test_a_mask_that_is_nearly_right_is_trusted() -> None:
+    off = [torch.tensor([d, 0.0]).log1p() for d in (0.0, 1.0, 2.0, 9.0)]
+    odds = [float(odds_of_given(e, (1.6, 1.2, -0.6))) for e in off]
+    assert odds == pytest.approx([1.6, 0.4, -0.6, -0.6])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["MODEL.MASK_REFINER.PRIOR", "[1.0, 2.0]"], r"PRIOR \[1.0, 2.0\]: give three numbers"),
+        (["MODEL.MASK_REFINER.COARSENESS_WEIGHT", "0.0"], "without which nothing is estimated"),
+    ],
+)
+def test_a_prior_needs_three_numbers_and_an_estimate(words: list[str], said: str) -> None:
+    prior = ["MODEL.MASK_REFINER.PRIOR", "[1.6, 1.2, -0.6]"]
+    with pytest.raises(ConfigError, match=said):
+        build_network(load_config(CONFIG, [*SMALL, *prior, *words]), THING)
 
 
 def test_the_estimate_learns_how_far_off_masks_are_and_tells_every_cell() -> None:

@@ -194,7 +194,7 @@ def test_keys_of_a_recipe_without_effect_are_named(
     plugin: Any, caplog: pytest.LogCaptureFixture, make_config: Callable[..., Any]
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        plugin.merge_recipe(get_cfg(), REPO / "configs/refine/mask_refiner.yaml")
+        plugin.merge_recipe(get_cfg(), REPO / "configs/refine/mask_refiner_frames.yaml")
     assert "ENGINE.EMA_DECAY 0.99 has no effect under detectron2" in caplog.text
     caplog.clear()
     make_config()

@@ -83,7 +83,7 @@ def test_a_mask_refiner_learns_from_coarse_masks(
     from vmt.plugins.detectron2.instances import instances_of_clip
 
     cfg = make_config()
-    plugin.merge_recipe(cfg, REPO / "configs/refine/mask_refiner.yaml")
+    plugin.merge_recipe(cfg, REPO / "configs/refine/mask_refiner_frames.yaml")
     cfg.MODEL.DEVICE = "cpu"
     theirs, ours = build(cfg)
     assert theirs.vmt_cfg.DATASETS.CLASS_MATCH == "any"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmt.inference.package_detector import missing_weights, ships
-from vmt.inference.refine_defaults import ANY
+from vmt.inference.refine_defaults import SHIPPED
 from vmt.utils.errors import ConfigError
 
 
@@ -35,7 +35,7 @@ class AppOptions:
 
     config_file: str | None = None
     weights: str | None = None
-    refiner: str = ANY
+    refiner: str = SHIPPED
     device: str | None = None
     host: str = "127.0.0.1"
     port: int = 7860

@@ -63,7 +63,7 @@ def refine_masks(options: RefineOptions, say: Say) -> str:
             summary.add(video, finished)
     text = summary.text(count, seconds)
     work.write_output()
-    keys = ["weights", "accept", "window", "steady", *["propagate"] * options.propagate]
+    keys = ["weights", "accept", "window", *["propagate"] * options.propagate]
     settings = {key: getattr(options, key) for key in keys}
     log = {"masks": str(masks.path), "settings": settings, "left_alone": bad}
     files = [options.output, options.log_path]
@@ -88,9 +88,7 @@ def refine_masks(options: RefineOptions, say: Say) -> str:
 def load_refiner(options: RefineOptions) -> FrameRefiner:
     """The network."""
     take_free_cores()
-    return MaskRefiner.from_pretrained(
-        options.weights, device=options.device, steady=options.steady
-    )
+    return MaskRefiner.from_pretrained(options.weights, device=options.device)
 
 
 def load_propagator(refiner: FrameRefiner, options: RefineOptions) -> MaskPropagator:

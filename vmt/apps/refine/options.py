@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmt.data.names import read_void
-from vmt.inference.refine_defaults import ACCEPT, ANY, WINDOW, weights_path
+from vmt.inference.refine_defaults import ACCEPT, SHIPPED, WINDOW, weights_path
 from vmt.utils.errors import ConfigError
 
 
@@ -27,12 +27,11 @@ class RefineOptions:
     video: Path | None = None
     accept: float = ACCEPT
     window: int = WINDOW
-    steady: int = 0
     propagate: bool = False
     report: Path | None = None
     log: Path | None = None
     confidence: Path | None = None
-    weights: str = ANY
+    weights: str = SHIPPED
     device: str = "auto"
     annotations: Path | None = None
     mask_key: str = "segmentations"
@@ -45,13 +44,6 @@ class RefineOptions:
         read_void(self.void)
         if not 0.5 <= self.accept < 1:
             raise ConfigError(f"--accept {self.accept}: give a confidence from 0.5 to below 1.")
-        if self.steady < 0:
-            raise ConfigError(f"--steady {self.steady}: give a number of frames from 0 on.")
-        if self.steady and self.propagate:
-            raise ConfigError(
-                f"--steady {self.steady} and --propagate: steady is for masks in every frame; give "
-                "one of the two."
-            )
         if self.confidence is not None and self.propagate:
             raise ConfigError(
                 f"--confidence {self.confidence} and --propagate: maps are of masks that are "
@@ -75,8 +67,7 @@ class RefineOptions:
         made = f"{status.st_size} {status.st_mtime_ns}" if status is not None else ""
         maps = f", confidence='{self.confidence.absolute()}'" if self.confidence else ""
         more = ", propagate=True" if self.propagate else ""
-        # As earlier versions spelled it, so that their work folders stay valid.
         return (
-            f"RefineOptions(accept={self.accept}, window={self.window}, steady={self.steady}, "
+            f"RefineOptions(accept={self.accept}, window={self.window}, "
             f"refiner='{weights.name} {made}'{maps}{more})"
         )

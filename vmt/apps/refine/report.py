@@ -56,7 +56,6 @@ def make_page(
         ("Output", str(options.output)),
         ("Weights", options.weights),
         ("Accepted from confidence", f"{options.accept}"),
-        ("Neighbours that overrule a mask", f"{options.steady}"),
     ]
     if bad:
         settings.append((f"{masks.noun}s left alone".capitalize(), list_few(bad)))

@@ -19,7 +19,7 @@ MAX_EXAMPLES, MAX_PER_TRACKLET, MAX_ROWS = 12, 2, 60
 MIN_EXAMPLE_PX, MIN_STEP = 200, 5
 #: What to do about rejected results.
 REJECTED = (
-    f"A result that is empty, or shares less than half with the given mask (IoU below {MIN_IOU}), "
+    f"A result that is empty, or shares too little with the given mask (IoU below {MIN_IOU}), "
     "is thrown away and that mask stays as it was: look whether it belongs to this frame and "
     "object; one that is far too wide or narrow must be drawn closer to the object first."
 )

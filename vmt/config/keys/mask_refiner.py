@@ -28,3 +28,7 @@ def add_keys(cfg: Node) -> None:
     # Channels at strides 4, 8, 16 and 32 of a second, narrow network from random weights whose maps
     # of strides 2 and 4 take the place of the backbone's; none: without.
     cfg.MODEL.MASK_REFINER.DETAIL_WIDTHS = []
+    # Log odds that a pixel of a given mask is labelled right, which are added to what the network
+    # says, not in training: those of a mask that is estimated to be off by nothing, how much less
+    # they are per pixel of distance, and the least; none: nothing is added.
+    cfg.MODEL.MASK_REFINER.PRIOR = []

@@ -16,7 +16,7 @@ from vmt.inference.propagation.plan import Plan
 from vmt.inference.propagation.replay import Replay
 from vmt.inference.propagation.tracker import LEARN, Tracker, apart
 from vmt.inference.propagation.view import View, ViewMaker
-from vmt.inference.refine_defaults import ACCEPT, ANY
+from vmt.inference.refine_defaults import ACCEPT, SHIPPED
 
 ByteArray = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
@@ -99,7 +99,7 @@ class MaskPropagator:
 
     @classmethod
     def from_pretrained(
-        cls, weights: str | Path = ANY, device: str = "auto", accept: float = ACCEPT
+        cls, weights: str | Path = SHIPPED, device: str = "auto", accept: float = ACCEPT
     ) -> MaskPropagator:
         """With a refiner of the package, or of a training; see ``MaskRefiner.from_pretrained``.
 

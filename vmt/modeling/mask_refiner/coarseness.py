@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +55,24 @@ class Coarseness(nn.Module):
 def pool(features: Tensor, weight: Tensor) -> Tensor:
     """(T, C, h, w) and (T, h, w) weights -> (C,), the weighted mean."""
     return torch.einsum("tchw,thw->c", features, weight) / weight.sum().clamp(min=1e-3)
+
+
+def odds_of_given(estimate: Tensor, prior: Sequence[float]) -> Tensor:
+    """What the estimate alone says about the pixels of a given mask.
+
+    A mask that is nearly right is not to be redrawn where the network is only half sure, and one
+    that is far off deserves no trust. Ours.
+
+    Args:
+        estimate: (2,) of ``Coarseness``.
+        prior: log odds that a pixel is labelled right in a mask that is off by nothing, how much
+            less they are per pixel of mean distance between contours, and the least.
+
+    Returns:
+        Log odds, ().
+    """
+    right, less, least = prior
+    return (right - less * estimate[0].float().expm1()).clamp(min=least)
 
 
 def displacement(share: Tensor, masks_gt: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vmt.modeling.adversarial import Adversary
 from vmt.modeling.backbones.base import Backbone
 from vmt.modeling.backbones.build import build_backbone
-from vmt.modeling.mask_refiner.coarseness import displacement
+from vmt.modeling.mask_refiner.coarseness import displacement, odds_of_given
 from vmt.modeling.mask_refiner.pooled import CutOutModel, CutOuts, cut_targets
 from vmt.modeling.mask_refiner.prompt import STRIDES, by_pixel, looked_at_cells
 from vmt.modeling.refiners.base import (
@@ -56,6 +56,8 @@ class PooledMaskRefiner(CutOutModel):
             layer reads it off the stride-8 map, in training; it tells every cell what nodes alone
             hardly can. 0: without.
         coarseness_weight: of ``loss_coarseness``, how far off the estimate of ``Coarseness`` is.
+        prior: of ``odds_of_given``, which are added to what the refiner says, not in training;
+            none: nothing is added.
     """
 
     knows_classes = False
@@ -72,11 +74,13 @@ class PooledMaskRefiner(CutOutModel):
         train_tracklets: int,
         dense_weight: float,
         coarseness_weight: float,
+        prior: tuple[float, ...] = (),
     ) -> None:
         super().__init__(options, backbone, dim, embed_dim, cut_outs)
         self.dense = nn.Conv2d(dim, FINE**2, 1) if dense_weight else None
         self.dense_weight = dense_weight
         self.coarseness_weight = coarseness_weight
+        self.prior = prior
         self.refiner = refiner
         self.criterion = criterion
         self.train_tracklets = train_tracklets
@@ -101,6 +105,11 @@ class PooledMaskRefiner(CutOutModel):
             raise ConfigError(
                 f"MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} has no map of stride 2."
             )
+        if node.PRIOR and (len(node.PRIOR) != 3 or not cut_outs.estimates_coarseness):
+            raise ConfigError(
+                f"MODEL.MASK_REFINER.PRIOR {list(node.PRIOR)}: give three numbers, and "
+                "MODEL.MASK_REFINER.COARSENESS_WEIGHT above 0, without which nothing is estimated."
+            )
         width = cfg.MODEL.REFINER.EMBED_DIM
         # Its stride-2 map is projected to the refiner's width on the way.
         channels = {**backbone.channels, 2: width}
@@ -120,6 +129,7 @@ class PooledMaskRefiner(CutOutModel):
             train_tracklets=cfg.MODEL.REFINER.TRAIN_TRACKLETS,
             dense_weight=node.DENSE_WEIGHT,
             coarseness_weight=node.COARSENESS_WEIGHT,
+            prior=tuple(node.PRIOR),
         )
 
     def losses(self, batch: ClipBatch, adversary: Adversary | None = None) -> dict[str, Tensor]:
@@ -216,9 +226,13 @@ class PooledMaskRefiner(CutOutModel):
         own = frames if len(present) == len(frames) else frames[index_on(frames.device, present)]
         coarse, said = coarse[present], None if votes is None else votes[present]
         crop = self.cut_out(coarse, said)
-        inputs, _ = self.refiner_input(own, coarse, crop, votes=said)
+        inputs, coarseness = self.refiner_input(own, coarse, crop, votes=said)
         output: RefinerOutput = self.refiner(inputs)
         logits = aligned_upsample2(output.mask_logits.float())[0]  # (T, h, w)
+        if coarseness is not None and self.prior:
+            odds = odds_of_given(coarseness, self.prior)
+            inside = crop.cut(coarse[:, None], device=logits.device)[:, 0] > 0.5
+            logits = logits + torch.where(inside, odds, -odds)
         looked_at = by_pixel(looked_at_cells(inputs.given[0], output)[0])
         return RefinedTube(
             tracklet,
