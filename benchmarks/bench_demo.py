@@ -39,7 +39,7 @@ from common import (
 )
 from PIL import Image
 
-from vmt.inference.refine_defaults import ANY
+from vmt.inference.refine_defaults import SHIPPED
 from vmt.inference.video_file import VideoFile
 from vmt.inference.video_writer import VideoWriter
 from vmt.utils.memory import resident_mb
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     video = write_video(work / "long.mp4", args.frames, args.size)
     words = ["--input", str(video), "--save-masks"]
     if args.config is not None:
-        words += ["--config-file", args.config, "--refiner", ANY]
+        words += ["--config-file", args.config, "--refiner", SHIPPED]
         words += ["--weights", args.weights] if args.weights else []
     words += args.overrides
     whole = demo(words, work / "whole", args.every)

@@ -23,7 +23,7 @@ import torch
 from common import benchmark_parser, machine, measure_apart, parse, run, write_json
 
 from vmt.inference.mask_refiner import OVERLAP, MaskRefiner
-from vmt.inference.refine_defaults import ANY, WINDOW
+from vmt.inference.refine_defaults import SHIPPED, WINDOW
 from vmt.utils.memory import peak_mb, resident_mb
 
 DRY_RUN = {"tracklets": [1], "frames": 2, "long": 0}
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--frames", type=int, default=26)
     parser.add_argument("--long", type=int, default=2000, help="frames of the last row; 0: none")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--weights", default=ANY, help="name or file, as for vmt refine")
+    parser.add_argument("--weights", default=SHIPPED, help="name or file, as for vmt refine")
     parser.add_argument("--one", type=int, nargs=2, help=argparse.SUPPRESS)
     args = parse(parser, argv, DRY_RUN)
     if args.one:

@@ -38,7 +38,7 @@ from vmt.inference.propagation.features import FeatureMaps, LiteFeatures
 from vmt.inference.propagation.finder import NetworkFinder
 from vmt.inference.propagation.propagator import MaskPropagator
 from vmt.inference.propagation.view import View, warp
-from vmt.inference.refine_defaults import ANY
+from vmt.inference.refine_defaults import SHIPPED
 from vmt.ops.flow_votes import Flow
 
 DRY_RUN = {
@@ -183,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS[:3])
     parser.add_argument("--finder-config", help="network that recognises (default: vmt_small)")
     parser.add_argument("--finder-weights", help="its weights")
-    parser.add_argument("--weights", default=ANY, help="of the refiner, as for vmt refine")
+    parser.add_argument("--weights", default=SHIPPED, help="of the refiner, as for vmt refine")
     parser.add_argument("--seed", type=int, default=0, help="of the polygons")
     args = parse(parser, argv, DRY_RUN)
     torch.set_num_threads(1)

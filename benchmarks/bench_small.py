@@ -54,7 +54,7 @@ from vmt.inference.load import load_segmenter
 from vmt.inference.mask_refiner import FrameRefiner, MaskRefiner
 from vmt.inference.predictor import PredictorOptions, VideoPredictor
 from vmt.inference.pretrained import find_detector
-from vmt.inference.refine_defaults import ANY
+from vmt.inference.refine_defaults import SHIPPED
 from vmt.inference.refined_stream import RefinedStream
 from vmt.modeling.video_model import Segmenter
 from vmt.structures.labels import LabelSpace
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = benchmark_parser(__doc__, RECORD)
     parser.add_argument("--config", help="of the network (default: vmt_small of the package)")
     parser.add_argument("--weights", help="of the network of --config (default: random)")
-    parser.add_argument("--refiner", default=ANY, help="weights of the refiner (%(default)s)")
+    parser.add_argument("--refiner", default=SHIPPED, help="weights of the refiner (%(default)s)")
     parser.add_argument("--photos", metavar="JSON@FOLDER", help="COCO file of families")
     parser.add_argument("--clips", type=Path, help="YouTube-VIS folder (default: davis_train)")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE")

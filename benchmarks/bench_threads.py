@@ -28,7 +28,7 @@ from bench_mask_refiner_speed import Discs
 from common import benchmark_parser, machine, measure_apart, parse, run, write_json
 
 from vmt.inference.mask_refiner import MaskRefiner
-from vmt.inference.refine_defaults import ANY
+from vmt.inference.refine_defaults import SHIPPED
 from vmt.utils.threads import take_free_cores, usable_cores
 
 DRY_RUN = {"burners": [0], "frames": 1}
@@ -62,7 +62,7 @@ def measure(threads: int, frames: int) -> dict[str, float]:
         torch.set_num_threads(threads)
     else:
         take_free_cores()
-    refiner = MaskRefiner.from_pretrained(ANY, device="cpu")
+    refiner = MaskRefiner.from_pretrained(SHIPPED, device="cpu")
     video = Discs(1, frames + 1)
     seconds, started = [], time.perf_counter()
     for _ in refiner.stream(video.pictures(), video.masks()):
