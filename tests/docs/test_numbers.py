@@ -60,6 +60,11 @@ def gpu_instructions(data: Any) -> list[float]:
     return [row["loop_per_sample"] for row in (*ours, theirs)]
 
 
+def gpu_cache(data: Any) -> list[float]:
+    ours = [pick(data["cache_misses_simulated"], type=name) for name in ("bfloat16", "float32")]
+    return [row[f"l2_megabytes_in_{order}"] for order in ("squares", "rows") for row in ours]
+
+
 def scoring(metric: str, extra: list[float]) -> Callable[[Any], list[float]]:
     def values(data: Any) -> list[float]:
         ours = pick(data["rows"], name=f"{metric} ours, 1 process(es)")
@@ -110,6 +115,7 @@ EXPECTED: dict[str, Callable[[Any], list[float]]] = {
     "Deformable attention, encoder": attention("encoder"),
     "the same, decoder": attention("decoder"),
     "the same on a GPU": gpu_instructions,
+    "bytes that it asks of the second cache": gpu_cache,
     "Tube boundary AP": scoring("tube_boundary", []),
     "Tube mask AP": scoring("tube_mask", []),
     "BDD100K MOTS": mots,
