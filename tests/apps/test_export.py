@@ -131,12 +131,15 @@ def test_a_cut_out_is_encoded_as_the_refiner_reads_it(config: str) -> None:
     part = model.dense_part()
     assert len(part.inputs) == len(inputs)
     with torch.no_grad():
-        expected, _ = model.refiner_input(frames, coarse, crop, votes=votes)
+        expected, coarseness = model.refiner_input(frames, coarse, crop, votes=votes)
         outputs = part(*inputs)
     names = [port.name for port in part.outputs]
     out = dict(zip(names, outputs, strict=True))
     for name in ("stride4", "stride2", "fused", "query"):
         torch.testing.assert_close(out[name], getattr(expected, name))
+    assert ("coarseness" in out) == (coarseness is not None) == (config == SHIPPED)
+    if coarseness is not None:
+        torch.testing.assert_close(out["coarseness"][0], coarseness)
     read = out["read"] if votes is not None else model.normalise(inputs[0])
     torch.testing.assert_close(read, expected.frames)
 

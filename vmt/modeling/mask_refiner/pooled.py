@@ -223,6 +223,17 @@ class CutOutModel(MaskRefinerModel):
 #: What a network that asks for votes reads too, and what its refiner then reads as frames.
 VOTES = Port("votes", IN_FRAMES, "in [0, 1], share and number of the votes of neighbouring frames")
 READ = Port("read", IN_FRAMES, "what the backbone read; to the refiner these are the frames")
+COARSENESS = Port(
+    "coarseness",
+    ("tracklets", "numbers"),
+    "estimates of log(1 + distance between contours in px), and of the same of how much too wide",
+)
+
+
+ODDS = (
+    "the odds of the given labels, which follow from coarseness and MODEL.MASK_REFINER.PRIOR, are "
+    "added to the refiner's"
+)
 
 
 class CutOutPart(DensePart):
@@ -242,7 +253,7 @@ class CutOutPart(DensePart):
         Port("fused", IN_FRAMES, "stride 8"),
         Port("query", ("tracklets", "channels"), "pooled under the mask; of one tracklet"),
     )
-    left_out = (
+    left_out: tuple[str, ...] = (
         "objects are cut out before it, at a size that their masks decide",
         "the refiner works on lists of points, whose length the masks decide; it reads all "
         "outputs and the coarse mask",
@@ -253,6 +264,9 @@ class CutOutPart(DensePart):
         self.model = model
         if model.votes_reach:
             self.inputs, self.outputs = (*self.inputs, VOTES), (*self.outputs, READ)
+        if model.coarseness is not None:
+            self.outputs = (*self.outputs, COARSENESS)
+            self.left_out = (*self.left_out, ODDS)
 
     def example(self, batch: int, num_frames: int, size: tuple[int, int]) -> tuple[Tensor, ...]:
         """See ``DensePart``; ``batch`` is the number of frames."""
@@ -273,8 +287,15 @@ class CutOutPart(DensePart):
     ) -> tuple[Tensor, ...]:
         """(T, 3, h, w) RGB in [0, 255], (T, 1, h, w), perhaps (T, 2, h, w) -> ``outputs``."""
         features = self.model.encode(self.model.normalise(frames), share, votes)
-        outputs = (features.stride4, features.stride2, features.fused, features.query)
-        return (*outputs, features.read) if self.model.votes_reach else outputs
+        outputs: tuple[Tensor, ...] = (
+            *(features.stride4, features.stride2, features.fused),
+            features.query,
+        )
+        if self.model.votes_reach:
+            outputs = (*outputs, features.read)
+        if features.coarseness is not None:
+            outputs = (*outputs, features.coarseness[None])
+        return outputs
 
 
 def cut_targets(masks_gt: Tensor, crop: TubeCrop) -> ClipTargets:
