@@ -166,7 +166,7 @@ def test_a_fresh_cache_is_filled_once(
 def test_costs_of_kernels_are_in_the_results(load, tmp_path: Path) -> None:
     operator, common = load("gpu_operator"), load("gpu_common")
     costs = operator._kernel_costs(common.Step(tmp_path, dry=True))
-    assert len(costs) == 2 * 2 * 3
+    assert len(costs) == 2 * 3  # of one type: the dry run leaves the others out
     row = costs["bfloat16 fused vmt_deform_attn_forward"]
     assert 0 < row["registers"] < 128
     assert row["shared_bytes"] > 0
