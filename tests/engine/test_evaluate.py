@@ -214,7 +214,7 @@ def test_every_setting_counts_but_for_those_that_cannot(reference: str) -> None:
     assert without == {
         *("MODEL.WEIGHTS", "MODEL.NEW_PARAMETERS", "MODEL.DEVICE", "MODEL.LABEL_SPACE"),
         *("TEST.FRAME_CHUNK", "TEST.CONFIDENCE", "TEST.EVAL_PERIOD", "TEST.METRICS"),
-        *("TEST.PROTOCOL", "TEST.BEST_METRIC", "TEST.ZIP"),
+        *("TEST.PROTOCOL", "TEST.BEST_METRIC", "TEST.ZIP", "TEST.GRAPH"),
         *("TEST.SKIP_BROKEN_VIDEOS", "TEST.EXPECTED_RESULTS"),
     }
 
