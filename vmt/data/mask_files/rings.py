@@ -31,7 +31,8 @@ def rings_of(mask: rle.Rle, tolerance_px: float = TOLERANCE_PX) -> list[list[lis
         tolerance_px: how far they may stray from its edge.
 
     Returns:
-        Rings of [x, y] in pixels, x from the left edge of the first pixel; none for an empty mask.
+        Rings of [x, y] in pixels, x from the left edge of the first pixel, those of large pieces
+        first; none for an empty mask.
     """
     crop = decode_crop(mask)
     rings = _joined(crop, tolerance_px)
@@ -49,7 +50,7 @@ def _iou(rings: list[Points], mask: rle.Rle) -> float:
 def _joined(crop: MaskCrop, tolerance_px: float) -> list[Points]:
     exact = _trace(crop.bits)
     areas = [_signed_area(ring) for ring in exact]
-    outer = [k for k, area in enumerate(areas) if area > 0]
+    outer = sorted((k for k, area in enumerate(areas) if area > 0), key=lambda k: -areas[k])
     rings = {k: _simplify(exact[k], tolerance_px) for k in outer}
     for k in (k for k, area in enumerate(areas) if area < 0):
         point = _inside(exact[k])
