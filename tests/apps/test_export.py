@@ -186,7 +186,8 @@ def test_a_graph_that_says_something_else_is_noticed() -> None:
     part = network(SHIPPED).dense_part()
     inputs = part.example(2, FRAMES, (32, 32))
     found = compare(part, lambda tensors: [x + 0.01 for x in part(*tensors)], inputs)
-    assert [d.output for d in found] == ["stride4", "stride2", "fused", "query", "read"]
+    names = ["stride4", "stride2", "fused", "query", "read", "coarseness"]
+    assert [d.output for d in found] == names
     assert all(d.batch == 2 and 0.009 < d.largest < 0.011 for d in found)
 
 
